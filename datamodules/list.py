@@ -1,0 +1,109 @@
+"""VideoList: videos and labels in CSV files."""
+
+from __future__ import annotations
+
+import csv
+import functools
+from pathlib import Path
+from typing import Any
+
+from datamodules.base import VideoDataModule, VideoRecords, log, split_stratified
+from zoo.errors import DataError
+
+COLUMNS = ("path", "label")
+
+
+class VideoList(VideoDataModule):
+    """CSV files with the columns ``path`` and ``label`` (a header line; quote a path that holds a comma).
+
+    Labels are class names. Paths are relative to ``root``, or to the CSV file's folder. Without ``val``, validation
+    videos are split off the training ones, per class; without ``test``, testing uses the validation videos.
+
+    Args:
+        train, val, test: CSV files. train also fixes the classes; leave it out to test with a network that
+            knows its own.
+        root: folder that paths are relative to.
+        val_fraction, split_seed: of an automatic validation split.
+        max_missing: fraction of the listed videos that may be missing from the disk.
+        options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
+    """
+
+    def __init__(
+        self,
+        train: str | Path | None = None,
+        val: str | Path | None = None,
+        test: str | Path | None = None,
+        root: str | Path | None = None,
+        val_fraction: float = 0.15,
+        split_seed: int = 0,
+        max_missing: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        if not (train or test or val):
+            raise DataError("VideoList needs a CSV file: give at least train= or test=.")
+        self.files = {name: Path(file) for name, file in (("train", train), ("val", val), ("test", test)) if file}
+        self.root = None if root is None else Path(root)
+        self.val_fraction, self.split_seed, self.max_missing = val_fraction, split_seed, max_missing
+
+    @functools.cached_property
+    def class_names(self) -> list[str]:  # type: ignore[override]
+        """Labels of the training list (or of the only list), sorted; numbers sort as numbers."""
+        file = self.files.get("train") or next(iter(self.files.values()))
+        names = {label for _, label in self._rows(file)}
+        if len(names) < 2:
+            raise DataError(f"{file} has {len(names)} class{'es' * (len(names) != 1)}; at least 2 are needed.")
+        return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+    def _rows(self, file: Path) -> list[tuple[str, str]]:
+        if not file.is_file():
+            raise DataError(f"There is no list {file}.")
+        with file.open(newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text, skipinitialspace=True)
+            header = reader.fieldnames or []
+            missing = [name for name in COLUMNS if name not in header]
+            if missing:
+                raise DataError(
+                    f"{file} has no column {' or '.join(map(repr, missing))}; its first line is "
+                    f"{','.join(header) or 'empty'!r} and must name the columns path and label."
+                )
+            rows = []
+            for row in reader:
+                if not row["path"] or not row["label"]:
+                    raise DataError(f"{file}, line {reader.line_num}: path or label is empty.")
+                rows.append((row["path"], row["label"].strip()))
+        if not rows:
+            raise DataError(f"{file} lists no videos.")
+        return rows
+
+    def _read(self, file: Path) -> VideoRecords:
+        rows = self._rows(file)
+        labels = {name: number for number, name in enumerate(self.class_names)}
+        unknown = sorted({label for _, label in rows if label not in labels})
+        if unknown:
+            raise DataError(f"{file} has the label {unknown[0]!r}, which the training list does not have.")
+        home = self.root if self.root is not None else file.parent
+        present = [(home / path, labels[label]) for path, label in rows if (home / path).is_file()]
+        absent = [path for path, _ in rows if not (home / path).is_file()]
+        if len(absent) > self.max_missing * len(rows):
+            raise DataError(
+                f"{len(absent)} of the {len(rows)} videos that {file} lists are not below {home}, such as {absent[0]}. "
+                "Check root, or allow some to be missing with max_missing."
+            )
+        if absent:
+            log.warning("%s: %d of %d videos are present", file, len(present), len(rows))
+        return VideoRecords.of([path for path, _ in present], [label for _, label in present])
+
+    def split_records(self, split: str) -> VideoRecords:
+        """See the class; "predict" is the test split."""
+        split = "test" if split == "predict" else split
+        if split == "test" and "test" not in self.files:
+            split = "val"
+        if split in self.files and (split != "train" or "val" in self.files):
+            return self._read(self.files[split])
+        if "train" not in self.files:
+            raise DataError(f"VideoList was given no {split} list: pass {split}= a CSV file.")
+        records = self._read(self.files["train"])
+        fractions = {"train": 1.0, "val": self.val_fraction}
+        where = str(self.files["train"])
+        return records.take(split_stratified(records.labels, fractions, self.split_seed, self.class_names, where)[split])

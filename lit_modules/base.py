@@ -1,0 +1,313 @@
+"""VideoClassifier: a network of the zoo as a LightningModule that trains, tests and predicts."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+import zoo
+from lit_modules.checkpoint import CONFIG_KEY, network_from_checkpoint
+from lit_modules.optim import OPTIMIZERS, SCHEDULES, lr_factor, parameter_groups
+from zoo.errors import ConfigError
+from zoo.models import ARCHITECTURES
+
+log = logging.getLogger("lit_modules")
+
+
+def build_network(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    num_classes: int | None = None,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> nn.Module:
+    """A network from any name: of the index, a folder, the Hub, a Lightning checkpoint, or a bare architecture."""
+    wishes = {"num_classes": num_classes, "num_frames": num_frames}
+    given = {key: value for key, value in wishes.items() if value is not None}
+    if name in ARCHITECTURES:
+        if weights is not None:
+            raise ConfigError(
+                f"weights= goes with an index name such as {', '.join(zoo.list_models(arch=name)[:2]) or 'arch.tag'}, "
+                f"not with the bare architecture {name}."
+            )
+        return zoo.create(name, image_size=image_size, **(given | (options or {})))
+    if options:
+        raise ConfigError(f"options= goes with a bare architecture, {name} fixes its own.")
+    if name.endswith(".ckpt"):
+        return network_from_checkpoint(name, image_size=image_size, **given)
+    return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
+
+
+def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
+    """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None."""
+    names = list(class_names)
+    if len(names) < 2:
+        raise ConfigError(f"there must be at least 2 classes, got {names}.")
+    labels = None if network.labels is None else list(network.labels)
+    done = None
+    if labels == names:
+        return None
+    if labels is not None and sorted(labels) == sorted(names):
+        order = [labels.index(name) for name in names]
+        with torch.no_grad():
+            for parameter in network.fc.parameters():
+                parameter.copy_(parameter[order].clone())
+        done = "reordered"
+    elif labels is not None or network.fc.out_features != len(names):
+        network.reset_classifier(len(names))
+        done = "re-initialised"
+    network.labels = tuple(names)
+    network.config["labels"] = names
+    network.config["options"]["num_classes"] = len(names)
+    return done
+
+
+class VideoClassifier(L.LightningModule):
+    """Fine-tunes, tests and predicts with any network of the zoo.
+
+    Args:
+        name: index name ("tanet_r50.k400_8f"), folder written by the package, ``hf-hub:user/repo``, Lightning
+            ``.ckpt`` of this package, or a bare architecture ("tanet_r18") for random weights.
+        weights: published checkpoint file of that index entry, already on disk. These are the weights to *start*
+            from; Lightning's ``ckpt_path`` resumes a run.
+        pretrained: False starts from random weights.
+        class_names: classes in label order; the command line takes them from the data.
+        num_classes: instead of class_names, where there are no names.
+        num_frames, image_size: frames per clip and side of its crops, if not as published.
+        options: of a bare architecture, such as ``{"width": 16}``.
+        optimizer: "sgd" (Nesterov optional) or "adamw".
+        lr: peak learning rate for a batch of ``lr_batch_size`` clips; scaled to the batch in use, over all devices.
+        lr_batch_size: None takes lr as it is.
+        head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr for the classifier, the temporal operator
+            and biases.
+        weight_decay, decay_bias: norms never decay.
+        schedule: "cosine", "steps" (by ``gamma`` at ``milestones``, fractions of the run) or "constant".
+        warmup_epochs, warmup_start: linear warm-up from that multiple of lr.
+        label_smoothing: of the cross-entropy.
+        dropout: before the classifier, if not as published.
+        freeze_backbone: train the classifier only.
+        head_warmup_epochs: train the classifier only for the first epochs.
+        ema_decay: average the weights over the run with this decay; validation and checkpoints use the average.
+        view_chunk: clips per forward pass when a test video has many views; lower it if memory runs out.
+    """
+
+    def __init__(
+        self,
+        name: str = "tanet_r18.motionclips8",
+        *,
+        weights: str | None = None,
+        pretrained: bool = True,
+        class_names: list[str] | None = None,
+        num_classes: int | None = None,
+        num_frames: int | None = None,
+        image_size: int | None = None,
+        options: dict[str, Any] | None = None,
+        optimizer: str = "sgd",
+        lr: float = 0.01,
+        lr_batch_size: int | None = 64,
+        momentum: float = 0.9,
+        nesterov: bool = False,
+        head_lr_scale: float = 1.0,
+        operator_lr_scale: float = 1.0,
+        bias_lr_scale: float = 1.0,
+        weight_decay: float = 1e-4,
+        decay_bias: bool = True,
+        schedule: str = "cosine",
+        milestones: Sequence[float] = (0.5, 0.75, 0.9),
+        gamma: float = 0.1,
+        warmup_epochs: float = 0.0,
+        warmup_start: float = 0.01,
+        label_smoothing: float = 0.0,
+        dropout: float | None = None,
+        freeze_backbone: bool = False,
+        head_warmup_epochs: int = 0,
+        ema_decay: float | None = None,
+        view_chunk: int = 16,
+    ) -> None:
+        super().__init__()
+        if optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer is {optimizer!r}; choose from {', '.join(OPTIMIZERS)}.")
+        if schedule not in SCHEDULES:
+            raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
+        if view_chunk < 1:
+            raise ConfigError(f"view_chunk is {view_chunk}; it must be at least 1.")
+        if class_names is not None and num_classes not in (None, len(class_names)):
+            raise ConfigError(f"num_classes is {num_classes}, but {len(class_names)} class_names were given.")
+        self.save_hyperparameters()
+        self.network: Any = build_network(
+            name,
+            weights=weights,
+            pretrained=pretrained,
+            num_classes=len(class_names) if class_names is not None else num_classes,
+            num_frames=num_frames,
+            image_size=image_size,
+            options=options,
+        )
+        self.untrained_head = any(key.startswith(self.network.head_prefix) for key in self.network.report.initialised)
+        self.untrained_head |= self.network.report.source is None
+        if class_names is not None:
+            done = match_classes(self.network, class_names)
+            self.untrained_head |= done == "re-initialised"
+            if done:
+                log.warning("%s: the classifier was %s for the classes of the data", name, done)
+        if dropout is not None:
+            self.network.dropout.p = dropout
+            self.network.config["options"]["dropout"] = dropout
+        classes = self.network.config["options"]["num_classes"]
+        self.train_metrics, self.val_metrics, self.test_metrics = (
+            accuracies(classes, prefix) for prefix in ("train_", "val_", "test_")
+        )
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Clips ``(B, 3, T, H, W)``, normalised -> logits ``(B, classes)``."""
+        return self.network(clips)
+
+    def score_views(self, views: Tensor) -> Tensor:
+        """Views ``(B, V, 3, T, H, W)`` -> scores ``(B, classes)``, averaged over views as the protocol says.
+
+        The scores are probabilities: those that were averaged, or the softmax of averaged logits.
+        """
+        flat = views.flatten(0, 1)
+        logits = torch.cat([self.network(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
+        logits = logits.float().unflatten(0, views.shape[:2])  # (B, V, classes)
+        if self.network.protocol.average == "prob":
+            return logits.softmax(-1).mean(1)
+        return logits.mean(1).softmax(-1)
+
+    # training ----------------------------------------------------------------------------------------------------
+
+    def _head_only(self) -> bool:
+        return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze or release the backbone; frozen batch norms keep their statistics."""
+        head_only = self._head_only()
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(not head_only or name.startswith(self.network.head_prefix))
+        self.network.train(not head_only)
+        self.network.dropout.train()
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        logits = self(batch["video"])
+        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.hparams["label_smoothing"])
+        size = len(batch["label"])
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
+        self.train_metrics.update(logits.detach().float(), batch["label"])
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_metrics.compute())
+        self.train_metrics.reset()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """SGD or AdamW over the recipe's parameter groups, with its schedule stepped every batch."""
+        h = self.hparams
+        lr = h["lr"] * (self._batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
+        groups = parameter_groups(
+            self.network,
+            lr,
+            h["weight_decay"],
+            head_lr_scale=h["head_lr_scale"],
+            operator_lr_scale=h["operator_lr_scale"],
+            bias_lr_scale=h["bias_lr_scale"],
+            decay_bias=h["decay_bias"],
+        )
+        optimizer: torch.optim.Optimizer
+        if h["optimizer"] == "sgd":
+            optimizer = torch.optim.SGD(groups, lr, momentum=h["momentum"], nesterov=h["nesterov"])
+        else:
+            optimizer = torch.optim.AdamW(groups, lr)
+        total = int(self.trainer.estimated_stepping_batches)
+        factor = lr_factor(
+            h["schedule"],
+            total,
+            total / max(self.trainer.max_epochs or 1, 1),
+            warmup_epochs=h["warmup_epochs"],
+            warmup_start=h["warmup_start"],
+            milestones=h["milestones"],
+            gamma=h["gamma"],
+        )
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _batch_size(self) -> int:
+        data = getattr(self.trainer, "datamodule", None)
+        loader = self.trainer.train_dataloader
+        per_device = getattr(data, "batch_size", None) or getattr(loader, "batch_size", None) or 1
+        return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The averaging of weights, if asked for."""
+        decay = self.hparams["ema_decay"]
+        return [EMAWeightAveraging(decay=decay)] if decay else []
+
+    # validation, testing, prediction -----------------------------------------------------------------------------
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._score(batch, self.val_metrics, "val_loss")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics(self.val_metrics, prog_bar=True)
+
+    def on_test_start(self) -> None:
+        if self.untrained_head:
+            log.warning("the classifier of %s was not trained for these classes: expect chance", self.hparams["name"])
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        return self._score(batch, self.test_metrics, "test_loss")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics(self.test_metrics)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Paths of the batch's videos and their scores ``(B, classes)``."""
+        return {"path": batch["path"], "scores": self.score_views(batch["video"]) if batch["path"] else torch.empty(0)}
+
+    def _score(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> Tensor | None:
+        if not batch["path"]:  # every video of the batch was unreadable; the data module has named them
+            return None
+        scores = self.score_views(batch["video"])
+        loss = F.nll_loss(scores.clamp_min(1e-12).log(), batch["label"])
+        self.log(loss_name, loss, on_epoch=True, batch_size=len(batch["label"]), sync_dist=True)
+        metrics.update(scores, batch["label"])
+        return scores
+
+    def _log_metrics(self, metrics: MetricCollection, prog_bar: bool = False) -> None:
+        if any(metric.update_called for metric in metrics.values()):
+            self.log_dict(metrics.compute(), prog_bar=prog_bar)
+        metrics.reset()
+
+    # checkpoints -------------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the network's config beside its weights, so that the file explains itself."""
+        checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=self._provenance())
+
+    def _provenance(self) -> dict[str, Any]:
+        before = self.network.config["provenance"]
+        return dict(before, fine_tuned_from=self.hparams["name"], epochs=self.current_epoch + 1)
+
+
+def accuracies(classes: int, prefix: str) -> MetricCollection:
+    """Top-1, top-5 (capped at the class count) and mean class accuracy."""
+    metrics = {
+        "top1": MulticlassAccuracy(classes, average="micro"),
+        "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+        "mean_class": MulticlassAccuracy(classes, average="macro"),
+    }
+    return MetricCollection(metrics, prefix=prefix)
+
+

@@ -1,0 +1,16 @@
+"""Publishers' tensors -> ours. Pure functions from dict to dict; one module of rules per publisher.
+
+To add a publisher: write its table of rules in a module of this folder and name it in ``CONVERTERS``.
+"""
+
+from zoo.convert import mmaction2, tadaconv, tam, torchvision
+from zoo.convert.rules import Conversion, Rule, apply_rules
+
+CONVERTERS: dict[str, tuple[Rule, ...]] = {
+    "tadaconv": tadaconv.RULES,
+    "tam": tam.RULES,
+    "mmaction2": mmaction2.RULES,
+    "torchvision": torchvision.RULES,
+}
+
+__all__ = ["CONVERTERS", "Conversion", "Rule", "apply_rules"]

@@ -1,0 +1,85 @@
+"""The mechanism of conversion: a table of rules that a reader can check by eye.
+
+A rule is ``Rule(source, target, change)``. In ``source``, ``{x}`` stands for a number and a final ``*`` for any rest;
+``target`` may use ``{x}``, ``{x-1}`` and ``*``. A target of ``None`` names a key that is ignored on purpose.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a conversion table; see the module's docstring."""
+
+    source: str
+    target: str | None
+    change: Change | None = None
+
+    @functools.cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """``source`` as a regular expression."""
+        text = re.escape(self.source).replace(r"\*", "(?P<rest>.*)")
+        return re.compile(re.sub(r"\\{(\w)\\}", r"(?P<\1>\\d+)", text))
+
+    def rename(self, match: re.Match[str]) -> str:
+        """``target`` with its placeholders filled from a match of ``pattern``."""
+        assert self.target is not None
+        groups = match.groupdict()
+        name = re.sub(r"\{(\w)(-1)?\}", lambda m: str(int(groups[m[1]]) - (1 if m[2] else 0)), self.target)
+        return name.replace("*", groups.get("rest", ""))
+
+
+@dataclass
+class Conversion:
+    """What became of a publisher's tensors: every source key is in exactly one of the three."""
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    ignored: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+
+
+def apply_rules(rules: Iterable[Rule], tensors: Mapping[str, Tensor]) -> Conversion:
+    """Convert a publisher's state dict; the first rule that matches a key decides."""
+    rules = tuple(rules)
+    result = Conversion()
+    for key, tensor in tensors.items():
+        for rule in rules:
+            match = rule.pattern.fullmatch(key)
+            if match is None:
+                continue
+            if rule.target is None:
+                result.ignored.append(key)
+                break
+            name = rule.rename(match)
+            if name in result.tensors:  # two sources for one target would hide one of them
+                result.unknown.append(key)
+            else:
+                result.tensors[name] = rule.change(tensor) if rule.change else tensor
+            break
+        else:
+            result.unknown.append(key)
+    return result
+
+
+def drop_time(weight: Tensor) -> Tensor:
+    """``(O, I, 1, kh, kw)`` -> ``(O, I, kh, kw)``: a 3D kernel that spans one frame."""
+    return weight.squeeze(2) if weight.ndim == 5 and weight.shape[2] == 1 else weight
+
+
+def drop_space(weight: Tensor) -> Tensor:
+    """``(O, I, kt, 1, 1)`` -> ``(O, I, kt)``: a 3D kernel that spans one position."""
+    return weight.flatten(2) if weight.ndim == 5 and weight.shape[3:] == (1, 1) else weight
+
+
+def drop_leading(weight: Tensor) -> Tensor:
+    """``(1, 1, O, I, kh, kw)`` -> ``(O, I, kh, kw)``: the base kernel of a TAdaConv."""
+    return weight.flatten(0, 2) if weight.ndim == 6 and weight.shape[:2] == (1, 1) else weight

@@ -1,0 +1,110 @@
+"""The protocol: how clips were cut from videos when weights were trained and tested.
+
+It travels with every network, so that testing uses the published views unless told otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from zoo.errors import IndexFileError
+
+CHOICES = {
+    "sampling": ("interval", "segment", "dense", "uniform", "twice"),
+    "average": ("prob", "logit"),
+    "augment": ("short_side", "multi_scale"),
+}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Frames, pixels and views of a network.
+
+    num_frames: frames in a clip.
+    sampling: "interval" and "segment" as in the TAdaConv authors' code, "dense" and "uniform" as in the TAM
+        authors', "twice" as MMAction2's twice_sample.
+    interval: frames between samples; at 30 frames a second for "interval", of the file for "dense".
+    mean, std: of RGB in [0, 1].
+    resize, crop: short side after resizing and side of the square test crop, pixels.
+    antialias: whether resizing filters before it shrinks (PIL does, the TAdaConv code does not).
+    clips, crops: temporal and spatial views of a test video.
+    average: over views, of softmax scores ("prob") or of raw scores ("logit").
+    train_crop, augment, flip, flip_pairs: side of the training crop, how it is cut, whether it is mirrored, and
+        which class indices trade places when it is.
+    """
+
+    num_frames: int
+    sampling: str
+    interval: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    resize: int
+    crop: int
+    antialias: bool
+    clips: int
+    crops: int
+    average: str
+    train_crop: int
+    augment: str
+    flip: bool
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = "protocol") -> Protocol:
+        """Build from YAML or JSON; unknown, missing or impossible values are errors that name ``where``."""
+        known = {f.name for f in fields(cls)}
+        for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
+            if names:
+                raise IndexFileError(f"{where}: {problem} protocol fields {', '.join(sorted(names))}.")
+        for name, allowed in CHOICES.items():
+            if values[name] not in allowed:
+                raise IndexFileError(f"{where}: {name} is {values[name]!r}; choose from {', '.join(allowed)}.")
+        for name in ("num_frames", "resize", "crop", "clips", "crops", "train_crop"):
+            if not isinstance(values[name], int) or values[name] < 1:
+                raise IndexFileError(f"{where}: {name} is {values[name]!r}; it must be a whole number of at least 1.")
+        if (values["interval"] is None) == (values["sampling"] in ("interval", "dense")):
+            raise IndexFileError(f"{where}: interval is {values['interval']} with sampling {values['sampling']!r}.")
+        made = dict(values)
+        made["mean"], made["std"] = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
+        made["flip_pairs"] = tuple((int(a), int(b)) for a, b in values["flip_pairs"])
+        return cls(**made)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the inverse of ``from_dict``."""
+        return asdict(self)
+
+    def with_frames(self, num_frames: int) -> Protocol:
+        """The same stretch of video cut into another number of frames."""
+        interval = self.interval
+        if interval is not None:
+            interval = max(1, interval * self.num_frames // num_frames)
+        return replace(self, num_frames=num_frames, interval=interval)
+
+    def with_size(self, image_size: int) -> Protocol:
+        """Train and test at another size; the short side keeps its ratio to the test crop."""
+        resize = max(image_size, round(self.resize * image_size / self.crop))
+        return replace(self, resize=resize, crop=image_size, train_crop=image_size)
+
+    def with_channels(self, channels: int) -> Protocol:
+        """Mean and std for another number of input channels, cycling through those of RGB."""
+        if channels == len(self.mean):
+            return self
+        cycle = [i % len(self.mean) for i in range(channels)]
+        return replace(self, mean=tuple(self.mean[i] for i in cycle), std=tuple(self.std[i] for i in cycle))
+
+    def __str__(self) -> str:
+        step = f", interval {self.interval}" if self.interval else ""
+        return (
+            f"{self.num_frames} frames ({self.sampling}{step}), short side {self.resize}, crop {self.crop}, "
+            f"{self.clips} clips x {self.crops} crops, {'softmax' if self.average == 'prob' else 'raw'} scores averaged"
+        )
+
+
+# Of a network made by zoo.create: nobody has published how it is tested, so the whole video, one view.
+DEFAULT_PROTOCOL = Protocol(
+    num_frames=8, sampling="segment", interval=None, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225),
+    resize=224, crop=224, antialias=True, clips=1, crops=1, average="prob",
+    train_crop=224, augment="short_side", flip=True,
+)  # fmt: skip
