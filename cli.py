@@ -32,7 +32,10 @@ FLAGS = ("--help", "-h", "--print_config")  # options of LightningCLI that take 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the package end in one line, not in a traceback."""
     arguments = list(sys.argv[1:] if args is None else args)
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    for name in ("zoo", "datamodules", "lit_modules"):
+        if not logging.getLogger(name).handlers:
+            logging.getLogger(name).addHandler(logging.StreamHandler())
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and hardware notes
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
         if verb in TRAINER_VERBS:

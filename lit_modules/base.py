@@ -189,6 +189,10 @@ class VideoClassifier(L.LightningModule):
 
     # training ----------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        if stage == "fit":
+            self.network.train()  # the zoo hands networks out in eval mode
+
     def _head_only(self) -> bool:
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 

@@ -144,10 +144,14 @@ class Index:
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self.entries:
-            tags = [n for n in self.entries if n.startswith(f"{name}.")]
-            hint = f"Its checkpoints: {', '.join(tags)}." if tags else "zoo.list_models() lists all names."
-            raise UnknownNameError.of("model", name, self.entries, hint)
+            raise self.unknown(name)
         return self.entries[name]
+
+    def unknown(self, name: str) -> UnknownNameError:
+        """The error for a name that is not here, with near ones."""
+        tags = [n for n in self.entries if n.startswith(f"{name}.")]
+        hint = f"Its checkpoints: {', '.join(tags)}." if tags else "zoo.list_models() lists all names."
+        return UnknownNameError.of("model", name, self.entries, hint)
 
     def find(self, pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:
         """Names that match a shell pattern, a data set and an architecture (a shell pattern as well)."""

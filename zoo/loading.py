@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 
 from zoo.adapt import LoadReport, fit, listing
 from zoo.convert import CONVERTERS, apply_rules
-from zoo.errors import CheckpointError, ConfigError, IndexFileError, UnknownNameError, WeightsNotFoundError
+from zoo.errors import CheckpointError, ConfigError, IndexFileError, WeightsNotFoundError
 from zoo.hub.files import WEIGHTS_FILE, read_model, read_tensors, sha256_of, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
 from zoo.index import BUNDLED, Entry, load_index
@@ -132,61 +133,89 @@ def load(
     name = os.fspath(name)
     wishes = {"num_classes": num_classes, "num_frames": num_frames, "in_channels": in_channels}
     wishes = {key: value for key, value in wishes.items() if value is not None}
-    saved: Path | None = None
-    entry: Entry | None = None
-    if name.startswith(HUB_PREFIX):
-        saved = fetch_hub_folder(name, cache_dir, progress)
-    elif name in (index := load_index()).entries:
-        entry = index[name]
-        if weights is None and pretrained:
-            saved = find_weights(entry, cache_dir)
-    elif Path(name).exists() or os.sep in name or name.endswith(".safetensors"):
-        if not Path(name).exists():
-            raise CheckpointError(f"There is no folder or file {name}.")
-        saved = Path(name)
-    else:
-        index[name]  # raises, with near matches
-    if weights is not None and entry is None:
-        raise ConfigError(f"weights= goes with a name of the index; {name} brings its own weights.")
+    origin = _find(name, weights, pretrained, cache_dir, progress)
 
-    if saved is not None:
-        tensors, config, source = read_model(saved)
-        check_config(config, str(source))
-        arch, trained, labels = config["arch"], config["options"], config["labels"]
-        protocol = Protocol.from_dict(config["protocol"], str(source))
-        ignored: tuple[str, ...] = ()
-        untrained = False
-        provenance = config.get("provenance", {})
-    else:
-        assert entry is not None
-        arch, trained, labels, protocol = entry.arch, dict(entry.options), entry.class_names(), entry.protocol
-        source, provenance, untrained = None, {"entry": entry.name}, entry.init
-
-    options = dict(trained) | wishes
+    trained, labels = dict(origin.options), origin.labels
+    options = trained | wishes
     if options["num_frames"] != trained["num_frames"]:
         with torch.device("meta"):
-            host: Any = build(arch, **trained)
+            host: Any = build(origin.arch, **trained)
         options = host.options_for_frames(options, options["num_frames"])
     if options["num_classes"] != trained["num_classes"]:
         labels = None
-    model = build(arch, **options)
-    protocol = _adjust(protocol, options, image_size)
-
-    if not pretrained:
+    model = build(origin.arch, **options)
+    protocol = _adjust(origin.protocol, options, image_size)
+    if origin.tensors is None:
         report = LoadReport(name, initialised=tuple(model.state_dict()))
-        return dress(model, arch, options, protocol, labels, report, {"entry": name, "pretrained": False})
-    if saved is None:
-        assert entry is not None and weights is not None
-        source = Path(weights)
-        tensors, ignored = _read_published(entry, source)
-    digest = sha256_of(source)  # type: ignore[arg-type]
-    initialised, adapted = fit(model, tensors, trained, options, where=str(source), operator_untrained=untrained)
-    if "sha256" not in provenance:
-        provenance = dict(provenance, file=source.name, sha256=digest)  # type: ignore[union-attr]
-    published = _as_published(entry, digest) if entry is not None and saved is None else None
-    report = LoadReport(name, str(source), digest, published, tuple(initialised), adapted, ignored)
+        return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
+
+    where = str(origin.file)
+    initialised, adapted = fit(
+        model, origin.tensors, trained, options, where=where, operator_untrained=origin.operator_untrained
+    )
+    report = LoadReport(
+        name, where, origin.sha256, origin.published, tuple(initialised), adapted, tuple(origin.ignored)
+    )
     log.log(logging.INFO if report.as_trained else logging.WARNING, "%s", report)
-    return dress(model, arch, options, protocol, labels, report, provenance)
+    return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
+
+
+@dataclass
+class _Origin:
+    """What a name stands for: the network as it was trained, and its tensors in our names (None: random)."""
+
+    arch: str
+    options: Mapping[str, Any]
+    labels: Sequence[str] | None
+    protocol: Protocol
+    provenance: Mapping[str, Any]
+    tensors: dict[str, torch.Tensor] | None = None
+    file: Path | None = None
+    sha256: str | None = None
+    published: bool | None = None
+    ignored: Sequence[str] = ()
+    operator_untrained: bool = False
+
+
+def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: bool) -> _Origin:
+    index = load_index()
+    if name in index.entries:
+        entry = index[name]
+        if not pretrained or weights is not None:
+            return _from_index(entry, Path(weights) if weights is not None and pretrained else None)
+        return _from_folder(find_weights(entry, cache_dir), pretrained)
+    if name.startswith(HUB_PREFIX):
+        place = fetch_hub_folder(name, cache_dir, progress)
+    elif Path(name).exists():
+        place = Path(name)
+    elif os.sep in name or name.endswith(".safetensors"):
+        raise CheckpointError(f"There is no folder or file {name}.")
+    else:
+        raise index.unknown(name)
+    if weights is not None:
+        raise ConfigError(f"weights= goes with a name of the index; {name} brings its own weights.")
+    return _from_folder(place, pretrained)
+
+
+def _from_folder(place: Path, pretrained: bool) -> _Origin:
+    tensors, config, file = read_model(place)
+    check_config(config, str(file))
+    protocol = Protocol.from_dict(config["protocol"], str(file))
+    provenance = config.get("provenance", {})
+    origin = _Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
+    if pretrained:
+        origin.tensors, origin.file, origin.sha256 = tensors, file, sha256_of(file)
+    return origin
+
+
+def _from_index(entry: Entry, file: Path | None) -> _Origin:
+    origin = _Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
+    if file is not None:
+        origin.tensors, origin.ignored = _read_published(entry, file)
+        origin.file, origin.sha256, origin.operator_untrained = file, sha256_of(file), entry.init
+        origin.published = _as_published(entry, origin.sha256)
+        origin.provenance = {"entry": entry.name, "file": file.name, "sha256": origin.sha256}
+    return origin
 
 
 def find_weights(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -265,8 +294,7 @@ def convert(
         name: the index entry it belongs to.
         out_dir: where to write; default is the cache, where ``load(name)`` finds it from then on.
     """
-    if name not in load_index().entries:
-        load_index()[name]
+    load_index()[name]
     return save(load(name, weights=source_file), out_dir if out_dir is not None else cache_folder() / name)
 
 
@@ -279,5 +307,3 @@ def info(name: str) -> Entry:
     """Everything the index says of a name: sources, protocol, accuracy, size, licence, paper."""
     return load_index()[name]
 
-
-__all__ = ["UnknownNameError", "convert", "create", "info", "list_models", "load", "save"]
