@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -35,7 +36,6 @@ def main(args: Sequence[str] | None = None) -> int:
     for name in ("zoo", "datamodules", "lit_modules"):
         if not logging.getLogger(name).handlers:
             logging.getLogger(name).addHandler(logging.StreamHandler())
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and hardware notes
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
         if verb in TRAINER_VERBS:
@@ -133,6 +133,9 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             if stage == "fit":
                 super().setup(trainer, pl_module, stage)
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and hardware notes
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # this is how a console command calls it
+    warnings.filterwarnings("ignore", ".*LeafSpec.*")
     own, plain, rest = split_arguments(arguments)
     asks_help = any(token in FLAGS or token.endswith(".help") for token in rest)
     extra = ["--model", "VideoClassifier", "--model.name", own["--from"]] if "--from" in own else []

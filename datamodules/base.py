@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.decoding import VideoReader
 from datamodules.sampling import sample
-from datamodules.transforms import normalise, resize_short_side, test_crops, train_clip
+from datamodules.transforms import normalise, resize_short_side, view_crops, train_clip
 from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
 
@@ -95,7 +95,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
             clip, mirrored = train_clip(frames[position[0]], protocol, self.flip)
             return clip, repeated, mirrored
         frames = resize_short_side(frames, protocol.resize, protocol.antialias)
-        crops = test_crops(frames, protocol.crop, protocol.crops)
+        crops = view_crops(frames, protocol.crop, protocol.crops)
         return torch.stack([crop[rows] for rows in position for crop in crops]), repeated, False
 
 
@@ -280,7 +280,7 @@ def split_stratified(
             )
         start = 0
         for after, split in enumerate(splits[1:], start=1):
-            spare = len(members) - start - (len(splits) - after)  # one is kept for each split to come
+            spare = len(members) - start - 1 - (len(splits) - after)  # the first split and those to come keep one each
             count = 1 + min(max(round(fractions[split] * len(members)) - 1, 0), spare)
             parts[split].append(members[start : start + count])
             start += count

@@ -36,8 +36,9 @@ class VideoReader:
         if self.path.stat().st_size == 0:
             raise DataError(f"{self.path} is empty (0 bytes).")
         try:
-            self._container = av.open(str(self.path))
-        except (av.FFmpegError, ValueError, UnicodeDecodeError) as error:
+            # HMDB51 has titles that are not UTF-8
+            self._container = av.open(str(self.path), metadata_errors="replace")
+        except (av.FFmpegError, ValueError) as error:
             raise DataError(f"{self.path} cannot be opened as a video: {_reason(error)}.") from error
         try:
             if not self._container.streams.video:
@@ -57,8 +58,12 @@ class VideoReader:
     def _index_packets(self) -> None:
         packets = [p for p in self._container.demux(self._stream) if p.size and not p.is_discard]
         times = [p.pts for p in packets]
-        # some AVI files carry no display times: then frames can only be counted by decoding them
-        self._times = None if None in times or len(set(times)) < len(times) else np.sort(np.array(times, np.int64))
+        # AVI has no display times: with B frames those given are in decoding order, and packets may hold two frames
+        # or none, so frames can only be counted by decoding them
+        ordered = None not in times and all(a < b for a, b in zip(times, times[1:], strict=False))
+        guessed = ordered and self._stream.codec_context.has_b_frames and self._container.format.name == "avi"
+        reliable = None not in times and len(set(times)) == len(times) and not guessed
+        self._times = np.sort(np.array(times, np.int64)) if reliable else None
         self._keys = np.sort(np.array([p.pts for p in packets if p.is_keyframe and p.pts is not None], np.int64))
         if self._times is not None:
             self._length = len(self._times)

@@ -32,7 +32,7 @@ def resize_short_side(frames: Tensor, size: int, antialias: bool) -> Tensor:
     return F.resize(frames, target, antialias=antialias)
 
 
-def test_crops(frames: Tensor, size: int, crops: int) -> list[Tensor]:
+def view_crops(frames: Tensor, size: int, crops: int) -> list[Tensor]:
     """Squares spread along the long side: 1 is the centre, 3 are left, centre, right (or top, centre, bottom)."""
     height, width = frames.shape[-2:]
     if min(height, width) < size:
