@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -19,8 +20,8 @@ TRAINER_VERBS = ("fit", "validate", "test", "predict")
 USAGE = """usage: tempozoo <command> [options]
 
   fit                 fine-tune        tempozoo fit --config configs/finetune.yaml --data.root VIDEOS --out runs/mine
-  validate, test      score            tempozoo test --from runs/mine/checkpoints/best.ckpt --data VideoFolder --data.root VIDEOS
-  predict             name the action  tempozoo predict --from runs/mine/checkpoints/best.ckpt clip.mp4 more_clips/
+  validate, test      score            tempozoo test --from best.ckpt --data VideoFolder --data.root VIDEOS
+  predict             name the action  tempozoo predict --from best.ckpt clip.mp4 more_clips/
   list, info          the zoo          tempozoo list 'tanet*'; tempozoo info tada2d_r50.k400_8x8
   convert             published file -> safetensors    tempozoo convert FILE NAME
   export-checkpoint   Lightning .ckpt -> folder for zoo.load    tempozoo export-checkpoint best.ckpt DIR
@@ -46,12 +47,22 @@ def main(args: Sequence[str] | None = None) -> int:
             print(USAGE, end="")
         else:
             raise ConfigError(f"there is no command {verb!r}; choose from {', '.join((*TRAINER_VERBS, *ZOO_VERBS))}.")
-    except ZooError as error:
-        print(f"tempozoo: {error}", file=sys.stderr)
+    except ValueError as error:
+        ours = zoo_error(error)
+        if ours is None:
+            raise
+        print(f"tempozoo: {ours}", file=sys.stderr)
         return 1
     except SystemExit as stop:  # argument parsers end this way, after saying why
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def zoo_error(error: BaseException | None) -> ZooError | None:
+    """The package's own error in a chain of exceptions: jsonargparse wraps what constructors raise."""
+    while error is not None and not isinstance(error, ZooError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 # training, testing, prediction -----------------------------------------------------------------------------------
@@ -117,6 +128,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     ``--from X`` names the network (index name, folder, Hub repository or .ckpt), ``--out`` the folder for results,
     and ``predict`` takes files and folders as plain arguments.
     """
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that Lightning makes
     import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
@@ -141,6 +153,8 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     extra = ["--model", "VideoClassifier", "--model.name", own["--from"]] if "--from" in own else []
     if plain and verb != "predict":
         raise ConfigError(f"{verb} takes no plain argument {plain[0]!r}; name the data with --data and --data.root.")
+    if verb in ("validate", "test"):
+        extra += ["--verbose", str(verb == "validate").lower()]  # our own table follows a test
     if plain:
         extra += ["--data", "VideoFiles", "--data.paths", json.dumps(plain)]
     named = {token.split("=")[0] for token in (*extra, *rest)}

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.decoding import VideoReader
 from datamodules.sampling import sample
-from datamodules.transforms import normalise, resize_short_side, view_crops, train_clip
+from datamodules.transforms import normalise, resize_short_side, train_clip, view_crops
 from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
 

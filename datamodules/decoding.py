@@ -7,6 +7,7 @@ say, and an unreadable frame is an error that names the file.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -60,7 +61,7 @@ class VideoReader:
         times = [p.pts for p in packets]
         # AVI has no display times: with B frames those given are in decoding order, and packets may hold two frames
         # or none, so frames can only be counted by decoding them
-        ordered = None not in times and all(a < b for a, b in zip(times, times[1:], strict=False))
+        ordered = None not in times and all(a < b for a, b in pairwise(times))
         guessed = ordered and self._stream.codec_context.has_b_frames and self._container.format.name == "avi"
         reliable = None not in times and len(set(times)) == len(times) and not guessed
         self._times = np.sort(np.array(times, np.int64)) if reliable else None

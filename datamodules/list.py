@@ -106,4 +106,6 @@ class VideoList(VideoDataModule):
         records = self._read(self.files["train"])
         fractions = {"train": 1.0, "val": self.val_fraction}
         where = str(self.files["train"])
-        return records.take(split_stratified(records.labels, fractions, self.split_seed, self.class_names, where)[split])
+        return records.take(
+            split_stratified(records.labels, fractions, self.split_seed, self.class_names, where)[split]
+        )

@@ -273,11 +273,13 @@ def _actors(rng: np.random.Generator, style: Style, time: np.ndarray, label: str
 
 
 def require(true: object, message: str) -> None:
+    """Raise DataError with this message unless ``true``."""
     if not true:
         raise DataError(message)
 
 
 def check_scene(label: str, frames: int, size: int, style: str, seed: int) -> None:
+    """Raise DataError unless render_clip can draw this."""
     require(label in MOTION_CLASSES, f"Unknown class {label!r}; known are {', '.join(MOTION_CLASSES)}.")
     require(style in STYLES, f"Unknown style {style!r}; known are {', '.join(STYLES)}.")
     require(frames >= 2, f"frames={frames}: a clip needs at least 2 frames.")

@@ -136,7 +136,7 @@ def write_motion_clips(
     root: Path,
     *,
     classes: Sequence[str] = MOTION_CLASSES,
-    clips_per_class: Mapping[str, int] = {"train": 60, "val": 15, "test": 25},  # noqa: B006
+    clips_per_class: Mapping[str, int] = {"train": 60, "val": 15, "test": 25},
     seed: int = 0,
     frames: int = 24,
     size: int = 64,

@@ -313,5 +313,3 @@ def accuracies(classes: int, prefix: str) -> MetricCollection:
         "mean_class": MulticlassAccuracy(classes, average="macro"),
     }
     return MetricCollection(metrics, prefix=prefix)
-
-

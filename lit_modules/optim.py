@@ -48,7 +48,8 @@ def parameter_groups(
             scale *= bias_lr_scale
             decay = weight_decay if decay_bias else 0.0
         group = groups.setdefault(
-            (scale, decay), {"params": [], "lr": lr * scale, "weight_decay": decay, "name": f"x{scale:g} decay {decay:g}"}
+            (scale, decay),
+            {"params": [], "lr": lr * scale, "weight_decay": decay, "name": f"x{scale:g} decay {decay:g}"},
         )
         group["params"].append(parameter)
     return list(groups.values())

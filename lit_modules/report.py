@@ -74,7 +74,13 @@ class TestReport(Callback):
         self._scores.clear()
 
     def on_test_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep the scores of a batch by video, so that a video seen twice counts once."""
         if outputs is not None:
@@ -105,7 +111,11 @@ class TestReport(Callback):
             rows.append([path, names[label], *_best(values, names, best)])
         header = ["path", "label"] + [f"{what}{k + 1}" for k in range(best) for what in ("prediction", "score")]
         write_csv(folder / "predictions.csv", header, rows)
-        write_csv(folder / "confusion.csv", ["true / predicted", *names], [[n, *map(int, r)] for n, r in zip(names, confusion, strict=True)])
+        write_csv(
+            folder / "confusion.csv",
+            ["true / predicted", *names],
+            [[n, *map(int, r)] for n, r in zip(names, confusion, strict=True)],
+        )
         draw_confusion(folder / "confusion.png", confusion, names)
 
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test_")}
@@ -122,7 +132,7 @@ class TestReport(Callback):
         with atomic_path(folder / "test.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
-        table = Table(title=f"{network.report.name}, {len(rows)} of {listed} videos", title_justify="left")
+        table = Table()
         table.add_column("metric")
         table.add_column("value", justify="right")
         for key, text in (("top1", "top-1"), ("top5", f"top-{best}"), ("mean_class", "mean class accuracy")):
@@ -132,10 +142,11 @@ class TestReport(Callback):
             table.add_row("loss", f"{metrics['test_loss']:.4f}")
         table.add_row("chance", f"{100 / classes:.2f} %")
         console = Console()
+        console.print(f"{network.report.name}: {len(rows)} of {listed} videos", highlight=False, soft_wrap=True)
         console.print(table)
-        console.print(f"Protocol: {protocol}", highlight=False)
+        console.print(f"Protocol: {protocol}", highlight=False, soft_wrap=True)
         for path, reason in skipped.items():
-            console.print(f"Left out {path}: {reason}", highlight=False, markup=False)
+            console.print(f"Left out {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"Predictions, confusion matrix, summary: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -147,7 +158,13 @@ class PredictionReport(Callback):
         self._rows: list[list[Any]] = []
 
     def on_predict_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's predictions."""
         network: Any = pl_module.network

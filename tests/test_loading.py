@@ -361,4 +361,7 @@ def test_networks_load_from_the_hub(hub: tuple[str, list[str]], saved: Path, mon
 
 def test_the_report_reads_as_a_sentence() -> None:
     report = loading.LoadReport("n", "f.pth", "0", False, ("fc.weight",), {"a": "halved", "b": "halved"}, ("c",))
-    assert str(report) == "n: weights from f.pth; DIGEST NOT AS PUBLISHED; re-initialised fc.weight; halved in a, b; ignored c."
+    assert (
+        str(report)
+        == "n: weights from f.pth; DIGEST NOT AS PUBLISHED; re-initialised fc.weight; halved in a, b; ignored c."
+    )

@@ -1,5 +1,6 @@
 """MotionClips: what is drawn, what is written, and that only the order of frames tells the label."""
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_styles_share_nothing():
     for field in ("shapes", "textures", "backgrounds", "hues"):
         assert not set(getattr(STYLES["a"], field)) & set(getattr(STYLES["b"], field))
     ranges = sorted(STYLES["a"].hues + STYLES["b"].hues)
-    assert all(before[1] < after[0] for before, after in zip(ranges, ranges[1:], strict=False))
+    assert all(before[1] < after[0] for before, after in itertools.pairwise(ranges))
     assert all(set(style.oriented) <= set(style.shapes) for style in STYLES.values())
 
 
@@ -97,7 +98,7 @@ def test_clips_show_what_their_label_says(style):
     assert change["approaches"][spread] > 3 and change["recedes"][spread] < -3
     assert change["appears"][amount] > 5 and change["vanishes"][amount] < -5
     assert change["meets"][spread] < -5 and change["parts"][spread] > 5
-    for label in MOTION_CLASSES[:4] + ("meets", "parts"):
+    for label in (*MOTION_CLASSES[:4], "meets", "parts"):
         assert abs(change[label][amount]) < 5, label
 
 
@@ -132,9 +133,7 @@ def test_no_cue_in_single_frames():
         stats = []
         for label, offset in ((first, 0), (second, 1000)):
             clips = [render_clip(label, offset + i, frames=6, size=32) for i in range(40)]
-            values = [
-                [*clip.mean(axis=(0, 1, 2)), clip.std(), *measures(clip).mean(axis=0)] for clip in clips
-            ]
+            values = [[*clip.mean(axis=(0, 1, 2)), clip.std(), *measures(clip).mean(axis=0)] for clip in clips]
             stats.append(np.array(values))
         gap = stats[0].mean(axis=0) - stats[1].mean(axis=0)
         error = np.sqrt(stats[0].var(axis=0) / 40 + stats[1].var(axis=0) / 40)

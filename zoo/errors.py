@@ -15,6 +15,7 @@ class UnknownNameError(ZooError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
+        """The error for ``name``, with near ones among ``known`` and a last sentence."""
         known = list(known)
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         near += [k for k in known if name and k not in near and (k.startswith(name) or name.startswith(k))][:5]

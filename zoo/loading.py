@@ -67,7 +67,9 @@ def dress(
     return dressed.eval()
 
 
-def create(arch: str, *, image_size: int | None = None, labels: Sequence[str] | None = None, **options: Any) -> nn.Module:
+def create(
+    arch: str, *, image_size: int | None = None, labels: Sequence[str] | None = None, **options: Any
+) -> nn.Module:
     """Build an architecture with random weights, in eval mode.
 
     Args:
@@ -280,13 +282,13 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """
     config = getattr(model, "config", None)
     if not isinstance(config, Mapping) or "arch" not in config:
-        raise ConfigError(f"save() takes networks of zoo.load or zoo.create; this {type(model).__name__} has no config.")
+        raise ConfigError(
+            f"save() takes networks of zoo.load or zoo.create; this {type(model).__name__} has no config."
+        )
     return write_model(Path(folder), model.state_dict(), config)
 
 
-def convert(
-    source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None
-) -> Path:
+def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None) -> Path:
     """Convert a published checkpoint file to safetensors + config.json and return the folder.
 
     Args:
@@ -306,4 +308,3 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
 def info(name: str) -> Entry:
     """Everything the index says of a name: sources, protocol, accuracy, size, licence, paper."""
     return load_index()[name]
-

@@ -28,7 +28,9 @@ WRAPPERS = ("model_state", "state_dict", "model")
 # Old checkpoints carry accuracies and learning rates as NumPy scalars; these rebuild numbers and nothing else.
 _HARMLESS: list[Any] = [np.dtype, np.ndarray]
 for _scalar in (np._core.multiarray.scalar, np._core.multiarray._reconstruct):  # type: ignore[attr-defined]
-    _HARMLESS += [(_scalar, f"{module}.{_scalar.__name__}") for module in ("numpy.core.multiarray", "numpy._core.multiarray")]
+    _HARMLESS += [
+        (_scalar, f"{module}.{_scalar.__name__}") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    ]
 _HARMLESS += [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
 
 
@@ -82,9 +84,7 @@ def load_pickle(path: Path) -> Any:
             ) from error
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
     except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again."
-        ) from error
+        raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from error
 
 
 def _forbidden_globals(path: Path) -> list[str]:

@@ -31,12 +31,13 @@ def fetch_hub_folder(name: str, cache_dir: str | os.PathLike[str] | None = None,
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    folder = None if cache_dir is None else Path(cache_dir)
     hidden = are_progress_bars_disabled()
     if not progress:
         disable_progress_bars()
     try:
         for file in (CONFIG_FILE, WEIGHTS_FILE):
-            path = hf_hub_download(repo, file, revision=revision or None, cache_dir=cache_dir)
+            path = hf_hub_download(repo, file, revision=revision or None, cache_dir=folder)
         return Path(path).parent
     except LocalEntryNotFoundError as error:
         raise CheckpointError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -159,7 +159,7 @@ class VideoResNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for name, module in self.named_modules():
+        for module in self.modules():
             # the operators initialise themselves: identity, where they have one, must survive
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -187,8 +187,8 @@ class VideoResNet(nn.Module):
         x = F.relu(self.stem(x, num_frames), inplace=True)
         if self.stem_pool:
             x = F.max_pool2d(x, 3, stride=2, padding=1)
-        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
-            for block in layer:
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            for block in cast(nn.ModuleList, stage):
                 x = block(x, num_frames)
         return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
