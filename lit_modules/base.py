@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -196,6 +197,14 @@ class VideoClassifier(L.LightningModule):
     def _head_only(self) -> bool:
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 
+    def on_fit_start(self) -> None:
+        """Note in the protocol how clips are mirrored in this run, so that it travels with the weights."""
+        train = getattr(getattr(self.trainer, "datamodule", None), "datasets", {}).get("train")
+        if train is not None:
+            pairs = tuple(sorted((a, b) for a, b in train.mirror.items() if a < b))
+            self.network.protocol = replace(self.network.protocol, flip=train.flip, flip_pairs=pairs)
+            self.network.config["protocol"] = self.network.protocol.to_dict()
+
     def on_train_epoch_start(self) -> None:
         """Freeze or release the backbone; frozen batch norms keep their statistics."""
         head_only = self._head_only()
@@ -312,4 +321,5 @@ def accuracies(classes: int, prefix: str) -> MetricCollection:
         "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
         "mean_class": MulticlassAccuracy(classes, average="macro"),
     }
-    return MetricCollection(metrics, prefix=prefix)
+    # as a compute group, top-5 would become a copy of top-1 whenever a first batch happens to score the same
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)

@@ -18,7 +18,7 @@ from conftest import FOUR
 import zoo
 from cli import main
 from lit_modules import TAda2D, TANet, VideoClassifier
-from lit_modules.base import match_classes
+from lit_modules.base import accuracies, match_classes
 from lit_modules.checkpoint import network_from_checkpoint
 from lit_modules.optim import lr_factor, parameter_groups
 from zoo.errors import ConfigError
@@ -296,6 +296,14 @@ def test_views_are_averaged_as_the_protocol_says(average: str, chunk: int) -> No
         each = torch.stack([module(views[:, v]) for v in range(3)], 1)
     wanted = each.softmax(-1).mean(1) if average == "prob" else each.mean(1).softmax(-1)
     torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_accuracies_stay_apart_when_a_first_batch_scores_alike() -> None:
+    metrics = accuracies(6, "")
+    metrics.update(torch.eye(6)[:4], torch.tensor([0, 1, 2, 3]))  # all right: top-1 and top-5 are the same
+    metrics.update(torch.eye(6)[[1, 1, 1, 5]] * 9 - torch.arange(6.0), torch.tensor([0, 5, 4, 5]))
+    found = {key: value.item() for key, value in metrics.compute().items()}
+    assert found == pytest.approx({"top1": 5 / 8, "top5": 7 / 8, "mean_class": (1 / 2 + 1 + 1 + 1 + 0 + 1 / 2) / 6})
 
 
 def test_classifier_follows_the_names_of_the_data() -> None:

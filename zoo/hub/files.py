@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,8 +50,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; download it again.")
     with path.open("rb") as file:
-        head = file.read(512).lstrip()
-    if head[:1] == b"<":
+        head = file.read(512)
+    if head.lstrip()[:1] == b"<":
         raise CheckpointError(
             f"{path} is a web page, not a checkpoint: the host probably answered with a quota or log-in page. "
             "Download the file again in a browser."
@@ -90,12 +91,11 @@ def load_pickle(path: Path) -> Any:
 def _forbidden_globals(path: Path) -> list[str]:
     with contextlib.suppress(Exception), torch.serialization.safe_globals(_HARMLESS):
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    # the older file format: the scan is torch's own refusal, repeated to read the name out of it
+    # that scan reads the current file format only; of the older one, torch's refusal names the first
     try:
-        torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        import re
-
         return sorted(set(re.findall(r"GLOBAL (\S+)", str(error))))
     return []
 
@@ -132,14 +132,10 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
-
-
-def _digest(file: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     digest = hashlib.sha256()
-    while chunk := file.read(1 << 20):
-        digest.update(chunk)
+    with Path(path).open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
     return digest.hexdigest()
 
 

@@ -1,0 +1,133 @@
+"""Our operators against the literal forms of the papers and of the official code, same inputs, same run.
+
+    python benchmarks/operators.py [--device cpu|cuda] [--threads N] [--csv FILE]
+
+Prints milliseconds (best of several) of a forward and of a training step, and how many times faster ours is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import csv
+import platform
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import zoo
+from zoo.ops import TAM, TAdaConv2d
+from zoo.ops.tadaconv import spatial_mean
+
+
+class KernelPerFrame(TAdaConv2d):
+    """TAdaConv as it is written in the paper: a kernel for each frame, B*T groups in one convolution."""
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        alpha = self.routing(x, num_frames).transpose(1, 2).flatten(0, 1)
+        kernels = (alpha[:, None, :, None, None] * self.weight).flatten(0, 1)
+        y = F.conv2d(x.flatten(0, 1)[None], kernels, None, self.stride, self.padding, groups=len(x))
+        return y.unflatten(1, (len(x), -1))[0]
+
+
+class GroupedTAM(TAM):
+    """TAM as released: gate, then one depthwise temporal convolution with B*C groups on a transposed copy."""
+
+    def forward(self, x: Tensor, num_frames: int | None = None) -> Tensor:
+        descriptor = spatial_mean(x, self.num_frames)
+        kernel = self.G(descriptor.flatten(0, 1))[:, None, :, None]
+        clips = x.unflatten(0, (-1, self.num_frames)).transpose(1, 2).contiguous()
+        gated = clips * self.L(descriptor)[..., None, None]
+        batch, channels, frames, height, width = gated.shape
+        rows = gated.view(1, batch * channels, frames, height * width)
+        y = F.conv2d(rows, kernel, padding=(self.kernel_size // 2, 0), groups=batch * channels)
+        return y.view_as(gated).transpose(1, 2).flatten(0, 1).contiguous()
+
+
+def literal(network: nn.Module) -> nn.Module:
+    """A copy of a network with its operators in their literal form, the same weights."""
+    made = copy.deepcopy(network)
+    for module in made.modules():
+        if isinstance(module, TAdaConv2d):
+            module.__class__ = KernelPerFrame
+        elif isinstance(module, TAM):
+            module.__class__ = GroupedTAM
+    return made
+
+
+def milliseconds(step: Callable[[], object], device: str, seconds: float) -> float:
+    """Best time of a call; the first two warm up."""
+    best, end, calls = float("inf"), time.perf_counter() + seconds, 0
+    while calls < 4 or time.perf_counter() < end:
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        calls += 1
+        if calls > 2:
+            best = min(best, time.perf_counter() - start)
+    return 1000 * best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--csv")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    torch.manual_seed(0)
+
+    cases: list[tuple[str, nn.Module, nn.Module, tuple, bool]] = []
+    for channels, side in ((64, 56), (256, 14)):
+        for name, ours in (("TAdaConv 3x3", TAdaConv2d(channels, channels, 3, padding=1)), ("TAM", TAM(channels, 8))):
+            x = torch.randn(2 * 8, channels, side, side)
+            cases.append((f"{name} {channels} x {side}^2, 2 clips", ours, literal(ours), (x, 8), True))
+    for arch in ("tada2d_r50", "tanet_r50"):
+        network = zoo.create(arch)
+        clip = torch.randn(1, 3, 8, asked.size, asked.size)
+        cases.append((f"{arch} {asked.size}^2, 1 clip", network, literal(network), (clip,), False))
+
+    rows = []
+    for name, ours, theirs, inputs, with_grad in cases:
+        inputs = tuple(i.to(asked.device) if isinstance(i, Tensor) else i for i in inputs)
+        times = {}
+        for who, module in (("ours", ours.to(asked.device).eval()), ("literal", theirs.to(asked.device).eval())):
+            x = inputs[0].clone().requires_grad_(with_grad)
+            rest = inputs[1:]
+
+            def forward(module: nn.Module = module, x: Tensor = x, rest: tuple = rest) -> Tensor:
+                with torch.no_grad():
+                    return module(x, *rest)
+
+            def train(module: nn.Module = module, x: Tensor = x, rest: tuple = rest) -> None:
+                module.zero_grad()
+                module(x, *rest).square().mean().backward()
+
+            times[who] = [milliseconds(step, asked.device, asked.seconds) for step in (forward, train)]
+            times[who + " output"] = forward()
+        torch.testing.assert_close(times["ours output"], times["literal output"], rtol=1e-3, atol=1e-3)
+        for what, a, b in zip(("forward", "forward + backward"), times["ours"], times["literal"], strict=True):
+            rows.append([name, what, round(a, 2), round(b, 2), round(b / a, 2)])
+
+    hardware = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU"
+    header = ["case", "pass", "ours ms", "literal ms", "times faster"]
+    table = Table(*header, title=f"{hardware}, {asked.threads} threads, float32, torch {torch.__version__}")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    if asked.csv:
+        with open(asked.csv, "w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+
+
+if __name__ == "__main__":
+    main()

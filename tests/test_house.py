@@ -1,0 +1,202 @@
+"""The plan of the house: what imports what, what the index says, what a checkout holds."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import zoo
+from zoo.errors import IndexFileError
+from zoo.index import BUNDLED, load_index, parse_index, read_labels
+from zoo.models import build
+from zoo.protocol import Protocol
+
+ROOT = Path(__file__).parent.parent
+NAMES = zoo.list_models()
+
+
+def modules_imported(file: Path) -> set[str]:
+    """Names of all modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("room", "may_use"),
+    [
+        ("zoo", ("zoo",)),
+        ("zoo/ops", ("zoo.ops", "zoo.errors")),
+        ("zoo/convert", ("zoo.convert",)),
+        ("zoo/hub", ("zoo.hub", "zoo.errors")),
+        ("zoo/models", ("zoo.models", "zoo.ops", "zoo.errors")),
+        ("datamodules", ("datamodules", "zoo")),
+        ("lit_modules", ("lit_modules", "zoo")),
+    ],
+)
+def test_dependencies_point_one_way(room: str, may_use: tuple[str, ...]) -> None:
+    ours = ("zoo", "lit_modules", "datamodules", "cli", "benchmarks", "examples")
+    for file in (ROOT / room).rglob("*.py"):
+        for module in modules_imported(file):
+            if module.split(".")[0] in ours:
+                assert any(module == m or module.startswith(f"{m}.") for m in may_use), f"{file} imports {module}"
+
+
+def test_importing_the_zoo_is_light() -> None:
+    code = "import sys, zoo; print([m for m in ('lightning', 'torchvision', 'pytorchvideo', 'av') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_files_have_one_idea() -> None:
+    sizes = {str(f.relative_to(ROOT)): len(f.read_text().splitlines()) for f in ROOT.glob("[zldc]*/**/*.py")}
+    assert "zoo/loading.py" in sizes
+    assert not {name: size for name, size in sizes.items() if size > 400}
+
+
+def test_only_six_names_are_public() -> None:
+    assert zoo.__all__ == ["convert", "create", "info", "list_models", "load", "save"]
+
+
+def test_declared_dependencies_are_constrained() -> None:
+    """Every direct dependency has its tested version in constraints.txt."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {d.split(">=")[0].split("[")[0].replace("-", "_").lower() for d in project["dependencies"]}
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert declared <= {line.split("==")[0].lower() for line in lines}
+
+
+# the index -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entry_builds_and_is_what_it_says(name: str) -> None:
+    entry = zoo.info(name)
+    with torch.device("meta"):
+        model: Any = build(entry.arch, **entry.options)
+    assert sum(p.numel() for p in model.parameters()) == entry.params
+    assert model.num_frames == entry.protocol.num_frames == entry.options["num_frames"]
+    labels = entry.class_names()
+    if labels is not None:
+        assert len(labels) == len(set(labels)) == entry.options["num_classes"]
+    for a, b in entry.protocol.flip_pairs:
+        names = read_labels(entry.dataset)
+        assert {"left", "right"} <= set(f"{names[a]} {names[b]}".lower().replace(",", " ").split()), (names[a], names[b])
+    assert (entry.reported.top1 is None) == (entry.name in ("tada2d_r50.in1k", "tanet_r50.in1k"))
+    if entry.reported.views and not entry.init:
+        assert f"{entry.protocol.clips}x{entry.protocol.crops}" == entry.reported.views
+    span = entry.protocol.interval and entry.protocol.interval * entry.protocol.num_frames
+    assert span in (None, 64, 80)  # TAM: 64 consecutive frames; TAda2D: 8x8 and 16x5
+
+
+def test_the_index_is_asked_by_pattern_data_and_architecture() -> None:
+    assert zoo.list_models("tada2d*", dataset="ssv2") == ["tada2d_r50.ssv2_8f", "tada2d_r50.ssv2_16f"]
+    assert len(zoo.list_models("*.mma*")) == 6
+    assert zoo.list_models(arch="c2d_*") == ["c2d_r50.in1k"]
+    assert zoo.list_models("nothing") == []
+
+
+def test_label_sets_start_and_end_as_published() -> None:
+    for name, first, last, count in (
+        ("kinetics400", "abseiling", "zumba", 400),
+        ("ssv2", "Approaching something with your camera", "Wiping something off of something", 174),
+        ("imagenet1k", "tench", "toilet tissue", 1000),
+    ):
+        labels = read_labels(name)
+        assert (labels[0], labels[-1], len(labels)) == (first, last, count)
+    assert sorted(read_labels("ssv1")) == list(read_labels("ssv2"))  # the same classes in another order
+
+
+def changed_index(tmp_path: Path, change: Any) -> Path:
+    content = yaml.safe_load(load_index().path.read_text())
+    content["models"] = {"tanet_r50.k400_8f": content["models"]["tanet_r50.k400_8f"]}
+    change(content)
+    path = tmp_path / "index.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(colour=1), r"models.tanet_r50.k400_8f: unknown field colour"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].pop("sha256"), "missing field sha256"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(arch="c2d_r50"), "arch must be 'tanet_r50'"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(paper="x"), "paper 'x' is not one of"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(sources=[]), "at least one place"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(kind="ftp"), "kind 'ftp' is not one of"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(crop=0), "crop is 0"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(interval=None), "interval is None"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].pop("mean"), "missing protocol fields mean"),
+        (lambda c: c.update(schema=2), "expected schema: 1"),
+    ],
+)
+def test_mistakes_in_the_index_are_named(change: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(IndexFileError, match=says):
+        parse_index(changed_index(tmp_path, change))
+
+
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(IndexFileError, match="cannot be read"):
+        parse_index(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(IndexFileError, match="not valid YAML"):
+        parse_index(tmp_path / "bad.yaml")
+
+
+def test_protocols_follow_frames_and_sizes() -> None:
+    k400: Protocol = zoo.info("tanet_r50.k400_8f").protocol
+    assert k400.with_frames(16).interval == 4  # the same 64 frames
+    small = zoo.info("tanet_r50.ssv1_8f").protocol.with_size(112)
+    assert (small.resize, small.crop, small.train_crop) == (128, 112, 112)
+    assert Protocol.from_dict(json.loads(json.dumps(k400.to_dict()))) == k400
+
+
+# the bundled network ---------------------------------------------------------------------------------------------
+
+
+def test_the_bundled_network_loads_offline_and_is_as_described() -> None:
+    (name,) = [n for n in NAMES if zoo.info(n).sources[0].kind == "bundled"]
+    entry = zoo.info(name)
+    model: Any = zoo.load(name)
+    assert model.report.as_trained
+    assert model.report.sha256 == entry.sha256
+    assert (model.config["arch"], model.protocol) == (entry.arch, entry.protocol)
+    assert model.config["options"] == dict(entry.options)
+    assert len(model.labels) == 8
+    assert (BUNDLED / name / "model.safetensors").stat().st_size < 4e6
+
+
+def test_the_bundled_network_knows_its_motions() -> None:
+    """On clips drawn for this test: nearly all right, and played backwards the opposite is seen."""
+    from datamodules.motion_render import MOTION_PAIRS, render_clip
+    from datamodules.sampling import sample
+    from datamodules.transforms import normalise
+
+    model: Any = zoo.load("tanet_r18.motionclips8")
+    partner = {a: b for pair in MOTION_PAIRS for a, b in (pair, pair[::-1])}
+    right, opposite = [], []
+    for label in model.labels:
+        for seed in range(5):
+            frames = render_clip(label, 10**6 + seed)
+            frames = frames[sample(model.protocol, len(frames), 12, (0, 1))]
+            clip = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2)[None], model.protocol.mean, model.protocol.std)
+            with torch.no_grad():
+                guesses = model(torch.cat([clip, clip.flip(2)])).argmax(1).tolist()
+            right.append(model.labels[guesses[0]] == label)
+            opposite.append(model.labels[guesses[1]] == partner[label])
+    assert sum(right) >= 0.85 * len(right)
+    assert sum(opposite) >= 0.85 * len(opposite)
