@@ -250,6 +250,11 @@ class VideoDataModule(L.LightningDataModule):
             )
         return batch
 
+    def teardown(self, stage: str) -> None:
+        for split, account in self.skipped.items():
+            if account:
+                log.warning("%d of %d %s videos could not be read", len(account), len(self.datasets[split]), split)
+
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """uint8 frames -> normalised floats ``(..., C, T, H, W)``, on the device."""
         if len(batch["path"]):

@@ -252,10 +252,11 @@ def _actors(rng: np.random.Generator, style: Style, time: np.ndarray, label: str
         far = near / rng.uniform(2.2, 3.0)
         return [replace(actor, centre=place + half * drift, radius=far * (near / far) ** done)]
     if label == "turns_clockwise":
-        # Steady, and at most 40 degrees between 8 frames spread over the clip: a bar, alike after
-        # 180, then never seems to turn the other way.
-        angle = actor.angle + math.radians(rng.uniform(150, 280)) * time
-        return [replace(actor, centre=place + half * drift, angle=angle)]
+        # Like the hand of a clock: around a place near the middle, the object turning as it goes. At
+        # most 35 degrees between 8 frames spread over the clip, 70 where frames are drawn at random.
+        angle = actor.angle + math.radians(rng.uniform(120, 240)) * time
+        arm = rng.uniform(0.20, 0.26) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        return [replace(actor, centre=rng.uniform(0.45, 0.55, 2) + arm, angle=angle)]
     if label == "appears":
         return [replace(actor, centre=place + half * drift, opacity=done)]
     if label == "meets":

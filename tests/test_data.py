@@ -442,6 +442,8 @@ def test_bad_videos_in_training_are_replaced_counted_and_named(
     with caplog.at_level(logging.WARNING):
         batches = drain(data, data.train_dataloader())
         drain(data, data.train_dataloader())
+        data.teardown("fit")
+    assert "2 of 32 train videos could not be read" in caplog.text
     assert sum(len(b["label"]) for b in batches) == 32
     assert {Path(p).name for p in data.skipped["train"]} == {"meets_0000.mp4", "meets_0001.mp4"}
     assert len([m for m in caplog.messages if "replaced by another" in m]) == 2  # named once each
