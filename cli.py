@@ -113,8 +113,10 @@ def trainer_defaults(verb: str, folder: Path) -> dict[str, Any]:
     if verb == "fit":
         log_here = {"save_dir": str(folder), "name": "", "version": ""}
         defaults["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log_here}
-        best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_top1", mode="max", save_last=True)
-        defaults |= {"callbacks": [best, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
+        best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_top1", mode="max")
+        # not save_last=True: that one is only written when the best one is
+        last = ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
+        defaults |= {"callbacks": [best, last, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
     elif verb == "test":
         defaults["callbacks"] = [TestReport(folder)]
     elif verb == "predict":

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import numpy as np
 from datamodules.folder import VideoFolder
 from datamodules.motion_render import DRAWING_VERSION, MOTION_CLASSES, check_scene, render_clip, require
 from zoo.errors import DataError
+from zoo.hub.files import atomic_path
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "motionclips.json"
@@ -71,18 +70,6 @@ class MotionClips(VideoFolder):
         return sorted(self.arguments["classes"])
 
 
-@contextmanager
-def _complete(path: Path) -> Iterator[Path]:
-    """A temporary name beside path: renamed to path at the end, or removed if anything fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield partial
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def write_video(path: Path, frames: np.ndarray, fps: int = 12) -> None:
     """Write uint8 RGB frames (T, H, W, 3), H and W even, as an H.264 .mp4 of fps frames a second.
 
@@ -100,7 +87,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 12) -> None:
     # ipratio: x264 otherwise gives I frames a finer quantiser than the one asked for.
     x264 = "keyint=1:bframes=0:scenecut=0:ipratio=1:aq-mode=0:mbtree=0"
     options = {"qp": "18", "preset": "fast", "x264-params": x264}
-    with _complete(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+    with atomic_path(path) as partial, av.open(str(partial), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1  # frames this small only lose by threads
@@ -177,7 +164,7 @@ def write_motion_clips(
         for i in range(count)
     }
     # Clips of an interrupted run with other arguments would be read as part of this data set.
-    strangers = [p for p in sorted(root.glob("*/*/*.mp4")) if p not in jobs]
+    strangers = [p for p in sorted(root.glob("*/*/[!.]*.mp4")) if p not in jobs]
     require(
         not strangers,
         f"{root} holds {len(strangers)} videos that are no part of what was asked for, such as "
@@ -190,6 +177,6 @@ def write_motion_clips(
     for path, (label, scene) in todo:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_video(path, render_clip(label, scene, frames=frames, size=size, style=style), fps)
-    with _complete(manifest) as partial:
+    with atomic_path(manifest) as partial:
         partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
     return root

@@ -76,7 +76,7 @@ def learning_curves(runs: dict[str, Path]) -> str:
             axes.plot(*zip(*points, strict=True), marker="o", label=title)
     loss.set(xlabel="epoch", ylabel="training loss")
     accuracy.set(xlabel="epoch", ylabel="validation top-1, %", ylim=(0, 102))
-    accuracy.axhline(50, color="grey", linestyle=":", label="ceiling of pooled frames")
+    accuracy.axhline(50, color="grey", linestyle=":", label="best guess from pooled frames")
     accuracy.legend()
     return figure_html(figure)
 
@@ -109,9 +109,9 @@ td,th{{padding:.2rem 1rem .2rem 0;text-align:left}}</style>
 <h1>tempozoo demo</h1>
 <p>The bundled network <code>{START}</code> was trained on eight kinds of motion. Here it was fine-tuned on four
 others, {", ".join(classes)}, drawn with other shapes and textures, and tested on videos it has not seen.
-The C2D starts from the same convolutions and is trained the same way, but has no temporal operator. The classes come in pairs
-that are each other played backwards, so a network that pools the scores of single frames cannot do better than
-guess within a pair: 50 % at most. This took {seconds:.0f} seconds.</p>
+The C2D starts from the same convolutions and is trained the same way, but has no temporal operator. The classes come
+in pairs that are each other played backwards, so a network that pools the scores of single frames can only guess
+ within a pair, and is right half of the time at best, but for luck. This took {seconds:.0f} seconds.</p>
 <table><tr><th>network</th><th>top-1</th><th>test videos</th></tr>{table}</table>
 <h2>Learning curves</h2>{learning_curves(runs)}
 <h2>Confusion of the fine-tuned network</h2>{image_html((tuned / "test" / "confusion.png").read_bytes())}

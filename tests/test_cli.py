@@ -58,6 +58,8 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_a_run_leaves_checkpoints_metrics_and_its_config(run: Path) -> None:
     assert {"best.ckpt", "last.ckpt"} <= {p.name for p in (run / "checkpoints").iterdir()}
     assert (run / "config.yaml").is_file()
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert last["epoch"] == 1  # the last one, whether or not it was the best
     rows = rows_of(run / "metrics.csv")
     for column in ("train_loss_epoch", "train_top1", "val_top1", "val_top5", "val_mean_class", "val_loss"):
         values = [float(row[column]) for row in rows if row[column]]

@@ -94,7 +94,10 @@ def test_every_entry_builds_and_is_what_it_says(name: str) -> None:
         assert len(labels) == len(set(labels)) == entry.options["num_classes"]
     for a, b in entry.protocol.flip_pairs:
         names = read_labels(entry.dataset)
-        assert {"left", "right"} <= set(f"{names[a]} {names[b]}".lower().replace(",", " ").split()), (names[a], names[b])
+        assert {"left", "right"} <= set(f"{names[a]} {names[b]}".lower().replace(",", " ").split()), (
+            names[a],
+            names[b],
+        )
     assert (entry.reported.top1 is None) == (entry.name in ("tada2d_r50.in1k", "tanet_r50.in1k"))
     if entry.reported.views and not entry.init:
         assert f"{entry.protocol.clips}x{entry.protocol.crops}" == entry.reported.views
@@ -132,7 +135,10 @@ def changed_index(tmp_path: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c["models"]["tanet_r50.k400_8f"].update(colour=1), r"models.tanet_r50.k400_8f: unknown field colour"),
+        (
+            lambda c: c["models"]["tanet_r50.k400_8f"].update(colour=1),
+            r"models.tanet_r50.k400_8f: unknown field colour",
+        ),
         (lambda c: c["models"]["tanet_r50.k400_8f"].pop("sha256"), "missing field sha256"),
         (lambda c: c["models"]["tanet_r50.k400_8f"].update(arch="c2d_r50"), "arch must be 'tanet_r50'"),
         (lambda c: c["models"]["tanet_r50.k400_8f"].update(paper="x"), "paper 'x' is not one of"),
@@ -193,7 +199,9 @@ def test_the_bundled_network_knows_its_motions() -> None:
         for seed in range(5):
             frames = render_clip(label, 10**6 + seed)
             frames = frames[sample(model.protocol, len(frames), 12, (0, 1))]
-            clip = normalise(torch.from_numpy(frames).permute(0, 3, 1, 2)[None], model.protocol.mean, model.protocol.std)
+            clip = normalise(
+                torch.from_numpy(frames).permute(0, 3, 1, 2)[None], model.protocol.mean, model.protocol.std
+            )
             with torch.no_grad():
                 guesses = model(torch.cat([clip, clip.flip(2)])).argmax(1).tolist()
             right.append(model.labels[guesses[0]] == label)
