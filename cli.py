@@ -90,38 +90,36 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
 
 
 def output_folder(verb: str, own: dict[str, str], rest: Sequence[str]) -> Path:
-    """``--out``, or a new folder below ``runs``. A folder that holds a run is not written over."""
+    """``--out``, or a new folder below ``runs``. A run is not written over, only gone on with."""
     if "--out" not in own:
         return Path("runs") / f"{verb}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(own["--out"])
-    resumes = any(token.split("=")[0] == "--ckpt_path" for token in rest)
-    if verb == "fit" and not resumes and (folder / "checkpoints").exists():
-        raise ConfigError(
-            f"{folder} already holds a run. Choose another --out, or go on with it: "
-            f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
-        )
+    if verb == "fit" and (folder / "checkpoints").exists():
+        if not any(token.split("=")[0] == "--ckpt_path" for token in rest):
+            raise ConfigError(
+                f"{folder} already holds a run. Choose another --out, or go on with it: "
+                f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
+            )
+        metrics = folder / "metrics.csv"
+        if metrics.exists():  # the logger would begin the file anew
+            taken = len(list(folder.glob("metrics-*.csv")))
+            metrics.rename(folder / f"metrics-{taken + 1}.csv")
     return folder
 
 
-def trainer_defaults(verb: str, folder: Path) -> dict[str, Any]:
-    """Where a run keeps its files, and the callbacks it always has."""
+def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
+    """The Trainer's defaults: the callbacks that a command always has."""
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 
     from lit_modules.report import PredictionReport, TestReport
 
-    defaults: dict[str, Any] = {"default_root_dir": str(folder), "logger": False}
     if verb == "fit":
-        log_here = {"save_dir": str(folder), "name": "", "version": ""}
-        defaults["logger"] = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": log_here}
         best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_top1", mode="max")
         # not save_last=True: that one is only written when the best one is
         last = ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
-        defaults |= {"callbacks": [best, last, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
-    elif verb == "test":
-        defaults["callbacks"] = [TestReport(folder)]
-    elif verb == "predict":
-        defaults["callbacks"] = [PredictionReport(folder)]
-    return defaults
+        return {"callbacks": [best, last, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
+    reports = {"test": TestReport, "predict": PredictionReport}
+    return {"callbacks": [reports[verb](folder)]} if verb in reports else {}
 
 
 def run_trainer(verb: str, arguments: Sequence[str]) -> None:
@@ -133,6 +131,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that Lightning makes
     import lightning as L
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+    from lightning.pytorch.loggers import CSVLogger
 
     import datamodules
     import lit_modules
@@ -141,6 +140,15 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # the protocol goes the other way, from network to data, when the Trainer brings the two together
             parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+
+        def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
+            # here and not in the configuration, so that the saved one names no folder and can be used again
+            kwargs["default_root_dir"] = str(folder)
+            if verb != "fit":
+                kwargs["logger"] = False
+            elif self.config_init[verb].trainer.logger in (None, True):
+                kwargs["logger"] = CSVLogger(folder, name="", version="")
+            return super().instantiate_trainer(**kwargs)
 
     class SaveConfigOfFit(SaveConfigCallback):
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -152,7 +160,13 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     own, plain, rest = split_arguments(arguments)
     asks_help = any(token in FLAGS or token.endswith(".help") for token in rest)
-    extra = ["--model", "VideoClassifier", "--model.name", own["--from"]] if "--from" in own else []
+    given = {token.split("=")[0] for token in rest}
+    extra = []
+    if "--from" in own and given & {"--config", "-c"}:  # the configured class, but these weights
+        extra = ["--model.init_args.name", own["--from"]]
+        extra += ["--model.init_args.options", "null", "--model.init_args.weights", "null"]
+    elif "--from" in own:
+        extra = ["--model", "VideoClassifier", "--model.name", own["--from"]]
     if plain and verb != "predict":
         raise ConfigError(f"{verb} takes no plain argument {plain[0]!r}; name the data with --data and --data.root.")
     if verb in ("validate", "test"):
@@ -165,6 +179,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     if not asks_help and not named & {"--data", "--config", "-c"}:
         what = "files or folders to look at" if verb == "predict" else "data: --data VideoFolder --data.root FOLDER"
         raise ConfigError(f"{verb} needs {what}.")
+    folder = output_folder(verb, own, rest)
     TempozooCLI(
         lit_modules.VideoClassifier,
         datamodules.VideoDataModule,
@@ -172,11 +187,11 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
         subclass_mode_data=True,
         save_config_callback=SaveConfigOfFit,
         save_config_kwargs={"overwrite": True},
-        trainer_defaults=trainer_defaults(verb, output_folder(verb, own, rest)),
+        trainer_defaults=callbacks_of(verb, folder),
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
-        args=[verb, *extra, *rest],
+        args=[verb, *rest, *extra],
     )
 
 

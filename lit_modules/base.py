@@ -197,6 +197,9 @@ class VideoClassifier(L.LightningModule):
     def _head_only(self) -> bool:
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 
+    def on_train_start(self) -> None:
+        self.untrained_head = False
+
     def on_fit_start(self) -> None:
         """Note in the protocol how clips are mirrored in this run, so that it travels with the weights."""
         train = getattr(getattr(self.trainer, "datamodule", None), "datasets", {}).get("train")

@@ -11,8 +11,8 @@ from torch import nn
 
 import zoo
 from zoo.errors import CheckpointError
-from zoo.hub.files import load_pickle, write_model
-from zoo.loading import check_config
+from zoo.hub.files import load_pickle
+from zoo.loading import assemble, origin_of
 
 CONFIG_KEY = "tempozoo_config"
 PREFIX = "network."
@@ -29,23 +29,15 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, torch.Tenso
     if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
         raise CheckpointError(f"{path} is not a Lightning checkpoint of this package: it lacks {CONFIG_KEY!r}.")
     tensors = {key[len(PREFIX) :]: v for key, v in content["state_dict"].items() if key.startswith(PREFIX)}
-    check_config(content[CONFIG_KEY], str(path))
     return tensors, content[CONFIG_KEY]
 
 
-def export_checkpoint(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
-    """Turn a ``.ckpt`` into a folder that ``zoo.load`` reads; the folder is checked by loading it."""
-    tensors, config = read_checkpoint(path)
-    made = write_model(Path(folder), tensors, config)
-    zoo.load(made)
-    return made
-
-
 def network_from_checkpoint(path: str | os.PathLike[str], **wishes: Any) -> nn.Module:
-    """The network of a ``.ckpt`` with its trained weights; ``wishes`` as in ``zoo.load``."""
-    import tempfile
+    """The network of a ``.ckpt`` with its trained weights; ``wishes`` are those of ``zoo.load``."""
+    tensors, config = read_checkpoint(path)
+    return assemble(str(path), origin_of(config, Path(path), tensors), **wishes)
 
-    with tempfile.TemporaryDirectory() as folder:
-        network: Any = zoo.load(export_checkpoint(path, folder), **wishes)
-    network.report = type(network.report)(**(vars(network.report) | {"name": str(path), "source": str(path)}))
-    return network
+
+def export_checkpoint(path: str | os.PathLike[str], folder: str | os.PathLike[str]) -> Path:
+    """Turn a ``.ckpt`` into a folder that ``zoo.load`` reads."""
+    return zoo.save(network_from_checkpoint(path), folder)

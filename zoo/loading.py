@@ -133,12 +133,32 @@ def load(
         CheckpointError: a file that cannot be read or does not fit; nothing is ever loaded in part.
     """
     name = os.fspath(name)
-    wishes = {"num_classes": num_classes, "num_frames": num_frames, "in_channels": in_channels}
-    wishes = {key: value for key, value in wishes.items() if value is not None}
     origin = _find(name, weights, pretrained, cache_dir, progress)
+    wishes = {"num_classes": num_classes, "num_frames": num_frames, "in_channels": in_channels}
+    return assemble(name, origin, image_size, **wishes)
 
+
+@dataclass
+class Origin:
+    """What a name stands for: the network as it was trained, and its tensors in our names (None: random)."""
+
+    arch: str
+    options: Mapping[str, Any]
+    labels: Sequence[str] | None
+    protocol: Protocol
+    provenance: Mapping[str, Any]
+    tensors: dict[str, torch.Tensor] | None = None
+    file: Path | None = None
+    sha256: str | None = None
+    published: bool | None = None
+    ignored: Sequence[str] = ()
+    operator_untrained: bool = False
+
+
+def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes: int | None) -> nn.Module:
+    """Build the network of an origin, adapt it to ``wishes`` (num_classes, num_frames, in_channels), load it."""
     trained, labels = dict(origin.options), origin.labels
-    options = trained | wishes
+    options = trained | {key: value for key, value in wishes.items() if value is not None}
     if options["num_frames"] != trained["num_frames"]:
         with torch.device("meta"):
             host: Any = build(origin.arch, **trained)
@@ -162,24 +182,7 @@ def load(
     return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
 
 
-@dataclass
-class _Origin:
-    """What a name stands for: the network as it was trained, and its tensors in our names (None: random)."""
-
-    arch: str
-    options: Mapping[str, Any]
-    labels: Sequence[str] | None
-    protocol: Protocol
-    provenance: Mapping[str, Any]
-    tensors: dict[str, torch.Tensor] | None = None
-    file: Path | None = None
-    sha256: str | None = None
-    published: bool | None = None
-    ignored: Sequence[str] = ()
-    operator_untrained: bool = False
-
-
-def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: bool) -> _Origin:
+def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: bool) -> Origin:
     index = load_index()
     if name in index.entries:
         entry = index[name]
@@ -199,19 +202,38 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
     return _from_folder(place, pretrained)
 
 
-def _from_folder(place: Path, pretrained: bool) -> _Origin:
+def _from_folder(place: Path, pretrained: bool) -> Origin:
     tensors, config, file = read_model(place)
-    check_config(config, str(file))
-    protocol = Protocol.from_dict(config["protocol"], str(file))
+    return origin_of(config, file, tensors if pretrained else None)
+
+
+def origin_of(config: Any, file: Path, tensors: dict[str, torch.Tensor] | None) -> Origin:
+    """The origin that a saved network's config describes; ``file`` is where it and its tensors come from.
+
+    Raises:
+        IndexFileError: the config is not of this package and format, or incomplete.
+    """
+    where = str(file)
+    if not isinstance(config, Mapping) or "tempozoo" not in config:
+        raise IndexFileError(f"{where}: the config was not written by this package.")
+    if config["tempozoo"] != FORMAT:
+        raise IndexFileError(
+            f"{where}: written in format {config['tempozoo']}, this version reads {FORMAT}; upgrade tempozoo."
+        )
+    missing = [key for key in ("arch", "options", "labels", "protocol") if key not in config]
+    missing += [f"options.{key}" for key in ("num_classes", "num_frames") if key not in config.get("options", {})]
+    if missing:
+        raise IndexFileError(f"{where}: the config lacks {', '.join(missing)}.")
+    protocol = Protocol.from_dict(config["protocol"], where)
     provenance = config.get("provenance", {})
-    origin = _Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
-    if pretrained:
+    origin = Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
+    if tensors is not None:
         origin.tensors, origin.file, origin.sha256 = tensors, file, sha256_of(file)
     return origin
 
 
-def _from_index(entry: Entry, file: Path | None) -> _Origin:
-    origin = _Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
+def _from_index(entry: Entry, file: Path | None) -> Origin:
+    origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
     if file is not None:
         origin.tensors, origin.ignored = _read_published(entry, file)
         origin.file, origin.sha256, origin.operator_untrained = file, sha256_of(file), entry.init
@@ -258,20 +280,6 @@ def _as_published(entry: Entry, digest: str) -> bool | None:
     if entry.sha256:
         return digest == entry.sha256
     return digest.startswith(entry.sha256_prefix) if entry.sha256_prefix else None
-
-
-def check_config(config: Any, where: str) -> None:
-    """The config of a saved network must be of this format and complete."""
-    if not isinstance(config, Mapping) or "tempozoo" not in config:
-        raise IndexFileError(f"{where}: the config was not written by this package.")
-    if config["tempozoo"] != FORMAT:
-        raise IndexFileError(
-            f"{where}: written in format {config['tempozoo']}, this version reads {FORMAT}; upgrade tempozoo."
-        )
-    missing = [key for key in ("arch", "options", "labels", "protocol") if key not in config]
-    missing += [f"options.{key}" for key in ("num_classes", "num_frames") if key not in config.get("options", {})]
-    if missing:
-        raise IndexFileError(f"{where}: the config lacks {', '.join(missing)}.")
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
