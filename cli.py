@@ -161,24 +161,27 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     own, plain, rest = split_arguments(arguments)
     asks_help = any(token in FLAGS or token.endswith(".help") for token in rest)
     given = {token.split("=")[0] for token in rest}
-    extra = []
-    if "--from" in own and given & {"--config", "-c"}:  # the configured class, but these weights
-        extra = ["--model.init_args.name", own["--from"]]
-        extra += ["--model.init_args.options", "null", "--model.init_args.weights", "null"]
-    elif "--from" in own:
-        extra = ["--model", "VideoClassifier", "--model.name", own["--from"]]
+    configured = bool(given & {"--config", "-c"})
+    before: list[str] = []
+    after: list[str] = []
+    if "--from" in own:
+        if not configured and "--model" not in given:
+            before += ["--model", "VideoClassifier"]
+        after += ["--model.init_args.name", own["--from"]]
+        if configured:  # the configured class and recipe, but these weights
+            after += ["--model.init_args.options", "null", "--model.init_args.weights", "null"]
     if plain and verb != "predict":
         raise ConfigError(f"{verb} takes no plain argument {plain[0]!r}; name the data with --data and --data.root.")
-    if verb in ("validate", "test"):
-        extra += ["--verbose", str(verb == "validate").lower()]  # our own table follows a test
     if plain:
-        extra += ["--data", "VideoFiles", "--data.paths", json.dumps(plain)]
-    named = {token.split("=")[0] for token in (*extra, *rest)}
-    if not asks_help and not named & {"--model", "--config", "-c"}:
-        raise ConfigError(f"{verb} needs a network: --from INDEX_NAME, FOLDER or CKPT; or --model, or --config.")
-    if not asks_help and not named & {"--data", "--config", "-c"}:
-        what = "files or folders to look at" if verb == "predict" else "data: --data VideoFolder --data.root FOLDER"
-        raise ConfigError(f"{verb} needs {what}.")
+        before += ["--data", "VideoFiles", "--data.paths", json.dumps(plain)]
+    if verb in ("validate", "test"):
+        after += ["--verbose", str(verb == "validate").lower()]  # our own table follows a test
+    if not asks_help and not configured:
+        if "--model" not in (*given, *before):
+            raise ConfigError(f"{verb} needs a network: --from INDEX_NAME, FOLDER or CKPT; or --model, or --config.")
+        if "--data" not in (*given, *before):
+            what = "files or folders to look at" if verb == "predict" else "data: --data VideoFolder --data.root FOLDER"
+            raise ConfigError(f"{verb} needs {what}.")
     folder = output_folder(verb, own, rest)
     TempozooCLI(
         lit_modules.VideoClassifier,
@@ -191,7 +194,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
         seed_everything_default=0,
         auto_configure_optimizers=False,
         parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
-        args=[verb, *rest, *extra],
+        args=[verb, *before, *rest, *after],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from datamodules.base import VideoDataModule, VideoRecords, log, split_stratified
 from zoo.errors import DataError
+from zoo.index import read_labels
 
 COLUMNS = ("path", "label")
 
@@ -23,6 +24,8 @@ class VideoList(VideoDataModule):
         train, val, test: CSV files. train also fixes the classes; leave it out to test with a network that
             knows its own.
         root: folder that paths are relative to.
+        classes: all classes in label order, as a text file with one name a line or a label set of the zoo
+            ("kinetics400"), where the lists may not show all of them; labels may then be numbers as well.
         val_fraction, split_seed: of an automatic validation split.
         max_missing: fraction of the listed videos that may be missing from the disk.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
@@ -34,6 +37,7 @@ class VideoList(VideoDataModule):
         val: str | Path | None = None,
         test: str | Path | None = None,
         root: str | Path | None = None,
+        classes: str | Path | None = None,
         val_fraction: float = 0.15,
         split_seed: int = 0,
         max_missing: float = 0.0,
@@ -44,11 +48,15 @@ class VideoList(VideoDataModule):
             raise DataError("VideoList needs a CSV file: give at least train= or test=.")
         self.files = {name: Path(file) for name, file in (("train", train), ("val", val), ("test", test)) if file}
         self.root = None if root is None else Path(root)
+        self.classes = classes
         self.val_fraction, self.split_seed, self.max_missing = val_fraction, split_seed, max_missing
 
     @functools.cached_property
     def class_names(self) -> list[str]:  # type: ignore[override]
-        """Labels of the training list (or of the only list), sorted; numbers sort as numbers."""
+        """``classes``, or the labels of the training list (or of the only list), sorted; numbers sort as numbers."""
+        if self.classes is not None:
+            file = Path(self.classes)
+            return file.read_text(encoding="utf-8").splitlines() if file.is_file() else list(read_labels(str(file)))
         file = self.files.get("train") or next(iter(self.files.values()))
         names = {label for _, label in self._rows(file)}
         if len(names) < 2:
@@ -79,9 +87,11 @@ class VideoList(VideoDataModule):
     def _read(self, file: Path) -> VideoRecords:
         rows = self._rows(file)
         labels = {name: number for number, name in enumerate(self.class_names)}
+        if self.classes is not None and not any(label in labels for _, label in rows):
+            labels = {str(number): number for number in labels.values()}
         unknown = sorted({label for _, label in rows if label not in labels})
         if unknown:
-            raise DataError(f"{file} has the label {unknown[0]!r}, which the training list does not have.")
+            raise DataError(f"{file} has the label {unknown[0]!r}, which is not one of the classes.")
         home = self.root if self.root is not None else file.parent
         present = [(home / path, labels[label]) for path, label in rows if (home / path).is_file()]
         absent = [path for path, _ in rows if not (home / path).is_file()]

@@ -136,8 +136,9 @@ def test_fine_tuning_starts_from_a_checkpoint_with_other_classes(
             shutil.copytree(motion_folder / split / name, tmp_path / "data" / split / f"my {name}")
     best = run / "checkpoints" / "best.ckpt"
     out = tmp_path / "run"
-    arguments = ["fit", "--from", str(best), *data_options(tmp_path / "data"), *QUIET, "--out", str(out)]
+    arguments = ["fit", "--from", str(best), "--model", "TAda2D", *data_options(tmp_path / "data"), "--out", str(out)]
     assert main([*arguments, "--model.freeze_backbone", "true", "--trainer.max_epochs", "1"]) == 0
+    assert "class_path: lit_modules.TAda2D" in (out / "config.yaml").read_text()
     before, after = network_from_checkpoint(best), network_from_checkpoint(out / "checkpoints" / "last.ckpt")
     assert after.labels == ("my appears", "my meets")
     old, new = before.state_dict(), after.state_dict()

@@ -21,7 +21,7 @@ from datamodules.base import split_stratified
 from datamodules.decoding import VideoReader
 from datamodules.sampling import sample
 from datamodules.transforms import normalise, resize_short_side, train_clip, view_crops
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, UnknownNameError
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 
 
@@ -356,6 +356,19 @@ def test_numeric_labels_sort_as_numbers(tmp_path: Path) -> None:
     assert VideoList(write_list(tmp_path / "l.csv", rows)).class_names == ["2", "9", "10"]
 
 
+def test_lists_that_show_only_some_of_the_classes(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    named = write_list(tmp_path / "named.csv", [("path", "label"), ("a.mp4", "zumba"), ("b.mp4", "abseiling")])
+    numbered = write_list(tmp_path / "numbered.csv", [("path", "label"), ("a.mp4", "399"), ("b.mp4", "0")])
+    for file in (named, numbered):
+        data = VideoList(test=file, classes="kinetics400")
+        assert data.num_classes == 400
+        assert data.split_records("test").labels.tolist() == [399, 0]
+    with pytest.raises(UnknownNameError, match="no label set called 'kinetics'"):
+        VideoList(test=named, classes="kinetics").class_names  # noqa: B018
+
+
 def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def names(rows: list[tuple[str, ...]]) -> VideoList:
         return VideoList(write_list(tmp_path / "l.csv", rows))
@@ -382,7 +395,7 @@ def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCapt
         assert len(data.split_records("train")) + len(data.split_records("val")) == 8
     assert "8 of 10 videos are present" in caplog.text
     write_list(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
-    with pytest.raises(DataError, match="has the label 'z', which the training list does not have"):
+    with pytest.raises(DataError, match="has the label 'z', which is not one of the classes"):
         VideoList(tmp_path / "l.csv", test=tmp_path / "t.csv").split_records("test")
 
 
