@@ -66,10 +66,12 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
         with torch.no_grad():
             for parameter in network.fc.parameters():
                 parameter.copy_(parameter[order].clone())
-        done = "reordered"
+        done = "reordered, as the data has its classes in another order"
     elif labels is not None or network.fc.out_features != len(names):
         network.reset_classifier(len(names))
-        done = "re-initialised"
+        done = "re-initialised, as the data has other classes"
+    elif network.report.source is not None:
+        done = "taken to have the data's classes in their order, as its own have no names"
     network.labels = tuple(names)
     network.config["labels"] = names
     network.config["options"]["num_classes"] = len(names)
@@ -161,9 +163,9 @@ class VideoClassifier(L.LightningModule):
         self.untrained_head |= self.network.report.source is None
         if class_names is not None:
             done = match_classes(self.network, class_names)
-            self.untrained_head |= done == "re-initialised"
             if done:
-                log.warning("%s: the classifier was %s for the classes of the data", name, done)
+                self.untrained_head |= done.startswith("re-initialised")
+                log.warning("%s: the classifier was %s", name, done)
         if dropout is not None:
             self.network.dropout.p = dropout
             self.network.config["options"]["dropout"] = dropout

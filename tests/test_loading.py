@@ -166,6 +166,12 @@ def test_unknown_names_suggest_near_ones() -> None:
         zoo.load("nowhere/model")
 
 
+def test_files_that_are_no_names_say_how_to_pass_them(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"last.ckpt is not a .safetensors file.*weights=.*export-checkpoint"):
+        zoo.load(tmp_path / "last.ckpt")
+
+
 def test_a_checkpoint_of_another_architecture_is_named(saved: Path, resnet50: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     torch.save({"encoder.weight": torch.zeros(3), "decoder.weight": torch.zeros(3)}, other)

@@ -191,6 +191,11 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
         return _from_folder(find_weights(entry, cache_dir), pretrained)
     if name.startswith(HUB_PREFIX):
         place = fetch_hub_folder(name, cache_dir, progress)
+    elif Path(name).is_file() and not name.endswith(".safetensors"):
+        raise CheckpointError(
+            f"{name} is not a .safetensors file. A publisher's file goes in as weights= with the name of its index "
+            "entry; a Lightning .ckpt becomes a folder for load() with: tempozoo export-checkpoint"
+        )
     elif Path(name).exists():
         place = Path(name)
     elif os.sep in name or name.endswith(".safetensors"):
