@@ -89,7 +89,7 @@ def main() -> None:
     cases: list[tuple[str, nn.Module, nn.Module, tuple, bool]] = []
     for channels, side in ((64, 56), (256, 14)):
         for name, ours in (("TAdaConv 3x3", TAdaConv2d(channels, channels, 3, padding=1)), ("TAM", TAM(channels, 8))):
-            x = torch.randn(2 * 8, channels, side, side)
+            x = torch.randn(2 * 8, channels, side, side).contiguous(memory_format=torch.channels_last)
             cases.append((f"{name} {channels} x {side}^2, 2 clips", ours, literal(ours), (x, 8), True))
     for arch in ("tada2d_r50", "tanet_r50"):
         network = zoo.create(arch)

@@ -6,9 +6,12 @@ Source: "TAM: Temporal Adaptive Module for Video Recognition", ICCV 2021, arXiv 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError
 from zoo.ops.tadaconv import spatial_mean
@@ -78,18 +81,48 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor) -> Tensor:
     Args:
         x: ``(B*T, C, H, W)``. gate: ``(B, C, T)``. kernel: ``(B, C, K)``.
     """
-    batch, _, num_frames = gate.shape
     taps = kernel.shape[2]
-    frames = x.unflatten(0, (batch, num_frames))  # (B, T, C, H, W)
-    # coefficient[b, t, c, k] multiplies x_{t+k-K//2} in y_t
     gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
-    coefficient = (gates * kernel.unsqueeze(2)).transpose(1, 2)[:, :, :, None, None]  # (B, T, C, 1, 1, K)
-    middle = taps // 2
+    # coefficient[b, t, c, 0, 0, k] multiplies x_{t+k-K//2} in y_t
+    coefficient = (gates * kernel.unsqueeze(2)).transpose(1, 2)[:, :, :, None, None]
+    frames = x.unflatten(0, (gate.shape[0], gate.shape[2]))  # (B, T, C, H, W)
+    if torch.is_grad_enabled() and (frames.requires_grad or coefficient.requires_grad):
+        return _ShiftedSum.apply(frames, coefficient).flatten(0, 1)
+    return _shifted_sum(frames, coefficient).flatten(0, 1)
+
+
+def _shifted_sum(frames: Tensor, coefficient: Tensor) -> Tensor:
+    middle = coefficient.shape[-1] // 2
     y = frames * coefficient[..., middle]
     for shift in range(1, middle + 1):
         y[:, shift:].addcmul_(frames[:, :-shift], coefficient[:, shift:, ..., middle - shift])
         y[:, :-shift].addcmul_(frames[:, shift:], coefficient[:, :-shift, ..., middle + shift])
-    return y.flatten(0, 1)
+    return y
+
+
+class _ShiftedSum(torch.autograd.Function):
+    """``_shifted_sum`` with its gradients by hand: autograd copies the whole clip for each slice written in place."""
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, coefficient: Tensor) -> Tensor:
+        ctx.save_for_backward(frames, coefficient)
+        return _shifted_sum(frames, coefficient)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        frames, coefficient = ctx.saved_tensors
+        middle = coefficient.shape[-1] // 2
+        to_frames = grad * coefficient[..., middle]
+        to_coefficient = torch.zeros_like(coefficient)
+        to_coefficient[..., middle] = (grad * frames).sum((3, 4), keepdim=True)
+        for shift in range(1, middle + 1):
+            earlier, later = coefficient[:, shift:, ..., middle - shift], coefficient[:, :-shift, ..., middle + shift]
+            to_frames[:, :-shift].addcmul_(grad[:, shift:], earlier)
+            to_frames[:, shift:].addcmul_(grad[:, :-shift], later)
+            to_coefficient[:, shift:, ..., middle - shift] = (grad[:, shift:] * frames[:, :-shift]).sum((3, 4), True)
+            to_coefficient[:, :-shift, ..., middle + shift] = (grad[:, :-shift] * frames[:, shift:]).sum((3, 4), True)
+        return to_frames, to_coefficient
 
 
 def resample_frames(weight: Tensor, num_frames: int) -> Tensor:
