@@ -52,6 +52,11 @@ def build_network(
     return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
 
 
+def head_initialised(network: Any) -> bool:
+    """Whether a network came without a trained classifier."""
+    return any(key.startswith(network.head_prefix) for key in network.report.initialised)
+
+
 def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None."""
     names = list(class_names)
@@ -70,7 +75,7 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     elif labels is not None or network.fc.out_features != len(names):
         network.reset_classifier(len(names))
         done = "re-initialised, as the data has other classes"
-    elif network.report.source is not None:
+    elif not head_initialised(network):
         done = "taken to have the data's classes in their order, as its own have no names"
     network.labels = tuple(names)
     network.config["labels"] = names
@@ -159,8 +164,7 @@ class VideoClassifier(L.LightningModule):
             image_size=image_size,
             options=options,
         )
-        self.untrained_head = any(key.startswith(self.network.head_prefix) for key in self.network.report.initialised)
-        self.untrained_head |= self.network.report.source is None
+        self.untrained_head = head_initialised(self.network)
         if class_names is not None:
             done = match_classes(self.network, class_names)
             if done:

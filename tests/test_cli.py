@@ -344,6 +344,7 @@ def test_classifier_follows_the_names_of_the_data() -> None:
 def test_classes_without_names_take_those_of_the_data_and_say_so(tmp_path: Path) -> None:
     folder = zoo.save(zoo.create("c2d_r18", width=8, num_classes=3, num_frames=2), tmp_path / "nameless")
     network: Any = zoo.load(folder)
+    assert match_classes(zoo.load(folder, num_classes=4), list("abcd")) is None  # that one is new anyway
     weight = network.fc.weight.clone()
     assert "as its own have no names" in match_classes(network, ["x", "y", "z"])
     assert torch.equal(network.fc.weight, weight)

@@ -84,7 +84,8 @@ def create(
     options = {"num_classes": 400, "num_frames": 8} | options
     model = build(arch, **options)
     protocol = _adjust(DEFAULT_PROTOCOL, options, image_size)
-    return dress(model, arch, options, protocol, labels, LoadReport(arch))
+    report = LoadReport(arch, initialised=tuple(model.state_dict()))
+    return dress(model, arch, options, protocol, labels, report)
 
 
 def _adjust(protocol: Protocol, options: Mapping[str, Any], image_size: int | None) -> Protocol:
