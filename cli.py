@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -158,6 +159,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and hardware notes
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # this is how a console command calls it
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
+    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     own, plain, rest = split_arguments(arguments)
     asks_help = any(token in FLAGS or token.endswith(".help") for token in rest)
     given = {token.split("=")[0] for token in rest}
@@ -183,19 +185,25 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             what = "files or folders to look at" if verb == "predict" else "data: --data VideoFolder --data.root FOLDER"
             raise ConfigError(f"{verb} needs {what}.")
     folder = output_folder(verb, own, rest)
-    TempozooCLI(
-        lit_modules.VideoClassifier,
-        datamodules.VideoDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        save_config_callback=SaveConfigOfFit,
-        save_config_kwargs={"overwrite": True},
-        trainer_defaults=callbacks_of(verb, folder),
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
-        args=[verb, *before, *rest, *after],
-    )
+    try:
+        TempozooCLI(
+            lit_modules.VideoClassifier,
+            datamodules.VideoDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfigOfFit,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults=callbacks_of(verb, folder),
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
+            args=[verb, *before, *rest, *after],
+        )
+    except ValueError:
+        for place in (folder / "checkpoints", folder, Path("runs")):  # what the run made before it failed, if empty
+            with contextlib.suppress(OSError):
+                place.rmdir()
+        raise
 
 
 # the zoo ---------------------------------------------------------------------------------------------------------

@@ -88,28 +88,32 @@ class VideoReader:
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted = np.unique(numbers)
         try:
-            pictures = self._by_number(wanted) if self._times is None else self._by_time(wanted)
+            decoded = self._by_number(wanted) if self._times is None else self._by_time(wanted)
+            corrupt = [n for n, frame in decoded.items() if frame.is_corrupt]
+            if corrupt:
+                raise DataError(f"{self.path} is damaged: frame {corrupt[0]} of {len(self)} is corrupt.")
+            pictures = {n: _picture(frame) for n, frame in decoded.items()}
         except (av.FFmpegError, StopIteration) as error:
             raise DataError(f"{self.path} is damaged: {_reason(error)}.") from error
         stacked = np.stack([pictures[n] for n in wanted.tolist()])  # (unique, H, W, 3)
         order = np.searchsorted(wanted, numbers)
         return torch.from_numpy(stacked[order]).permute(0, 3, 1, 2)
 
-    def _by_number(self, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    def _by_number(self, wanted: np.ndarray) -> dict[int, av.VideoFrame]:
         left = set(wanted.tolist())
-        pictures = {}
+        found = {}
         self._container.seek(0)
         for number, frame in enumerate(self._container.decode(self._stream)):
             if number in left:
-                pictures[number] = _picture(frame)
+                found[number] = frame
                 left.discard(number)
             if not left:
-                return pictures
+                return found
         raise DataError(f"{self.path} is damaged: frame {min(left)} of {len(self)} cannot be decoded.")
 
-    def _by_time(self, wanted: np.ndarray) -> dict[int, np.ndarray]:
+    def _by_time(self, wanted: np.ndarray) -> dict[int, av.VideoFrame]:
         assert self._times is not None
-        pictures: dict[int, np.ndarray] = {}
+        found: dict[int, av.VideoFrame] = {}
         decoded = None
         frame = None
         for number in wanted.tolist():
@@ -127,8 +131,8 @@ class VideoReader:
                     raise DataError(f"{self.path} is damaged: frame {number} of {len(self)} cannot be decoded.")
             if frame.pts != time:
                 raise DataError(f"{self.path} is damaged: frame {number} of {len(self)} is missing.")
-            pictures[number] = _picture(frame)
-        return pictures
+            found[number] = frame
+        return found
 
     def close(self) -> None:
         """Release the file and its decoder."""
@@ -144,8 +148,6 @@ class VideoReader:
 
 
 def _picture(frame: av.VideoFrame) -> np.ndarray:
-    if frame.is_corrupt:
-        raise DataError("a frame is corrupt")
     picture = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store portrait videos lying down
     return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

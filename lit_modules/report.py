@@ -145,8 +145,8 @@ class TestReport(Callback):
         console.print(f"{network.report.name}: {len(rows)} of {listed} videos", highlight=False, soft_wrap=True)
         console.print(table)
         console.print(f"Protocol: {protocol}", highlight=False, soft_wrap=True)
-        for path, reason in skipped.items():
-            console.print(f"Left out {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        for reason in skipped.values():  # which name their file
+            console.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
         console.print(f"Predictions, confusion matrix, summary: {folder}", highlight=False, soft_wrap=True)
 
 
@@ -179,8 +179,8 @@ class PredictionReport(Callback):
             for label, score in zip(best[::2], best[1::2], strict=True):
                 console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False)
         data: Any = getattr(trainer, "datamodule", None)
-        for path, reason in getattr(data, "skipped", {}).get("predict", {}).items():
-            console.print(f"Left out {path}: {reason}", highlight=False, markup=False, soft_wrap=True)
+        for reason in getattr(data, "skipped", {}).get("predict", {}).values():
+            console.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
         if self._rows:
             count = max(len(row) for row in self._rows) // 2
             header = ["path"] + [f"{what}{k + 1}" for k in range(count) for what in ("prediction", "score")]

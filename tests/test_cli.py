@@ -225,6 +225,13 @@ def test_missing_weights_and_data_end_in_one_line(
         == 1
     )
     assert "There is no folder" in capsys.readouterr().err
+    for name, count in (("many", 3), ("lonely", 1)):  # found out when the Trainer is there already
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for i in range(count):
+            (tmp_path / "few" / name / f"{i}.mp4").touch()
+    few = data_options(tmp_path / "few")
+    assert main(["fit", "--from", "tanet_r18.motionclips8", *few, *QUIET, "--out", str(tmp_path / "r")]) == 1
+    assert "'lonely'" in capsys.readouterr().err
     assert not (tmp_path / "r").exists()
 
 

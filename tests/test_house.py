@@ -75,7 +75,9 @@ def test_declared_dependencies_are_constrained() -> None:
     tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {d.split(">=")[0].split("[")[0].replace("-", "_").lower() for d in project["dependencies"]}
-    lines = [line.split(";")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    lines = [
+        line.split(";")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    ]
     assert declared <= {line.split("==")[0].lower() for line in lines}
 
 

@@ -102,7 +102,7 @@ def _forbidden_globals(path: Path) -> list[str]:
 
 def _first_line(error: Exception) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+    return text.splitlines()[0].split(". ")[0][:200].rstrip(".")
 
 
 def _state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
