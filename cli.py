@@ -74,17 +74,19 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
     own: dict[str, str] = {}
     plain: list[str] = []
     rest: list[str] = []
-    tokens = iter(arguments)
-    for token in tokens:
+    tokens = list(arguments)
+    while tokens:
+        token = tokens.pop(0)
         name, equals, value = token.partition("=")
         if name in ("--from", "--out"):
-            if not equals and (value := next(tokens, "")) == "":
+            if not equals and not tokens:
                 raise ConfigError(f"{name} needs a value.")
-            own[name] = value
+            own[name] = value if equals else tokens.pop(0)
         elif token.startswith("-"):
             rest.append(token)
-            if not equals and token not in FLAGS and not token.endswith(".help") and (following := next(tokens, None)):
-                rest.append(following)
+            optional = token.endswith(".help") and tokens and tokens[0].startswith("-")
+            if not equals and token not in FLAGS and not optional and tokens:
+                rest.append(tokens.pop(0))
         else:
             plain.append(token)
     return own, plain, rest

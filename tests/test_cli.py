@@ -247,6 +247,8 @@ def test_list_info_and_help(capsys: pytest.CaptureFixture) -> None:
     assert main([]) == 0
     assert main(["fit", "--help"]) == 0
     assert "--model" in capsys.readouterr().out
+    assert main(["fit", "--model.help", "TANet"]) == 0
+    assert "head_lr_scale" in capsys.readouterr().out
 
 
 # the module ------------------------------------------------------------------------------------------------------
