@@ -177,21 +177,20 @@ class VideoDataModule(L.LightningDataModule):
             )
         protocol = replace(protocol, clips=self.clips or protocol.clips, crops=self.crops or protocol.crops)
         flip = protocol.flip if self.flip is None else self.flip
-        pairs = self._pairs(protocol, getattr(network, "labels", None))
+        pairs = self._pairs(protocol)
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
         for split in needed.get(stage or "fit", SPLITS):
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol
             self.datasets[split] = VideoDataset(self.split_records(split), single, split, flip, pairs)
 
-    def _pairs(self, protocol: Protocol, labels: Sequence[str] | None) -> list[tuple[int, int]]:
+    def _pairs(self, protocol: Protocol) -> list[tuple[int, int]]:
+        if self.flip_pairs is None:
+            return list(protocol.flip_pairs)  # a network's protocol speaks of its own classes, by now the data's
         names = self.class_names or []
-        if self.flip_pairs is not None:
-            unknown = [n for pair in self.flip_pairs for n in pair if n not in names]
-            if unknown:
-                raise ConfigError(f"flip_pairs names {unknown[0]!r}, which is no class of the data.")
-            return [(names.index(a), names.index(b)) for a, b in self.flip_pairs]
-        # the protocol's pairs are indices into the classes it was published for
-        return list(protocol.flip_pairs) if labels is not None and list(labels) == names else []
+        unknown = [n for pair in self.flip_pairs for n in pair if n not in names]
+        if unknown:
+            raise ConfigError(f"flip_pairs names {unknown[0]!r}, which is no class of the data.")
+        return [(names.index(a), names.index(b)) for a, b in self.flip_pairs]
 
     def _loader(self, split: str) -> DataLoader[dict[str, Any]]:
         dataset = self.datasets[split]

@@ -62,6 +62,7 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     names = list(class_names)
     if len(names) < 2:
         raise ConfigError(f"there must be at least 2 classes, got {names}.")
+    protocol = network.protocol
     labels = None if network.labels is None else list(network.labels)
     done = None
     if labels == names:
@@ -71,14 +72,19 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
         with torch.no_grad():
             for parameter in network.fc.parameters():
                 parameter.copy_(parameter[order].clone())
+        protocol = protocol.with_classes(order)
         done = "reordered, as the data has its classes in another order"
     elif labels is not None or network.fc.out_features != len(names):
         network.reset_classifier(len(names))
+        protocol = protocol.with_classes([])
+        head = [key for key in network.state_dict() if key.startswith(network.head_prefix)]
+        initialised = dict.fromkeys((*network.report.initialised, *head))
+        network.report = replace(network.report, initialised=tuple(initialised))
         done = "re-initialised, as the data has other classes"
     elif not head_initialised(network):
         done = "taken to have the data's classes in their order, as its own have no names"
-    network.labels = tuple(names)
-    network.config["labels"] = names
+    network.labels, network.protocol = tuple(names), protocol
+    network.config["labels"], network.config["protocol"] = names, protocol.to_dict()
     network.config["options"]["num_classes"] = len(names)
     return done
 
@@ -164,12 +170,9 @@ class VideoClassifier(L.LightningModule):
             image_size=image_size,
             options=options,
         )
+        if class_names is not None and (done := match_classes(self.network, class_names)):
+            log.warning("%s: the classifier was %s", name, done)
         self.untrained_head = head_initialised(self.network)
-        if class_names is not None:
-            done = match_classes(self.network, class_names)
-            if done:
-                self.untrained_head |= done.startswith("re-initialised")
-                log.warning("%s: the classifier was %s", name, done)
         if dropout is not None:
             self.network.dropout.p = dropout
             self.network.config["options"]["dropout"] = dropout

@@ -56,6 +56,10 @@ def _best(scores: torch.Tensor, names: Sequence[str] | None, count: int) -> list
     return [text for label, score in zip(labels, top.values.tolist(), strict=True) for text in (label, f"{score:.6f}")]
 
 
+def _best_columns(count: int) -> list[str]:
+    return [f"{what}{k + 1}" for k in range(count) for what in ("prediction", "score")]
+
+
 class TestReport(Callback):
     """Collects the scores of a test and reports them; on by default in ``tempozoo test``.
 
@@ -109,8 +113,7 @@ class TestReport(Callback):
         for path, (label, values) in sorted(scores.items()):
             confusion[label, int(values.argmax())] += 1
             rows.append([path, names[label], *_best(values, names, best)])
-        header = ["path", "label"] + [f"{what}{k + 1}" for k in range(best) for what in ("prediction", "score")]
-        write_csv(folder / "predictions.csv", header, rows)
+        write_csv(folder / "predictions.csv", ["path", "label", *_best_columns(best)], rows)
         write_csv(
             folder / "confusion.csv",
             ["true / predicted", *names],
@@ -183,6 +186,5 @@ class PredictionReport(Callback):
             console.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
         if self._rows:
             count = max(len(row) for row in self._rows) // 2
-            header = ["path"] + [f"{what}{k + 1}" for k in range(count) for what in ("prediction", "score")]
-            write_csv(self.folder / "predictions.csv", header, self._rows)
+            write_csv(self.folder / "predictions.csv", ["path", *_best_columns(count)], self._rows)
             console.print(f"Written to {self.folder / 'predictions.csv'}", highlight=False, soft_wrap=True)

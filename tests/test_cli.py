@@ -350,6 +350,31 @@ def test_classifier_follows_the_names_of_the_data() -> None:
     assert network.config["labels"] == ["x", "y", "z"]
 
 
+def test_mirrored_classes_follow_the_classifier() -> None:
+    """Index pairs of the published classes: moved with a new order, gone with new classes, kept otherwise."""
+    labels = list(zoo.info("tada2d_r50.ssv2_8f").class_names())
+
+    def network() -> Any:
+        return zoo.load("tada2d_r50.ssv2_8f", pretrained=False)
+
+    kept, moved, gone = network(), network(), network()
+    match_classes(kept, labels)
+    assert kept.protocol.flip_pairs == ((86, 87), (93, 94), (166, 167))
+    match_classes(moved, labels[::-1])
+    assert moved.protocol.flip_pairs == ((87, 86), (80, 79), (7, 6))
+    assert moved.config["protocol"] == moved.protocol.to_dict()
+    match_classes(gone, [f"mine {i}" for i in range(174)])
+    assert gone.protocol.flip_pairs == ()
+    assert zoo.load("tada2d_r50.ssv2_8f", pretrained=False, num_classes=200).protocol.flip_pairs == ()
+
+
+def test_other_classes_of_the_same_number_are_in_the_report(tmp_path: Path) -> None:
+    network: Any = zoo.load(zoo.save(zoo.create("c2d_r18", width=8, num_classes=2, labels=["a", "b"]), tmp_path / "m"))
+    assert network.report.as_trained
+    match_classes(network, ["x", "y"])
+    assert network.report.initialised == ("fc.weight", "fc.bias")
+
+
 def test_classes_without_names_take_those_of_the_data_and_say_so(tmp_path: Path) -> None:
     folder = zoo.save(zoo.create("c2d_r18", width=8, num_classes=3, num_frames=2), tmp_path / "nameless")
     network: Any = zoo.load(folder)

@@ -145,6 +145,24 @@ def test_converted_weights_are_found_by_name_from_then_on(resnet50: Path, tmp_pa
     assert torch.equal(converted["layer4.0.downsample.conv.weight"], source["layer4.0.downsample.0.weight"])
 
 
+def test_a_cached_start_still_says_that_its_operator_is_new(resnet50: Path, tmp_path: Path) -> None:
+    zoo.convert(resnet50, "tanet_r50.in1k")
+    direct = zoo.load("tanet_r50.in1k", weights=resnet50)
+    cached = zoo.load("tanet_r50.in1k")
+    assert cached.report.initialised == direct.report.initialised == tuple(sorted(cached.operator_keys()))
+    assert torch.equal(cached.fc.weight, direct.fc.weight)
+    # trained and saved, it is like any other network
+    again = zoo.load(zoo.save(cached, tmp_path / "trained"))
+    assert again.report.as_trained
+    # an operator that was never trained is built for the frames asked for, as published: hidden = 2 T
+    for model in (
+        zoo.load("tanet_r50.in1k", num_frames=16),
+        zoo.load("tanet_r50.in1k", weights=resnet50, num_frames=16),
+    ):
+        assert model.layer1[0].temporal.G[0].weight.shape == (32, 16)
+        assert not model.report.adapted
+
+
 def test_weights_that_are_not_here_say_where_they_are(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError) as caught:
         zoo.load("tada2d_r50.k400_8x8", cache_dir=tmp_path)

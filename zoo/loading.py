@@ -24,6 +24,7 @@ from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 
 log = logging.getLogger("zoo")
 FORMAT = 1
+UNTRAINED = "operator_untrained"  # in the provenance of converted image weights
 
 
 def package_version() -> str:
@@ -160,14 +161,15 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
     """Build the network of an origin, adapt it to ``wishes`` (num_classes, num_frames, in_channels), load it."""
     trained, labels = dict(origin.options), origin.labels
     options = trained | {key: value for key, value in wishes.items() if value is not None}
-    if options["num_frames"] != trained["num_frames"]:
+    operator_trained = origin.tensors is not None and not origin.operator_untrained
+    if options["num_frames"] != trained["num_frames"] and operator_trained:
         with torch.device("meta"):
             host: Any = build(origin.arch, **trained)
         options = host.options_for_frames(options, options["num_frames"])
-    if options["num_classes"] != trained["num_classes"]:
-        labels = None
     model = build(origin.arch, **options)
     protocol = _adjust(origin.protocol, options, image_size)
+    if options["num_classes"] != trained["num_classes"]:
+        labels, protocol = None, protocol.with_classes([])
     if origin.tensors is None:
         report = LoadReport(name, initialised=tuple(model.state_dict()))
         return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
@@ -231,8 +233,10 @@ def origin_of(config: Any, file: Path, tensors: dict[str, torch.Tensor] | None) 
     if missing:
         raise IndexFileError(f"{where}: the config lacks {', '.join(missing)}.")
     protocol = Protocol.from_dict(config["protocol"], where)
-    provenance = config.get("provenance", {})
+    provenance = dict(config.get("provenance", {}))
+    untrained = provenance.pop(UNTRAINED, False)
     origin = Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
+    origin.operator_untrained = untrained
     if tensors is not None:
         origin.tensors, origin.file, origin.sha256 = tensors, file, sha256_of(file)
     return origin
@@ -310,8 +314,13 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
         name: the index entry it belongs to.
         out_dir: where to write; default is the cache, where ``load(name)`` finds it from then on.
     """
-    load_index()[name]
-    return save(load(name, weights=source_file), out_dir if out_dir is not None else cache_folder() / name)
+    entry = load_index()[name]
+    model: Any = load(name, weights=source_file)
+    # of an image network, only what was trained is kept, so that later loads still tell the operator is new
+    tensors = {key: value for key, value in model.state_dict().items() if key not in model.report.initialised}
+    if entry.init:
+        model.config["provenance"][UNTRAINED] = True
+    return write_model(Path(out_dir) if out_dir is not None else cache_folder() / name, tensors, model.config)
 
 
 def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:

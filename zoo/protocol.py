@@ -5,7 +5,7 @@ It travels with every network, so that testing uses the published views unless t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -93,6 +93,12 @@ class Protocol:
             return self
         cycle = [i % len(self.mean) for i in range(channels)]
         return replace(self, mean=tuple(self.mean[i] for i in cycle), std=tuple(self.std[i] for i in cycle))
+
+    def with_classes(self, order: Sequence[int]) -> Protocol:
+        """For a classifier whose output i is the old output ``order[i]``; none of the old ones: no pairs are left."""
+        new = {old: i for i, old in enumerate(order)}
+        pairs = tuple((new[a], new[b]) for a, b in self.flip_pairs if a in new and b in new)
+        return replace(self, flip_pairs=pairs)
 
     def __str__(self) -> str:
         step = f", interval {self.interval}" if self.interval else ""
