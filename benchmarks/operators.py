@@ -22,18 +22,27 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import zoo
-from zoo.ops import TAM, TAdaConv2d
-from zoo.ops.tadaconv import spatial_mean
+from zoo.ops import TAM, TAdaConv2d, TAdaConv2dV2
+from zoo.ops.tadaconv import AdaptiveConv2d, spatial_mean
 
 
-class KernelPerFrame(TAdaConv2d):
-    """TAdaConv as it is written in the paper: a kernel for each frame, B*T groups in one convolution."""
+class KernelPerFrame(AdaptiveConv2d):
+    """TAdaConv as it is written in the papers: a kernel for each frame, B*T times the groups in one convolution."""
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        alpha = self.routing(x, num_frames).transpose(1, 2).flatten(0, 1)
-        kernels = (alpha[:, None, :, None, None] * self.weight).flatten(0, 1)
-        y = F.conv2d(x.flatten(0, 1)[None], kernels, None, self.stride, self.padding, groups=len(x))
-        return y.unflatten(1, (len(x), -1))[0]
+        alpha, beta = (
+            None if scale is None else scale.transpose(1, 2).flatten(0, 1)
+            for scale in self.routing(spatial_mean(x, num_frames))
+        )
+        alpha = alpha[:, None, :, None, None] if self.cal_dim == "cin" else alpha[:, :, None, None, None]
+        kernels = (alpha * self.weight).flatten(0, 1)  # (B*T*C_out, C_in / groups, kh, kw)
+        rows, groups = x.flatten(0, 1)[None], len(x) * self.groups
+        y = F.conv2d(rows, kernels, None, self.stride, self.padding, self.dilation, groups).unflatten(1, (len(x), -1))[
+            0
+        ]
+        if self.bias is None:
+            return y
+        return y + (self.bias if beta is None else self.bias * beta).expand(len(x), -1)[:, :, None, None]
 
 
 class GroupedTAM(TAM):
@@ -54,7 +63,7 @@ def literal(network: nn.Module) -> nn.Module:
     """A copy of a network with its operators in their literal form, the same weights."""
     made = copy.deepcopy(network)
     for module in made.modules():
-        if isinstance(module, TAdaConv2d):
+        if isinstance(module, AdaptiveConv2d):
             module.__class__ = KernelPerFrame
         elif isinstance(module, TAM):
             module.__class__ = GroupedTAM
@@ -88,13 +97,17 @@ def main() -> None:
 
     cases: list[tuple[str, nn.Module, nn.Module, tuple, bool]] = []
     for channels, side in ((64, 56), (256, 14)):
-        for name, ours in (("TAdaConv 3x3", TAdaConv2d(channels, channels, 3, padding=1)), ("TAM", TAM(channels, 8))):
+        for name, ours in (
+            ("TAdaConv 3x3", TAdaConv2d(channels, channels, 3, padding=1)),
+            ("TAdaConvV2 depthwise 7x7", TAdaConv2dV2(channels, channels, 7, padding=3, groups=channels)),
+            ("TAM", TAM(channels, 8)),
+        ):
             x = torch.randn(2 * 8, channels, side, side).contiguous(memory_format=torch.channels_last)
             cases.append((f"{name} {channels} x {side}^2, 2 clips", ours, literal(ours), (x, 8), True))
-    for arch in ("tada2d_r50", "tanet_r50"):
-        network = zoo.create(arch)
-        clip = torch.randn(1, 3, 8, asked.size, asked.size)
-        cases.append((f"{arch} {asked.size}^2, 1 clip", network, literal(network), (clip,), False))
+    for arch, frames in (("tada2d_r50", 8), ("tanet_r50", 8), ("tadaconvnextv2_tiny", 16), ("tadaformer_b16", 16)):
+        network = zoo.create(arch, num_frames=frames, image_size=asked.size)
+        clip = torch.randn(1, 3, frames, asked.size, asked.size)
+        cases.append((f"{arch} {frames} x {asked.size}^2, 1 clip", network, literal(network), (clip,), False))
 
     rows = []
     for name, ours, theirs, inputs, with_grad in cases:

@@ -22,7 +22,7 @@ from datamodules.decoding import VideoReader
 from datamodules.sampling import sample
 from datamodules.transforms import normalise, resize_short_side, train_clip, view_crops
 from zoo.errors import ConfigError, DataError
-from zoo.protocol import Protocol
+from zoo.protocol import CHOICES, CROPS, Protocol
 
 log = logging.getLogger("datamodules")
 SPLITS = ("train", "val", "test", "predict")
@@ -115,12 +115,13 @@ class VideoDataModule(L.LightningDataModule):
     """Base of the data sets.
 
     The protocol (frames, sampling, sizes, mean and std, views) is that of the network trained or tested, taken from
-    it when the Trainer brings the two together; ``clips``, ``crops`` and ``flip`` override it.
+    it when the Trainer brings the two together; ``clips``, ``crops``, ``augment`` and ``flip`` override it.
 
     Args:
         batch_size: clips per training and validation batch, per device.
         num_workers: decoding processes; default one per core, at most 8.
-        clips, crops: temporal and spatial views of a test video.
+        clips, crops: temporal and spatial views of a test video; crops is 1, 3 or 10 (five of the ten are mirrored).
+        augment: how training clips are made: "short_side", "multi_scale" or "rand_augment", see ``zoo.protocol``.
         flip: mirror training clips at random. Turn it off where left and right are different classes.
         flip_pairs: names of classes that trade places when a clip is mirrored.
         max_bad_fraction: of the videos of a split that may be unreadable before the run stops.
@@ -132,6 +133,7 @@ class VideoDataModule(L.LightningDataModule):
         num_workers: int | None = None,
         clips: int | None = None,
         crops: int | None = None,
+        augment: str | None = None,
         flip: bool | None = None,
         flip_pairs: Sequence[tuple[str, str]] | None = None,
         max_bad_fraction: float = 0.1,
@@ -139,10 +141,16 @@ class VideoDataModule(L.LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        if clips is not None and clips < 1:
+            raise ConfigError(f"clips is {clips}; it must be at least 1.")
+        if crops is not None and crops not in CROPS:
+            raise ConfigError(f"crops is {crops}; choose from {', '.join(map(str, CROPS))}.")
+        if augment is not None and augment not in CHOICES["augment"]:
+            raise ConfigError(f"augment is {augment!r}; choose from {', '.join(CHOICES['augment'])}.")
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.clips, self.crops, self.flip, self.flip_pairs = clips, crops, flip, flip_pairs
+        self.clips, self.crops, self.augment, self.flip, self.flip_pairs = clips, crops, augment, flip, flip_pairs
         self.max_bad_fraction = max_bad_fraction
         self.protocol: Protocol | None = None
         self.datasets: dict[str, VideoDataset] = {}
@@ -175,9 +183,12 @@ class VideoDataModule(L.LightningDataModule):
             raise ConfigError(
                 "there is no protocol: train with a VideoClassifier, or set the data module's .protocol to a network's."
             )
-        protocol = replace(protocol, clips=self.clips or protocol.clips, crops=self.crops or protocol.crops)
+        asked = {"clips": self.clips, "crops": self.crops, "augment": self.augment}
+        protocol = replace(protocol, **{name: value for name, value in asked.items() if value is not None})
         flip = protocol.flip if self.flip is None else self.flip
         pairs = self._pairs(protocol)
+        if protocol.crops == 10 and (pairs or not flip) and stage in ("test", "predict"):
+            log.warning("five of ten crops are mirror images, though mirroring changes classes here or was not trained")
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
         for split in needed.get(stage or "fit", SPLITS):
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol

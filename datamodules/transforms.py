@@ -1,4 +1,4 @@
-"""Pixels: resize, crop and flip of whole clips, uint8 ``(T, C, H, W)`` in and out.
+"""Pixels: resize, crop, flip and augmentation of whole clips, uint8 ``(T, C, H, W)`` in and out.
 
 Normalisation is not here: it runs on the device, on the batch.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from zoo.protocol import Protocol
+from zoo.errors import ConfigError
+from zoo.protocol import CROPS, Protocol
 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; TAM authors' training crops
 SHORT_SIDE_RANGE = 340 / 224  # TAdaConv authors: short side 224 to 340 for a crop of 224
+AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # of the box that "rand_augment" cuts: share of the frame, width / height
+OPERATIONS, MAGNITUDE, DEVIATION, GREY = 4, 9.0, 0.5, 0.2  # timm's rand-m9-n4-mstd0.5-inc1, and how often clips go grey
 
 
 def _uniform(low: float, high: float) -> float:
@@ -33,19 +37,31 @@ def resize_short_side(frames: Tensor, size: int, antialias: bool) -> Tensor:
 
 
 def view_crops(frames: Tensor, size: int, crops: int) -> list[Tensor]:
-    """Squares spread along the long side: 1 is the centre, 3 are left, centre, right (or top, centre, bottom)."""
+    """The spatial views of a test video, squares of ``size`` pixels.
+
+    1 is the centre; 3 are left, centre, right (or top, centre, bottom); 10 are the corners (upper left, upper right,
+    lower left, lower right), the centre, and the mirror images of these five (MMAction2's TenCrop).
+
+    Raises:
+        ConfigError: another number of crops, or frames smaller than the crop.
+    """
     height, width = frames.shape[-2:]
+    if crops not in CROPS:
+        raise ConfigError(f"crops is {crops!r}; choose from {', '.join(map(str, CROPS))}.")
     if min(height, width) < size:
-        raise ValueError(f"a crop of {size} does not fit into {height} x {width}")
-    top, left = (height - size) // 2, (width - size) // 2
-    views = []
-    for k in range(crops):
-        if crops > 1 and width >= height:
-            left = (width - size) * k // (crops - 1)
-        elif crops > 1:
-            top = (height - size) * k // (crops - 1)
-        views.append(frames[..., top : top + size, left : left + size])
-    return views
+        raise ConfigError(f"a crop of {size} does not fit into {height} x {width}; resize must be at least crop.")
+    bottom, right = height - size, width - size
+    centre = (bottom // 2, right // 2)
+    if crops == 1:
+        places = [centre]
+    elif crops == 3:
+        places = [(0, centre[1]), centre, (bottom, centre[1])]
+        if width >= height:
+            places = [(centre[0], 0), centre, (centre[0], right)]
+    else:
+        places = [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
+    views = [frames[..., top : top + size, left : left + size] for top, left in places]
+    return views if crops < 10 else views + [view.flip(-1) for view in views]
 
 
 def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
@@ -71,7 +87,28 @@ def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     return F.resized_crop(frames, top, left, box_h, box_w, size, antialias=protocol.antialias)
 
 
-AUGMENTATIONS = {"short_side": _short_side_crop, "multi_scale": _multi_scale_crop}
+def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
+    """A box of random size and shape, four operations of RandAugment, and grey at times; alike on every frame.
+
+    The published runs name timm's "rand-m9-n4-mstd0.5-inc1": four operations drawn with replacement, each left out half
+    of the time, each of a magnitude drawn around 9 of 10 with deviation .5. torchvision's RandAugment is asked for one
+    operation at a time to keep this. What differs: it has "identity" where timm has "invert" and "solarise-add", it
+    posterises to 4 bits where timm goes to 1, and it fills with grey. The published code augments before it crops; here
+    the crop comes first, so that the cost does not grow with the size of the videos.
+    """
+    size = [protocol.train_crop, protocol.train_crop]
+    clip = v2.RandomResizedCrop(size, AREAS, RATIOS, antialias=protocol.antialias)(frames)
+    for _ in range(OPERATIONS):
+        if _uniform(0, 1) < 0.5:
+            magnitude = min(max(MAGNITUDE + DEVIATION * float(torch.randn(())), 0.0), 10.0)
+            operation = v2.RandAugment(1, round(10 * magnitude), 101, v2.InterpolationMode.BILINEAR, fill=128)
+            clip = operation(clip)
+    if clip.shape[-3] == 3 and _uniform(0, 1) < GREY:
+        clip = F.rgb_to_grayscale(clip, num_output_channels=3)
+    return clip
+
+
+AUGMENTATIONS = {"short_side": _short_side_crop, "multi_scale": _multi_scale_crop, "rand_augment": _rand_augment}
 
 
 def train_clip(frames: Tensor, protocol: Protocol, flip: bool) -> tuple[Tensor, bool]:

@@ -2,7 +2,17 @@
 
 from lit_modules.base import VideoClassifier
 from lit_modules.checkpoint import export_checkpoint
-from lit_modules.recipes import TAda2D, TANet
+from lit_modules.recipes import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet
 from lit_modules.report import TestReport
 
-__all__ = ["TANet", "TAda2D", "TestReport", "VideoClassifier", "export_checkpoint"]
+__all__ = [
+    "STAM",
+    "TANet",
+    "TAda2D",
+    "TAdaConvNeXt",
+    "TAdaConvNeXtV2",
+    "TAdaFormer",
+    "TestReport",
+    "VideoClassifier",
+    "export_checkpoint",
+]

@@ -5,88 +5,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-import zoo
-from lit_modules.checkpoint import CONFIG_KEY, network_from_checkpoint
-from lit_modules.optim import OPTIMIZERS, SCHEDULES, lr_factor, parameter_groups
+from lit_modules.checkpoint import CONFIG_KEY
+from lit_modules.network import build_network, head_initialised, match_classes, set_dropout
+from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, lr_factor, parameter_groups
 from zoo.errors import ConfigError
-from zoo.models import ARCHITECTURES
 
 log = logging.getLogger("lit_modules")
-
-
-def build_network(
-    name: str,
-    *,
-    weights: str | Path | None = None,
-    pretrained: bool = True,
-    num_classes: int | None = None,
-    num_frames: int | None = None,
-    image_size: int | None = None,
-    options: dict[str, Any] | None = None,
-) -> nn.Module:
-    """A network from any name: of the index, a folder, the Hub, a Lightning checkpoint, or a bare architecture."""
-    wishes = {"num_classes": num_classes, "num_frames": num_frames}
-    given = {key: value for key, value in wishes.items() if value is not None}
-    if name in ARCHITECTURES:
-        if weights is not None:
-            raise ConfigError(
-                f"weights= goes with an index name such as {', '.join(zoo.list_models(arch=name)[:2]) or 'arch.tag'}, "
-                f"not with the bare architecture {name}."
-            )
-        return zoo.create(name, image_size=image_size, **(given | (options or {})))
-    if options:
-        raise ConfigError(f"options= goes with a bare architecture, {name} fixes its own.")
-    if name.endswith(".ckpt"):
-        return network_from_checkpoint(name, image_size=image_size, **given)
-    return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
-
-
-def head_initialised(network: Any) -> bool:
-    """Whether a network came without a trained classifier."""
-    return any(key.startswith(network.head_prefix) for key in network.report.initialised)
-
-
-def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
-    """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None."""
-    names = list(class_names)
-    if len(names) < 2:
-        raise ConfigError(f"there must be at least 2 classes, got {names}.")
-    protocol = network.protocol
-    labels = None if network.labels is None else list(network.labels)
-    done = None
-    if labels == names:
-        return None
-    if labels is not None and sorted(labels) == sorted(names):
-        order = [labels.index(name) for name in names]
-        with torch.no_grad():
-            for parameter in network.fc.parameters():
-                parameter.copy_(parameter[order].clone())
-        protocol = protocol.with_classes(order)
-        done = "reordered, as the data has its classes in another order"
-    elif labels is not None or network.fc.out_features != len(names):
-        network.reset_classifier(len(names))
-        protocol = protocol.with_classes([])
-        head = [key for key in network.state_dict() if key.startswith(network.head_prefix)]
-        initialised = dict.fromkeys((*network.report.initialised, *head))
-        network.report = replace(network.report, initialised=tuple(initialised))
-        done = "re-initialised, as the data has other classes"
-    elif not head_initialised(network):
-        done = "taken to have the data's classes in their order, as its own have no names"
-    network.labels, network.protocol = tuple(names), protocol
-    network.config["labels"], network.config["protocol"] = names, protocol.to_dict()
-    network.config["options"]["num_classes"] = len(names)
-    return done
 
 
 class VideoClassifier(L.LightningModule):
@@ -106,12 +40,18 @@ class VideoClassifier(L.LightningModule):
         lr: peak learning rate for a batch of ``lr_batch_size`` clips; scaled to the batch in use, over all devices.
         lr_batch_size: None takes lr as it is.
         head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr for the classifier, the temporal operator
-            and biases.
+            and biases; ``new_bias_lr_scale`` is that of the classifier's and the operator's biases, if another.
+        layer_decay: the rate of each block is this times that of the block behind it; the classifier and the operator
+            are exempt where they have a scale.
         weight_decay, decay_bias: norms never decay.
-        schedule: "cosine", "steps" (by ``gamma`` at ``milestones``, fractions of the run) or "constant".
+        schedule: "cosine", "cosine_after_warmup", "steps" (by ``gamma`` at ``milestones``, fractions of the run) or
+            "constant"; see ``lit_modules.optim.lr_factor``.
         warmup_epochs, warmup_start: linear warm-up from that multiple of lr.
+        min_lr_scale: multiple of lr at which the cosine ends.
         label_smoothing: of the cross-entropy.
         dropout: before the classifier, if not as published.
+        drop_path: rate of leaving out the last block's branches, 0 at the first, of networks that have it.
+        grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         freeze_backbone: train the classifier only.
         head_warmup_epochs: train the classifier only for the first epochs.
         ema_decay: average the weights over the run with this decay; validation and checkpoints use the average.
@@ -137,6 +77,8 @@ class VideoClassifier(L.LightningModule):
         head_lr_scale: float = 1.0,
         operator_lr_scale: float = 1.0,
         bias_lr_scale: float = 1.0,
+        new_bias_lr_scale: float | None = None,
+        layer_decay: float | None = None,
         weight_decay: float = 1e-4,
         decay_bias: bool = True,
         schedule: str = "cosine",
@@ -144,8 +86,11 @@ class VideoClassifier(L.LightningModule):
         gamma: float = 0.1,
         warmup_epochs: float = 0.0,
         warmup_start: float = 0.01,
+        min_lr_scale: float = 0.0,
         label_smoothing: float = 0.0,
         dropout: float | None = None,
+        drop_path: float | None = None,
+        grad_checkpointing: bool = False,
         freeze_backbone: bool = False,
         head_warmup_epochs: int = 0,
         ema_decay: float | None = None,
@@ -173,9 +118,8 @@ class VideoClassifier(L.LightningModule):
         if class_names is not None and (done := match_classes(self.network, class_names)):
             log.warning("%s: the classifier was %s", name, done)
         self.untrained_head = head_initialised(self.network)
-        if dropout is not None:
-            self.network.dropout.p = dropout
-            self.network.config["options"]["dropout"] = dropout
+        set_dropout(self.network, dropout, drop_path)
+        self.network.set_grad_checkpointing(grad_checkpointing)
         classes = self.network.config["options"]["num_classes"]
         self.train_metrics, self.val_metrics, self.test_metrics = (
             accuracies(classes, prefix) for prefix in ("train_", "val_", "test_")
@@ -210,11 +154,12 @@ class VideoClassifier(L.LightningModule):
         self.untrained_head = False
 
     def on_fit_start(self) -> None:
-        """Note in the protocol how clips are mirrored in this run, so that it travels with the weights."""
+        """Note in the protocol how clips are made and mirrored in this run, so that it travels with the weights."""
         train = getattr(getattr(self.trainer, "datamodule", None), "datasets", {}).get("train")
         if train is not None:
             pairs = tuple(sorted((a, b) for a, b in train.mirror.items() if a < b))
-            self.network.protocol = replace(self.network.protocol, flip=train.flip, flip_pairs=pairs)
+            how = {"augment": train.protocol.augment, "flip": train.flip, "flip_pairs": pairs}
+            self.network.protocol = replace(self.network.protocol, **how)
             self.network.config["protocol"] = self.network.protocol.to_dict()
 
     def on_train_epoch_start(self) -> None:
@@ -241,30 +186,15 @@ class VideoClassifier(L.LightningModule):
         """SGD or AdamW over the recipe's parameter groups, with its schedule stepped every batch."""
         h = self.hparams
         lr = h["lr"] * (self._batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
-        groups = parameter_groups(
-            self.network,
-            lr,
-            h["weight_decay"],
-            head_lr_scale=h["head_lr_scale"],
-            operator_lr_scale=h["operator_lr_scale"],
-            bias_lr_scale=h["bias_lr_scale"],
-            decay_bias=h["decay_bias"],
-        )
+        groups = parameter_groups(self.network, lr, h["weight_decay"], **{key: h[key] for key in GROUP_OPTIONS})
         optimizer: torch.optim.Optimizer
         if h["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(groups, lr, momentum=h["momentum"], nesterov=h["nesterov"])
         else:
             optimizer = torch.optim.AdamW(groups, lr)
         total = int(self.trainer.estimated_stepping_batches)
-        factor = lr_factor(
-            h["schedule"],
-            total,
-            total / max(self.trainer.max_epochs or 1, 1),
-            warmup_epochs=h["warmup_epochs"],
-            warmup_start=h["warmup_start"],
-            milestones=h["milestones"],
-            gamma=h["gamma"],
-        )
+        per_epoch = total / max(self.trainer.max_epochs or 1, 1)
+        factor = lr_factor(h["schedule"], total, per_epoch, **{key: h[key] for key in SCHEDULE_OPTIONS})
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

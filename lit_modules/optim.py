@@ -9,44 +9,84 @@ from typing import Any
 from torch import nn
 
 from zoo.errors import ConfigError
+from zoo.models import VideoNetwork, layer_depths
 
-SCHEDULES = ("cosine", "steps", "constant")
+SCHEDULES = ("cosine", "cosine_after_warmup", "steps", "constant")
 OPTIMIZERS = ("sgd", "adamw")
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+# names that VideoClassifier's options share with the arguments below
+GROUP_OPTIONS = (
+    "head_lr_scale", "operator_lr_scale", "bias_lr_scale", "new_bias_lr_scale", "decay_bias", "layer_decay"
+)  # fmt: skip
+SCHEDULE_OPTIONS = ("warmup_epochs", "warmup_start", "min_lr_scale", "milestones", "gamma")
+
+
+def operator_parameters(network: VideoNetwork) -> set[str]:
+    """Names of the temporal operator's parameters: the keys that the image network does not have.
+
+    TAdaConvNeXtV2's second norms, new as they are, stay out: the published runs raise the rate of the routing functions
+    and leave these at that of the other norms.
+    """
+    return {name for name in network.operator_keys() if ".pool_norm." not in name}
 
 
 def parameter_groups(
-    network: nn.Module,
+    network: VideoNetwork,
     lr: float,
     weight_decay: float,
     *,
     head_lr_scale: float = 1.0,
     operator_lr_scale: float = 1.0,
     bias_lr_scale: float = 1.0,
+    new_bias_lr_scale: float | None = None,
     decay_bias: bool = True,
+    layer_decay: float | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameters by role: norms never decay; the head, the temporal operator and biases have their own rates.
+    """Parameters by role: the head, the temporal operator, biases and depths have their own rates.
 
-    A head's bias has twice the head's rate where biases have (TAM authors: head weight x5, its bias x10).
+    Norms and the network's ``no_weight_decay`` never decay. Scales multiply: a head's bias has its share of both (TAM
+    authors: head weight x5, its bias x10).
+
+    Args:
+        network: any network of the zoo.
+        lr, weight_decay: of a parameter without a scale of its own.
+        head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr; of biases, those of norms are left out.
+        new_bias_lr_scale: replaces bias_lr_scale in the head and the operator.
+        decay_bias: whether biases decay.
+        layer_decay: in (0, 1]; the rate at depth d (0: stem) is lr times this to the power of ``deepest - d``. The head
+            and the operator are exempt where their scale is not 1, as published for TAdaFormer.
+
+    Raises:
+        ConfigError: layer_decay is out of range.
     """
-    zoo_network: Any = network
-    operator = zoo_network.operator_keys()
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ConfigError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1.")
+    operator, undecayed = operator_parameters(network), network.no_weight_decay()
     norms = {
         f"{name}.{key}" if name else key
         for name, module in network.named_modules()
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm))
+        if isinstance(module, NORMS)
         for key, _ in module.named_parameters(recurse=False)
     }
+    depths = layer_depths(network) if layer_decay is not None else {}
+    deepest = max(depths.values(), default=0)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        scale = 1.0
-        if name.startswith(zoo_network.head_prefix):
+        scale, new = 1.0, True
+        if name.startswith(network.head_prefix):
             scale = head_lr_scale
         elif name in operator:
             scale = operator_lr_scale
-        decay = 0.0 if name in norms else weight_decay
+        else:
+            new = False
+        if layer_decay is not None and scale == 1:
+            scale = layer_decay ** (deepest - depths[name])
+        decay = weight_decay
         if name.endswith("bias") and name not in norms:
-            scale *= bias_lr_scale
+            scale *= new_bias_lr_scale if new and new_bias_lr_scale is not None else bias_lr_scale
             decay = weight_decay if decay_bias else 0.0
+        if name in norms or name in undecayed:
+            decay = 0.0
         group = groups.setdefault(
             (scale, decay),
             {"params": [], "lr": lr * scale, "weight_decay": decay, "name": f"x{scale:g} decay {decay:g}"},
@@ -62,26 +102,35 @@ def lr_factor(
     *,
     warmup_epochs: float = 0.0,
     warmup_start: float = 0.01,
+    min_lr_scale: float = 0.0,
     milestones: Sequence[float] = (0.5, 0.75, 0.9),
     gamma: float = 0.1,
 ) -> Callable[[int], float]:
     """step -> multiple of the base learning rate.
 
-    Linear warm-up from ``warmup_start``, then half a cosine to zero, or steps by ``gamma`` at ``milestones``
-    (fractions of the run). The warm-up is cut to a tenth of a run too short for it.
+    Linear warm-up from ``warmup_start`` to the schedule, which is half a cosine down to ``min_lr_scale``, or steps by
+    ``gamma`` at ``milestones`` (fractions of the run), or constant. "cosine" is counted from the start of the run
+    (TAda2D, TAdaConvNeXtV2), "cosine_after_warmup" from the end of the warm-up (TAdaFormer). A warm-up that would take
+    more than a fifth of the run is cut to a tenth.
     """
     if schedule not in SCHEDULES:
         raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
-    warmup = min(warmup_epochs * steps_per_epoch, total_steps / 10)
+    warmup = warmup_epochs * steps_per_epoch
+    if warmup > total_steps / 5:  # recipes have up to a sixth; more is left of them in a short fine-tuning
+        warmup = total_steps / 10
+    begin = warmup if schedule == "cosine_after_warmup" else 0.0
 
-    def factor(step: int) -> float:
-        if step < warmup:
-            return warmup_start + (1 - warmup_start) * step / warmup
-        done = min(step / max(total_steps, 1), 1.0)
-        if schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
+    def scheduled(step: float) -> float:
+        done = min((step - begin) / max(total_steps - begin, 1), 1.0)
+        if schedule.startswith("cosine"):
+            return min_lr_scale + (1 - min_lr_scale) * 0.5 * (1 + math.cos(math.pi * done))
         if schedule == "steps":
             return gamma ** sum(done >= milestone for milestone in milestones)
         return 1.0
+
+    def factor(step: int) -> float:
+        if step >= warmup:
+            return scheduled(step)
+        return warmup_start + (scheduled(warmup) - warmup_start) * step / warmup
 
     return factor

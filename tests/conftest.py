@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 
+import zoo
 from datamodules.motionclips import write_motion_clips
+from zoo.models import takes
 
 SMALL = {"width": 8, "num_classes": 4, "num_frames": 4, "dropout": 0.0}  # of a network that builds in milliseconds
+VIT = {"width": 48, "depth": 2, "patch": 8, "image_size": 32} | {k: SMALL[k] for k in SMALL if k != "width"}
 FOUR = ("appears", "vanishes", "meets", "parts")
 
 
@@ -28,6 +32,11 @@ def motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"train": 8, "val": 3, "test": 3}
     root = tmp_path_factory.mktemp("data") / "motion"
     return write_motion_clips(root, classes=FOUR, clips_per_class=counts, frames=12, size=32, progress=False)
+
+
+def small(arch: str, **options: Any) -> Any:
+    """A small network of one of our own architectures, for clips (B, 3, 4, 32, 32) and four classes."""
+    return zoo.create(arch, **((VIT if takes(arch, "patch") else SMALL) | options))
 
 
 def numbered_video(path: Path, frames: int, size: tuple[int, int] = (48, 64), **options: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,13 +13,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import FOUR, SMALL, numbered_video
+from torchvision.transforms.v2 import functional as F
 
 import zoo
-from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
+from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList, transforms
 from datamodules.base import split_stratified
 from datamodules.decoding import VideoReader
 from datamodules.sampling import sample
-from zoo.errors import ConfigError, DataError, UnknownNameError
+from datamodules.transforms import train_clip, view_crops
+from zoo.errors import ConfigError, DataError, IndexFileError, UnknownNameError
+from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 
 # data sets -------------------------------------------------------------------------------------------------------
 
@@ -281,3 +285,95 @@ def test_data_without_a_network_says_what_is_missing(motion_folder: Path) -> Non
         VideoFolder(motion_folder).setup("fit")
     with pytest.raises(ConfigError, match="batch_size is 0"):
         VideoFolder(motion_folder, batch_size=0)
+
+
+# ten crops and RandAugment ---------------------------------------------------------------------------------------
+
+
+def test_ten_crops_are_corners_centre_and_their_mirror_images() -> None:
+    frames = torch.randint(0, 256, (2, 3, 44, 100), dtype=torch.uint8)
+    views = view_crops(frames, 40, 10)
+    assert len(views) == 10
+    for view, mirrored, wanted in zip(views[:5], views[5:], F.five_crop(frames, [40, 40]), strict=True):
+        assert torch.equal(view, wanted)
+        assert torch.equal(mirrored, F.horizontal_flip(wanted))
+    assert torch.equal(views[4], view_crops(frames, 40, 1)[0])
+    for crops in (0, 2, 5):
+        with pytest.raises(ConfigError, match=f"crops is {crops}; choose from 1, 3, 10"):
+            view_crops(frames, 40, crops)
+    with pytest.raises(ConfigError, match="a crop of 48 does not fit into 44 x 100"):
+        view_crops(frames, 48, 10)
+
+
+def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=45, clips=2, crops=10, flip=True), "test")
+    assert next(iter(data.test_dataloader()))["video"].shape == (2, 20, 4, 3, 32, 32)  # 40 clips, 60 would be too many
+    assert not caplog.text
+    for options, says in (
+        ({"crops": 5}, "crops is 5; choose from 1, 3, 10"),
+        ({"clips": 0}, "clips is 0"),
+        ({"augment": "none"}, "augment is 'none'; choose from short_side, multi_scale, rand_augment"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            VideoFolder(motion_folder, **options)
+    protocol = data.protocol.to_dict()
+    with pytest.raises(IndexFileError, match="here: crops is 5; choose from 1, 3, 10"):
+        Protocol.from_dict(protocol | {"crops": 5}, "here")
+
+
+def rand_augment(frames: torch.Tensor, crop: int = 32) -> torch.Tensor:
+    protocol = replace(DEFAULT_PROTOCOL, augment="rand_augment", train_crop=crop)
+    return train_clip(frames, protocol, flip=False)[0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rand_augment_treats_all_frames_alike_and_follows_the_seed(channels: int) -> None:
+    clip = torch.randint(0, 256, (1, channels, 40, 60), dtype=torch.uint8).expand(3, -1, -1, -1)
+    first, again = ([(torch.manual_seed(seed), rand_augment(clip))[1] for seed in range(40)] for _ in range(2))
+    assert all(m.shape == (3, channels, 32, 32) and m.dtype == torch.uint8 and m.is_contiguous() for m in first)
+    assert all(torch.equal(m[0], m[1]) and torch.equal(m[0], m[2]) for m in first)
+    assert all(map(torch.equal, first, again))
+    assert len({m.numpy().tobytes() for m in first}) == 40
+
+
+def test_rand_augment_crops_boxes_of_the_published_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transforms, "OPERATIONS", 0)
+    monkeypatch.setattr(transforms, "GREY", 0.0)
+    rows, columns = torch.meshgrid(torch.arange(200), torch.arange(250), indexing="ij")
+    frame = torch.stack([rows, columns, rows])[None].to(torch.uint8)
+    areas, ratios = [], []
+    for _ in range(200):
+        clip = rand_augment(frame, 64).long()
+        (top, left, _), (bottom, right, _) = clip.amin((0, 2, 3)), clip.amax((0, 2, 3))
+        height, width = (float(bottom - top) + 3) * 64 / 66, (float(right - left) + 3) * 64 / 66
+        areas.append(height * width / (200 * 250))
+        ratios.append(width / height)
+    assert 0.07 < min(areas) < 0.15 and 0.85 < max(areas) < 1.03
+    assert 0.70 < min(ratios) < 0.80 and 1.25 < max(ratios) < 1.42
+
+
+def test_rand_augment_is_as_strong_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of all clips are grey, one operation in two is left out, brightness changes by nine tenths."""
+    for name in ("AREAS", "RATIOS"):
+        monkeypatch.setattr(transforms, name, (1.0, 1.0))
+    noise = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(transforms, "OPERATIONS", 0)
+        made = [rand_augment(noise) for _ in range(400)]
+        assert 50 < sum(bool((m == m[:, :1]).all()) for m in made) < 115  # 80 +- 8
+    monkeypatch.setattr(transforms, "GREY", 0.0)
+    same = sum(torch.equal(rand_augment(noise), noise) for _ in range(400))
+    assert 20 < same < 75  # 42 +- 6: (1/2 + 1/14)^4, and a little more where the contrast is full already
+    monkeypatch.setattr(transforms, "OPERATIONS", 1)
+    plain = torch.full((1, 3, 33, 33), 100, dtype=torch.uint8)
+    centre = {int(rand_augment(plain, 33)[0, 0, 16, 16]) for _ in range(400)}
+    assert not {value for value in centre if 40 < value < 90 or value > 195}
+    assert min(centre) < 40
+    assert max(centre) > 160
+
+
+def test_a_data_set_may_ask_for_another_augmentation(motion_folder: Path) -> None:
+    torch.manual_seed(0)
+    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=4, augment="rand_augment"))
+    assert data.datasets["train"].protocol.augment == "rand_augment"
+    assert next(iter(data.train_dataloader()))["video"].shape == (4, 4, 3, 32, 32)

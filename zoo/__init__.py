@@ -3,8 +3,12 @@
 from zoo import load
 model = load("tanet_r18.motionclips8")     # bundled; list_models() names the others
 logits = model(clips)                      # (B, 3, T, H, W) normalised floats -> (B, classes)
+model = temporalize(image_network)         # the same for an image network of yours
+print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 """
 
 from zoo.loading import convert, create, info, list_models, load, save
+from zoo.models.temporalize import temporalize
+from zoo.profile import profile
 
-__all__ = ["convert", "create", "info", "list_models", "load", "save"]
+__all__ = ["convert", "create", "info", "list_models", "load", "profile", "save", "temporalize"]

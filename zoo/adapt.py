@@ -98,14 +98,23 @@ def fit(
         for key in head:
             tensors.pop(key, None)
     if operator_untrained:
+        adapted.update(dict.fromkeys(network.adapt_image(tensors), "fitted to the frames it spans here"))
         initialised += sorted(network.operator_keys() - set(tensors))
+        head = [key for key in wanted if key.startswith(network.head_prefix)]
+        if not any(key in tensors for key in head):  # CLIP's tower has no classifier
+            initialised += [key for key in head if key not in initialised]
     if options["num_frames"] != trained["num_frames"]:
         what = f"interpolated from {trained['num_frames']} to {options['num_frames']} frames"
         adapted.update(dict.fromkeys(network.adapt_frames(tensors), what))
-    if options.get("in_channels", 3) != trained.get("in_channels", 3) and network.stem_key in tensors:
+    if options.get("image_size") != trained.get("image_size"):
+        what = f"resampled to {options['image_size']} pixels"
+        adapted.update(dict.fromkeys(network.adapt_size(tensors), what))
+    if options.get("in_channels", 3) != trained.get("in_channels", 3):
         channels = options["in_channels"]
-        tensors[network.stem_key] = adapt_stem(tensors[network.stem_key], channels)
-        adapted[network.stem_key] = f"adapted to {channels} input channels"
+        for key in network.stem_keys:
+            if key in tensors:
+                tensors[key] = adapt_stem(tensors[key], channels)
+                adapted[key] = f"adapted to {channels} input channels"
 
     for key, value in wanted.items():
         if key.endswith("num_batches_tracked") and key not in tensors and key not in initialised:

@@ -71,6 +71,15 @@ class Gmacs:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Size of a network in its publisher's own figures: 10^6 parameters, 10^9 multiply-accumulates for that input."""
+
+    params_m: float | None
+    gmacs: float | None
+    input: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One published (or bundled) checkpoint."""
 
@@ -89,6 +98,7 @@ class Entry:
     params: int
     gmacs: Gmacs
     paper: Paper
+    stated: Stated | None = None
     init: bool = False
     notes: str | None = None
 
@@ -124,6 +134,8 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
     made["paper"] = papers[made["paper"]]
     for key, cls in (("licence", Licence), ("reported", Reported), ("gmacs", Gmacs)):
         made[key] = _make(cls, made.get(key), f"{at}.{key}")
+    if made.get("stated") is not None:
+        made["stated"] = _make(Stated, made["stated"], f"{at}.stated")
     made["protocol"] = Protocol.from_dict(made.get("protocol") or {}, f"{at}.protocol")
     sources = made.get("sources")
     if not isinstance(sources, list) or not sources:
@@ -164,6 +176,19 @@ class Index:
         ]
 
 
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """YAML in which a key that comes twice in a block is an error: of two entries of a name, one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As yaml's, whose dictionaries keep the last of several."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} comes twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def parse_index(path: Path) -> Index:
     """Read an index file and check every field of it."""
     try:
@@ -171,11 +196,20 @@ def parse_index(path: Path) -> Index:
     except OSError as error:
         raise IndexFileError(f"The index {path} cannot be read ({error.strerror}).") from error
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise IndexFileError(f"{path} is not valid YAML: {error}") from error
-    if not isinstance(content, Mapping) or content.get("schema") != 1 or set(content) != {"schema", "papers", "models"}:
-        raise IndexFileError(f"{path}: expected schema: 1, papers: and models: at the top.")
+    if (
+        not isinstance(content, Mapping)
+        or content.get("schema") != 1
+        or set(content) - {"protocols"} != {"schema", "papers", "models"}
+    ):
+        raise IndexFileError(f"{path}: expected schema: 1, papers:, protocols: (optional) and models: at the top.")
+    shared = content.get("protocols", {})
+    if not isinstance(shared, Mapping):
+        raise IndexFileError(f"{path}: protocols: expected a block of named protocols, got {shared!r}.")
+    for key, values in shared.items():  # entries take them by YAML alias; one that none takes is checked as well
+        Protocol.from_dict(values or {}, f"{path}: protocols.{key}")
     papers = {key: _make(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
     models = {name: parse_entry(name, block, papers, str(path)) for name, block in content["models"].items()}
     return Index(path, models)

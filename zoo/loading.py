@@ -19,7 +19,7 @@ from zoo.errors import CheckpointError, ConfigError, IndexFileError, WeightsNotF
 from zoo.hub.files import WEIGHTS_FILE, read_model, read_tensors, sha256_of, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
 from zoo.index import BUNDLED, Entry, load_index
-from zoo.models import build
+from zoo.models import build, takes
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 
 log = logging.getLogger("zoo")
@@ -83,6 +83,8 @@ def create(
         UnknownNameError, ConfigError: no such architecture, or options it cannot be built with.
     """
     options = {"num_classes": 400, "num_frames": 8} | options
+    if takes(arch, "image_size"):
+        options["image_size"] = _check_size(image_size or DEFAULT_PROTOCOL.crop)
     model = build(arch, **options)
     protocol = _adjust(DEFAULT_PROTOCOL, options, image_size)
     report = LoadReport(arch, initialised=tuple(model.state_dict()))
@@ -93,10 +95,14 @@ def _adjust(protocol: Protocol, options: Mapping[str, Any], image_size: int | No
     if options["num_frames"] != protocol.num_frames:
         protocol = protocol.with_frames(options["num_frames"])
     if image_size is not None:
-        if not isinstance(image_size, int) or image_size < 16:
-            raise ConfigError(f"image_size is {image_size!r}; it must be a whole number of at least 16 pixels.")
-        protocol = protocol.with_size(image_size)
+        protocol = protocol.with_size(_check_size(image_size))
     return protocol.with_channels(options.get("in_channels", len(protocol.mean)))
+
+
+def _check_size(image_size: int) -> int:
+    if not isinstance(image_size, int) or image_size < 16:
+        raise ConfigError(f"image_size is {image_size!r}; it must be a whole number of at least 16 pixels.")
+    return image_size
 
 
 def load(
@@ -119,7 +125,8 @@ def load(
         weights: a published checkpoint file of that index entry, already on disk.
         num_classes: another number re-initialises the classifier and nothing else.
         num_frames: another number interpolates layers that have the size of the frame count (TAM), if any.
-        image_size: side of training and test crops, pixels; convolutional networks take any.
+        image_size: side of training and test crops, pixels. Convolutional networks take any; a position embedding
+            of another size than the file's is resampled.
         in_channels: another number adapts the stem.
         pretrained: False builds the same network with random weights.
         cache_dir: folder of converted weights; default TEMPOZOO_CACHE or ~/.cache/tempozoo.
@@ -161,6 +168,8 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
     """Build the network of an origin, adapt it to ``wishes`` (num_classes, num_frames, in_channels), load it."""
     trained, labels = dict(origin.options), origin.labels
     options = trained | {key: value for key, value in wishes.items() if value is not None}
+    if image_size is not None and takes(origin.arch, "image_size"):
+        options["image_size"] = _check_size(image_size)
     operator_trained = origin.tensors is not None and not origin.operator_untrained
     if options["num_frames"] != trained["num_frames"] and operator_trained:
         with torch.device("meta"):

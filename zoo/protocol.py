@@ -14,8 +14,9 @@ from zoo.errors import IndexFileError
 CHOICES = {
     "sampling": ("interval", "segment", "dense", "uniform", "twice"),
     "average": ("prob", "logit"),
-    "augment": ("short_side", "multi_scale"),
+    "augment": ("short_side", "multi_scale", "rand_augment"),
 }
+CROPS = (1, 3, 10)
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,13 @@ class Protocol:
     mean, std: of RGB in [0, 1].
     resize, crop: short side after resizing and side of the square test crop, pixels.
     antialias: whether resizing filters before it shrinks (PIL does, the TAdaConv code does not).
-    clips, crops: temporal and spatial views of a test video.
+    clips, crops: temporal and spatial views of a test video. 1 crop is the centre; 3 lie along the long side; 10 are
+        the corners, the centre, and the mirror images of these five.
     average: over views, of softmax scores ("prob") or of raw scores ("logit").
-    train_crop, augment, flip, flip_pairs: side of the training crop, how it is cut, whether it is mirrored, and
-        which class indices trade places when it is.
+    train_crop, augment, flip, flip_pairs: side of the training crop, how it is made, whether it is mirrored, and
+        which class indices trade places when it is. "short_side" crops a clip of random size (TAda2D), "multi_scale"
+        one of four scales (TAM authors); "rand_augment" crops 8 to 100 % of the area, then applies RandAugment and
+        sometimes turns grey (TAdaConvNeXtV2, TAdaFormer).
     """
 
     num_frames: int
@@ -61,6 +65,8 @@ class Protocol:
         for name, allowed in CHOICES.items():
             if values[name] not in allowed:
                 raise IndexFileError(f"{where}: {name} is {values[name]!r}; choose from {', '.join(allowed)}.")
+        if values["crops"] not in CROPS:
+            raise IndexFileError(f"{where}: crops is {values['crops']!r}; choose from {', '.join(map(str, CROPS))}.")
         for name in ("num_frames", "resize", "crop", "clips", "crops", "train_crop"):
             if not isinstance(values[name], int) or values[name] < 1:
                 raise IndexFileError(f"{where}: {name} is {values[name]!r}; it must be a whole number of at least 1.")

@@ -3,7 +3,7 @@
 To add a publisher: write its table of rules in a module of this folder and name it in ``CONVERTERS``.
 """
 
-from zoo.convert import mmaction2, tadaconv, tam, torchvision
+from zoo.convert import clip, convnext, hosts, mmaction2, pytorchvideo, tadaconv, tam, torchvision
 from zoo.convert.rules import Conversion, Rule, apply_rules
 
 CONVERTERS: dict[str, tuple[Rule, ...]] = {
@@ -11,6 +11,10 @@ CONVERTERS: dict[str, tuple[Rule, ...]] = {
     "tam": tam.RULES,
     "mmaction2": mmaction2.RULES,
     "torchvision": torchvision.RULES,
+    "convnext": convnext.RULES,
+    "clip": clip.RULES,
+    "pytorchvideo": pytorchvideo.RULES,
+    "hosts": hosts.RULES,
 }
 
 __all__ = ["CONVERTERS", "Conversion", "Rule", "apply_rules"]

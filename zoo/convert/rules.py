@@ -81,5 +81,10 @@ def drop_space(weight: Tensor) -> Tensor:
 
 
 def drop_leading(weight: Tensor) -> Tensor:
-    """``(1, 1, O, I, kh, kw)`` -> ``(O, I, kh, kw)``: the base kernel of a TAdaConv."""
-    return weight.flatten(0, 2) if weight.ndim == 6 and weight.shape[:2] == (1, 1) else weight
+    """``(1, 1, O, ...)`` -> ``(O, ...)``: the base kernel or bias of a TAdaConv."""
+    return weight.flatten(0, 2) if weight.shape[:2] == (1, 1) else weight
+
+
+def to_linear(weight: Tensor) -> Tensor:
+    """``(O, I, 1, 1, 1)`` -> ``(O, I)``: a convolution of one position is a linear layer."""
+    return weight.flatten(1) if weight.ndim > 2 and set(weight.shape[2:]) == {1} else weight

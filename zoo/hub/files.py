@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.errors import CheckpointError
+from zoo.hub.torchscript import is_torchscript, read_torchscript
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
@@ -38,8 +39,8 @@ _HARMLESS += [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a checkpoint file by name, on the CPU; nothing in the file is executed.
 
-    Reads safetensors and PyTorch pickles (``weights_only``). Takes the state dict out of the wrapping dictionary of
-    the publishers we know and drops DataParallel's ``module.`` prefix.
+    Reads safetensors, PyTorch pickles (``weights_only``) and the tensors of TorchScript archives. Takes the state dict
+    out of the wrapping dictionary of the publishers we know and drops DataParallel's ``module.`` prefix.
 
     Raises:
         CheckpointError: missing, truncated, not a checkpoint, or asking to run code.
@@ -58,6 +59,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return _read_safetensors(path)[0]
+    if is_torchscript(path):
+        return read_torchscript(path)
     return _strip(_state_dict(path, load_pickle(path)))
 
 

@@ -6,26 +6,53 @@ To add an architecture: write its network in a module of this folder and registe
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
-
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.models.resnet import DEPTHS, VideoResNet
+from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
+from zoo.models.network import VideoNetwork, layer_depths
+from zoo.models.resnet import DEPTHS, POOLS_TIME_FIRST, VideoResNet
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {}
-for _depth in DEPTHS:
-    # C2D (TSN) and TANet keep the image network's max-pool, TAda2D strides its first block instead
-    ARCHITECTURES[f"c2d_r{_depth}"] = functools.partial(VideoResNet, "none", _depth, stem_pool=True)
-    ARCHITECTURES[f"tada2d_r{_depth}"] = functools.partial(VideoResNet, "tadaconv", _depth, stem_pool=False)
-    ARCHITECTURES[f"tanet_r{_depth}"] = functools.partial(VideoResNet, "tam", _depth, stem_pool=True)
+__all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "takes"]
+
+# the temporal operator of each family of ResNets; TAda2D and STAM stride their first block instead of max-pooling
+RESNETS = {
+    "c2d": "none",
+    "c2d_pool": "pool",
+    "c2d_tconv": "tconv",
+    "i3d": "i3d",
+    "tsm": "tsm",
+    "teinet": "tei",
+    "tanet": "tam",
+    "tada2d": "tadaconv",
+    "tada2dv2": "tadaconv_v2",
+    "stam": "stam",
+}
+ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
+    f"{family}_r{depth}": functools.partial(VideoResNet, op, depth, stem_pool=op not in POOLS_TIME_FIRST)
+    for family, op in RESNETS.items()
+    for depth in DEPTHS
+}
+ARCHITECTURES |= {f"nonlocal_r{depth}": functools.partial(VideoResNet, "none", depth, non_local={}) for depth in DEPTHS}
+ARCHITECTURES |= convnext.ARCHITECTURES
+ARCHITECTURES |= vit.ARCHITECTURES
+ARCHITECTURES |= pytorchvideo.ARCHITECTURES
+ARCHITECTURES |= mvit.ARCHITECTURES
+ARCHITECTURES |= plugins.ARCHITECTURES
+ARCHITECTURES |= hosts.ARCHITECTURES
 
 
-def build(arch: str, **options: Any) -> nn.Module:
+def takes(arch: str, option: str) -> bool:
+    """Whether an architecture's builder has an option of that name."""
+    return arch in ARCHITECTURES and option in inspect.signature(ARCHITECTURES[arch]).parameters
+
+
+def build(arch: str, **options: Any) -> VideoNetwork:
     """The bare network of an architecture; see ``zoo.create``."""
     if arch not in ARCHITECTURES:
-        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, f"Known: {', '.join(ARCHITECTURES)}.")
+        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
     try:
         return ARCHITECTURES[arch](**options)
     except TypeError as error:

@@ -15,6 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError
 from zoo.ops.tadaconv import spatial_mean
+from zoo.ops.temporal import check_odd
+
+BRANCHES = ("both", "global", "local", "global_se")
+ORDERS = ("local_first", "global_first")
 
 
 class TAM(nn.Module):
@@ -26,6 +30,9 @@ class TAM(nn.Module):
         kernel_size: K, taps of the temporal kernel, odd.
         alpha: width of the global branch's hidden layer, in units of T.
         beta: channel reduction of the local branch.
+        branches: "both", "global" (kernel only), "local" (gate only), or "global_se" (the gate of a
+            squeeze-and-excitation, one for the whole clip, in place of the local one).
+        order: "local_first" as in TANet, or "global_first", ``L(X) . (G(X) (*) X)``, as in TANet-R.
         hidden: width of the global branch's hidden layer, where it is not ``alpha * num_frames``: a network whose
             frame count was changed keeps the hidden units it was trained with.
     """
@@ -37,44 +44,64 @@ class TAM(nn.Module):
         kernel_size: int = 3,
         alpha: int = 2,
         beta: int = 4,
+        branches: str = "both",
+        order: str = "local_first",
         hidden: int | None = None,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ConfigError(f"TAM's kernel_size is {kernel_size}; it must be odd so that frames keep their place.")
-        self.num_frames, self.kernel_size = num_frames, kernel_size
-        hidden = hidden or alpha * num_frames
-        reduced = max(channels // beta, 1)
-        self.G = nn.Sequential(
-            nn.Linear(num_frames, hidden, bias=False),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, kernel_size, bias=False),
-            nn.Softmax(-1),
-        )
-        self.L = nn.Sequential(
-            nn.Conv1d(channels, reduced, 3, padding=1, bias=False),
-            nn.BatchNorm1d(reduced),
-            nn.ReLU(inplace=True),
-            nn.Conv1d(reduced, channels, 1, bias=False),
-            nn.Sigmoid(),
-        )
+        check_odd("TAM's kernel_size", kernel_size)
+        for what, value, choices in (("branches", branches, BRANCHES), ("order", order, ORDERS)):
+            if value not in choices:
+                raise ConfigError(f"TAM's {what} is {value!r}; choose from {', '.join(choices)}.")
+        self.num_frames, self.kernel_size, self.local_first = num_frames, kernel_size, order == "local_first"
+        self.G = self.L = None
+        if branches != "local":
+            hidden = hidden or alpha * num_frames
+            self.G = nn.Sequential(
+                nn.Linear(num_frames, hidden, bias=False),
+                nn.BatchNorm1d(hidden),
+                nn.ReLU(inplace=True),
+                nn.Linear(hidden, kernel_size, bias=False),
+                nn.Softmax(-1),
+            )
+        if branches != "global":
+            # squeeze-and-excitation is the same two layers on the descriptor of the whole clip
+            taps, reduced = (3 if branches != "global_se" else 1), max(channels // beta, 1)
+            self.L = nn.Sequential(
+                nn.Conv1d(channels, reduced, taps, padding=taps // 2, bias=False),
+                nn.BatchNorm1d(reduced),
+                nn.ReLU(inplace=True),
+                nn.Conv1d(reduced, channels, 1, bias=False),
+                nn.Sigmoid(),
+            )
+        self.whole_clip = branches == "global_se"
 
     def forward(self, x: Tensor, num_frames: int | None = None) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape. Both branches read the pooled map of the ungated input."""
-        if num_frames not in (None, self.num_frames) or x.shape[0] % self.num_frames:
+        frames = num_frames or self.num_frames
+        if self.G is not None and (frames != self.num_frames or x.shape[0] % frames):
             raise ConfigError(
                 f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; its layers have "
                 f"that size: load the network with num_frames={num_frames} (the layers are then interpolated)."
             )
-        descriptor = spatial_mean(x, self.num_frames)  # (B, C, T)
+        descriptor = spatial_mean(x, frames)  # (B, C, T)
+        gate = torch.ones_like(descriptor)  # (B, C, T)
+        if self.L is not None:
+            gate = self.L(descriptor.mean(2, keepdim=True) if self.whole_clip else descriptor).expand_as(descriptor)
+        if self.G is None:
+            return x * gate.transpose(1, 2).flatten(0, 1)[:, :, None, None]
         kernel = self.G(descriptor.flatten(0, 1)).unflatten(0, descriptor.shape[:2])  # (B, C, K)
-        gate = self.L(descriptor)  # (B, C, T)
-        return adaptive_temporal_conv(x, gate, kernel)
+        return adaptive_temporal_conv(x, gate, kernel, self.local_first)
+
+    def extra_macs(self, x: Tensor, num_frames: int | None = None) -> int:
+        """Multiply-accumulates of the temporal kernel, which runs element by element: K for every value."""
+        return 0 if self.G is None else self.kernel_size * x.numel()
 
 
-def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor) -> Tensor:
+def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first: bool = True) -> Tensor:
     """``y_t = sum_k kernel_k gate_{t+k-K//2} x_{t+k-K//2}`` per clip and channel, zeros beyond the ends.
+
+    With ``local_first=False`` the gate is the output frame's: ``y_t = gate_t sum_k kernel_k x_{t+k-K//2}``.
 
     Computed as K shifted multiply-adds, each with one fused coefficient per (clip, frame, channel).
 
@@ -82,7 +109,10 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor) -> Tensor:
         x: ``(B*T, C, H, W)``. gate: ``(B, C, T)``. kernel: ``(B, C, K)``.
     """
     taps = kernel.shape[2]
-    gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
+    if local_first:
+        gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
+    else:
+        gates = gate.unsqueeze(3)
     # coefficient[b, t, c, 0, 0, k] multiplies x_{t+k-K//2} in y_t
     coefficient = (gates * kernel.unsqueeze(2)).transpose(1, 2)[:, :, :, None, None]
     frames = x.unflatten(0, (gate.shape[0], gate.shape[2]))  # (B, T, C, H, W)

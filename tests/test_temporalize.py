@@ -1,0 +1,358 @@
+"""Image networks made video networks: torchvision's and a small one of our own, against the frames one by one."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision.models as tv
+from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
+from torchvision.models.resnet import BasicBlock, Bottleneck
+
+import zoo
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.models import layer_depths
+from zoo.models.stand_ins import STAND_INS, StandIn
+from zoo.models.temporalize import TemporalNetwork, temporalize
+
+T = 3
+IDENTITIES = ["tadaconv", "tadaconv_v2", "stam"]
+
+
+class Plain(nn.Module):
+    """A network as anybody writes it: what it pools is not a module, and it has no dropout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 12, 3, stride=2, padding=1)
+        self.out = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3)))
+
+
+class Twice(Plain):
+    """Uses one convolution in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2 = self.again = nn.Conv2d(8, 12, 3, padding=1)
+
+
+def sequential() -> nn.Module:
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Dropout(0.3), nn.Linear(8, 4))
+
+
+SMALL_HOSTS: dict[str, Callable[..., nn.Module]] = {
+    "plain": Plain,
+    "sequential": sequential,
+    "resnet": functools.partial(tv.ResNet, BasicBlock, [1, 1, 1, 1]),
+    "resnext": functools.partial(tv.ResNet, Bottleneck, [1, 1, 1, 1], groups=4, width_per_group=4),
+    "mobilenetv2": functools.partial(
+        tv.MobileNetV2, width_mult=0.25, inverted_residual_setting=[[1, 16, 1, 1], [6, 32, 2, 2]]
+    ),
+    "shufflenetv2": functools.partial(tv.ShuffleNetV2, [2, 2, 2], [8, 16, 32, 64, 64]),
+    "convnext": functools.partial(tv.ConvNeXt, [CNBlockConfig(16, 32, 1), CNBlockConfig(32, None, 1)]),
+    "efficientnet": functools.partial(
+        tv.EfficientNet, [MBConvConfig(1, 3, 1, 8, 8, 1, 1, 1), MBConvConfig(4, 5, 2, 8, 16, 1, 1, 1)], 0.2
+    ),
+    "densenet": functools.partial(tv.DenseNet, growth_rate=8, block_config=(2, 2), num_init_features=16),
+}
+
+
+def make(name: str, **options: Any) -> nn.Module:
+    """A host in double precision and eval mode, its running statistics away from their start."""
+    if name not in ("plain", "sequential"):
+        options.setdefault("num_classes", 4)
+    host = SMALL_HOSTS[name](**options).double().eval()
+    for module in host.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.2, 0.6)
+            nn.init.normal_(module.running_mean, std=0.1)
+    return host
+
+
+def clips(batch: int = 2, frames: int = T, size: int = 32) -> Tensor:
+    return torch.randn(batch, 3, frames, size, size, dtype=torch.double)
+
+
+def frame_by_frame(host: nn.Module, x: Tensor) -> Tensor:
+    return torch.stack([host(frame) for frame in x.unbind(2)]).mean(0)
+
+
+def wake(module: nn.Module) -> None:
+    """Move the operators away from their start."""
+    for name, parameter in module.named_parameters():
+        if "routing." in name or "temporal." in name:
+            nn.init.normal_(parameter, std=0.3)
+            if name.endswith("bn.bias"):
+                nn.init.ones_(parameter)  # few units, which a ReLU must not switch off together
+
+
+# what becomes of a host ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("op", IDENTITIES)
+@pytest.mark.parametrize("name", SMALL_HOSTS)
+def test_it_starts_as_the_host_on_every_frame(name: str, op: str) -> None:
+    host, x = make(name), clips()
+    before = copy.deepcopy(host.state_dict())
+    video = temporalize(host, op, num_frames=T)
+    assert any(isinstance(m, StandIn) for m in video.modules())
+    assert not any(isinstance(m, StandIn) for m in host.modules())  # the one that was given stays as it is
+    assert not video.training
+    torch.testing.assert_close(video(x), frame_by_frame(host, x))
+    own = video.operator_keys()
+    assert own and set(video.state_dict()) - own == {f"net.{key}" for key in before}
+    assert all(torch.equal(host.state_dict()[key], value) for key, value in before.items())
+
+    other = make(name)  # the tensors of another such network, by their own keys
+    video.load_state_dict(video.state_dict() | {f"net.{key}": value for key, value in other.state_dict().items()})
+    torch.testing.assert_close(video(x), frame_by_frame(other, x))
+
+
+@pytest.mark.parametrize("op", STAND_INS)
+@pytest.mark.parametrize("name", ["plain", "resnext", "convnext"])
+def test_operators_train_and_mix_the_frames_of_a_clip_only(name: str, op: str) -> None:
+    host, x = make(name), clips(batch=3)
+    video = temporalize(host, op, num_frames=T)
+    wake(video)
+    y = video.forward_features(x)
+    torch.testing.assert_close(video.forward_features(x[1:2]), y[1:2])
+    x[1, :, 0] = 0
+    moved = (video.forward_features(x) - y).abs().flatten(3).amax((1, 3)) > 1e-6 * y.abs().max()  # (B, T)
+    assert moved[1, :2].all() and not moved[[0, 2]].any()
+    alone = TemporalNetwork(host, T)
+    torch.testing.assert_close(alone.forward_features(x)[:, :, 1:], alone.forward_features(x[:, :, 1:]))
+    video.train()
+    video(x).logsumexp(1).sum().backward()
+    for key, parameter in video.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+    reached = {key for key, p in video.named_parameters() if p.grad.abs().max() > 0}
+    assert {key for key in video.operator_keys() if key.endswith(("b.weight", "modulate.weight", "kernel"))} <= reached
+
+
+@pytest.mark.parametrize(("op", "options"), [("tam", {"kernel_size": 5}), ("tsm", {}), ("tei", {}), ("pool", {})])
+def test_operators_beside_a_convolution_act_on_its_input(op: str, options: dict) -> None:
+    host, x = make("plain"), clips()
+    video = temporalize(host, op, num_frames=T, **options)
+    wake(video)
+    (operator,) = (m.temporal for m in video.modules() if isinstance(m, StandIn))
+    with torch.no_grad():
+        y = F.relu(host.conv2(operator(F.relu(host.conv1(x.transpose(1, 2).flatten(0, 1))), T)))
+        wanted = host.out(y.mean((2, 3))).unflatten(0, (2, T)).mean(1)
+        torch.testing.assert_close(video(x), wanted)
+
+
+def test_where_takes_patterns_and_functions() -> None:
+    host = make("resnext")
+    names = lambda video: [name for name, m in video.net.named_modules() if isinstance(m, StandIn)]  # noqa: E731
+    every = [f"layer{n}.0.conv2" for n in (1, 2, 3, 4)]
+    assert names(temporalize(host)) == every
+    assert names(temporalize(host, where="layer[34]*.conv2")) == every[2:]
+    assert names(temporalize(host, where=["layer1.0.conv?", "layer4.0.conv1"])) == [
+        *(f"layer1.0.conv{n}" for n in (1, 2, 3)),
+        "layer4.0.conv1",
+    ]
+    assert names(temporalize(host, where=lambda name, conv: conv.out_channels == 64)) == [
+        name for name, m in host.named_modules() if isinstance(m, nn.Conv2d) and m.out_channels == 64
+    ]
+    assert temporalize(host, where="conv1", op="tadaconv").stem_key == "net.conv1.weight"
+
+
+def test_a_convolution_used_twice_stays_one() -> None:
+    video = temporalize(Twice().eval(), num_frames=T)
+    assert video.net.conv2 is video.net.again and isinstance(video.net.again, StandIn)
+
+
+def test_in_place_the_host_keeps_its_parameters() -> None:
+    host = make("plain")
+    weight = host.conv2.weight
+    video = temporalize(host, num_frames=T, inplace=True)
+    assert video.net is host and host.conv2.weight is weight
+
+
+# what a video network offers -------------------------------------------------------------------------------------
+
+
+def test_clips_may_have_any_length_but_with_tam() -> None:
+    host, x = make("resnet"), clips(frames=5, size=20)
+    video = temporalize(host, num_frames=T)
+    torch.testing.assert_close(video(x), frame_by_frame(host, x))
+    video = temporalize(host, "tam", num_frames=T)
+    assert video(x[:, :, :T]).shape == (2, 4)
+    with pytest.raises(ConfigError, match="built for 3 frames and got 5"):
+        video(x)
+    with pytest.raises(ConfigError, match="takes clips"):
+        video(x[:, :, 0])
+
+
+@pytest.mark.parametrize("name", SMALL_HOSTS)
+def test_features_and_head_are_the_two_halves_of_it(name: str) -> None:
+    video, x = temporalize(make(name), "tsm", num_frames=T), clips(size=64)
+    features = video.forward_features(x)
+    channels, reduction = video.feature_info[-1].num_chs, video.feature_info[-1].reduction
+    assert features.ndim == 5 and features.shape[:3] == (2, channels, T)
+    if name != "sequential":  # its convolutions are not padded
+        assert features.shape[3:] == (64 // reduction, 64 // reduction)
+    torch.testing.assert_close(video.forward_head(features), video(x))
+    read = video.forward_head(features, pre_logits=True)
+    assert read.shape == (2, video.num_features)
+    torch.testing.assert_close(video.get_classifier()(read), video(x))
+
+
+class Necked(Plain):
+    """Has layers of its own between pooling and classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.neck = nn.Linear(12, 8)
+        self.drop = nn.Dropout(0.5)
+        self.fc = nn.Linear(8, 4)
+        del self.out
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3))
+        return self.fc(self.drop(self.neck(y)))
+
+
+def test_features_of_a_host_with_layers_behind_its_pooling_are_what_its_classifier_reads() -> None:
+    video, x = temporalize(Necked().double().eval(), num_frames=T), clips()
+    features = video.forward_features(x)
+    assert features.shape == (2, 8, T, 1, 1) and video.dropout is video.net.drop
+    torch.testing.assert_close(video.forward_head(features), video(x))
+    torch.testing.assert_close(video.train().forward_features(x), features)  # before dropout
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenetv2", "sequential", "convnext"])
+def test_dropout_is_the_hosts_own_or_added(name: str) -> None:
+    host, x = make(name), clips()
+    own = [m for m in host.modules() if isinstance(m, nn.Dropout)]
+    video = temporalize(host, num_frames=T)
+    assert video.dropout.p == (own[-1].p if own else 0)
+    video.reset_classifier(7)
+    assert video(x).shape == (2, 7) and set(video.net.state_dict()) >= set(host.state_dict())
+    still = video(x)
+    video.dropout.p = 0.9
+    torch.testing.assert_close(video(x), still)
+    video.dropout.train()
+    assert (video(x) - still).abs().max() > 0
+    assert (video.forward_head(video.forward_features(x)) - still).abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["resnext", "convnext", "densenet"])
+def test_blocks_are_recomputed_to_the_same_gradients(name: str) -> None:
+    video = temporalize(make(name), num_frames=T).train()
+    twin, x = copy.deepcopy(video), clips()
+    twin.set_grad_checkpointing()
+    twin = copy.deepcopy(twin)  # what recomputes belongs to the copy
+    for network in (video, twin):
+        torch.manual_seed(1)
+        network(x).logsumexp(1).sum().backward()
+    for (key, p), q in zip(video.named_parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, msg=key)
+    for (key, b), c in zip(video.named_buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(c, b, msg=key)
+    twin.set_grad_checkpointing(False)
+    assert not any("forward" in vars(m) for m in twin.modules())
+
+
+def test_clips_of_another_length_may_come_before_the_backward_pass() -> None:
+    video, x = temporalize(make("resnet"), "tsm", num_frames=4), clips(batch=1, frames=4)
+    grads = []
+    for recompute in (False, True):
+        video.set_grad_checkpointing(recompute)
+        video.zero_grad()
+        y = video(x)
+        video(x[:, :, :2])
+        y.sum().backward()
+        grads.append(video.net.layer1[0].conv1.weight.grad.clone())
+    torch.testing.assert_close(*grads)
+
+
+def test_layers_are_sorted_by_depth() -> None:
+    depths = layer_depths(temporalize(make("resnet"), num_frames=T))
+    assert depths["net.conv1.weight"] == depths["net.bn1.bias"] == 0
+    assert [depths[f"net.layer{n}.0.conv2.routing.b.weight"] for n in (1, 2, 3, 4)] == [1, 2, 3, 4]
+    assert depths["net.fc.weight"] == 5
+    depths = layer_depths(temporalize(make("densenet"), num_frames=T))
+    order = ["conv0", "denseblock1.denselayer1.conv1", "denseblock1.denselayer2.conv2", "transition1.conv"]
+    assert [depths[f"net.features.{name}.weight"] for name in order] == [0, 1, 2, 3]
+    assert depths["net.features.norm5.bias"] == 5 and depths["net.classifier.weight"] == 6
+
+
+def test_stages_are_the_last_of_every_resolution() -> None:
+    video, seen = temporalize(make("convnext"), num_frames=T), {}
+    for stage in video.feature_info:
+        video.get_submodule(stage.module).register_forward_hook(
+            lambda module, args, y, name=stage.module: seen.update({name: y.shape})
+        )
+    video(clips(size=64))
+    assert [(s.module, s.num_chs, s.reduction) for s in video.feature_info] == [
+        ("net.features.1", 16, 4),
+        ("net.features", 32, 8),
+    ]
+    for stage in video.feature_info:
+        assert seen[stage.module] == (2 * T, stage.num_chs, 64 // stage.reduction, 64 // stage.reduction)
+
+
+def test_kernels_of_the_host_are_inflated_for_i3d() -> None:
+    host = make("plain")
+    video = temporalize(make("plain"), "i3d", num_frames=T)
+    tensors = {f"net.{key}": value for key, value in host.state_dict().items()}
+    assert video.adapt_image(tensors) == ["net.conv2.weight"] and not video.operator_keys()
+    video.load_state_dict(tensors)
+    torch.testing.assert_close(video.net.conv2.weight.sum(2), host.conv2.weight)
+
+
+def test_it_can_be_copied_pickled_and_exported() -> None:
+    video, x = temporalize(make("convnext"), "tam", num_frames=T), clips()
+    y = video(x)
+    torch.testing.assert_close(pickle.loads(pickle.dumps(copy.deepcopy(video)))(x), y)
+    torch.testing.assert_close(torch.export.export(video, (x,)).module()(x), y)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"where": "layer*"}, ConfigError, "'layer\\*' matches no convolution of Plain; it has, for instance, conv2"),
+        ({"where": "out"}, ConfigError, "matches no convolution"),
+        ({"op": "tadaconf"}, UnknownNameError, "Did you mean 'tadaconv'"),
+        ({"num_frames": 0}, ConfigError, "num_frames is 0"),
+        ({"taps": 3}, ConfigError, "conv2: the operator 'tadaconv' cannot be built with {'taps': 3}"),
+        ({"op": "tam", "kernel_size": 4}, ConfigError, "conv2: TAM's kernel_size is 4"),
+        ({"module": nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))}, ConfigError, "no nn.Linear"),
+        ({"module": nn.Sequential(nn.Flatten(), nn.Linear(4, 4))}, ConfigError, "no nn.Conv2d"),
+        ({"module": TemporalNetwork(Plain(), T)}, ConfigError, "takes an image network"),
+        ({"module": "resnet18"}, ConfigError, "takes an image network"),
+    ],
+)
+def test_what_cannot_be_is_named(options: dict[str, Any], error: type, says: str) -> None:
+    with pytest.raises(error, match=says):
+        zoo.temporalize(**({"module": Plain()} | options))
+
+
+def test_hosts_that_do_not_return_the_logits_of_their_classifier_are_refused() -> None:
+    class Two(Plain):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), None
+
+    class Misnamed(Plain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused = nn.Linear(5, 6)
+
+    with pytest.raises(ConfigError, match=r"returns 4 logits, but its last linear layer, 'unused', has 6; .*define it"):
+        temporalize(Misnamed(), num_frames=T)(torch.randn(1, 3, T, 8, 8))
+    with pytest.raises(ConfigError, match=r"Two returns tuple, not logits .* aux_logits=False"):
+        temporalize(Two(), num_frames=T)(torch.randn(1, 3, T, 8, 8))

@@ -1,0 +1,100 @@
+"""TAM in other image networks: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt-50 of torchvision.
+
+Source: arXiv 2005.06803, table 3, which names the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50 32x4d)
+but not the places in them. ResNeXt has TANet's: behind the first 1x1 of every bottleneck, in front of its 3x3. The
+places in the others are our choice after it: in front of the depthwise 3x3 of every block that has a 1x1 before it
+(ShuffleNetV2's second branch; MobileNetV2 after the expansion, which its first block lacks), and, in Inception, once
+in every mixed block: in front of the second convolution of its longest branch, or, in the last reduction, of the 3x3
+branch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from zoo.models.network import VideoNetwork, check_counts, check_rate
+from zoo.models.temporalize import TemporalNetwork, temporalize
+
+
+@dataclass(frozen=True)
+class Host:
+    """An image network of torchvision, and where its blocks take a temporal operator.
+
+    builder: its function in ``torchvision.models``; options: of that.
+    where: names of the convolutions with an operator, shell patterns.
+    min_size: height and width that it needs at least, pixels.
+    """
+
+    builder: str
+    where: Sequence[str]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    min_size: int = 1
+
+
+HOSTS: dict[str, Host] = {
+    "shufflenetv2": Host("shufflenet_v2_x1_0", ("stage?.*.branch2.3",)),
+    "mobilenetv2": Host("mobilenet_v2", ("features.*.conv.1.0",)),
+    "inceptionv3": Host(
+        "inception_v3",
+        (
+            "Mixed_5?.branch3x3dbl_2.conv",
+            "Mixed_6a.branch3x3dbl_2.conv",
+            "Mixed_6[bcde].branch7x7dbl_2.conv",
+            "Mixed_7a.branch3x3_2.conv",
+            "Mixed_7[bc].branch3x3dbl_2.conv",
+        ),
+        # the auxiliary classifier only serves training from scratch; the protocol carries the mean and std
+        {"aux_logits": False, "transform_input": False, "init_weights": True},
+        min_size=75,
+    ),
+    "resnext50": Host("resnext50_32x4d", ("layer?.*.conv2",)),
+}
+
+
+def build_host(
+    name: str,
+    op: str = "none",
+    *,
+    num_classes: int = 400,
+    num_frames: int = 8,
+    in_channels: int = 3,
+    dropout: float = 0.5,
+    op_options: Mapping[str, Any] | None = None,
+) -> TemporalNetwork:
+    """A video network of a torchvision host with random weights.
+
+    Args:
+        name: a key of ``HOSTS``.
+        op: "none", or an operator of ``temporalize``.
+        num_frames: T of a clip. TAM is built for it; the other operators take T from the clip.
+        dropout: before the classifier.
+        op_options: of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
+
+    Raises:
+        ConfigError, UnknownNameError: options that it cannot be built with.
+    """
+    import torchvision  # not at the top: importing the zoo is light
+
+    check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels)
+    check_rate("dropout", dropout)
+    host = HOSTS[name]
+    net = getattr(torchvision.models, host.builder)(weights=None, num_classes=num_classes, **host.options)
+    if op == "none":
+        network = TemporalNetwork(net, num_frames)
+    else:
+        network = temporalize(net, op, host.where, num_frames, inplace=True, **(op_options or {}))
+    network.min_size, network.dropout.p = host.min_size, dropout
+    if in_channels != 3:
+        network.reset_stem(in_channels)
+    network.reset_classifier(num_classes)
+    return network
+
+
+ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
+    f"{family}_{name}": functools.partial(build_host, name, op)
+    for family, op in (("c2d", "none"), ("tanet", "tam"))
+    for name in HOSTS
+}

@@ -1,0 +1,131 @@
+"""MViT-B, built by pytorchvideo's builder, so that its published files load.
+
+Sources: "Multiscale Vision Transformers", ICCV 2021, arXiv 2104.11227; pytorchvideo 0.1.5, ``models/hub``. The first
+token is the class token; blocks 1, 3 and 14 halve height and width of the others' grid.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.models.network import Feature, VideoNetwork, check_counts, check_rate
+from zoo.models.pytorchvideo import builders
+from zoo.models.vit import resample_grid
+
+
+class PTVMViT(VideoNetwork):
+    """MViT-B, bound to its frame count and image size by its position embeddings.
+
+    Args:
+        num_frames: T of a clip, even.
+        image_size: height and width of a clip, a multiple of 4.
+        width: channels of the first block, a multiple of 8.
+        drop_path: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
+    """
+
+    head_prefix = "net.head.proj."
+    stem_key = "net.patch_embed.patch_model.weight"
+
+    def __init__(
+        self,
+        *,
+        num_classes: int = 400,
+        num_frames: int = 16,
+        in_channels: int = 3,
+        image_size: int = 224,
+        width: int = 96,
+        dropout: float = 0.5,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("dropout", dropout)
+        check_rate("drop_path", drop_path)
+        for what, value, step in (("num_frames", num_frames, 2), ("image_size", image_size, 4), ("width", width, 8)):
+            if value < step or value % step:
+                raise ConfigError(f"{what} is {value}; of an MViT it must be a multiple of {step}.")
+        doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]  # blocks in front of which channels and heads double
+        with torch.device("cpu"):  # the builder reads numbers out of tensors, which those of the meta device lack
+            net = builders("vision_transformers").create_multiscale_vision_transformers(
+                spatial_size=image_size,
+                temporal_size=num_frames,
+                input_channels=in_channels,
+                patch_embed_dim=width,
+                droppath_rate_block=drop_path,
+                embed_dim_mul=doubled,
+                atten_head_mul=doubled,
+                pool_q_stride_size=[[block, 1, 2, 2] for block, _ in doubled],
+                pool_kv_stride_adaptive=[1, 8, 8],
+                pool_kvq_kernel=[3, 3, 3],
+                head_dropout_rate=0.0,
+                head_num_classes=num_classes,
+            )
+        self.net: Any = net.to(torch.get_default_device())
+        self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
+        self.num_features = self.get_classifier().in_features
+        self.feature_info, reduction = [], 4
+        for number, block in enumerate(self.net.blocks):
+            reduction *= 1 if block.attn.pool_q is None else block.attn.pool_q.stride[1]
+            self.feature_info.append(Feature(f"net.blocks.{number}", block.dim_out, reduction))
+        self.dropout = nn.Dropout(dropout)
+
+    def check_clip(self, x: Tensor) -> None:
+        """Refuse what is not a batch of clips of this network's size."""
+        super().check_clip(x)
+        size = (self.num_frames, self.image_size, self.image_size)
+        if tuple(x.shape[2:]) != size:
+            raise ConfigError(
+                f"this network was built for clips of {size[0]} frames of {size[1]} x {size[2]} pixels and got "
+                f"{tuple(x.shape)}; load it with num_frames={x.shape[2]}, image_size={max(x.shape[3:])} for another "
+                "(square) size: its position embeddings are then resampled."
+            )
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips ``(B, C, T, H, W)`` -> tokens ``(B, 1 + T / 2 * H / 32 * W / 32, num_features)``, class token first."""
+        self.check_clip(x)
+        encoding = self.net.cls_positional_encoding
+        x, shape = encoding(self.net.patch_embed(x)), encoding.patch_embed_shape
+        for block in self.net.blocks:
+            x, shape = self.through(block, x, shape)
+        return self.net.norm_embed(x)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Tokens -> logits ``(B, num_classes)``, or the class token ``(B, num_features)``."""
+        pooled = self.dropout(self.net.head.sequence_pool(features))
+        return pooled if pre_logits else self.get_classifier()(pooled)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The stem and embeddings, then the blocks."""
+        return {"stem": r"net\.(patch_embed|cls_positional_encoding)\.", "blocks": r"net\.blocks\.(\d+)\."}
+
+    def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Resample the spatial position embedding, bicubic."""
+        key = "net.cls_positional_encoding.pos_embed_spatial"
+        places = self.net.cls_positional_encoding.num_spatial_patch
+        if key not in tensors or tensors[key].shape[1] == places:
+            return []
+        tensors[key] = resample_grid(tensors[key][0], round(places**0.5))[None]
+        return [key]
+
+    def adapt_frames(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Interpolate the temporal position embedding, linearly."""
+        key = "net.cls_positional_encoding.pos_embed_temporal"
+        frames = self.net.cls_positional_encoding.num_temporal_patch
+        if key not in tensors or tensors[key].shape[1] == frames:
+            return []
+        table = tensors[key].float().transpose(1, 2)  # (1, C, T / 2)
+        tensors[key] = F.interpolate(table, frames, mode="linear").transpose(1, 2).to(tensors[key].dtype)
+        return [key]
+
+
+ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
+    "ptv_mvit_b_16x4": functools.partial(PTVMViT, num_frames=16),
+    "ptv_mvit_b_32x3": functools.partial(PTVMViT, num_frames=32),
+}

@@ -1,0 +1,235 @@
+"""What every network of the zoo offers beyond ``forward``."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from zoo.errors import ConfigError
+from zoo.ops.tam import TAM, resample_frames
+from zoo.ops.temporal import InflatedConv2d, inflate
+
+
+class Feature(NamedTuple):
+    """One stage of a network: its module's name, its channels, and by what it divides height and width."""
+
+    module: str
+    num_chs: int
+    reduction: int
+
+
+class VideoNetwork(nn.Module):
+    """Base of all networks: clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``.
+
+    A subclass sets ``num_frames``, ``in_channels``, ``num_features`` and ``feature_info``, has ``dropout`` and a linear
+    classifier, and defines ``forward_features`` and ``forward_head``.
+
+    Attributes:
+        num_frames: T of the clips that it was built for; only some networks are bound to it.
+        num_features: channels in front of the classifier.
+        feature_info: its stages, first to last.
+        head_prefix: how the classifier's keys begin.
+        stem_key: of the kernel that reads the pixels, or of the first of several (``stem_keys``).
+    """
+
+    num_frames: int
+    in_channels: int
+    num_features: int
+    feature_info: list[Feature]
+    dropout: nn.Dropout
+    head_prefix = "fc."
+    stem_key = "stem.conv.weight"
+    grad_checkpointing = False
+
+    @property
+    def stem_keys(self) -> tuple[str, ...]:
+        """Keys of the kernels that read the pixels."""
+        return (self.stem_key,)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips -> feature maps ``(B, num_features, T', H', W')`` or tokens."""
+        raise NotImplementedError
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> logits ``(B, num_classes)``, or what the classifier reads, ``(B, num_features)``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def check_clip(self, x: Tensor) -> None:
+        """Refuse what is not a batch of clips for this network."""
+        if x.ndim != 5 or x.shape[1] != self.in_channels:
+            raise ConfigError(
+                f"the network takes clips (B, {self.in_channels}, T, H, W), normalised floats; got {tuple(x.shape)}."
+            )
+        if x.shape[2] != self.num_frames and self._frame_sized():
+            raise ConfigError(
+                f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
+                f"load it with num_frames={x.shape[2]} (TAM's frame-sized layers are then interpolated)."
+            )
+
+    # the classifier ----------------------------------------------------------------------------------------------
+
+    def get_classifier(self) -> nn.Linear:
+        """The linear layer that gives the logits."""
+        return self.get_submodule(self.head_prefix.removesuffix("."))  # type: ignore[return-value]
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by an untrained one for ``num_classes`` classes."""
+        old = self.get_classifier()
+        new = nn.Linear(old.in_features, num_classes).to(old.weight)
+        nn.init.normal_(new.weight, std=0.01)
+        nn.init.zeros_(new.bias)
+        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
+        setattr(self.get_submodule(parent), name, new)
+
+    # for training ------------------------------------------------------------------------------------------------
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Regular expressions that sort parameters by depth, as timm's: "stem", then "blocks" in order.
+
+        A pattern's groups are a block's place; ``(pattern, offset)`` adds to the first of them.
+
+        Args:
+            coarse: by stage rather than by block.
+        """
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters, other than norms and biases, that published recipes do not decay."""
+        return set()
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block's activations in the backward pass: less memory, about a third more time."""
+        self.grad_checkpointing = enable
+
+    def through(self, block: nn.Module, *args: Any) -> Any:
+        """Call a block, recomputing it in the backward pass if asked for; batch statistics are counted once."""
+        if self.grad_checkpointing and torch.is_grad_enabled():
+            contexts = functools.partial(_first_and_second_pass, block)
+            return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
+        return block(*args)
+
+    # for loading -------------------------------------------------------------------------------------------------
+
+    def operator_keys(self) -> set[str]:
+        """State-dict keys that the image network of the same shape does not have."""
+        return set()
+
+    def _frame_sized(self) -> dict[str, TAM]:
+        """Its modules with layers of the size of the frame count."""
+        return {name: m for name, m in self.named_modules() if isinstance(m, TAM) and m.G is not None}
+
+    def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
+        """Options of the network that ``adapt_frames`` fits this one's weights to."""
+        made = dict(options, num_frames=num_frames)
+        for tam in self._frame_sized().values():
+            hidden = tam.G[0].out_features  # type: ignore[index]
+            made["op_options"] = dict(options.get("op_options") or {}, hidden=hidden)
+            break
+        return made
+
+    def adapt_frames(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Fit tensors trained with another frame count to this network, in place; returns the keys it changed."""
+        sizes = {f"{name}.G.0.weight": tam.num_frames for name, tam in self._frame_sized().items()}
+        keys = [key for key in sizes if key in tensors]
+        for key in keys:
+            tensors[key] = resample_frames(tensors[key], sizes[key])
+        return keys
+
+    def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Fit tensors trained with another image size to this network, in place; returns the keys it changed."""
+        return []
+
+    def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Inflate an image network's kernels where this one's span frames, in place; returns the keys it changed."""
+        changed = []
+        for name, module in self.named_modules():
+            key = f"{name}.weight"
+            if isinstance(module, InflatedConv2d) and key in tensors and tensors[key].ndim == 4:
+                tensors[key] = inflate(tensors[key], module.kernel_size[0])
+                changed.append(key)
+        return changed
+
+
+def _first_and_second_pass(block: nn.Module) -> tuple[Any, Any]:
+    return contextlib.nullcontext(), _statistics_kept(block)
+
+
+@contextlib.contextmanager
+def _statistics_kept(block: nn.Module) -> Iterator[None]:
+    """Batch norms normalise as in training, but leave their running statistics alone."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms if m.num_batches_tracked is not None]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]
+
+
+def layer_depths(network: VideoNetwork) -> dict[str, int]:
+    """Parameter name -> depth: 0 for the stem, then one more for each block, the head last.
+
+    For learning rates that decay with depth (each layer's is ``decay`` times that of the layer behind it).
+    """
+    matcher = network.group_matcher()
+    stem = re.compile(matcher["stem"])
+    found = [matcher["blocks"]] if isinstance(matcher["blocks"], str) else matcher["blocks"]
+    blocks: list[tuple[str, int]] = [(block, 0) if isinstance(block, str) else block for block in found]
+    places: dict[str, tuple[int, ...]] = {}
+    for name, _ in network.named_parameters():
+        if stem.match(name):
+            places[name] = (-1,)
+            continue
+        for pattern, offset in blocks:
+            if match := re.match(pattern, name):
+                first, *rest = (int(group) for group in match.groups())
+                places[name] = (first + offset, *(rest or [0]))
+                break
+        else:
+            places[name] = (10**6,)
+    order = {place: depth for depth, place in enumerate(sorted(set(places.values())))}
+    return {name: order[place] for name, place in places.items()}
+
+
+class DropPath(nn.Module):
+    """Leave a residual branch out with some probability, for whole clips, in training (arXiv 1603.09382)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, ...)`` -> same shape: zeros for some clips, the others scaled up to keep the mean."""
+        if not self.training or not self.rate:
+            return x
+        keep = torch.rand(len(x) // num_frames, device=x.device) >= self.rate
+        scale = (keep / (1 - self.rate)).repeat_interleave(num_frames).to(x.dtype)
+        return x * scale.view(-1, *[1] * (x.ndim - 1))
+
+
+def check_counts(**values: Any) -> None:
+    """Refuse options that must be whole numbers and are not; names and values are in the message."""
+    for what, value in values.items():
+        least = 2 if what == "num_classes" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{what} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def check_rate(what: str, value: float) -> None:
+    """Refuse a dropout or drop-path rate outside [0, 1)."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{what} is {value}; it must be at least 0 and below 1.")

@@ -1,0 +1,274 @@
+"""Baselines built by pytorchvideo's own builders, so that its published files load.
+
+C2D, I3D, Slow, SlowFast, R(2+1)D, CSN and X3D; MViT is in ``zoo.models.mvit``.
+
+Sources: pytorchvideo 0.1.5, ``models/hub``, which says how the network of each file is built. The library has been
+unmaintained since 2022, so it is imported when such a network is built, and nothing of it is used but its builders.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.models.network import Feature, VideoNetwork, check_counts, check_rate
+from zoo.ops.temporal import check_odd
+
+SIDE = 7  # places that the heads average over: the map of a 224-pixel training crop
+
+
+def builders(module: str) -> Any:
+    """The module ``pytorchvideo.models.<module>``.
+
+    Raises:
+        ConfigError: pytorchvideo, or something it needs, is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.script, in a layer that no network here has
+            return importlib.import_module(f"pytorchvideo.models.{module}")
+    except ImportError as error:
+        raise ConfigError(
+            f"this network is built by pytorchvideo, which cannot be imported here ({error}); "
+            "install it: pip install pytorchvideo==0.1.5"
+        ) from error
+
+
+class HeadPool(nn.Module):
+    """Average over all frames and over windows of ``side`` x ``side`` places, with stride 1.
+
+    The builders' heads have the frame count and the training crop built in; they fail on fewer frames and on smaller
+    maps, of which here all is taken.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(B, C, T, H, W)`` -> ``(B, C, 1, H', W')``."""
+        frames, height, width = x.shape[2:]
+        return F.avg_pool3d(x, (frames, min(self.side, height), min(self.side, width)), stride=1)
+
+
+class PTVNet(VideoNetwork):
+    """A stem, four stages of residual blocks and a head: every network here but SlowFast.
+
+    Args:
+        module, builder: ``pytorchvideo.models.<module>.<builder>``.
+        arguments: of the builder, as in pytorchvideo's hub.
+        num_frames: T of a clip; another T can be given to ``forward``.
+        width: channels of the stem (of X3D: before its width factor of 2).
+    """
+
+    stem_key = "net.blocks.0.conv.weight"
+
+    def __init__(
+        self,
+        module: str,
+        builder: str,
+        arguments: Mapping[str, Any],
+        *,
+        num_classes: int = 400,
+        num_frames: int = 8,
+        in_channels: int = 3,
+        width: int = 64,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("dropout", dropout)
+        self.num_frames, self.in_channels = num_frames, in_channels
+        sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes}
+        # the head's own dropout is left out: `dropout` below acts in its place
+        net = getattr(builders(module), builder)(**arguments, **sizes, dropout_rate=0, head_activation=None)
+        self.net: Any = net
+        self.head_prefix = f"net.blocks.{len(net.blocks) - 1}.proj."
+        self.num_features = self.get_classifier().in_features
+        self.feature_info = []
+        for number, stage in enumerate(net.blocks):
+            if blocks := getattr(stage, "res_blocks", None):
+                name = f"net.blocks.{number}.res_blocks.{len(blocks) - 1}"
+                channels = blocks[-1].branch2.conv_c.out_channels
+                self.feature_info.append(Feature(name, channels, 4 * 2 ** len(self.feature_info)))
+        head = net.blocks[-1]
+        if hasattr(head.pool, "pre_conv"):  # X3D convolves before and after it averages
+            head.pool.pool = HeadPool(head.pool.pool.kernel_size[1])
+        else:
+            head.pool = HeadPool(SIDE)
+        self.dropout = nn.Dropout(dropout)
+
+    @staticmethod
+    def sizes(in_channels: int, width: int) -> dict[str, Any]:
+        """The builder's arguments for them."""
+        return {"input_channel": in_channels, "stem_dim_out": width}
+
+    def check_clip(self, x: Tensor) -> None:
+        """Refuse what is not a batch of clips for this network."""
+        super().check_clip(x)
+        if x.shape[2] < 2 and any(isinstance(block, nn.MaxPool3d) for block in self.net.blocks):
+            raise ConfigError(f"this network pools pairs of frames; give clips of 2 frames or more, not {x.shape[2]}.")
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T', H / 32, W / 32)``."""
+        self.check_clip(x)
+        for part in self.net.blocks[:-1]:
+            for block in getattr(part, "res_blocks", [part]):
+                x = self.through(block, x)
+        return x
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Feature maps -> logits ``(B, num_classes)``, or what the classifier reads, ``(B, num_features)``."""
+        # the builders' heads classify every place and average the scores; the classifier is linear, so averaging
+        # first is the same, but dropout must act on each place as it was trained
+        pooled = self.dropout(self.net.blocks[-1].pool(features)).mean((2, 3, 4))
+        return pooled if pre_logits else self.get_classifier()(pooled)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The stem, then residual blocks (or stages)."""
+        blocks = r"net\.blocks\.(\d+)\.res_blocks\." + ("" if coarse else r"(\d+)\.")
+        return {"stem": r"net\.blocks\.0\.", "blocks": blocks}
+
+
+class PTVX3D(PTVNet):
+    """X3D (arXiv 2004.04730), whose head averages over the map of its own training crop.
+
+    The head's convolutions widen the maps of ``forward_features`` to ``num_features``.
+
+    Args:
+        crop: side of the training crop, pixels.
+        depth_factor: 2.2, or 5 of X3D-L.
+    """
+
+    stem_key = "net.blocks.0.conv.conv_t.weight"  # the spatial convolution, in spite of its name
+
+    def __init__(self, crop: int, depth_factor: float = 2.2, **options: Any) -> None:
+        # nn.SiLU is the builder's Swish, whose hand-written gradient current PyTorch has no use for
+        arguments = {"input_crop_size": crop, "depth_factor": depth_factor, "inner_act": nn.SiLU}
+        super().__init__("x3d", "create_x3d", arguments, **options)
+
+    @staticmethod
+    def sizes(in_channels: int, width: int) -> dict[str, Any]:
+        """The builder's arguments for them."""
+        return {"input_channel": in_channels, "stem_dim_in": width}
+
+
+class PTVSlowFast(PTVNet):
+    """SlowFast (arXiv 1812.03982): a wide pathway on few frames, a narrow one on all of them.
+
+    Args:
+        depth: 50 or 101.
+        num_frames: T of the fast pathway, a multiple of ``alpha``; the slow one takes ``T / alpha`` frames of it.
+        width: channels of the slow pathway's stem; the fast one has an eighth. A multiple of 8.
+        alpha: 4; the published R50 4x16 has 8.
+        fusion_kernel: frames of the convolutions from the fast to the slow pathway: 7, or 5 as in the published R101
+            and R50 4x16.
+        arguments: others of ``create_slowfast``.
+    """
+
+    stem_keys = tuple(f"net.blocks.0.multipathway_blocks.{pathway}.conv.weight" for pathway in range(2))
+    stem_key = stem_keys[0]
+
+    def __init__(
+        self,
+        depth: int,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        num_frames: int = 32,
+        width: int = 64,
+        alpha: int = 4,
+        fusion_kernel: int = 7,
+        **options: Any,
+    ) -> None:
+        check_counts(num_frames=num_frames, width=width, alpha=alpha)
+        if width % 8:
+            raise ConfigError(f"width is {width}; it must be a multiple of 8, as the fast pathway has an eighth of it.")
+        check_odd("fusion_kernel", fusion_kernel)
+        arguments = dict(
+            arguments or {},
+            model_depth=depth,
+            slowfast_fusion_conv_kernel_size=(fusion_kernel, 1, 1),
+            slowfast_fusion_conv_stride=(alpha, 1, 1),
+        )
+        super().__init__("slowfast", "create_slowfast", arguments, num_frames=num_frames, width=width, **options)
+        self.alpha = alpha
+        self._check_frames(num_frames)
+        for number in range(1, 5):
+            name = f"net.blocks.{number}.multipathway_blocks.0"  # the slow pathway's stage
+            last = len(self.get_submodule(name).res_blocks) - 1  # type: ignore[arg-type]
+            self.feature_info.append(Feature(f"{name}.res_blocks.{last}", 2 * width * 2**number, 2 * 2**number))
+
+    @staticmethod
+    def sizes(in_channels: int, width: int) -> dict[str, Any]:
+        """The builder's arguments for them."""
+        return {"input_channels": (in_channels, in_channels), "stem_dim_outs": (width, width // 8)}
+
+    def _check_frames(self, frames: int) -> None:
+        if frames % self.alpha or not frames:
+            near = max(round(frames / self.alpha), 1) * self.alpha
+            raise ConfigError(
+                f"num_frames is {frames}; the slow pathway takes one of every {self.alpha}, so give a multiple: {near}."
+            )
+
+    def pathways(self, x: Tensor) -> list[Tensor]:
+        """Clips -> those of the slow pathway, ``T / alpha`` frames from the first to the last one, and of the fast."""
+        frames = x.shape[2]
+        slow = frames // self.alpha
+        # linspace(0, frames - 1, slow) truncated, as published, in whole numbers
+        return [x[:, :, [i * (frames - 1) // max(slow - 1, 1) for i in range(slow)]], x]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T / alpha, H / 32, W / 32)``.
+
+        The slow pathway's channels, then the fast one's, averaged over the ``alpha`` frames of each slow one.
+        """
+        self.check_clip(x)
+        self._check_frames(x.shape[2])
+        paths = self.pathways(x)
+        for part in self.net.blocks[:-2]:
+            for pathway, stage in enumerate(part.multipathway_blocks):
+                for block in getattr(stage, "res_blocks", [stage]):
+                    paths[pathway] = self.through(block, paths[pathway])
+            paths = part.multipathway_fusion(paths)
+        slow, fast = paths
+        return torch.cat([slow, fast.unflatten(2, (-1, self.alpha)).mean(3)], dim=1)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The stems, then blocks (or stages) of both pathways; what joins them goes with the stage behind it."""
+        blocks = r"net\.blocks\.(\d+)\.multipathway_blocks\.\d+\.res_blocks\." + ("" if coarse else r"(\d+)\.")
+        joints = (r"net\.blocks\.(\d+)\.multipathway_fusion\.", 1)
+        return {"stem": r"net\.blocks\.0\.", "blocks": [blocks, joints]}
+
+
+_POINT, _LINE = (1, 1, 1), (3, 1, 1)
+SLOW = {"stem_conv_kernel_size": (1, 7, 7)}
+_POOLED = {"stage1_pool": nn.MaxPool3d}  # over pairs of frames, behind the first stage
+_C2D = SLOW | _POOLED | {"stage_conv_a_kernel_size": (_POINT,) * 4}
+_EVERY_OTHER = (_LINE, [_LINE, _POINT], [_LINE, _POINT], [_POINT, _LINE])
+_I3D = {"stem_conv_kernel_size": (5, 7, 7)} | _POOLED | {"stage_conv_a_kernel_size": _EVERY_OTHER}
+_CSN = {"model_depth": 101, "stem_pool": nn.MaxPool3d}
+_RES4 = (_LINE,) * 6 + (_POINT,) * 17  # R101_50_50: temporal kernels in six of the 23 blocks
+_R101_50_50 = {"stage_conv_a_kernel_sizes": ((_POINT, _POINT, _RES4, _LINE), (_LINE, _LINE, _RES4, _LINE))}
+
+ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
+    "ptv_c2d_r50": functools.partial(PTVNet, "resnet", "create_resnet", _C2D),
+    "ptv_i3d_r50": functools.partial(PTVNet, "resnet", "create_resnet", _I3D),
+    "ptv_slow_r50": functools.partial(PTVNet, "resnet", "create_resnet", SLOW),
+    "ptv_slowfast_r50": functools.partial(PTVSlowFast, 50),
+    "ptv_slowfast_r101": functools.partial(PTVSlowFast, 101, fusion_kernel=5),
+    "ptv_slowfast_16x8_r101": functools.partial(PTVSlowFast, 101, _R101_50_50, num_frames=64, fusion_kernel=5),
+    "ptv_r2plus1d_r50": functools.partial(PTVNet, "r2plus1d", "create_r2plus1d", {}, num_frames=16),
+    "ptv_csn_r101": functools.partial(PTVNet, "csn", "create_csn", _CSN, num_frames=32),
+    "ptv_x3d_xs": functools.partial(PTVX3D, 160, num_frames=4, width=12),
+    "ptv_x3d_s": functools.partial(PTVX3D, 160, num_frames=13, width=12),
+    "ptv_x3d_m": functools.partial(PTVX3D, 224, num_frames=16, width=12),
+    "ptv_x3d_l": functools.partial(PTVX3D, 312, 5.0, num_frames=16, width=12),
+}

@@ -1,0 +1,300 @@
+"""Any image network -> a video network, by putting temporal operators into its convolutions.
+
+The host keeps its code, its keys and its tensors; frames are folded into its batch, and the logits of a clip are the
+mean of those of its frames.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from zoo.errors import ConfigError, UnknownNameError
+from zoo.models import host_layout as layout
+from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass, check_counts
+from zoo.models.stand_ins import STAND_INS, InflatedStandIn, StandIn, stand_in
+from zoo.ops.temporal import inflate
+
+Where = str | Sequence[str] | Callable[[str, nn.Conv2d], bool] | None
+PREFIX = "net."
+
+
+def temporalize(
+    module: nn.Module,
+    op: str = "tadaconv",
+    where: Where = None,
+    num_frames: int = 8,
+    *,
+    inplace: bool = False,
+    **options: Any,
+) -> TemporalNetwork:
+    """Make a video network of an image network.
+
+    ``temporalize(torchvision.models.convnext_tiny(weights="DEFAULT"), "tadaconv")`` gives, untrained, the mean of the
+    image logits of a clip's frames, and learns from there. An image state dict of the host fits the result, each key
+    behind "net.", but for the operator's keys (``operator_keys``).
+
+    Args:
+        module: takes ``(N, 3, H, W)``, returns logits ``(N, classes)`` of a linear layer: torchvision's ResNet,
+            ResNeXt, RegNet, MobileNet, ShuffleNet, ConvNeXt, EfficientNet, DenseNet, Inception
+            (``aux_logits=False``), or one of your own.
+        op: what the chosen convolutions become. "tadaconv", "tadaconv_v2" and "stam" calibrate their kernels for every
+            frame and start as the identity: the network starts as the host. "i3d" spreads them over three frames: a
+            frame between two like it gives what it gave. "tam", "tsm", "tei", "pool" and "tconv" act on their input,
+            and change what the host says until they are trained.
+        where: which convolutions: a shell pattern of their names such as "layer*.conv2", a list of such, or a function
+            ``(name, conv) -> bool``. None: all with a kernel above 1x1 except the one that reads the pixels. Only
+            plain ``nn.Conv2d`` are ever chosen.
+        num_frames: T of a clip. TAM is built for it; with the other operators clips may have any T.
+        inplace: change ``module`` itself rather than a copy of it.
+        options: of the operator, e.g. ``kernel_size=5`` for TAM or ``reduction=8`` for TAdaConv.
+
+    Raises:
+        UnknownNameError: there is no such operator.
+        ConfigError: nothing matches ``where``, or the operator cannot stand for a convolution or has not the options;
+            or the module has no convolution or no linear classifier.
+    """
+    if not isinstance(module, nn.Module) or isinstance(module, VideoNetwork):
+        raise ConfigError(f"temporalize takes an image network, an nn.Module; got a {type(module).__name__}.")
+    check_counts(num_frames=num_frames)
+    if op not in STAND_INS:
+        raise UnknownNameError.of("temporal operator", op, STAND_INS, f"The operators: {', '.join(STAND_INS)}.")
+    net = module if inplace else copy.deepcopy(module)
+    made: dict[nn.Module, nn.Module] = {}
+    for name, conv in _chosen(net, where).items():
+        try:
+            made[conv] = stand_in(op, conv, num_frames, **options)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    for parent in list(net.modules()):
+        for name, child in list(parent._modules.items()):  # not named_children: it names a shared one only once
+            if child in made:
+                setattr(parent, name, made[child])
+    return TemporalNetwork(net, num_frames)
+
+
+def _chosen(net: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
+    stem = layout.find_stem(net)
+    convs: dict[str, nn.Conv2d] = {name: m for name, m in net.named_modules() if type(m) is nn.Conv2d}
+    if where is None:
+        chosen = {name: conv for name, conv in convs.items() if name != stem and max(conv.kernel_size) > 1}
+    elif callable(where):
+        chosen = {name: conv for name, conv in convs.items() if where(name, conv)}
+    else:
+        patterns = [where] if isinstance(where, str) else list(where)
+        chosen = {name: conv for name, conv in convs.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
+    if not chosen:
+        some = [name for name, conv in convs.items() if name != stem and max(conv.kernel_size) > 1] or list(convs)
+        raise ConfigError(
+            f"where={where!r} matches no convolution of {type(net).__name__}; it has, for instance, "
+            f"{', '.join(some[:: max(len(some) // 6, 1)][:6])}."
+        )
+    return chosen
+
+
+class ClassifierWithDropout(nn.Linear):
+    """A host's classifier, and in front of it the dropout that the host lacks; same keys."""
+
+    def __init__(self, linear: nn.Linear, dropout: nn.Dropout) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` -> logits ``(N, classes)``."""
+        return super().forward(self.dropout(x))
+
+
+class TemporalNetwork(VideoNetwork):
+    """An image network over folded frames, whose logits are averaged over time.
+
+    ``dropout`` is the host's own in front of its classifier, or, where it has none, one of rate 0 that is added there.
+
+    Args:
+        net: takes ``(N, C, H, W)`` and returns ``(N, classes)``; its stand-ins are given the frame count.
+        num_frames: T of a clip.
+        min_size: height and width that a clip needs at least, pixels.
+    """
+
+    def __init__(self, net: nn.Module, num_frames: int, min_size: int = 1) -> None:
+        super().__init__()
+        self.net, self.num_frames, self.min_size = net, num_frames, min_size
+        self._stem = layout.find_stem(net)
+        classifier = layout.find_classifier(net)
+        self._head = layout.find_head(net, classifier)
+        self.stem_key, self.head_prefix = f"{PREFIX}{self._stem}.weight", f"{PREFIX}{classifier}."
+        stem: Any = net.get_submodule(self._stem)
+        self.in_channels = stem.in_channels
+        self.num_features = self.get_classifier().in_features
+        dropout = layout.find_dropout(net, classifier)
+        self.dropout = dropout if dropout is not None else nn.Dropout(0.0)
+        if dropout is None:
+            self._put_classifier(ClassifierWithDropout(self.get_classifier(), self.dropout))
+        self._frames = 0
+        self._tell(num_frames)
+        self.train(net.training)
+
+    @functools.cached_property
+    def feature_info(self) -> list[Feature]:  # type: ignore[override]
+        """For every resolution of the maps, the last module of the host that has it, measured on 448 x 448 pixels."""
+        self._tell(self.num_frames)
+        frames = torch.empty(self.num_frames, self.in_channels, 448, 448, device="meta")
+        try:
+            stages = layout.measure_stages(
+                self.net, self._stem, self._head, frames.to(self.get_classifier().weight.dtype)
+            )
+        except RuntimeError as error:
+            raise ConfigError(f"the stages of {type(self.net).__name__} cannot be measured: {error}") from error
+        return [stage._replace(module=PREFIX + stage.module) for stage in stages]
+
+    def check_clip(self, x: Tensor) -> None:
+        """Refuse what is not a batch of clips for this network."""
+        super().check_clip(x)
+        if min(x.shape[3:]) < self.min_size:
+            raise ConfigError(
+                f"this network takes clips of {self.min_size} x {self.min_size} pixels or more; got {tuple(x.shape)}."
+            )
+
+    def _tell(self, num_frames: int) -> None:
+        """Let the stand-ins know the frame count: the host calls them without it."""
+        if num_frames != self._frames:
+            for module in self.net.modules():
+                if isinstance(module, StandIn):
+                    module.num_frames = num_frames
+            self._frames = num_frames
+
+    def _fold(self, x: Tensor) -> Tensor:
+        self.check_clip(x)
+        self._tell(x.shape[2])
+        return x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``."""
+        logits = self.net(self._fold(x))
+        if not isinstance(logits, Tensor) or logits.ndim != 2:
+            raise ConfigError(
+                f"{type(self.net).__name__} returns {type(logits).__name__}, not logits (N, classes); build it without "
+                "auxiliary outputs (torchvision's Inception and GoogLeNet: aux_logits=False)."
+            )
+        if logits.shape[1] != self.get_classifier().out_features:
+            raise ConfigError(
+                f"{type(self.net).__name__} returns {logits.shape[1]} logits, but its last linear layer, "
+                f"{self.head_prefix[len(PREFIX) : -1]!r}, has {self.get_classifier().out_features}; "
+                "call the classifier 'fc', 'classifier' or 'head', or define it last."
+            )
+        return logits.unflatten(0, (-1, x.shape[2])).mean(1)
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Clips ``(B, C, T, H, W)`` -> the maps that the host pools for its classifier, ``(B, C', T, H', W')``.
+
+        Where the classifier does not read what is pooled (a host without global pooling, or with layers of its own
+        after it), this is what it does read, as ``(B, C', T, 1, 1)``.
+        """
+        frames = self._fold(x)
+        head = self.net.get_submodule(self._head)
+        head_pools = any(isinstance(m, nn.AdaptiveAvgPool2d) for m in head.modules())
+        seen: list[Tensor] = []
+        pooling = layout.LastPooling()
+
+        def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            maps = pooling.source(args[0])
+            if maps is None:
+                maps = args[0] if head_pools else args[0].flatten(1)
+            seen.append(maps if maps.ndim == 4 else maps[:, :, None, None])
+
+        handle = head.register_forward_pre_hook(note)
+        try:
+            with pooling:
+                self.net(frames)
+        finally:
+            handle.remove()
+        if not seen:
+            raise ConfigError(f"{type(self.net).__name__} does not call its {self._head!r}, so it has no features.")
+        return seen[-1].unflatten(0, (-1, x.shape[2])).transpose(1, 2)
+
+    def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
+        """Maps of ``forward_features`` -> logits ``(B, num_classes)``, or what the classifier reads, ``(B, C)``."""
+        y = features.mean((3, 4)).transpose(1, 2).flatten(0, 1)  # (B*T, C')
+        head, classifier = self.net.get_submodule(self._head), self.get_classifier()
+        layers = list(head)[:-1] if isinstance(head, nn.Sequential) else []
+        if any(isinstance(layer, nn.Flatten) for layer in layers):
+            y = y[:, :, None, None]
+        for layer in layers:
+            y = layer(y)
+        if not any(layer is self.dropout for layer in layers):
+            y = self.dropout(y)
+        y = y.unflatten(0, (-1, features.shape[2])).mean(1)  # the classifier is linear: averaging first is the same
+        return y if pre_logits else F.linear(y, classifier.weight, classifier.bias)
+
+    def _put_classifier(self, linear: nn.Linear) -> None:
+        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
+        setattr(self.get_submodule(parent), name, linear)
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the classifier by an untrained one for ``num_classes`` classes."""
+        old = self.get_classifier()
+        super().reset_classifier(num_classes)
+        if isinstance(old, ClassifierWithDropout):
+            self._put_classifier(ClassifierWithDropout(self.get_classifier(), self.dropout))
+
+    def reset_stem(self, in_channels: int) -> None:
+        """Replace the convolution that reads the pixels by an untrained one for another number of channels."""
+        old: Any = self.net.get_submodule(self._stem)
+        new = copy.deepcopy(old)
+        new.in_channels = self.in_channels = in_channels
+        new.weight = nn.Parameter(old.weight.new_empty(len(old.weight), in_channels, *old.kernel_size))
+        nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
+        parent, _, name = self._stem.rpartition(".")
+        setattr(self.net.get_submodule(parent), name, new)
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """The stem, then the host's blocks (or its containers) in order; ``match_groups`` says what is one."""
+        return layout.match_groups(self.net, self._stem, self._head, PREFIX, coarse)
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute every block's activations in the backward pass: less memory, about a third more time."""
+        super().set_grad_checkpointing(enable)
+        for name in layout.find_units(self.net, self._stem):
+            block = self.net.get_submodule(name)
+            block.__dict__.pop("forward", None)
+            if enable and layout.is_block(block) and not f"{name}.".startswith(f"{self._head}."):
+                block.forward = functools.partial(_recomputed, self, block)
+
+    def operator_keys(self) -> set[str]:
+        """State-dict keys that the host does not have."""
+        stand_ins = [name for name, m in self.named_modules() if isinstance(m, StandIn)]
+        own = {f"{name}.{kind}" for name in stand_ins for kind in ("weight", "bias")}
+        return {key for key in self.state_dict() if key.startswith(tuple(f"{n}." for n in stand_ins))} - own
+
+    def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
+        """Inflate the host's kernels where the stand-ins span frames, in place; returns the keys it changed."""
+        changed = []
+        for name, module in self.named_modules():
+            key = f"{name}.weight"
+            if isinstance(module, InflatedStandIn) and key in tensors and tensors[key].ndim == 4:
+                tensors[key] = inflate(tensors[key], module.frames)
+                changed.append(key)
+        return changed
+
+
+def _recomputed(network: TemporalNetwork, block: nn.Module, *args: Any) -> Any:
+    run = functools.partial(type(block).forward, block)
+    if not torch.is_grad_enabled():
+        return run(*args)
+    num_frames = network._frames
+    args = tuple(list(a) if isinstance(a, list) else a for a in args)  # a DenseNet makes its list longer later
+
+    def again(*args: Any) -> Any:
+        network._tell(num_frames)  # clips of another length may have come before the backward pass
+        return run(*args)
+
+    contexts = functools.partial(_first_and_second_pass, block)
+    return checkpoint(again, *args, use_reentrant=False, context_fn=contexts)

@@ -1,0 +1,51 @@
+"""TSM: a temporal convolution with fixed taps, that is, a shift of some channels.
+
+Source: "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019, arXiv 1811.08383, section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+
+
+class TemporalShift(nn.Module):
+    """Shift a fraction of the channels by one frame in each direction; zeros enter at the ends.
+
+    The first ``C // divisor`` channels take the next frame, as many after them the previous one, the rest stay.
+
+    Args:
+        divisor: 8 in the paper: 1/8 of the channels to either side.
+    """
+
+    def __init__(self, divisor: int = 8) -> None:
+        super().__init__()
+        if divisor < 2:
+            raise ConfigError(f"divisor is {divisor}; two parts of the channels are shifted, so it is at least 2.")
+        self.divisor = divisor
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        fold = x.shape[1] // self.divisor
+        frames = x.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
+        shifted = frames.clone()
+        shifted[:, :-1, :fold] = frames[:, 1:, :fold]
+        shifted[:, -1, :fold] = 0
+        shifted[:, 1:, fold : 2 * fold] = frames[:, :-1, fold : 2 * fold]
+        shifted[:, 0, fold : 2 * fold] = 0
+        return shifted.flatten(0, 1)
+
+    def extra_repr(self) -> str:
+        """For ``print``."""
+        return f"divisor={self.divisor}"
+
+
+def shift_kernel(channels: int, divisor: int = 8) -> Tensor:
+    """The shift as a depthwise temporal kernel ``(C, 1, 3)``: where a learned one may start."""
+    kernel, fold = torch.zeros(channels, 1, 3), channels // divisor
+    kernel[:fold, :, 2] = 1
+    kernel[fold : 2 * fold, :, 0] = 1
+    kernel[2 * fold :, :, 1] = 1
+    return kernel

@@ -1,0 +1,89 @@
+"""What STAM adds to a convolution's output: maps pooled over time and space, gated by channel.
+
+The abstract of doi 10.1007/s00371-023-03165-6 names an omni-dimensional aggregation and no more; see ``zoo.ops.stam``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.ops.tadaconv import spatial_mean, temporal_average
+
+AGGREGATIONS = ("omni", "group_context", "none")
+
+
+def hidden_width(channels: int, reduction: int, multiple: int = 1) -> int:
+    """``channels / reduction``, at least 16, rounded down to a multiple."""
+    if not isinstance(reduction, int) or reduction < 1:
+        raise ConfigError(f"STAM's reduction is {reduction!r}; it must be a whole number of at least 1.")
+    return max(channels // reduction, 16) // multiple * multiple
+
+
+def aggregation_of(name: str, channels: int, reduction: int) -> nn.Module | None:
+    """The module that an option names; None for "none"."""
+    if name == "none":
+        return None
+    if channels < 4:
+        raise ConfigError(f"aggregation={name!r} splits channels in four; {channels} are too few: use 'none'.")
+    return OmniAggregation(channels, reduction) if name == "omni" else GroupContext(channels)
+
+
+class OmniAggregation(nn.Module):
+    """``g . M'``: quarters of the channels pooled over time, height and width in turn, and a gate by channel.
+
+    All quarters are averaged over frames t-1, t, t+1; the second also over three rows, the third over three columns,
+    the fourth over both. Values beyond the borders count as zeros. ``g = sigmoid(Linear(ReLU(Linear(mean_THW Y))))``,
+    one for each clip and channel.
+
+    Args:
+        channels: C of the maps, at least 4.
+        reduction: C over the gate's hidden width, which is at least 16.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        hidden = hidden_width(channels, reduction)
+        self.gate = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels))
+
+    def forward(self, y: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        gate = self.gate(spatial_mean(y, num_frames).mean(2)).sigmoid()  # (B, C)
+        only_time, *rest = temporal_average(y, num_frames).tensor_split(4, dim=1)
+        pooled = [
+            F.avg_pool2d(quarter, (rows, columns), 1, (rows // 2, columns // 2))
+            for quarter, rows, columns in zip(rest, (3, 1, 3), (1, 3, 3), strict=True)
+        ]
+        return torch.cat([only_time, *pooled], dim=1) * gate.repeat_interleave(num_frames, 0)[:, :, None, None]
+
+
+class GroupContext(nn.Module):
+    """``sigmoid(Linear(context)) . Y`` for quarters of the channels, each with a context of its own.
+
+    The contexts are the means over clip, frame and place, and the average over frames t-1, t, t+1: after the group
+    contextualisation of arXiv 2203.09694, in a small form of our own.
+
+    Args:
+        channels: C of the maps, at least 4.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        sizes = [len(quarter) for quarter in torch.empty(channels, device="cpu").tensor_split(4)]
+        self.gates = nn.ModuleList(nn.Linear(size, size) for size in sizes)
+
+    def forward(self, y: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        clip = y.unflatten(0, (-1, num_frames)).permute(0, 1, 3, 4, 2)  # (B, T, H, W, C)
+        quarters = clip.tensor_split(4, dim=4)
+        near = temporal_average(y, num_frames).unflatten(0, (-1, num_frames)).permute(0, 1, 3, 4, 2)
+        contexts = [
+            quarters[0].mean((1, 2, 3), keepdim=True),
+            quarters[1].mean((2, 3), keepdim=True),
+            quarters[2].mean(1, keepdim=True),
+            near.tensor_split(4, dim=4)[3],
+        ]
+        gated = [q * g(c).sigmoid() for q, g, c in zip(quarters, self.gates, contexts, strict=True)]
+        return torch.cat(gated, dim=4).permute(0, 1, 4, 2, 3).flatten(0, 1)

@@ -1,0 +1,113 @@
+"""TAdaConv, version 2: the calibration comes from attention over the frames, and the bias is calibrated too.
+
+Source: "Temporally-Adaptive Models for Efficient Video Understanding", arXiv 2308.05787, section 3:
+``y_t = (alpha_t . W) * x_t + beta_t . bias``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+from zoo.ops.tadaconv import AdaptiveConv2d, Size2, last_layer
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """``x * sigmoid(1.702 x)``, the activation that CLIP and the published weights were trained with."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+class RouteTransformer(nn.Module):
+    """The routing function: ``z = QuickGELU(LN(Conv_a(xbar)))``, ``z += MHSA_T(LN(z))``, ``alpha = Conv_b(z)``.
+
+    Args:
+        channels: C of the frame descriptors.
+        reduction: C over the hidden width.
+        kernels: temporal sizes of ``Conv_a`` and ``Conv_b``, odd.
+        out_channels: of alpha, if not C.
+        bias_channels: also return beta, a scale for a bias of so many channels.
+        head_dim: channels of an attention head, which must divide the hidden width; None: 64 if it does, else all.
+        zero_init: start at ``alpha = beta = 1``: the last layers start at zero and one is added. TAdaConvNeXtV2 does
+            so; TAdaFormer, whose block ends in a zero-initialised layer of its own, does not and adds nothing.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 2,
+        kernels: tuple[int, int] = (3, 3),
+        *,
+        out_channels: int | None = None,
+        bias_channels: int | None = None,
+        head_dim: int | None = None,
+        zero_init: bool = True,
+    ) -> None:
+        super().__init__()
+        hidden = channels // reduction
+        if head_dim is None:
+            head_dim = 64 if hidden % 64 == 0 else hidden
+        if hidden < 1 or hidden % head_dim:
+            raise ConfigError(f"head_dim is {head_dim}; it must divide {channels} channels / {reduction} = {hidden}.")
+        self.heads, self.zero_init = hidden // head_dim, zero_init
+        self.a = nn.Conv1d(channels, hidden, kernels[0], padding=kernels[0] // 2)
+        self.norm = nn.LayerNorm(hidden, eps=1e-6)
+        self.norm_attn = nn.LayerNorm(hidden, eps=1e-6)
+        self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.proj = nn.Linear(hidden, hidden)
+        self.b = last_layer(hidden, out_channels or channels, kernels[1])
+        self.b_bias = last_layer(hidden, bias_channels, kernels[1]) if bias_channels else None
+        for name, parameter in self.named_parameters():
+            if name.startswith(("a.", "qkv.", "proj.")):
+                nn.init.trunc_normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
+        if not zero_init:
+            for conv in (self.b, self.b_bias):
+                if conv is not None:
+                    conv.reset_parameters()
+
+    def forward(self, xbar: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Frame descriptors ``(B, C, T)`` -> alpha and beta (None without bias), ``(B, C, T)``."""
+        z = quick_gelu(self.norm(self.a(xbar).transpose(1, 2)))  # (B, T, hidden)
+        # published weights number the channels of q, k, v as d * heads + h, and those of the output as h * head_dim + d
+        qkv = self.qkv(self.norm_attn(z)).unflatten(2, (3, -1, self.heads))  # (B, T, 3, head_dim, heads)
+        q, k, v = qkv.permute(2, 0, 4, 1, 3)  # (B, heads, T, head_dim) each
+        # scaled by the full width, not the head's: so they were trained
+        y = F.scaled_dot_product_attention(q, k, v, scale=z.shape[2] ** -0.5)
+        z = (z + self.proj(y.transpose(1, 2).flatten(2))).transpose(1, 2)  # (B, hidden, T)
+        alpha = self.b(z)
+        beta = None if self.b_bias is None else self.b_bias(z)
+        if self.zero_init:
+            alpha, beta = alpha + 1, None if beta is None else beta + 1
+        return alpha, beta
+
+
+class TAdaConv2dV2(AdaptiveConv2d):
+    """TAdaConvV2: a drop-in for ``nn.Conv2d`` on folded frames, whose bias is calibrated as well.
+
+    Args:
+        routing: options of RouteTransformer: reduction, kernels, head_dim, zero_init.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size2,
+        *,
+        stride: Size2 = 1,
+        padding: Size2 = 0,
+        dilation: Size2 = 1,
+        groups: int = 1,
+        bias: bool = True,
+        **routing: Any,
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias)
+        self.routing = RouteTransformer(
+            in_channels,
+            out_channels=in_channels if groups == 1 else out_channels,
+            bias_channels=out_channels if bias else None,
+            **routing,
+        )

@@ -1,0 +1,43 @@
+"""TEI, temporal enhancement and interaction: a motion gate, then a depthwise temporal convolution.
+
+Source: "TEINet: Towards an Efficient Architecture for Video Recognition", AAAI 2020, arXiv 1911.09435, section 3.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.ops.shift import shift_kernel
+from zoo.ops.tadaconv import spatial_mean
+from zoo.ops.temporal import depthwise_temporal_conv
+
+
+class TEIModule(nn.Module):
+    """Motion enhanced module (MEM), then temporal interaction module (TIM), on folded frames.
+
+    MEM gates a frame's channels by how its descriptor differs from the next frame's,
+    ``x_t * sigmoid(U(V2 xbar_{t+1} - V1 xbar_t))``; the last frame has no next one and passes. TIM is a depthwise
+    convolution over three frames that starts as TSM's shift.
+
+    Args:
+        channels: C of the input.
+        reduction: of the descriptors in MEM.
+        divisor: 1 / the part of the channels that TIM starts by shifting to either side.
+    """
+
+    def __init__(self, channels: int, reduction: int = 8, divisor: int = 8) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 1)
+        self.current = nn.Linear(channels, hidden)
+        self.following = nn.Linear(channels, hidden)
+        self.gate = nn.Linear(hidden, channels)
+        self.kernel = nn.Parameter(shift_kernel(channels, divisor))
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        xbar = spatial_mean(x, num_frames).transpose(1, 2)  # (B, T, C)
+        motion = self.following(xbar[:, 1:]) - self.current(xbar[:, :-1])
+        gate = F.pad(torch.sigmoid(self.gate(motion)), (0, 0, 0, 1), value=1.0)  # (B, T, C)
+        return depthwise_temporal_conv(x * gate.flatten(0, 1)[:, :, None, None], self.kernel, num_frames)

@@ -1,0 +1,122 @@
+"""The plain temporal operators that adaptive ones are compared with: pooling, convolution, inflation.
+
+Sources: C2D-Pool and C2D-TConv, arXiv 2005.06803, table 2; I3D 3x1x1, arXiv 1711.07971, section 5.1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+
+
+def check_odd(what: str, kernel_size: int) -> None:
+    """Refuse temporal kernels that would move frames from their place."""
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigError(f"{what} is {kernel_size}; it must be odd so that frames keep their place.")
+
+
+def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
+    """``(B*T, C, H, W)`` -> ``(B, C, T, H, W)``, a view."""
+    return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """``(B, C, T, H, W)`` -> ``(B*T, C, H, W)``."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:
+    """Convolve every channel with its own kernel over time, zeros beyond the ends.
+
+    Args:
+        x: ``(B*T, C, H, W)``. kernel: ``(C, 1, K)``, K odd.
+    """
+    clip = unfold_frames(x, num_frames)
+    taps, channels = kernel.shape[2], kernel.shape[0]
+    return fold_frames(F.conv3d(clip, kernel[..., None, None], padding=(taps // 2, 0, 0), groups=channels))
+
+
+class TemporalPool(nn.Module):
+    """Average pooling over ``kernel_size`` frames, stride 1; frames beyond the ends are not counted."""
+
+    def __init__(self, kernel_size: int = 3) -> None:
+        super().__init__()
+        check_odd("kernel_size", kernel_size)
+        self.kernel_size = kernel_size
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        padding = (self.kernel_size // 2, 0, 0)
+        pooled = F.avg_pool3d(
+            F.pad(unfold_frames(x, num_frames), (0, 0, 0, 0, padding[0], padding[0])), (self.kernel_size, 1, 1), 1
+        )
+        counts = F.avg_pool1d(x.new_ones(1, 1, num_frames), self.kernel_size, 1, padding[0])  # share of real frames
+        return fold_frames(pooled / counts[:, :, :, None, None])
+
+
+class TemporalConv(nn.Module):
+    """A convolution over ``kernel_size`` frames that mixes all channels, without bias, randomly initialised."""
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        super().__init__()
+        check_odd("kernel_size", kernel_size)
+        self.conv = nn.Conv3d(channels, channels, (kernel_size, 1, 1), padding=(kernel_size // 2, 0, 0), bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        return fold_frames(self.conv(unfold_frames(x, num_frames)))
+
+
+class InflatedConv2d(nn.Conv3d):
+    """A 2D convolution inflated to span ``frames`` frames; called like one, on folded frames.
+
+    ``inflate`` turns the 2D kernel it stands for into the one it starts from.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        frames: int = 3,
+        groups: int = 1,
+        bias: bool = False,
+    ) -> None:
+        check_odd("frames", frames)
+        super().__init__(
+            in_channels,
+            out_channels,
+            (frames, kernel_size, kernel_size),
+            (1, stride, stride),
+            (frames // 2, padding, padding),
+            groups=groups,
+            bias=bias,
+        )
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:  # type: ignore[override]
+        """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
+        return fold_frames(super().forward(unfold_frames(x, num_frames)))
+
+
+def inflate(weight: Tensor, frames: int, how: str = "mean") -> Tensor:
+    """A 2D kernel ``(O, I, kh, kw)`` for ``frames`` frames, ``(O, I, frames, kh, kw)``.
+
+    Args:
+        how: "mean" spreads it evenly, so that a still clip gives what the image gave (I3D, arXiv 1705.07750);
+            "centre" puts it into the middle frame, zeros elsewhere, so that every frame gives what it gave alone.
+    """
+    if how == "mean":
+        return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+    if how != "centre":
+        raise ConfigError(f"how is {how!r}; a kernel is inflated by 'mean' or to its 'centre'.")
+    inflated = torch.zeros(*weight.shape[:2], frames, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
+    inflated[:, :, frames // 2] = weight
+    return inflated
