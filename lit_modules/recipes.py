@@ -80,10 +80,10 @@ class TANet(VideoClassifier):
 class STAM(TAda2D):
     """STAM in a ResNet, with TAda2D's recipe: its paper's own is not open, so this choice is ours.
 
-    The default is the bare architecture with random weights, as no weights are published.
+    No weights are published either; the default starts from an ImageNet ResNet-50.
     """
 
-    def __init__(self, name: str = "stam_r50", **kwargs: Any) -> None:
+    def __init__(self, name: str = "stam_r50.in1k", **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +89,25 @@ def test_every_network_saves_and_loads(name: str, tmp_path: Path) -> None:
     assert set(other.report.initialised) == head
     kept = set(state) - head - set(other.report.adapted or {})
     assert all(torch.equal(other.state_dict()[key], state[key]) for key in kept)
+
+
+def test_conversion_needs_the_file_and_one_network(tmp_path: Path) -> None:
+    """Peak memory of a conversion, beyond the imports; an optimizer in the file, twice its size, costs nothing."""
+    name = "tadaconvnextv2_tiny.in1k_k400_16f"
+    listed = json.loads((Path(__file__).parent / "golden" / "tadaconvnextv2_tiny_k400_16f.json").read_text())
+    tensors = {key: torch.rand(shape) for key, shape, _ in listed["state_dict"]}
+    state = {number: {"exp_avg": t + 1, "exp_avg_sq": t + 2} for number, t in enumerate(tensors.values())}
+    torch.save({"model_state": tensors, "optimizer_state": {"state": state}, "epoch": 99}, tmp_path / "file.pyth")
+    code = (
+        "import resource, sys, zoo\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "before = peak(); zoo.convert(*sys.argv[1:]); print(peak() - before)"
+    )
+    arguments = [str(tmp_path / "file.pyth"), name, str(tmp_path / "out")]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    size = sum(t.numel() * 4 for t in tensors.values())
+    assert int(done.stdout) < 2 * size + 64e6
+    converted: Any = zoo.load(tmp_path / "out")
+    assert converted.report.as_trained
+    total = {float(value.double().sum()) for value in converted.state_dict().values()}
+    assert total == {float(value.double().sum()) for value in tensors.values()}

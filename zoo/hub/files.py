@@ -9,6 +9,8 @@ import os
 import pickle
 import re
 import tempfile
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -76,9 +78,11 @@ def load_pickle(path: Path) -> Any:
     """The content of a PyTorch file, ``weights_only`` on the CPU: numbers, text and tensors, nothing executed."""
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
+    # mapped, tensors are read where they are copied from, and an optimizer's, which nobody asks for, not at all
+    mapped = zipfile.is_zipfile(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as error:
         wanted = _forbidden_globals(path)
         if wanted:
@@ -167,7 +171,11 @@ def write_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file; give a folder to write the model to.")
     text = json.dumps(config, indent=2, ensure_ascii=False)
-    plain = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in tensors.items()}
+    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in plain.values())
+    for key, tensor in plain.items():  # safetensors refuses tensors that share memory
+        if owners[tensor.untyped_storage().data_ptr()] > 1:
+            plain[key] = tensor.clone()
     with atomic_path(folder / WEIGHTS_FILE) as weights, atomic_path(folder / CONFIG_FILE) as config_file:
         save_file(plain, weights, metadata={"format": "pt", "tempozoo": text})
         config_file.write_text(text + "\n", encoding="utf-8")
