@@ -240,7 +240,8 @@ def list_verb(arguments: Sequence[str]) -> None:
         table.add_column(column, justify="left" if column in ("name", "data", "weights") else "right", no_wrap=True)
     for name in names:
         e = zoo.info(name)
-        accuracy = "start only" if e.init else f"{e.reported.top1} / {e.reported.top5}"
+        accuracy = " / ".join("-" if value is None else str(value) for value in (e.reported.top1, e.reported.top5))
+        accuracy = "start only" if e.init else accuracy
         views, size = e.reported.views or "", f"{e.params / 1e6:.2f}"
         row = (name, e.dataset, str(e.protocol.num_frames), accuracy, views, size, f"{e.gmacs.value:.2f}", _where(name))
         table.add_row(*row)
@@ -253,7 +254,9 @@ def info_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("name")
     e = zoo.info(parser.parse_args(arguments).name)
     labels = e.class_names()
-    reported = f"top-1 {e.reported.top1}, top-5 {e.reported.top5} with {e.reported.views} views at {e.reported.size}"
+    reported = f"top-1 {e.reported.top1}, " + (f"top-5 {e.reported.top5}, " if e.reported.top5 is not None else "")
+    reported += f"{e.reported.views} views at {e.reported.size}"
+    stated = f"{e.stated.params_m} M parameters, {e.stated.gmacs} GMACs at {e.stated.input}" if e.stated else "nothing"
     lines = {
         "name": e.name,
         "architecture": f"{e.arch} {json.dumps(dict(e.options))}",
@@ -264,6 +267,7 @@ def info_verb(arguments: Sequence[str]) -> None:
         "mean, std": f"{list(e.protocol.mean)}, {list(e.protocol.std)}",
         "parameters": f"{e.params:,}",
         "GMACs": f"{e.gmacs.value} at {e.gmacs.input}",
+        "stated size": stated.replace("None M parameters, ", "").replace(", None GMACs", ""),
         "paper": f"{e.paper.title} ({e.paper.venue}), {e.paper.url}",
         "licence": f"weights: {e.licence.weights}; code: {e.licence.code}",
         "sources": "; ".join(s.url + (f" -> {s.file}" if s.file else "") for s in e.sources),

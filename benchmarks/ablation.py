@@ -15,8 +15,8 @@ import concurrent.futures
 import csv
 import multiprocessing
 import os
+import shutil
 import statistics
-import time
 from pathlib import Path
 
 import torch
@@ -46,7 +46,7 @@ SOURCES = """Published: ResNet-50, Kinetics-400 top-1, each with its own recipe 
 ABOUT = """# MotionClips: all operators in one host
 
 A ResNet-18 of width 16 on 8 frames of 64 x 64 with each of the operators; the same recipe (`configs/motionclips.yaml`),
-1200 training clips, {epochs} epochs, 480 unseen test clips, one view, one CPU core per run.
+1200 training clips, {epochs} epochs, 480 unseen test clips, one view, {threads} CPU thread(s) per run.
 Made by `python benchmarks/ablation.py --doc docs/ablation.md`; one line per run is in `ablation.csv`.
 """
 READING = """The two classes of a pair are each other played backwards. "Right pair" is how often the prediction
@@ -63,26 +63,24 @@ PARTNER = {a: b for pair in MOTION_PAIRS for a, b in (pair, pair[::-1])}
 
 def run(arch: str, seed: int, out: Path, epochs: int, threads: int) -> dict[str, float]:
     """Train and test one network, unless its result is there."""
-    folder = out / f"{arch}-{seed}"
+    folder = out / f"{arch}-{seed}-{epochs}"
     if not (folder / "test" / "test.json").is_file():
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was interrupted
         torch.set_num_threads(threads)
         quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-        start = time.perf_counter()
         fit = ["fit", "--config", str(RECIPE), "--model.init_args.name", arch, "--trainer.max_epochs", str(epochs)]
         if tempozoo([*fit, "--seed_everything", str(seed), *quiet, "--out", str(folder)]):
             raise SystemExit(1)
-        (folder / "seconds").write_text(f"{time.perf_counter() - start:.0f}")
         last = str(folder / "checkpoints" / "last.ckpt")
         if tempozoo(["test", "--from", last, *data_options(), *quiet, "--out", str(folder / "test")]):
             raise SystemExit(1)
     with (folder / "test" / "predictions.csv").open(newline="") as file:
         rows = [(r["label"], r["prediction1"]) for r in csv.DictReader(file)]
-    in_pair = [(label, got) for label, got in rows if got in (label, PARTNER[label])]
+    in_pair = [(label, got) for label, got in rows if got in (label, PARTNER[label])] or [("", "none")]
     return {
         "top-1": 100 * sum(label == got for label, got in rows) / len(rows),
         "right pair": 100 * len(in_pair) / len(rows),
         "right in pair": 100 * sum(label == got for label, got in in_pair) / len(in_pair),
-        "seconds": float((folder / "seconds").read_text()),
     }
 
 
@@ -101,15 +99,15 @@ def parameters(arch: str) -> float:
 
 def table(results: dict[tuple[str, int], dict[str, float]], archs: list[str], seeds: list[int]) -> str:
     """Mean and standard deviation over seeds, as Markdown."""
-    header = ["operator", "M parameters", "top-1 %", "right pair %", "right in pair %", "seconds to train", "published"]
+    header = ["operator", "M parameters", "top-1 %", "right pair %", "right in pair %", "published"]
     lines = []
     for arch in archs:
         runs = [results[arch, seed] for seed in seeds]
         cells = []
         for key in runs[0]:
             values = [r[key] for r in runs]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 and key != "seconds" else ""
-            cells.append(f"{statistics.mean(values):.{0 if key == 'seconds' else 1}f}{spread}")
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}")
         title, published = OPERATORS[arch]
         lines.append([title, f"{parameters(arch):.2f}", *cells, published])
     return "\n".join("| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *lines))
@@ -135,10 +133,10 @@ def main() -> None:
     text += f"{table(results, asked.archs, asked.seeds)}\n"
     print(text)
     if asked.doc:
-        asked.doc.write_text(f"{ABOUT.format(epochs=asked.epochs)}\n{text}\n{SOURCES}\n\n{READING}")
+        asked.doc.write_text(f"{ABOUT.format(epochs=asked.epochs, threads=threads)}\n{text}\n{SOURCES}\n\n{READING}")
         with asked.doc.with_suffix(".csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["network", "seed", "top1", "right_pair", "right_in_pair", "seconds"])
+            writer.writerow(["network", "seed", "top1", "right_pair", "right_in_pair"])
             writer.writerows([*job, *(round(v, 2) for v in r.values())] for job, r in results.items())
 
 

@@ -18,7 +18,7 @@ import torch
 import zoo
 from zoo.models import ARCHITECTURES, build, takes
 
-BATCH_NORMS = "the list counts batch norms as well, 2.5 per value"
+BATCH_NORMS = "the list counts batch norms as well, 5 per value"
 REASONS = {
     "tsm_r50.mma_k400*": "the list gives all its TSM-R50 files the parameters of 174 classes",
     "tsm_r50.mma_nl_dot*": "no softmax stands between its two products, so the smaller one comes first here",

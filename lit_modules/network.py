@@ -12,9 +12,8 @@ from torch import nn
 
 import zoo
 from lit_modules.checkpoint import network_from_checkpoint
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_rate
 from zoo.models import ARCHITECTURES
-from zoo.models.network import DropPath, check_rate
 
 
 def build_network(
@@ -95,12 +94,5 @@ def set_dropout(network: Any, dropout: float | None, drop_path: float | None) ->
         network.dropout.p = options["dropout"] = dropout
     if drop_path is None:
         return
-    check_rate("drop_path", drop_path)
-    paths = {name: module for name, module in network.named_modules() if isinstance(module, DropPath)}
-    if not paths:
-        raise ConfigError(f"drop_path is {drop_path}, but {network.config['arch']} has no DropPath; leave it out.")
-    blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in paths))  # a block may have several
-    rates = dict(zip(blocks, torch.linspace(0, drop_path, len(blocks)).tolist(), strict=True))
-    for name, module in paths.items():
-        module.rate = rates[name.rpartition(".")[0]]
+    network.set_drop_path(drop_path)
     options["drop_path"] = drop_path

@@ -16,7 +16,12 @@ from zoo.models import build, takes
 
 NAMES = zoo.list_models()
 REAL = 5e7  # parameters: above, a network stays on the meta device, where only shapes are computed
-SIZE = {"ptv_x3d": 96, "ptv_mvit": 64, "tanet_inceptionv3": 96}  # least sensible pixels, where 64 is not enough
+SIZE = {
+    "ptv_x3d": 96,
+    "ptv_mvit": 64,
+    "tanet_inceptionv3": 96,
+    "c2d_inceptionv3": 96,
+}  # least sensible pixels, where 64 is not enough
 
 
 def size_for(arch: str) -> int:

@@ -215,6 +215,20 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("tanet_r18", {**SMALL, "op_stages": [1]}, r"op_stages is \[1\]"),
         ("nonlocal_r18", {**SMALL, "non_local": {"mode": "x"}}, "mode is 'x'; choose from embedded_gaussian"),
         ("tsm_r18", {**SMALL, "op_options": {"divisor": 1}}, "divisor is 1"),
+        ("tsm_r18", {**SMALL, "op_options": {"every": 0}}, "every is 0"),
+        ("teinet_r18", {**SMALL, "op_options": {"divisor": 1}}, "divisor is 1"),
+        ("teinet_r18", {**SMALL, "op_options": {"reduction": 0}}, "reduction is 0"),
+        ("tada2d_r18", {**SMALL, "op_options": {"reduction": 0}}, "reduction is 0"),
+        ("tada2d_r18", {**SMALL, "op_options": {"kernels": (2, 3)}}, "kernels is 2; it must be odd"),
+        ("tada2dv2_r18", {**SMALL, "op_options": {"kernels": (3, 4)}}, "kernels is 4; it must be odd"),
+        ("tanet_r18", {**SMALL, "op_options": {"beta": 0}}, "beta is 0"),
+        ("tanet_r18", {**SMALL, "op_options": {"alpha": 0}}, "alpha is 0"),
+        ("c2d_pool_r18", {**SMALL, "op_options": {"kernel_size": 2.5}}, "kernel_size is 2.5"),
+        ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "give a list of stages"),
+        ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [9], [], []]}}, "in stage 3 each below 2"),
+        ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "give four lists"),
+        ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
+        ("c2d_r18", {**SMALL, "labels": ["a"]}, "1 labels for 4 classes"),
     ],
 )
 def test_impossible_networks_are_named(arch: str, options: dict[str, Any], says: str) -> None:
@@ -222,10 +236,38 @@ def test_impossible_networks_are_named(arch: str, options: dict[str, Any], says:
         zoo.create(arch, **options)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 4, 40, 40), (1, 3, 1, 32, 32)])
-def test_clips_a_transformer_was_not_built_for_are_refused(shape: tuple[int, ...]) -> None:
-    with pytest.raises(ConfigError, match=r"clips of 2 or more frames of 32 x 32 pixels.*image_size="):
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 3, 4, 40, 42), r"built for frames of 32 x 32 pixels.*load it with image_size=40"),
+        ((1, 3, 1, 32, 32), "2 frames or more"),
+        ((1, 3, 0, 32, 32), "2 frames or more"),
+    ],
+)
+def test_clips_a_transformer_was_not_built_for_are_refused(shape: tuple[int, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
         small("tadaformer_b16")(torch.randn(shape))
+
+
+def test_clips_that_are_not_normalised_are_refused() -> None:
+    with pytest.raises(ConfigError, match="normalised floats, not torch.uint8: divide by 255"):
+        small("c2d_r18")(torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("arch", ONE_EACH)
+def test_every_family_exports_with_any_number_of_clips(arch: str) -> None:
+    network = small(arch)
+    dynamic = ({0: torch.export.Dim("clips", max=64)},)
+    program = torch.export.export(network, (CLIPS,), dynamic_shapes=dynamic)
+    x = torch.randn(5, 3, 4, 32, 32)
+    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", OURS)
+def test_every_network_runs_in_half_precision(arch: str) -> None:
+    logits = small(arch).bfloat16()(CLIPS.bfloat16())
+    assert logits.dtype == torch.bfloat16
+    assert logits.isfinite().all()
 
 
 def test_convnext_names_the_least_clip() -> None:

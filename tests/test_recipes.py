@@ -207,7 +207,7 @@ def test_drop_path_is_that_of_a_network_built_with_it(make: Any, tmp_path: Path)
 
 def test_rates_that_cannot_work_are_named() -> None:
     for arch, options, says in (
-        ("tanet_r18", {"drop_path": 0.1}, "tanet_r18 has no DropPath; leave it out"),
+        ("tanet_r18", {"drop_path": 0.1}, "VideoResNet has no DropPath; leave it out"),
         ("tadaconvnextv2_tiny", {"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1"),
         ("tadaconvnextv2_tiny", {"dropout": -0.1}, "dropout is -0.1"),
     ):

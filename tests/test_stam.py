@@ -255,15 +255,6 @@ def test_half_precision_and_autocast_train() -> None:
     assert unit.eval().bfloat16()(torch.randn(4, 8, 6, 6).bfloat16(), 2).dtype == torch.bfloat16
 
 
-def test_networks_export_with_any_number_of_clips() -> None:
-    network = zoo.create("stam_r18", **SMALL)
-    program = torch.export.export(
-        network, (torch.randn(2, 3, 4, 32, 32),), dynamic_shapes=({0: torch.export.Dim("clips", max=64)},)
-    )
-    x = torch.randn(5, 3, 4, 32, 32)
-    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize(
     ("options", "says"),
     [

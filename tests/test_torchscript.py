@@ -172,7 +172,7 @@ def test_views_beyond_their_storage_are_refused(archive: Path) -> None:
     with zipfile.ZipFile(archive) as whole:
         assert whole.read("whole/data.pkl").count(old) == 1
     changed = rewritten(archive, lambda n, data: data.replace(old, new) if n.endswith("/data.pkl") else data)
-    with pytest.raises(CheckpointError, match="damaged or incomplete"):
+    with pytest.raises(CheckpointError, match="a tensor of 381 numbers is made of 12"):
         read_tensors(changed)
 
 

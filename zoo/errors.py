@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ZooError(ValueError):
@@ -43,3 +44,23 @@ class WeightsNotFoundError(CheckpointError):
 
 class DataError(ZooError):
     """A data set, annotation file or video that cannot be used."""
+
+
+def check_counts(**values: Any) -> None:
+    """Refuse options that must be whole numbers and are not; names and values are in the message."""
+    for what, value in values.items():
+        least = 2 if what == "num_classes" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"{what} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def check_rate(what: str, value: float) -> None:
+    """Refuse a dropout or drop-path rate outside [0, 1)."""
+    if not 0 <= value < 1:
+        raise ConfigError(f"{what} is {value}; it must be at least 0 and below 1.")
+
+
+def check_odd(what: str, kernel_size: int) -> None:
+    """Refuse temporal kernels that would move frames from their place."""
+    if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ConfigError(f"{what} is {kernel_size!r}; it must be odd so that frames keep their place.")

@@ -53,6 +53,9 @@ def dress(
     provenance: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Attach what every network of the zoo carries: config, labels, protocol, report. Returns it in eval mode."""
+    classes = options["num_classes"]
+    if labels is not None and len(labels) != classes:
+        raise ConfigError(f"there are {len(labels)} labels for {classes} classes; give one for each, or none.")
     dressed: Any = model
     dressed.labels = tuple(labels) if labels is not None else None
     dressed.protocol = protocol
@@ -312,7 +315,19 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         raise ConfigError(
             f"save() takes networks of zoo.load or zoo.create; this {type(model).__name__} has no config."
         )
-    return write_model(Path(folder), model.state_dict(), config)
+    return write_model(Path(folder), model.state_dict(), _config_now(model))
+
+
+def _config_now(model: Any) -> dict[str, Any]:
+    """A network's config, after what its own methods may have changed: its classifier, its stem."""
+    config, options = dict(model.config), dict(model.config["options"])
+    classes, channels = model.get_classifier().out_features, model.in_channels
+    if classes != options["num_classes"]:
+        options["num_classes"], config["labels"] = classes, None
+        config["protocol"] = model.protocol.with_classes([]).to_dict()
+    if channels != options.get("in_channels", 3):
+        options["in_channels"] = channels
+    return config | {"options": options}
 
 
 def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None) -> Path:

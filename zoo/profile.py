@@ -97,7 +97,7 @@ def profile(model: nn.Module, input: Tensor | Sequence[int]) -> Profile:
 
 
 def _full_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
     if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ConfigError(
             f"the input to profile is {shape!r}; give a tensor, a shape such as (1, 3, 8, 224, 224), or frames, height "

@@ -11,6 +11,7 @@ CONVERTERS: dict[str, tuple[Rule, ...]] = {
     "tam": tam.RULES,
     "mmaction2": mmaction2.RULES,
     "torchvision": torchvision.RULES,
+    "torchvision_3d": pytorchvideo.FROM_IMAGES,
     "convnext": convnext.RULES,
     "clip": clip.RULES,
     "pytorchvideo": pytorchvideo.RULES,

@@ -9,11 +9,11 @@ import os
 import pickle
 import re
 import tempfile
-import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def load_pickle(path: Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
     # mapped, tensors are read where they are copied from, and an optimizer's, which nobody asks for, not at all
-    mapped = zipfile.is_zipfile(path)
+    mapped = is_zipfile(path)
     try:
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -91,7 +91,7 @@ def load_pickle(path: Path) -> Any:
                 "for. Nothing of it was run. Do not load it; get the file from its publisher."
             ) from error
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError, OSError) as error:
+    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError, BadZipFile) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from error
 
 
@@ -121,7 +121,7 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
                     break
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict of tensors.")
-    others = [key for key, value in content.items() if not isinstance(value, Tensor)]
+    others = [key for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
     if others:
         raise CheckpointError(
             f"{path} holds something other than tensors under {', '.join(map(str, others[:5]))}; expected a state "

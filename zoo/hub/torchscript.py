@@ -8,9 +8,12 @@ from plain attribute holders, by an unpickler that knows tensors and nothing els
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import pickle
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,6 +40,7 @@ DTYPES = {
 }
 # TorchScript's typed lists and dictionaries, as calls on plain ones.
 CONTAINERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+MOST = 100_000  # tensors of a network: modules that hold one another twice over would have names without end
 MODULES = "__torch__"  # where the classes that an archive brings along live
 
 
@@ -45,7 +49,7 @@ def is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.count("/") == 1 and name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, NotImplementedError, UnicodeDecodeError, OSError):
         return False
 
 
@@ -64,12 +68,15 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             if len(roots) != 1:
                 raise CheckpointError(f"{path} is not a TorchScript archive: it has no data.pkl.")
             reader = _Reader(archive, roots[0].removesuffix("data.pkl"), path)
-            return dict(_tensors(reader.load(), "", ()))
+            tensors = dict(itertools.islice(_tensors(reader.load(), "", ()), MOST + 1))
+            if len(tensors) > MOST:
+                raise ValueError(f"it names more than {MOST} tensors")
+            return tensors
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, KeyError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except (zipfile.BadZipFile, zlib.error, KeyError, RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise CheckpointError(f"{path} is damaged or incomplete ({error}); fetch it again.") from error
-    except (TypeError, ValueError, AttributeError, IndexError, UnicodeDecodeError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, NotImplementedError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a TorchScript archive of tensors ({error}); fetch it again.") from error
 
 
@@ -128,9 +135,10 @@ class _Reader(pickle.Unpickler):
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise ValueError(f"{kind!r} is not a storage")
         if key not in self.storages:
-            data = bytearray(self.archive.read(f"{self.root}data/{key}"))
-            if len(data) != count * dtype.itemsize:
-                raise ValueError(f"storage {key} has {len(data)} bytes for {count} numbers")
+            record = self.archive.getinfo(f"{self.root}data/{key}")
+            if record.file_size != count * dtype.itemsize:  # before it is read: a few bytes may unpack to very many
+                raise ValueError(f"storage {key} has {record.file_size} bytes for {count} numbers")
+            data = bytearray(self.archive.read(record))
             self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
         if self.storages[key].dtype != dtype:
             raise ValueError(f"storage {key} has two data types")
@@ -138,5 +146,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """A view of a storage; torch refuses one that leaves it."""
+    """A view of a storage; torch refuses one that leaves it, and this one that repeats it."""
+    if math.prod(size) > storage.numel():
+        raise ValueError(f"a tensor of {math.prod(size)} numbers is made of {storage.numel()}")
     return torch.as_strided(storage, size, stride, offset)

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
-from zoo.models.network import DropPath, Feature, VideoNetwork, check_counts, check_rate
+from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.ops import TAdaConv2d, TAdaConv2dV2
 from zoo.ops.tadaconv import temporal_average
 from zoo.ops.tadaconv_v2 import quick_gelu
@@ -95,7 +95,7 @@ class TAdaConvNeXt(VideoNetwork):
         version: of TAdaConv and of its network, 1 or 2.
         depths: blocks of the four stages.
         width: channels of the first stage; each later stage has twice those of the one before.
-        num_frames: T of a clip; any T can be given to ``forward``.
+        num_frames: T of a clip; any T of 2 or more can be given to ``forward``.
         drop_path: probability of leaving out the last block; it grows linearly from 0 at the first.
         layer_scale: initial value of the blocks' layer scale.
         routing: options of the routing function. Version 1: ``{"norm": "layer", "calibrate_bias": True}`` is the
@@ -165,20 +165,19 @@ class TAdaConvNeXt(VideoNetwork):
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T', H / 32, W / 32)``.
 
-        T' is ``(T + 1) // 2`` in version 2, ``T // 2`` in version 1.
+        T' is ``(T + 1) // 2`` in version 2, ``T // 2`` in version 1, which does not see an odd last frame.
         """
         self.check_clip(x)
         if x.shape[2] < 2 or min(x.shape[3:]) < 32:
             raise ConfigError(f"TAdaConvNeXt takes clips of 2 frames and 32 x 32 pixels or more; got {tuple(x.shape)}.")
-        batch = len(x)
+        num_frames = (x.shape[2] + self.version - 1) // 2  # without padding, version 1 loses an odd last frame
         x = self.stem(x)
-        num_frames = len(x) // batch
         for number, stage in enumerate(self.stages):
             if number:
                 x = self.downsamples[number - 1](x)
             for block in cast(nn.ModuleList, stage):
                 x = self.through(block, x, num_frames)
-        return x.unflatten(0, (batch, num_frames)).transpose(1, 2)
+        return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature maps -> logits ``(B, num_classes)``, or pooled and normalised features ``(B, num_features)``."""

@@ -15,7 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.models.network import VideoNetwork, check_counts, check_rate
+from zoo.errors import check_counts, check_rate
+from zoo.models.network import VideoNetwork
 from zoo.models.temporalize import TemporalNetwork, temporalize
 
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
-from zoo.models.network import Feature, VideoNetwork, check_counts, check_rate
+from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.models.pytorchvideo import builders
 from zoo.models.vit import resample_grid
 
@@ -58,7 +58,6 @@ class PTVMViT(VideoNetwork):
                 temporal_size=num_frames,
                 input_channels=in_channels,
                 patch_embed_dim=width,
-                droppath_rate_block=drop_path,
                 embed_dim_mul=doubled,
                 atten_head_mul=doubled,
                 pool_q_stride_size=[[block, 1, 2, 2] for block, _ in doubled],
@@ -70,6 +69,9 @@ class PTVMViT(VideoNetwork):
         self.net: Any = net.to(torch.get_default_device())
         self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
         self.num_features = self.get_classifier().in_features
+        for block in self.net.blocks:
+            block.drop_path = DropPath(0.0)  # the builder leaves it out where its rate is zero
+        self.set_drop_path(drop_path)
         self.feature_info, reduction = [], 4
         for number, block in enumerate(self.net.blocks):
             reduction *= 1 if block.attn.pool_q is None else block.attn.pool_q.stride[1]

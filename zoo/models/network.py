@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_counts, check_rate
 from zoo.ops.tam import TAM, resample_frames
 from zoo.ops.temporal import InflatedConv2d, inflate
 
@@ -71,6 +71,10 @@ class VideoNetwork(nn.Module):
             raise ConfigError(
                 f"the network takes clips (B, {self.in_channels}, T, H, W), normalised floats; got {tuple(x.shape)}."
             )
+        if not x.is_floating_point():
+            raise ConfigError(
+                f"the network takes normalised floats; these clips are {x.dtype}: divide by 255, normalise."
+            )
         if x.shape[2] != self.num_frames and self._frame_sized():
             raise ConfigError(
                 f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
@@ -85,6 +89,7 @@ class VideoNetwork(nn.Module):
 
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the classifier by an untrained one for ``num_classes`` classes."""
+        check_counts(num_classes=num_classes)
         old = self.get_classifier()
         new = nn.Linear(old.in_features, num_classes).to(old.weight)
         nn.init.normal_(new.weight, std=0.01)
@@ -95,9 +100,9 @@ class VideoNetwork(nn.Module):
     # for training ------------------------------------------------------------------------------------------------
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that sort parameters by depth, as timm's: "stem", then "blocks" in order.
+        """Regular expressions that sort parameters by depth, like timm's: "stem", then "blocks".
 
-        A pattern's groups are a block's place; ``(pattern, offset)`` adds to the first of them.
+        ``layer_depths`` reads them. A pattern's groups are a block's place; ``(pattern, offset)`` adds to the first.
 
         Args:
             coarse: by stage rather than by block.
@@ -107,6 +112,21 @@ class VideoNetwork(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters, other than norms and biases, that published recipes do not decay."""
         return set()
+
+    def set_drop_path(self, rate: float) -> None:
+        """Leave out the last block's branches with this probability in training; it grows linearly from 0 at the first.
+
+        Raises:
+            ConfigError: a rate outside [0, 1), or a network that cannot.
+        """
+        check_rate("drop_path", rate)
+        paths = {name: module for name, module in self.named_modules() if isinstance(module, DropPath)}
+        if not paths:
+            raise ConfigError(f"drop_path is {rate}, but a {type(self).__name__} has no DropPath; leave it out.")
+        blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in paths))  # a block may have several
+        rates = dict(zip(blocks, torch.linspace(0, rate, len(blocks), device="cpu").tolist(), strict=True))
+        for name, module in paths.items():
+            module.rate = rates[name.rpartition(".")[0]]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute every block's activations in the backward pass: less memory, about a third more time."""
@@ -168,8 +188,9 @@ def _first_and_second_pass(block: nn.Module) -> tuple[Any, Any]:
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
     """Batch norms normalise as in training, but leave their running statistics alone."""
-    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms if m.num_batches_tracked is not None]
+    found = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in found if m.num_batches_tracked is not None]
+    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0
     try:
@@ -212,24 +233,10 @@ class DropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+    def forward(self, x: Tensor, num_frames: int = 1) -> Tensor:
         """``(B*T, ...)`` -> same shape: zeros for some clips, the others scaled up to keep the mean."""
         if not self.training or not self.rate:
             return x
         keep = torch.rand(len(x) // num_frames, device=x.device) >= self.rate
         scale = (keep / (1 - self.rate)).repeat_interleave(num_frames).to(x.dtype)
         return x * scale.view(-1, *[1] * (x.ndim - 1))
-
-
-def check_counts(**values: Any) -> None:
-    """Refuse options that must be whole numbers and are not; names and values are in the message."""
-    for what, value in values.items():
-        least = 2 if what == "num_classes" else 1
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"{what} is {value!r}; it must be a whole number of at least {least}.")
-
-
-def check_rate(what: str, value: float) -> None:
-    """Refuse a dropout or drop-path rate outside [0, 1)."""
-    if not 0 <= value < 1:
-        raise ConfigError(f"{what} is {value}; it must be at least 0 and below 1.")

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_counts
 from zoo.ops import (
     TAM,
     InflatedConv2d,
@@ -113,6 +113,7 @@ def _tconv(place: Place, **options: Any) -> BlockOperator:
 
 
 def _tsm(place: Place, every: int = 1, **options: Any) -> BlockOperator:
+    check_counts(every=every)
     if place.index % every:  # the published ResNet-101 shifts in every second block
         return BlockOperator()
     return BlockOperator(temporal=lambda channels: TemporalShift(**options), position="before_conv1")
@@ -144,14 +145,19 @@ def non_local_block(place: Place, blocks: Sequence[Sequence[int]] | None = None,
     """``(channels) -> NonLocal`` for behind this block, or None.
 
     Args:
-        blocks: numbers of the blocks in each of the four stages. Default: five blocks, two spread over res3 and three
-            over res4 (arXiv 1711.07971, section 5.1).
+        blocks: numbers, from 0, of the blocks in each of the four stages. Default: five blocks, two spread over res3
+            and three over res4 (arXiv 1711.07971, section 5.1); a ResNet-18 has only four there.
         options: of NonLocal.
     """
     if blocks is None:
         wanted = {3: 2, 4: 3}.get(place.stage, 0)
         here = [place.count * (k + 1) // wanted - 1 for k in range(wanted)]
     else:
+        if len(blocks) != 4 or not all(isinstance(i, int) and 0 <= i < place.count for i in blocks[place.stage - 2]):
+            raise ConfigError(
+                f"non_local blocks is {blocks}; give four lists of block numbers, in stage {place.stage} each below "
+                f"{place.count}."
+            )
         here = list(blocks[place.stage - 2])
     if place.index not in here:
         return None

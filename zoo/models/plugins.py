@@ -1,8 +1,8 @@
 """TAdaConv and TAM as plug-ins of 3D networks: SlowOnly, SlowFast, R(2+1)D, R3D.
 
 Sources: TAdaConv, arXiv 2110.06178, section 4.3 and its table of base networks; TAM in the place of the 3 x 1 x 1
-convolutions of SlowFast, arXiv 2005.06803. The host's published file is a starting point of all of them, and with
-TAdaConv a network starts as its host.
+convolutions of SlowFast, arXiv 2005.06803. Starting points are the hosts' published files and, for SlowOnly and R3D, which
+has none, image ResNets; with TAdaConv a network starts as its host.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class TAMSlowFast(PTVSlowFast):
 
     def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
         """Of a published SlowFast, keep the middle taps of the convolutions that TAM stands in for, in place."""
-        keys = [key for key in self.pointwise if key in tensors and tensors[key].shape[2] == 3]
+        keys = [key for key in self.pointwise if key in tensors and tensors[key].shape[2:3] == (3,)]
         for key in keys:
             tensors[key] = tensors[key][:, :, 1:2]
         return keys

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, UnknownNameError
-from zoo.models.network import Feature, VideoNetwork, check_counts, check_rate
+from zoo.errors import ConfigError, UnknownNameError, check_counts, check_rate
+from zoo.models.network import Feature, VideoNetwork
 from zoo.models.operators import OPERATORS, BlockOperator, ConvBN, Place, non_local_block
 
 DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {  # depth -> (bottleneck?, blocks per stage)
@@ -118,8 +118,8 @@ class VideoResNet(VideoNetwork):
             raise UnknownNameError.of("temporal operator", op, OPERATORS)
         if depth not in DEPTHS:
             raise ConfigError(f"depth is {depth}; a video ResNet has depth {', '.join(map(str, DEPTHS))}.")
-        if not set(op_stages) <= set(STAGES):
-            raise ConfigError(f"op_stages is {list(op_stages)}; the stages are 2, 3, 4 and 5.")
+        if not isinstance(op_stages, (list, tuple)) or not set(op_stages) <= set(STAGES):
+            raise ConfigError(f"op_stages is {op_stages!r}; give a list of stages, which are 2, 3, 4 and 5.")
         bottleneck, blocks = DEPTHS[depth]
         self.op, self.depth, self.width, self.stem_pool = op, depth, width, stem_pool
         self.num_frames, self.in_channels = num_frames, in_channels

@@ -12,11 +12,11 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_odd
 from zoo.ops import TAM, TAdaConv2d, TAdaConv2dV2, TEIModule, TemporalConv, TemporalPool, TemporalShift
 from zoo.ops.stam import STHAConv2d
 from zoo.ops.stam_conv import stha_conv2d
-from zoo.ops.temporal import check_odd, fold_frames, inflate, unfold_frames
+from zoo.ops.temporal import fold_frames, inflate, unfold_frames
 
 
 class StandIn:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.errors import ConfigError, UnknownNameError
+from zoo.errors import ConfigError, UnknownNameError, check_counts
 from zoo.models import host_layout as layout
-from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass, check_counts
+from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass
 from zoo.models.stand_ins import STAND_INS, InflatedStandIn, StandIn, stand_in
 from zoo.ops.temporal import inflate
 
@@ -65,9 +65,10 @@ def temporalize(
     if not isinstance(module, nn.Module) or isinstance(module, VideoNetwork):
         raise ConfigError(f"temporalize takes an image network, an nn.Module; got a {type(module).__name__}.")
     check_counts(num_frames=num_frames)
-    if op not in STAND_INS:
-        raise UnknownNameError.of("temporal operator", op, STAND_INS, f"The operators: {', '.join(STAND_INS)}.")
+    if not isinstance(op, str) or op not in STAND_INS:
+        raise UnknownNameError.of("temporal operator", str(op), STAND_INS, f"The operators: {', '.join(STAND_INS)}.")
     net = module if inplace else copy.deepcopy(module)
+    layout.find_classifier(net)  # what cannot be done is said before anything is changed
     made: dict[nn.Module, nn.Module] = {}
     for name, conv in _chosen(net, where).items():
         try:
@@ -89,7 +90,9 @@ def _chosen(net: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
     elif callable(where):
         chosen = {name: conv for name, conv in convs.items() if where(name, conv)}
     else:
-        patterns = [where] if isinstance(where, str) else list(where)
+        patterns = [where] if isinstance(where, str) else where
+        if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise ConfigError(f"where is {where!r}; give a shell pattern, a list of them, or a function (name, conv).")
         chosen = {name: conv for name, conv in convs.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
     if not chosen:
         some = [name for name, conv in convs.items() if name != stem and max(conv.kernel_size) > 1] or list(convs)
@@ -157,6 +160,11 @@ class TemporalNetwork(VideoNetwork):
 
     def check_clip(self, x: Tensor) -> None:
         """Refuse what is not a batch of clips for this network."""
+        if x.ndim == 5 and x.shape[2] != self.num_frames and self._frame_sized() and not hasattr(self, "config"):
+            raise ConfigError(
+                f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
+                f"build it with temporalize(..., num_frames={x.shape[2]})."
+            )
         super().check_clip(x)
         if min(x.shape[3:]) < self.min_size:
             raise ConfigError(
@@ -285,8 +293,8 @@ class TemporalNetwork(VideoNetwork):
         return changed
 
 
-def _recomputed(network: TemporalNetwork, block: nn.Module, *args: Any) -> Any:
-    run = functools.partial(type(block).forward, block)
+def _recomputed(network: TemporalNetwork, block: nn.Module, *args: Any, **options: Any) -> Any:
+    run = functools.partial(type(block).forward, block, **options)
     if not torch.is_grad_enabled():
         return run(*args)
     num_frames = network._frames

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
-from zoo.models.network import DropPath, Feature, VideoNetwork, check_counts, check_rate
+from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
 from zoo.ops.tadaconv_v2 import quick_gelu
 from zoo.ops.temporal import inflate
@@ -153,11 +153,13 @@ class TAdaFormer(VideoNetwork):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, depth=depth)
+        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels)
+        check_counts(patch=patch, width=width, depth=depth, heads=heads)
         check_rate("dropout", dropout)
         check_rate("drop_path", drop_path)
+        self.patch = patch
         if image_size < patch or image_size % patch:
-            near = max(round(image_size / patch), 1) * patch
+            near = self._near(image_size)
             raise ConfigError(f"image_size is {image_size}; it must be a multiple of the patch, {patch}: try {near}.")
         if width % heads or width % 4:
             raise ConfigError(f"width is {width}; it must be a multiple of 4 and of the number of heads, {heads}.")
@@ -177,22 +179,29 @@ class TAdaFormer(VideoNetwork):
         self.fc = nn.Linear(width, num_classes)
         self.reset_classifier(num_classes)
 
+    def _near(self, size: int) -> int:
+        """The nearest size in pixels that is a whole number of patches."""
+        return max(round(size / self.patch), 1) * self.patch
+
     def _tokens(self, x: Tensor, class_only: bool) -> Tensor:
         self.check_clip(x)
-        if x.shape[2] < 2 or tuple(x.shape[3:]) != (self.image_size, self.image_size):
+        if x.shape[2] < 2:
+            raise ConfigError(f"TAdaFormer takes clips of 2 frames or more; got {tuple(x.shape)}.")
+        if tuple(x.shape[3:]) != (self.image_size, self.image_size):
+            near = self._near(max(x.shape[3:]))
             raise ConfigError(
-                f"this network was built for clips of 2 or more frames of {self.image_size} x {self.image_size} pixels "
-                f"and got {tuple(x.shape)}; load it with image_size={max(x.shape[3:])} for another (square) size: its "
-                "position embedding is then resampled."
+                f"this network was built for frames of {self.image_size} x {self.image_size} pixels and got "
+                f"{tuple(x.shape)}; cut squares, and load it with image_size={near} for those: its position embedding "
+                "is then resampled."
             )
         y = self.stem(x)  # (B, C, T', grid, grid)
-        batch, num_frames = y.shape[0], y.shape[2]
+        num_frames = y.shape[2]
         y = y.transpose(1, 2).flatten(3).flatten(0, 1).transpose(1, 2)  # (B*T', grid * grid, C)
-        y = torch.cat([self.class_embedding.expand(len(y), 1, -1), y], dim=1) + self.pos_embed
+        y = torch.cat([self.class_embedding.expand(y.shape[0], 1, -1), y], dim=1) + self.pos_embed
         y = self.norm_pre(y)
         for block in self.blocks:
             y = self.through(block, y, num_frames, self.grid, class_only and block is self.blocks[-1])
-        return y.unflatten(0, (batch, num_frames))
+        return y.unflatten(0, (-1, num_frames))
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> tokens ``(B, T', 1 + patches, num_features)``, class token first.

@@ -9,6 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.ops.temporal import check_frames
+
+
+def check_divisor(divisor: int) -> None:
+    """Refuse what does not leave room for two parts of the channels."""
+    if not isinstance(divisor, int) or divisor < 2:
+        raise ConfigError(f"divisor is {divisor!r}; two parts of the channels are shifted, so it is at least 2.")
 
 
 class TemporalShift(nn.Module):
@@ -22,12 +29,12 @@ class TemporalShift(nn.Module):
 
     def __init__(self, divisor: int = 8) -> None:
         super().__init__()
-        if divisor < 2:
-            raise ConfigError(f"divisor is {divisor}; two parts of the channels are shifted, so it is at least 2.")
+        check_divisor(divisor)
         self.divisor = divisor
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
+        check_frames(x, num_frames)
         fold = x.shape[1] // self.divisor
         frames = x.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
         shifted = frames.clone()

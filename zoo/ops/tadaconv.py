@@ -10,14 +10,14 @@ input, ``conv(x, alpha W) == conv(alpha x, W)``; one of the output channels onto
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
-from zoo.ops.temporal import check_odd
+from zoo.errors import ConfigError, check_counts, check_odd
+from zoo.ops.temporal import check_frames
 
 CalDim = Literal["cin", "cout"]
 Size2 = int | tuple[int, int]
@@ -114,6 +114,7 @@ def tada_conv3d(
 
 def spatial_mean(x: Tensor, num_frames: int) -> Tensor:
     """Frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``."""
+    check_frames(x, num_frames)
     return x.mean((2, 3)).unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
@@ -145,6 +146,7 @@ class RouteMLP(nn.Module):
         super().__init__()
         if norm not in ("batch", "layer"):
             raise ConfigError(f"norm of the routing function is {norm!r}; use 'batch' or 'layer'.")
+        check_routing(reduction, kernels)
         hidden = max(channels // reduction, 1)
         self.g = nn.Conv1d(channels, channels, 1)
         self.a = nn.Conv1d(channels, hidden, kernels[0], padding=kernels[0] // 2)
@@ -163,6 +165,15 @@ class RouteMLP(nn.Module):
             assert self.ln is not None
             y = F.gelu(self.ln(y.transpose(1, 2)).transpose(1, 2))
         return 1 + self.b(y), None if self.b_bias is None else 1 + self.b_bias(y)
+
+
+def check_routing(reduction: int, kernels: Sequence[int]) -> None:
+    """Refuse options that a routing function cannot be built with."""
+    check_counts(reduction=reduction)
+    if len(kernels) != 2:
+        raise ConfigError(f"kernels is {kernels}; a routing function has two.")
+    for size in kernels:
+        check_odd("a size in kernels", size)
 
 
 def last_layer(hidden: int, channels: int, kernel_size: int) -> nn.Conv1d:
@@ -188,20 +199,19 @@ class AdaptiveConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:  # type: ignore[override]
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
-        alpha, beta = self.routing(spatial_mean(x, num_frames))
-        if self.cal_dim == "cin":
-            y = self._conv_forward(x * _per_frame(alpha), self.weight, None)
-        else:
-            y = self._conv_forward(x, self.weight, None) * _per_frame(alpha)
-        if self.bias is None:
-            return y
-        bias = self.bias[:, None, None]
-        return y + (bias if beta is None else bias * _per_frame(beta))
-
-
-def _per_frame(scale: Tensor) -> Tensor:
-    """``(B, C, T)`` -> ``(B*T, C, 1, 1)``, to scale folded frames."""
-    return scale.transpose(1, 2).flatten(0, 1)[:, :, None, None]
+        # scales (B, C, T) -> (B*T, C)
+        alpha, beta = (
+            None if scale is None else scale.transpose(1, 2).flatten(0, 1)
+            for scale in self.routing(spatial_mean(x, num_frames))
+        )
+        assert alpha is not None
+        padding: Any = self.padding
+        if self.padding_mode != "zeros":
+            x, padding = F.pad(x, self._reversed_padding_repeated_twice, self.padding_mode), 0
+        geometry: Any = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        return tada_conv2d(
+            x, alpha, self.weight, self.bias, beta=beta, padding=padding, cal_dim=self.cal_dim, **geometry
+        )
 
 
 class TAdaConv2d(AdaptiveConv2d):
@@ -246,8 +256,9 @@ class TAdaConv3d(nn.Conv3d):
         routing = {key: options.pop(key) for key in ("reduction", "kernels", "norm") if key in options}
         super().__init__(in_channels, out_channels, kernel_size, **options)
         pad = cast(tuple[int, int, int], self.padding)
-        if self.groups != 1 or set(self.dilation) != {1} or pad[0] != self.kernel_size[0] // 2:
-            raise ConfigError(f"TAdaConv3d needs groups=1, dilation=1 and padding that keeps frames; got {self}.")
+        keeps = pad[0] == self.kernel_size[0] // 2 and self.padding_mode == "zeros"
+        if self.groups != 1 or set(self.dilation) != {1} or not keeps:
+            raise ConfigError(f"TAdaConv3d needs groups=1, dilation=1 and zeros that keep the frames; got {self}.")
         self.routing = RouteMLP(in_channels, **routing)
 
     def forward(self, x: Tensor) -> Tensor:

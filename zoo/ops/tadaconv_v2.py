@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.ops.tadaconv import AdaptiveConv2d, Size2, last_layer
+from zoo.ops.tadaconv import AdaptiveConv2d, Size2, check_routing, last_layer
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -47,10 +47,11 @@ class RouteTransformer(nn.Module):
         zero_init: bool = True,
     ) -> None:
         super().__init__()
+        check_routing(reduction, kernels)
         hidden = channels // reduction
         if head_dim is None:
-            head_dim = 64 if hidden % 64 == 0 else hidden
-        if hidden < 1 or hidden % head_dim:
+            head_dim = 64 if hidden and hidden % 64 == 0 else hidden
+        if hidden < 1 or head_dim < 1 or hidden % head_dim:
             raise ConfigError(f"head_dim is {head_dim}; it must divide {channels} channels / {reduction} = {hidden}.")
         self.heads, self.zero_init = hidden // head_dim, zero_init
         self.a = nn.Conv1d(channels, hidden, kernels[0], padding=kernels[0] // 2)

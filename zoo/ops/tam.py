@@ -13,9 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_counts, check_odd
 from zoo.ops.tadaconv import spatial_mean
-from zoo.ops.temporal import check_odd
 
 BRANCHES = ("both", "global", "local", "global_se")
 ORDERS = ("local_first", "global_first")
@@ -53,6 +52,7 @@ class TAM(nn.Module):
         for what, value, choices in (("branches", branches, BRANCHES), ("order", order, ORDERS)):
             if value not in choices:
                 raise ConfigError(f"TAM's {what} is {value!r}; choose from {', '.join(choices)}.")
+        check_counts(num_frames=num_frames, alpha=alpha, beta=beta, hidden=hidden or 1)
         self.num_frames, self.kernel_size, self.local_first = num_frames, kernel_size, order == "local_first"
         self.G = self.L = None
         if branches != "local":
@@ -82,7 +82,7 @@ class TAM(nn.Module):
         if self.G is not None and (frames != self.num_frames or x.shape[0] % frames):
             raise ConfigError(
                 f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; its layers have "
-                f"that size: load the network with num_frames={num_frames} (the layers are then interpolated)."
+                "that size: build it for as many frames, or load the network with that num_frames."
             )
         descriptor = spatial_mean(x, frames)  # (B, C, T)
         gate = torch.ones_like(descriptor)  # (B, C, T)

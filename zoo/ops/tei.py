@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.ops.shift import shift_kernel
+from zoo.errors import check_counts
+from zoo.ops.shift import check_divisor, shift_kernel
 from zoo.ops.tadaconv import spatial_mean
 from zoo.ops.temporal import depthwise_temporal_conv
 
@@ -29,6 +30,8 @@ class TEIModule(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 8, divisor: int = 8) -> None:
         super().__init__()
+        check_counts(reduction=reduction)
+        check_divisor(divisor)
         hidden = max(channels // reduction, 1)
         self.current = nn.Linear(channels, hidden)
         self.following = nn.Linear(channels, hidden)

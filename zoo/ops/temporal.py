@@ -9,17 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_odd
 
 
-def check_odd(what: str, kernel_size: int) -> None:
-    """Refuse temporal kernels that would move frames from their place."""
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ConfigError(f"{what} is {kernel_size}; it must be odd so that frames keep their place.")
+def check_frames(x: Tensor, num_frames: int) -> None:
+    """Refuse a batch that is not whole clips of so many frames."""
+    if x.shape[0] % num_frames:
+        raise ConfigError(f"{x.shape[0]} frames are not whole clips of num_frames={num_frames}.")
 
 
 def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
     """``(B*T, C, H, W)`` -> ``(B, C, T, H, W)``, a view."""
+    check_frames(x, num_frames)
     return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
@@ -49,12 +50,10 @@ class TemporalPool(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
-        padding = (self.kernel_size // 2, 0, 0)
-        pooled = F.avg_pool3d(
-            F.pad(unfold_frames(x, num_frames), (0, 0, 0, 0, padding[0], padding[0])), (self.kernel_size, 1, 1), 1
-        )
-        counts = F.avg_pool1d(x.new_ones(1, 1, num_frames), self.kernel_size, 1, padding[0])  # share of real frames
-        return fold_frames(pooled / counts[:, :, :, None, None])
+        clip = unfold_frames(x, num_frames)
+        rows = clip.flatten(3)  # (B, C, T, HW)
+        y = F.avg_pool2d(rows, (self.kernel_size, 1), 1, (self.kernel_size // 2, 0), count_include_pad=False)
+        return fold_frames(y.unflatten(3, clip.shape[3:]))
 
 
 class TemporalConv(nn.Module):
