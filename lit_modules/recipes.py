@@ -13,6 +13,9 @@ class TAda2D(VideoClassifier):
 
     SGD with Nesterov momentum .9, lr .24 for a batch of 128, cosine over 100 epochs with 8 of warm-up from .01 of
     it, weight decay 1e-4 (none on norms), dropout .5.
+
+    16x5: lr .12 for a batch of 64, which is the same for each clip. Something-Something V2: lr .48, 64 epochs, 4 of
+    warm-up from 1e-4 (``warmup_start`` 1e-4 / .48); ``flip_pairs`` as in ``configs/tadaformer_b16_ssv2.yaml``.
     """
 
     def __init__(
@@ -47,6 +50,9 @@ class TANet(VideoClassifier):
     SGD momentum .9, lr .01 for a batch of 64, divided by 10 at 50, 75 and 90 of 100 epochs, weight decay 1e-4,
     dropout .5; classifier weight x5 and bias x10, biases x2 without decay. Its gradient clipping at 20 is a Trainer
     setting (``--trainer.gradient_clip_val 20``), which ``configs/tanet_r50_k400.yaml`` sets.
+
+    Something-Something: 50 epochs, ``milestones`` .6, .8 and .9, weight decay 1e-3 (V2: 5e-4, lr .02), dropout .5 to
+    .6; ``flip_pairs`` as in ``configs/tadaformer_b16_ssv2.yaml``.
     """
 
     def __init__(
@@ -95,7 +101,8 @@ class TAdaConvNeXtV2(VideoClassifier):
     their biases x10. Clips are made with "rand_augment", which is part of the published networks' protocol.
 
     The small and base networks: drop path .4 and .6, lr 2.5e-4 for a batch of 256, the same for each clip.
-    Something-Something V2: from the Kinetics weights, drop path .3, .5, .6, 64 epochs, 2.5 of them warm-up.
+    Something-Something V2: from the Kinetics weights, drop path .3, .5, .6, 64 epochs, 2.5 of them warm-up; with the
+    ``flip_pairs`` of ``configs/tadaformer_b16_ssv2.yaml``.
     """
 
     def __init__(
@@ -153,9 +160,10 @@ class TAdaFormer(VideoClassifier):
     blocks and classifier x10; on the rest, the rate falls by .7 from block to block towards the stem. Clips are made
     with "rand_augment", which is part of the published networks' protocol.
 
-    L/14: lr 2e-5, layer decay .85, 24 epochs. Something-Something V2: 24 epochs, 4 of warm-up from 1e-8
-    (``warmup_start`` 2e-5), cosine to 1e-6 (``min_lr_scale`` 2e-3); lr 5e-4 for B/16; lr 2.5e-4 for a batch of 128 and
-    drop path .2 for L/14.
+    L/14: lr 2e-5, layer decay .85, 24 epochs (``warmup_start`` and ``min_lr_scale`` .05: of lr, 1e-6). On
+    Something-Something V2, 24 epochs, 4 of warm-up from 1e-8, cosine to 1e-6: B/16 with lr 5e-4 (``warmup_start``
+    2e-5, ``min_lr_scale`` 2e-3); L/14 with lr 2.5e-4 for a batch of 128 and drop path .2 (4e-5, 4e-3). There, classes
+    that name left and right trade places when a clip is mirrored: ``configs/tadaformer_b16_ssv2.yaml`` lists them.
     """
 
     def __init__(

@@ -237,5 +237,12 @@ def test_tadaconv3d_calibrates_the_frames_it_keeps(kernel: tuple, stride: tuple,
     for position in range(y.shape[2]):
         scaled = clip * alpha[:, :, position * stride[0], None, None, None]
         torch.testing.assert_close(y[:, :, position], host(scaled)[:, :, position])
-    with pytest.raises(ConfigError, match="groups=1"):
-        TAdaConv3d(C, C, 3, padding=1, groups=C)
+    for options in ({"groups": C}, {"padding_mode": "circular"}):
+        with pytest.raises(ConfigError, match="groups=1, dilation=1 and zeros"):
+            TAdaConv3d(C, C, 3, padding=1, **options)
+
+
+def test_operators_want_whole_clips(x: Tensor) -> None:
+    for layer in (TemporalShift(), TemporalPool(), TAM(C, 4, branches="local"), TAdaConv2d(C, C, 3)):
+        with pytest.raises(ConfigError, match="10 frames are not whole clips of num_frames=4"):
+            layer(x.float(), 4)

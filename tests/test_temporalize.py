@@ -356,3 +356,46 @@ def test_hosts_that_do_not_return_the_logits_of_their_classifier_are_refused() -
         temporalize(Misnamed(), num_frames=T)(torch.randn(1, 3, T, 8, 8))
     with pytest.raises(ConfigError, match=r"Two returns tuple, not logits .* aux_logits=False"):
         temporalize(Two(), num_frames=T)(torch.randn(1, 3, T, 8, 8))
+
+
+def test_nothing_is_changed_by_what_fails() -> None:
+    bare = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
+    with pytest.raises(ConfigError, match=r"no nn\.Linear"):
+        temporalize(bare, inplace=True)
+    assert all(type(module) is nn.Conv2d for module in bare)
+
+
+@pytest.mark.parametrize(("wrong", "error"), [({"op": None}, UnknownNameError), ({"where": 3}, ConfigError)])
+def test_wrong_types_are_named(wrong: dict, error: type) -> None:
+    with pytest.raises(error, match="None|where is 3"):
+        temporalize(tv.resnet18(num_classes=4), **wrong)
+
+
+def test_blocks_with_keyword_arguments_are_recomputed_as_well() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: Tensor, gain: float = 1.0) -> Tensor:
+            return x + gain * self.conv(x)
+
+    class Host(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 3)
+            self.blocks = nn.ModuleList([Block(), Block()])
+            self.fc = nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            for block in self.blocks:
+                x = block(x, gain=2.0)
+            return self.fc(x.mean((2, 3)))
+
+    video = temporalize(Host(), num_frames=2)
+    x = torch.randn(1, 3, 2, 16, 16)
+    wanted = video(x)
+    video.set_grad_checkpointing()
+    torch.testing.assert_close(video(x), wanted)
+    video(x).sum().backward()

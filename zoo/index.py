@@ -136,7 +136,19 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
         made[key] = _make(cls, made.get(key), f"{at}.{key}")
     if made.get("stated") is not None:
         made["stated"] = _make(Stated, made["stated"], f"{at}.stated")
-    made["protocol"] = Protocol.from_dict(made.get("protocol") or {}, f"{at}.protocol")
+    protocol = made["protocol"] = Protocol.from_dict(made.get("protocol") or {}, f"{at}.protocol")
+    options = made.get("options")
+    if not isinstance(options, Mapping) or not {"num_classes", "num_frames"} <= set(options):
+        raise IndexFileError(f"{at}.options: expected a block with num_classes and num_frames, got {options!r}.")
+    if options["num_frames"] != protocol.num_frames:
+        raise IndexFileError(
+            f"{at}: num_frames is {options['num_frames']} in options and {protocol.num_frames} in protocol."
+        )
+    if not isinstance(made.get("params"), int):
+        raise IndexFileError(f"{at}.params is {made.get('params')!r}; it must be a whole number.")
+    labels = made.get("labels")
+    if labels is not None and len(read_labels(labels)) != options["num_classes"]:
+        raise IndexFileError(f"{at}.labels: {labels} has not the {options['num_classes']} classes of options.")
     sources = made.get("sources")
     if not isinstance(sources, list) or not sources:
         raise IndexFileError(f"{at}.sources: list at least one place to get the file from.")

@@ -72,6 +72,11 @@ class Protocol:
                 raise IndexFileError(f"{where}: {name} is {values[name]!r}; it must be a whole number of at least 1.")
         if (values["interval"] is None) == (values["sampling"] in ("interval", "dense")):
             raise IndexFileError(f"{where}: interval is {values['interval']} with sampling {values['sampling']!r}.")
+        for name in ("mean", "std", "flip_pairs"):
+            if not isinstance(values[name], Sequence):
+                raise IndexFileError(f"{where}: {name} is {values[name]!r}; it must be a list.")
+        if values["crop"] > values["resize"]:
+            raise IndexFileError(f"{where}: a crop of {values['crop']} does not fit into resize {values['resize']}.")
         made = dict(values)
         made["mean"], made["std"] = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
         made["flip_pairs"] = tuple((int(a), int(b)) for a, b in values["flip_pairs"])

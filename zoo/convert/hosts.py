@@ -1,7 +1,7 @@
 """Other image networks of torchvision: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt, whose code ours runs.
 
-Their keys stay; ours are behind "net.". The rules are narrow all the same, so that a file of another network is named
-as such.
+Their keys stay; ours are behind "net.". The rules are those of these four all the same, so that the file of another
+network is named as such.
 """
 
 from zoo.convert.rules import Rule

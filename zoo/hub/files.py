@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, is_zipfile
+from zipfile import is_zipfile
 
 import numpy as np
 import torch
@@ -91,7 +91,7 @@ def load_pickle(path: Path) -> Any:
                 "for. Nothing of it was run. Do not load it; get the file from its publisher."
             ) from error
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
-    except (RuntimeError, EOFError, ValueError, LookupError, AttributeError, TypeError, OSError, BadZipFile) as error:
+    except Exception as error:  # a damaged file may raise anything
         raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from error
 
 

@@ -1,8 +1,8 @@
 """TAdaConv and TAM as plug-ins of 3D networks: SlowOnly, SlowFast, R(2+1)D, R3D.
 
 Sources: TAdaConv, arXiv 2110.06178, section 4.3 and its table of base networks; TAM in the place of the 3 x 1 x 1
-convolutions of SlowFast, arXiv 2005.06803. Starting points are the hosts' published files and, for SlowOnly and R3D, which
-has none, image ResNets; with TAdaConv a network starts as its host.
+convolutions of SlowFast, arXiv 2005.06803. Starting points are the hosts' published files and, for SlowOnly and R3D,
+which has none, image ResNets; with TAdaConv a network starts as its host.
 """
 
 from __future__ import annotations

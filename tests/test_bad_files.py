@@ -1,0 +1,65 @@
+"""Damaged and foreign weight files: an error of the package for every one, never another."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from zoo.errors import CheckpointError
+from zoo.hub.files import read_tensors
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"abc", b"\x80\x02....", b"\x80\x02}q\x00.", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"{", bytes(600)],
+)
+def test_files_that_are_no_checkpoints(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"file\.pth"):
+        read_tensors(path)
+
+
+def test_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
+    torch.save({0: torch.zeros(2)}, tmp_path / "file.pth")
+    with pytest.raises(CheckpointError, match="other than tensors under 0"):
+        read_tensors(tmp_path / "file.pth")
+
+
+def written(kind: str, path: Path) -> bytes:
+    """A small file of each format that is read."""
+    module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
+    if kind == "torchscript":
+        torch.jit.script(module).save(path)
+    elif kind == "safetensors":
+        save_file(module.state_dict(), path)
+    else:
+        torch.save({"model_state": module.state_dict()}, path, _use_new_zipfile_serialization=kind == "zip")
+    return path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["zip", "legacy", "torchscript", "safetensors"])
+def test_flipped_bytes_and_cuts_are_errors_of_the_package(kind: str, tmp_path: Path) -> None:
+    """What is still readable may be read; whatever else happens is a CheckpointError."""
+    path = tmp_path / ("file.safetensors" if kind == "safetensors" else "file.pth")
+    whole = written(kind, path)
+    assert len(read_tensors(path)) == 7
+    draw, refused = random.Random(0), 0
+    for trial in range(150):
+        data = bytearray(whole)
+        if trial % 5 == 0:
+            del data[draw.randrange(1, len(data)) :]
+        for _ in range(draw.randint(1, 5)):
+            data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
+        path.write_bytes(data)
+        try:
+            read_tensors(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 30
