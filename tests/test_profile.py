@@ -213,3 +213,12 @@ def test_dynamic_convolutions_mix_a_kernel_for_each_image(name: str) -> None:
         kernel = sum(mixture[n, k] * layer.weight[k] for k in range(3)) * taps[n].view(-1, taps.shape[1] // 3 or 1)
         kernel = kernel * inputs[n][:, None, None] * outputs[n][:, None, None, None]
         torch.testing.assert_close(layer(x)[n], F.conv2d(x[n], kernel, stride=2, padding=1))
+
+
+@pytest.mark.slow
+def test_nothing_is_off_the_published_figures_without_a_reason() -> None:
+    from benchmarks.costs import published
+
+    rows, unexplained = published()
+    assert len(rows) > 70
+    assert not unexplained
