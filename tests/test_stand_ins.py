@@ -7,9 +7,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.models as tv
 from torch import nn
 
+from zoo.errors import ConfigError, UnknownNameError
 from zoo.models.stand_ins import STAND_INS, stand_in
+from zoo.models.temporalize import temporalize
 
 T = 3
 SHAPES: list[dict[str, Any]] = [
@@ -70,3 +73,9 @@ def test_stand_ins_keep_mode_type_and_device() -> None:
         made = stand_in(op, conv, T)
         assert not made.training and not made.weight.requires_grad
         assert {(p.device.type, p.dtype) for p in made.parameters()} == {("meta", torch.bfloat16)}
+
+
+@pytest.mark.parametrize(("wrong", "error"), [({"op": None}, UnknownNameError), ({"where": 3}, ConfigError)])
+def test_wrong_types_are_named(wrong: dict, error: type) -> None:
+    with pytest.raises(error, match="None|where is 3"):
+        temporalize(tv.resnet18(num_classes=4), **wrong)

@@ -365,12 +365,6 @@ def test_nothing_is_changed_by_what_fails() -> None:
     assert all(type(module) is nn.Conv2d for module in bare)
 
 
-@pytest.mark.parametrize(("wrong", "error"), [({"op": None}, UnknownNameError), ({"where": 3}, ConfigError)])
-def test_wrong_types_are_named(wrong: dict, error: type) -> None:
-    with pytest.raises(error, match="None|where is 3"):
-        temporalize(tv.resnet18(num_classes=4), **wrong)
-
-
 def test_blocks_with_keyword_arguments_are_recomputed_as_well() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
