@@ -222,3 +222,14 @@ def test_nothing_is_off_the_published_figures_without_a_reason() -> None:
     rows, unexplained = published()
     assert len(rows) > 70
     assert not unexplained
+
+
+@pytest.mark.slow
+def test_every_entry_says_what_its_network_costs() -> None:
+    from benchmarks.costs import measure
+
+    for name in zoo.list_models():
+        entry = zoo.info(name)
+        _, gmacs = measure(entry.arch, dict(entry.options), entry.gmacs.input)
+        if name != "tsm_r50.mma_nl_dot_k400_8f":  # there the official code computes the larger product first
+            assert gmacs == pytest.approx(entry.gmacs.value, rel=3e-3), name

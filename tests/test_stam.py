@@ -237,7 +237,7 @@ def test_it_adds_its_parameters_to_a_resnet50() -> None:
     with torch.device("meta"):
         networks = [zoo.create(arch) for arch in ("c2d_r50", "stam_r50")]
     host, stam = (sum(p.numel() for p in network.parameters()) for network in networks)
-    assert stam - host == 868_368
+    assert stam - host == 869_584
 
 
 def test_any_number_of_frames_and_small_maps() -> None:
@@ -253,6 +253,19 @@ def test_half_precision_and_autocast_train() -> None:
     y.float().square().mean().backward()
     assert unit.conv.weight.grad is not None and unit.conv.weight.grad.isfinite().all()
     assert unit.eval().bfloat16()(torch.randn(4, 8, 6, 6).bfloat16(), 2).dtype == torch.bfloat16
+
+
+def test_a_clip_and_its_reverse_differ() -> None:
+    """Of all parts of STAM only one knows the order of frames; without it they would not."""
+    network = zoo.create("stam_r18", **SMALL).double()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    x = torch.randn(1, 3, 4, 32, 32, dtype=torch.double)
+    assert not torch.allclose(network(x), network(x.flip(2)), rtol=1e-3)
+    for name, parameter in network.named_parameters():
+        if ".order." in name:
+            torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(network(x), network(x.flip(2)))
 
 
 @pytest.mark.parametrize(

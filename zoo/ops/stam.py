@@ -7,8 +7,8 @@ is our reading of it, and no accuracy of the paper is claimed for it. (Not the "
 From the abstract: a linear combination of N adaptive filters, from two light attention branches side by side, one with
 multi-scale spatial context and one with long-range temporal context; it modulates the static kernel of each frame, and
 not in the same way at all of its taps; an omni-dimensional aggregation follows. Ours: everything else, that is, the
-layers and widths of both branches, a learnt bank of filters, the form ``1 + ...``, its start at the static convolution,
-and which dimensions the aggregation pools.
+layers and widths of both branches, how the temporal one knows the order of frames, a learnt bank of filters, the form
+``1 + ...``, its start at the static convolution, and which dimensions the aggregation pools.
 
 The calibration ``A_t`` has a value for every input channel and tap, ``Y_t = (A_t . W) * X_t``, and none for the output
 channels. So it can scale what each tap reads instead of the kernel: see ``zoo.ops.stam_conv``.
@@ -58,15 +58,18 @@ class SpatialBranch(nn.Module):
 
 
 class TemporalBranch(nn.Module):
-    """What happens in the clip: project frame descriptors, then self-attention over all frames.
+    """What happens in the clip: project frame descriptors, look at the neighbours, then self-attention over all frames.
 
-    ``z = GELU(LN(Linear(mean_HW x)))``, ``z + MHSA_T(LN(z))``, for any T.
+    ``z = GELU(LN(Linear(mean_HW x)))``, ``z += DepthwiseConv_3(z)``, ``z + MHSA_T(LN(z))``, for any T. Attention alone
+    does not know the order of the frames, nor does anything else in STAM: without the convolution, whose role is that
+    of a conditional position encoding (arXiv 2102.10882), a clip and its reverse would have the same logits.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.reduce = nn.Linear(channels, hidden)
         self.norm = nn.LayerNorm(hidden)
+        self.order = nn.Conv1d(hidden, hidden, 3, padding=1, groups=hidden)
         self.norm_attn = nn.LayerNorm(hidden)
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.proj = nn.Linear(hidden, hidden)
@@ -74,6 +77,7 @@ class TemporalBranch(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> ``(B*T, d)``."""
         z = F.gelu(self.norm(self.reduce(spatial_mean(x, num_frames).transpose(1, 2))))  # (B, T, d)
+        z = z + self.order(z.transpose(1, 2)).transpose(1, 2)
         q, k, v = (
             self.qkv(self.norm_attn(z)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
         )  # (B, heads, T, d / heads)
