@@ -53,10 +53,15 @@ READING = """The two classes of a pair are each other played backwards. "Right p
 falls into the pair of the true class, which single frames can tell; "right in pair" how often, of those, it is the
 true class, which only time can tell: guessing gives 50 %.
 
-TAdaConv's and STAM's calibrations see only descriptors pooled over space, and their temporal pooling is symmetric, so
-the direction of a motion can reach them only as position that is left in those descriptors, by zero padding and the
-frame's border. In a host of basic blocks both 3x3 convolutions are replaced; I3D's first one spans three frames (in a
-bottleneck it would be the 1x1 that does).
+Pooling and non-local attention do not know the order of frames, so they stay at 50 %. Operators that convolve
+features over time, or shift them, read a direction of motion off directly. TAdaConv's and STAM's calibrations see
+only descriptors pooled over space, and their temporal pooling is symmetric, so the direction can reach them only as
+position that is left in those descriptors, by zero padding and the frame's border; TAM's kernel is the same for all
+places and frames of a clip. The order is therefore not that of Kinetics, where motion is rarely all there is to see:
+this data set asks one question only.
+
+In a host of basic blocks both 3x3 convolutions are replaced; I3D's first one spans three frames (in a bottleneck it
+would be the 1x1 that does).
 """
 PARTNER = {a: b for pair in MOTION_PAIRS for a, b in (pair, pair[::-1])}
 

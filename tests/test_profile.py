@@ -191,7 +191,7 @@ def test_the_comparison_prints_and_writes_its_table(tmp_path: Path, monkeypatch:
     file = tmp_path / "costs.csv"
     monkeypatch.setattr("sys.argv", ["dynamic_convs.py", "--frames", "4", "--size", "64", "--csv", str(file)])
     main()
-    assert file.read_text().splitlines()[3] == "STAM,0.868,0.025"
+    assert file.read_text().splitlines()[3] == "STAM,0.870,0.025"
     assert "one clip of 4 x 64 x 64" in capsys.readouterr().out
 
 
