@@ -131,7 +131,7 @@ def main() -> None:
     jobs = [(arch, seed) for seed in asked.seeds for arch in asked.archs]
     threads = max((os.cpu_count() or 1) // asked.jobs, 1)
     spawn = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(asked.jobs, spawn, max_tasks_per_child=1) as pool:
+    with concurrent.futures.ProcessPoolExecutor(asked.jobs, spawn) as pool:
         started = {job: pool.submit(run, *job, asked.out, asked.epochs, threads) for job in jobs}
         results = {job: future.result() for job, future in started.items()}
     text = f"Mean ± standard deviation over seeds {', '.join(map(str, asked.seeds))}; chance is 8.3 % top-1.\n\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +68,7 @@ def test_formula_is_the_published_one() -> None:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_logits_are_the_official_ones(name: str, tmp_path: Path) -> None:
-    """Every case in float32, all but the largest in float64; and everything was taken as it stood."""
-    check_logits(name, tmp_path, double=lambda case: ("v2" not in name and "former" not in name) or case != "full")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NETWORKS if "v2" in name or "former" in name])
-def test_logits_of_full_clips_in_double_precision(name: str, tmp_path: Path) -> None:
-    """Minutes each: depthwise convolutions in float64 are slow on a CPU."""
-    check_logits(name, tmp_path, double=lambda case: True)
-
-
-def check_logits(name: str, tmp_path: Path, double: Callable[[str], bool]) -> None:
-    """Load a published file and compare all cases, those that ``double`` picks also in float64."""
+    """Every case, in float32 and in float64; and everything was taken as it stood."""
     doc = document(name)
     built: dict[int | None, Any] = {}
     for case in doc["cases"]:
@@ -98,8 +85,7 @@ def check_logits(name: str, tmp_path: Path, double: Callable[[str], bool]) -> No
         wanted = torch.tensor(case["logits_float64"], dtype=torch.float64)
         with torch.no_grad():
             assert (model(clip(case)) - wanted).abs().max() < case["tol_float32_suggested"], case["case"]
-            if double(case["case"]):
-                assert relative(model.double()(clip(case).double()), wanted) < 1e-9, case["case"]
+            assert relative(model.double()(clip(case).double()), wanted) < 1e-9, case["case"]
         model.float()
 
 
