@@ -11,7 +11,8 @@ from conftest import SMALL, VIT, small
 from torch import Tensor, nn
 
 import zoo
-from zoo.errors import ConfigError
+from zoo.adapt import fit
+from zoo.errors import CheckpointError, ConfigError
 from zoo.models import ARCHITECTURES, layer_depths, takes
 from zoo.models.convnext import TAdaConvNeXt
 from zoo.models.network import DropPath
@@ -197,6 +198,25 @@ def test_position_embeddings_are_resampled_in_space() -> None:
     torch.testing.assert_close(resample_grid(table, 4), table)
     with pytest.raises(ConfigError, match="12 places"):
         resample_grid(torch.randn(12, 2), 4)
+
+
+def test_loading_at_another_size_resamples_and_says_so(tmp_path: Path) -> None:
+    """A table of the wanted size is taken as it is, one of another is resampled; unasked, it is an error."""
+    folder = zoo.save(small("tadaformer_b16"), tmp_path / "saved")  # 32 pixels, patches of 8
+    model: Any = zoo.load(folder, image_size=48)
+    assert dict(model.report.adapted) == {"pos_embed": "resampled to 48 pixels"}
+    assert model.protocol.crop == model.config["options"]["image_size"] == 48
+    assert model(torch.randn(1, 3, 4, 48, 48)).shape == (1, 4)
+    again: Any = zoo.load(zoo.save(model, tmp_path / "again"))
+    assert again.report.as_trained
+    assert torch.equal(again.pos_embed, model.pos_embed)
+    tensors = dict(small("tadaformer_b16", image_size=48).state_dict())  # a file of another size than its entry's
+    options = dict(model.config["options"])
+    adapted = fit(model, dict(tensors), options | {"image_size": 32}, options, where="file")[1]
+    assert not adapted
+    assert torch.equal(model.pos_embed, tensors["pos_embed"])
+    with pytest.raises(CheckpointError, match="wrong shape pos_embed.*where image_size= is given"):
+        fit(small("tadaformer_b16"), tensors, options, options, where="file")
 
 
 def test_drop_path_leaves_out_whole_clips() -> None:

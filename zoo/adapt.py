@@ -138,7 +138,12 @@ def fit(
     if problems:
         raise CheckpointError(
             f"{where} does not fit the network: {'; '.join(problems)}. Nothing was loaded. "
-            "Check that the file and the name belong together."
+            + (
+                "A position embedding is resampled where image_size= is given. "
+                if "pos_embed" in "".join(shapes)
+                else ""
+            )
+            + "Check that the file and the name belong together."
         )
     with torch.no_grad():
         for key, value in wanted.items():
