@@ -19,7 +19,7 @@ from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.ops import TAdaConv2d, TAdaConv2dV2
 from zoo.ops.tadaconv import temporal_average
 from zoo.ops.tadaconv_v2 import quick_gelu
-from zoo.ops.temporal import fold_frames, inflate
+from zoo.ops.temporal import fold_frames
 
 EPS = 1e-6
 
@@ -132,6 +132,8 @@ class TAdaConvNeXt(VideoNetwork):
         def conv(channels: int) -> nn.Module:
             return operator(channels, channels, 7, padding=3, groups=channels, **options)
 
+        # ConvNeXt's stem goes to the middle frame of three, as published, or to both of two, which is our choice
+        self.inflation = "centre" if version == 2 else "mean"
         self.stem = Stem(in_channels, width, (3, 4, 4) if version == 2 else (2, 4, 4), padding=version - 1)
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
         self.feature_info = []
@@ -196,15 +198,6 @@ class TAdaConvNeXt(VideoNetwork):
     def operator_keys(self) -> set[str]:
         """The routing functions and the second norms: what ConvNeXt does not have."""
         return {key for key in self.state_dict() if ".routing." in key or ".pool_norm." in key}
-
-    def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
-        """ConvNeXt's stem goes to the middle frame of three (as published), or to both of two (our choice)."""
-        kernel = tensors.get(self.stem_key)
-        if kernel is None or kernel.ndim != 4:
-            return []
-        frames = self.stem.conv.kernel_size[0]
-        tensors[self.stem_key] = inflate(kernel, frames, "centre" if frames % 2 else "mean")
-        return [self.stem_key]
 
 
 ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {

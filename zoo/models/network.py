@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import ConfigError, check_counts, check_rate
 from zoo.ops.tam import TAM, resample_frames
-from zoo.ops.temporal import InflatedConv2d, inflate
+from zoo.ops.temporal import inflate
 
 
 class Feature(NamedTuple):
@@ -36,6 +36,7 @@ class VideoNetwork(nn.Module):
         num_features: channels in front of the classifier.
         feature_info: its stages, first to last.
         head_prefix: how the classifier's keys begin.
+        inflation: how an image kernel is spread over frames, see ``zoo.ops.temporal.inflate``.
         stem_key: of the kernel that reads the pixels, or of the first of several (``stem_keys``).
     """
 
@@ -46,6 +47,7 @@ class VideoNetwork(nn.Module):
     dropout: nn.Dropout
     head_prefix = "fc."
     stem_key = "stem.conv.weight"
+    inflation = "mean"
     grad_checkpointing = False
 
     @property
@@ -173,10 +175,9 @@ class VideoNetwork(nn.Module):
     def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
         """Inflate an image network's kernels where this one's span frames, in place; returns the keys it changed."""
         changed = []
-        for name, module in self.named_modules():
-            key = f"{name}.weight"
-            if isinstance(module, InflatedConv2d) and key in tensors and tensors[key].ndim == 4:
-                tensors[key] = inflate(tensors[key], module.kernel_size[0])
+        for key, parameter in self.named_parameters():
+            if parameter.ndim == 5 and key in tensors and tensors[key].ndim == 4:
+                tensors[key] = inflate(tensors[key], parameter.shape[2], self.inflation)
                 changed.append(key)
         return changed
 

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts, check_odd, check_rate
 from zoo.models.network import Feature, VideoNetwork
-from zoo.ops.temporal import inflate
 
 SIDE = 7  # places that the heads average over: the map of a 224-pixel training crop
 
@@ -131,14 +130,6 @@ class PTVNet(VideoNetwork):
         # first is the same, but dropout must act on each place as it was trained
         pooled = self.dropout(self.net.blocks[-1].pool(features)).mean((2, 3, 4))
         return pooled if pre_logits else self.get_classifier()(pooled)
-
-    def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Spread an image network's kernels evenly over the frames they span here, in place (arXiv 1705.07750)."""
-        kernels = {f"{name}.weight": m.kernel_size[0] for name, m in self.named_modules() if isinstance(m, nn.Conv3d)}
-        keys = [key for key in kernels if key in tensors and tensors[key].ndim == 4]
-        for key in keys:
-            tensors[key] = inflate(tensors[key], kernels[key])
-        return keys
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """The stem, then residual blocks (or stages)."""

@@ -20,8 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from zoo.errors import ConfigError, UnknownNameError, check_counts
 from zoo.models import host_layout as layout
 from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass
-from zoo.models.stand_ins import STAND_INS, InflatedStandIn, StandIn, stand_in
-from zoo.ops.temporal import inflate
+from zoo.models.stand_ins import STAND_INS, StandIn, stand_in
 
 Where = str | Sequence[str] | Callable[[str, nn.Conv2d], bool] | None
 PREFIX = "net."
@@ -281,16 +280,6 @@ class TemporalNetwork(VideoNetwork):
         stand_ins = [name for name, m in self.named_modules() if isinstance(m, StandIn)]
         own = {f"{name}.{kind}" for name in stand_ins for kind in ("weight", "bias")}
         return {key for key in self.state_dict() if key.startswith(tuple(f"{n}." for n in stand_ins))} - own
-
-    def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Inflate the host's kernels where the stand-ins span frames, in place; returns the keys it changed."""
-        changed = []
-        for name, module in self.named_modules():
-            key = f"{name}.weight"
-            if isinstance(module, InflatedStandIn) and key in tensors and tensors[key].ndim == 4:
-                tensors[key] = inflate(tensors[key], module.frames)
-                changed.append(key)
-        return changed
 
 
 def _recomputed(network: TemporalNetwork, block: nn.Module, *args: Any, **options: Any) -> Any:

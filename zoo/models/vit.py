@@ -18,7 +18,6 @@ from zoo.errors import ConfigError, check_counts, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
 from zoo.ops.tadaconv_v2 import quick_gelu
-from zoo.ops.temporal import inflate
 
 
 class TemporalLinear(nn.Module):
@@ -135,6 +134,7 @@ class TAdaFormer(VideoNetwork):
     """
 
     stem_key = "stem.weight"
+    inflation = "centre"  # CLIP's stem goes to the middle frame of three, as published
 
     def __init__(
         self,
@@ -232,14 +232,6 @@ class TAdaFormer(VideoNetwork):
     def operator_keys(self) -> set[str]:
         """The TAda blocks."""
         return {key for key in self.state_dict() if ".tada." in key or ".tada2." in key}
-
-    def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
-        """CLIP's stem goes to the middle frame of three, as published."""
-        kernel = tensors.get(self.stem_key)
-        if kernel is None or kernel.ndim != 4:
-            return []
-        tensors[self.stem_key] = inflate(kernel, self.stem.kernel_size[0], "centre")
-        return [self.stem_key]
 
     def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
         """Resample the spatial position embedding; the class token's row stays. The official code cannot."""
