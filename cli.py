@@ -1,20 +1,19 @@
-"""The ``tempozoo`` command: train, test and predict with LightningCLI; list, show, convert and export networks."""
+"""The ``tempozoo`` command: train, test and predict with LightningCLI; and the verbs of ``zoo.commands``."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import zoo
+from zoo.commands import ZOO_VERBS
 from zoo.errors import ConfigError, ZooError
 
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -24,8 +23,12 @@ USAGE = """usage: tempozoo <command> [options]
   validate, test      score            tempozoo test --from best.ckpt --data VideoFolder --data.root VIDEOS
   predict             name the action  tempozoo predict --from best.ckpt clip.mp4 more_clips/
   list, info          the zoo          tempozoo list 'tanet*'; tempozoo info tada2d_r50.k400_8x8
-  convert             published file -> safetensors    tempozoo convert FILE NAME
-  export-checkpoint   Lightning .ckpt -> folder for zoo.load    tempozoo export-checkpoint best.ckpt DIR
+  download            fetch, check and convert now     tempozoo download 'tada2d_r50.*'
+  convert             a published file at hand -> cache        tempozoo convert FILE NAME
+  verify, cache       what is in the cache   tempozoo verify; tempozoo cache list; tempozoo cache clear 'tsm_*'
+  mirror              converted weights for a lab      tempozoo mirror 'tanet_*' --to /shared/weights
+  export-checkpoint   .ckpt -> folder for zoo.load     tempozoo export-checkpoint best.ckpt DIR
+  push                a network -> Hugging Face Hub    tempozoo push best.ckpt user/repo --results TEST_FOLDER
 
 `tempozoo <command> --help` shows the options of a command.
 """
@@ -110,6 +113,25 @@ def output_folder(verb: str, own: dict[str, str], rest: Sequence[str]) -> Path:
     return folder
 
 
+def check_resumed(path: str | None, model: str) -> None:
+    """Refuse a ``--ckpt_path`` that is no checkpoint file of this package, before Lightning reads it.
+
+    Lightning unpickles whatever an address gives, and imports whatever module a file names as its model's; ``model`` is
+    the class path that the command names.
+    """
+    from zoo.hub.checkpoint import read_checkpoint
+    from zoo.hub.files import load_pickle
+
+    if path is None or path in ("best", "last"):
+        return
+    if not Path(path).is_file():
+        raise ConfigError(f"--ckpt_path {path} is no file; give a .ckpt on this machine.")
+    read_checkpoint(Path(path))
+    named = str(load_pickle(Path(path)).get("hyper_parameters", {}).get("_class_path", model))
+    if named.split(".")[0] != model.split(".")[0]:
+        raise ConfigError(f"{path} is of a {named}, not of a {model}: name its class with --model.")
+
+
 def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     """The Trainer's defaults: the callbacks that a command always has."""
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -143,6 +165,11 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # the protocol goes the other way, from network to data, when the Trainer brings the two together
             parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+
+        def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+            super().parse_arguments(parser, args)
+            chosen = self.config[verb]
+            check_resumed(chosen.get("ckpt_path"), chosen.model.class_path if chosen.get("model") else "lit_modules.")
 
         def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
             # here and not in the configuration, so that the saved one names no folder and can be used again
@@ -207,105 +234,6 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
                 place.rmdir()
         raise
 
-
-# the zoo ---------------------------------------------------------------------------------------------------------
-
-
-def _where(name: str) -> str:
-    from zoo.index import BUNDLED
-    from zoo.loading import find_weights
-
-    try:
-        folder = find_weights(zoo.info(name))
-    except ZooError:
-        return "not here"
-    return "bundled" if folder.parent == BUNDLED else f"cached, {folder}"
-
-
-def list_verb(arguments: Sequence[str]) -> None:
-    """A table of the index."""
-    from rich.console import Console
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser("tempozoo list", description="List the networks of the zoo.")
-    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'tada2d*'")
-    parser.add_argument("--dataset", help="kinetics400, ssv1, ssv2, ...")
-    parser.add_argument("--arch", help="architecture or shell pattern")
-    asked = parser.parse_args(arguments)
-    names = zoo.list_models(asked.pattern, dataset=asked.dataset, arch=asked.arch)
-    if not names:
-        raise ZooError(f"No network matches {asked.pattern!r}. `tempozoo list` shows all of them.")
-    table = Table(caption="top-1 / top-5 as published, with these views (clips x crops)", caption_justify="left")
-    for column in ("name", "data", "frames", "top-1 / top-5", "views", "M params", "GMACs", "weights"):
-        table.add_column(column, justify="left" if column in ("name", "data", "weights") else "right", no_wrap=True)
-    for name in names:
-        e = zoo.info(name)
-        accuracy = " / ".join("-" if value is None else str(value) for value in (e.reported.top1, e.reported.top5))
-        accuracy = "start only" if e.init else accuracy
-        views, size = e.reported.views or "", f"{e.params / 1e6:.2f}"
-        row = (name, e.dataset, str(e.protocol.num_frames), accuracy, views, size, f"{e.gmacs.value:.2f}", _where(name))
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def info_verb(arguments: Sequence[str]) -> None:
-    """Everything the index says of one network."""
-    parser = argparse.ArgumentParser("tempozoo info", description="Show everything the index says of a network.")
-    parser.add_argument("name")
-    e = zoo.info(parser.parse_args(arguments).name)
-    labels = e.class_names()
-    reported = f"top-1 {e.reported.top1}, " + (f"top-5 {e.reported.top5}, " if e.reported.top5 is not None else "")
-    reported += f"{e.reported.views} views at {e.reported.size}"
-    stated = f"{e.stated.params_m} M parameters, {e.stated.gmacs} GMACs at {e.stated.input}" if e.stated else "nothing"
-    lines = {
-        "name": e.name,
-        "architecture": f"{e.arch} {json.dumps(dict(e.options))}",
-        "trained on": e.dataset + (" (a start for fine-tuning)" if e.init else ""),
-        "labels": f"{len(labels)}: {', '.join(labels[:3])}, ..." if labels else "not published",
-        "reported": "nothing" if e.reported.top1 is None else f"{reported} ({e.reported.source})",
-        "protocol": str(e.protocol),
-        "mean, std": f"{list(e.protocol.mean)}, {list(e.protocol.std)}",
-        "parameters": f"{e.params:,}",
-        "GMACs": f"{e.gmacs.value} at {e.gmacs.input}",
-        "stated size": stated.replace("None M parameters, ", "").replace(", None GMACs", ""),
-        "paper": f"{e.paper.title} ({e.paper.venue}), {e.paper.url}",
-        "licence": f"weights: {e.licence.weights}; code: {e.licence.code}",
-        "sources": "; ".join(s.url + (f" -> {s.file}" if s.file else "") for s in e.sources),
-        "sha256": e.sha256 or (f"begins with {e.sha256_prefix}" if e.sha256_prefix else "not published"),
-        "weights": _where(e.name),
-        "notes": e.notes or "none",
-    }
-    for key, value in lines.items():
-        print(f"{key + ':':14}{value.strip()}")
-
-
-def convert_verb(arguments: Sequence[str]) -> None:
-    """A published file -> safetensors and config.json."""
-    parser = argparse.ArgumentParser("tempozoo convert", description="Convert a published checkpoint to safetensors.")
-    parser.add_argument("file", help="the publisher's file")
-    parser.add_argument("name", help="the index name it belongs to")
-    parser.add_argument("--out", help="folder to write (default: the cache, where load() finds it)")
-    asked = parser.parse_args(arguments)
-    print(f"Wrote {zoo.convert(asked.file, asked.name, asked.out)}")
-
-
-def export_verb(arguments: Sequence[str]) -> None:
-    """A Lightning checkpoint -> a folder for zoo.load."""
-    from lit_modules.checkpoint import export_checkpoint
-
-    parser = argparse.ArgumentParser("tempozoo export-checkpoint", description="Turn a .ckpt into a folder for load().")
-    parser.add_argument("checkpoint", help="a .ckpt written by tempozoo fit")
-    parser.add_argument("folder", help="folder to write")
-    asked = parser.parse_args(arguments)
-    print(f"Wrote {export_checkpoint(asked.checkpoint, asked.folder)}")
-
-
-ZOO_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    "list": list_verb,
-    "info": info_verb,
-    "convert": convert_verb,
-    "export-checkpoint": export_verb,
-}
 
 if __name__ == "__main__":
     sys.exit(main())

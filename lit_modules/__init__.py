@@ -1,12 +1,13 @@
 """Networks of the zoo as LightningModules, and the published recipes."""
 
 from lit_modules.base import VideoClassifier
-from lit_modules.checkpoint import export_checkpoint
+from lit_modules.push import PushToHub
 from lit_modules.recipes import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet
 from lit_modules.report import TestReport
 
 __all__ = [
     "STAM",
+    "PushToHub",
     "TANet",
     "TAda2D",
     "TAdaConvNeXt",
@@ -14,5 +15,4 @@ __all__ = [
     "TAdaFormer",
     "TestReport",
     "VideoClassifier",
-    "export_checkpoint",
 ]

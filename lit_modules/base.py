@@ -15,10 +15,11 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_modules.checkpoint import CONFIG_KEY
 from lit_modules.network import build_network, head_initialised, match_classes, set_dropout
 from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, lr_factor, parameter_groups
+from lit_modules.provenance import provenance_of
 from zoo.errors import ConfigError
+from zoo.hub.checkpoint import CONFIG_KEY
 
 log = logging.getLogger("lit_modules")
 
@@ -185,7 +186,7 @@ class VideoClassifier(L.LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """SGD or AdamW over the recipe's parameter groups, with its schedule stepped every batch."""
         h = self.hparams
-        lr = h["lr"] * (self._batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
+        lr = h["lr"] * (self.total_batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
         groups = parameter_groups(self.network, lr, h["weight_decay"], **{key: h[key] for key in GROUP_OPTIONS})
         optimizer: torch.optim.Optimizer
         if h["optimizer"] == "sgd":
@@ -198,7 +199,8 @@ class VideoClassifier(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _batch_size(self) -> int:
+    def total_batch_size(self) -> int:
+        """Clips per step, over all devices and accumulated batches."""
         data = getattr(self.trainer, "datamodule", None)
         loader = self.trainer.train_dataloader
         per_device = getattr(data, "batch_size", None) or getattr(loader, "batch_size", None) or 1
@@ -249,11 +251,7 @@ class VideoClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the network's config beside its weights, so that the file explains itself."""
-        checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=self._provenance())
-
-    def _provenance(self) -> dict[str, Any]:
-        before = self.network.config["provenance"]
-        return dict(before, fine_tuned_from=self.hparams["name"], epochs=self.current_epoch + 1)
+        checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=provenance_of(self))
 
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 import zoo
-from lit_modules.checkpoint import network_from_checkpoint
 from zoo.errors import ConfigError, check_rate
 from zoo.models import ARCHITECTURES
 
@@ -38,8 +37,6 @@ def build_network(
         return zoo.create(name, image_size=image_size, **(given | (options or {})))
     if options:
         raise ConfigError(f"options= goes with a bare architecture, {name} fixes its own.")
-    if name.endswith(".ckpt"):
-        return network_from_checkpoint(name, image_size=image_size, **given)
     return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
 
 

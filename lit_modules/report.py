@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from zoo.hub.files import atomic_path
+from zoo.push import fingerprint
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
@@ -126,6 +127,8 @@ class TestReport(Callback):
         listed = len(rows) + len(skipped)
         summary = {
             "network": network.report.name,
+            "weights": fingerprint(network.state_dict()),
+            "data": None if data is None else type(data).__name__,
             "metrics": metrics,
             "videos": len(rows),
             "listed": listed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import av
 import numpy as np
 import pytest
 import torch
+from loopback import Loopback
 
 import zoo
 from datamodules.motionclips import write_motion_clips
+from zoo.hub import download
 from zoo.models import takes
 
 SMALL = {"width": 8, "num_classes": 4, "num_frames": 4, "dropout": 0.0}  # of a network that builds in milliseconds
@@ -22,8 +25,26 @@ FOUR = ("appears", "vanishes", "meets", "parts")
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPOZOO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TEMPOZOO_CONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
+    """An internet with nothing in it, the index of tiny_zoo, and no patience."""
+    from tiny_zoo import write_index  # which takes SMALL from here
+
+    with Loopback() as loopback:
+        for name, value in loopback.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("TEMPOZOO_OFFLINE")
+        monkeypatch.setenv("HOME", str(tmp_path))  # gdown keeps cookies there
+        monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / "index.yaml")))
+        monkeypatch.setattr(download, "BACKOFF", 0.01)
+        monkeypatch.setattr(download, "TIMEOUTS", (2.0, 1.0))
+        yield loopback
 
 
 @pytest.fixture(scope="session")

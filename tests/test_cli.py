@@ -19,7 +19,6 @@ import zoo
 from cli import main
 from lit_modules import TAda2D, TANet, VideoClassifier
 from lit_modules.base import accuracies, match_classes
-from lit_modules.checkpoint import network_from_checkpoint
 from lit_modules.optim import lr_factor, parameter_groups
 from zoo.errors import ConfigError
 
@@ -125,7 +124,7 @@ def test_exported_checkpoints_predict_what_the_run_did(
     clip = torch.randn(2, 3, 4, 32, 32)
     direct = VideoClassifier.load_from_checkpoint(best, weights_only=True).eval()
     assert torch.equal(exported(clip), direct(clip))
-    assert torch.equal(exported(clip), network_from_checkpoint(best)(clip))
+    assert torch.equal(exported(clip), zoo.load(best)(clip))
 
 
 def test_fine_tuning_starts_from_a_checkpoint_with_other_classes(
@@ -139,7 +138,7 @@ def test_fine_tuning_starts_from_a_checkpoint_with_other_classes(
     arguments = ["fit", "--from", str(best), "--model", "TAda2D", *data_options(tmp_path / "data"), "--out", str(out)]
     assert main([*arguments, "--model.freeze_backbone", "true", "--trainer.max_epochs", "1"]) == 0
     assert "class_path: lit_modules.TAda2D" in (out / "config.yaml").read_text()
-    before, after = network_from_checkpoint(best), network_from_checkpoint(out / "checkpoints" / "last.ckpt")
+    before, after = zoo.load(best), zoo.load(out / "checkpoints" / "last.ckpt")
     assert after.labels == ("my appears", "my meets")
     old, new = before.state_dict(), after.state_dict()
     changed = {k for k in new if new[k].shape != old[k].shape or not torch.equal(new[k], old[k])}

@@ -68,8 +68,8 @@ def test_files_have_one_idea() -> None:
     assert not {name: size for name, size in sizes.items() if size > 400}
 
 
-def test_only_eight_names_are_public() -> None:
-    assert zoo.__all__ == ["convert", "create", "info", "list_models", "load", "profile", "save", "temporalize"]
+def test_only_nine_names_are_public() -> None:
+    assert zoo.__all__ == ["convert", "create", "info", "list_models", "load", "profile", "push", "save", "temporalize"]
 
 
 def test_declared_dependencies_are_constrained() -> None:

@@ -17,7 +17,6 @@ import zoo
 from cli import main
 from datamodules.transforms import normalise
 from lit_modules import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet, VideoClassifier
-from lit_modules.checkpoint import network_from_checkpoint
 from lit_modules.optim import SCHEDULE_OPTIONS, lr_factor, parameter_groups
 from zoo.errors import ConfigError
 from zoo.models import ARCHITECTURES, layer_depths
@@ -303,7 +302,7 @@ def test_a_run_trains_every_part_and_keeps_its_rates(run: tuple[Path, list[str]]
     depths = [(scale, decay) for scale in (0.7, 0.49, 0.343) for decay in (0, 0.05)]
     wanted = [(10, 0.05), (10, 0), (1, 0), *depths] if former else [(1, 0.02), (1, 0), (5, 0.02), (5, 0), (10, 0)]
     assert sorted(found) == [pytest.approx(pair) for pair in sorted(wanted)]
-    network = network_from_checkpoint(out / "checkpoints" / "last.ckpt")
+    network = zoo.load(out / "checkpoints" / "last.ckpt")
     assert network.protocol.augment == "rand_augment"  # the run's way of making clips travels with the weights
     assert max(drop_rates(network)) == pytest.approx(0.1)
     moments = content["optimizer_states"][0]["state"]
@@ -362,7 +361,7 @@ def test_a_run_may_train_the_head_alone(run: tuple[Path, list[str]], motion_fold
         str(tmp_path),
     ]
     assert main(["fit", "--from", best, "--model.freeze_backbone", "true", *more]) == 0
-    before, after = (network_from_checkpoint(p) for p in (best, tmp_path / "checkpoints" / "last.ckpt"))
+    before, after = (zoo.load(p) for p in (best, tmp_path / "checkpoints" / "last.ckpt"))
     old, new = before.state_dict(), after.state_dict()
     assert {key for key in new if not torch.equal(new[key], old[key])} == {"fc.weight", "fc.bias"}
 

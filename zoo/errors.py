@@ -42,6 +42,46 @@ class WeightsNotFoundError(CheckpointError):
     """No weights on this machine for an index entry; the message gives the address and what to do."""
 
 
+class UnreleasedError(WeightsNotFoundError):
+    """A network that was reported in a paper, whose weights nobody has published."""
+
+
+class DownloadError(CheckpointError):
+    """A published file that could not be fetched; the message says what to do by hand. The cache is as it was."""
+
+
+class QuotaExceededError(DownloadError):
+    """Google Drive refuses a file for some hours because too many people fetched it."""
+
+
+class WebPageError(DownloadError):
+    """A host answered with a page to be read by people, where a weight file was expected."""
+
+
+class IncompleteError(DownloadError):
+    """Fewer bytes came than the host announced, or the host did not answer in time, again and again."""
+
+
+class DigestError(DownloadError):
+    """A file's sha256 is not the one in the index, or not the one of its first download."""
+
+
+class NoSpaceError(DownloadError):
+    """The disk is full, or would be."""
+
+
+class AccessError(DownloadError):
+    """A folder that may not be written to, or an address that may not be read."""
+
+
+class OfflineError(WeightsNotFoundError):
+    """Something would have to be fetched, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE forbids it."""
+
+
+class HubError(ZooError):
+    """A push to the Hugging Face Hub that was refused, or could not be made."""
+
+
 class DataError(ZooError):
     """A data set, annotation file or video that cannot be used."""
 

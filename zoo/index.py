@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -11,16 +13,26 @@ from typing import Any
 
 import yaml
 
-from zoo.errors import IndexFileError, UnknownNameError
+from zoo.errors import IndexFileError, UnknownNameError, UnreleasedError, ZooError
 from zoo.protocol import Protocol
 
 _HERE = Path(__file__).parent
 BUNDLED = _HERE / "bundled"
-SOURCE_KINDS = ("gdrive_file", "gdrive_folder", "https", "hf", "bundled")
+# what the address of each kind of source looks like; zoo.hub.download takes them apart by these
+SOURCE_KINDS = {
+    "gdrive_file": r"https://drive\.google\.com/file/d/[\w-]{25,}/view",
+    "gdrive_folder": r"https://drive\.google\.com/drive/folders/[\w-]{25,}",
+    "https": r"https://[\w.-]+/[\w./%+~-]*\.[A-Za-z]+",
+    "hf": r"hf-hub:[\w.-]+/[\w.-]+(@[\w.-]+)?",
+    "bundled": r"zoo/bundled/[\w.]+",
+}
+WITH_FILE = ("gdrive_folder", "hf")  # kinds whose address is that of many files
 
 
 def index_path() -> Path:
-    """The index: inside the package when installed from a wheel, at the top level of a checkout."""
+    """The index: TEMPOZOO_INDEX, or the package's: inside it when installed from a wheel, else at the top level."""
+    if own := os.environ.get("TEMPOZOO_INDEX"):
+        return Path(own)
     inside = _HERE / "checkpoints_index.yaml"
     return inside if inside.is_file() else _HERE.parent / "checkpoints_index.yaml"
 
@@ -36,7 +48,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Source:
-    """One place a published file can be had from; ``file`` names it inside a folder."""
+    """One place a published file can be had from; ``file`` names it inside a folder or repository."""
 
     kind: str
     url: str
@@ -154,25 +166,36 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
         raise IndexFileError(f"{at}.sources: list at least one place to get the file from.")
     made["sources"] = tuple(_make(Source, s, f"{at}.sources[{i}]") for i, s in enumerate(sources))
     for source in made["sources"]:
-        if source.kind not in SOURCE_KINDS:
-            raise IndexFileError(f"{at}.sources: kind {source.kind!r} is not one of {', '.join(SOURCE_KINDS)}.")
+        _check_source(source, f"{at}.sources")
     return _make(Entry, made, at)
+
+
+def _check_source(source: Source, at: str) -> None:
+    if source.kind not in SOURCE_KINDS:
+        raise IndexFileError(f"{at}: kind {source.kind!r} is not one of {', '.join(SOURCE_KINDS)}.")
+    if not isinstance(source.url, str) or not re.fullmatch(SOURCE_KINDS[source.kind], source.url):
+        raise IndexFileError(f"{at}: {source.url!r} is no address of kind {source.kind}; see the others for its form.")
+    if (source.file is not None) != (source.kind in WITH_FILE):
+        raise IndexFileError(f"{at}: file: belongs to kinds {' and '.join(WITH_FILE)}, and to these alone.")
 
 
 @dataclass(frozen=True)
 class Index:
-    """All entries, in the order of the file."""
+    """All entries, in the order of the file; and names of networks without public weights, with what is known."""
 
     path: Path
     entries: Mapping[str, Entry] = field(default_factory=dict)
+    unreleased: Mapping[str, str] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> Entry:
         if name not in self.entries:
             raise self.unknown(name)
         return self.entries[name]
 
-    def unknown(self, name: str) -> UnknownNameError:
-        """The error for a name that is not here, with near ones."""
+    def unknown(self, name: str) -> ZooError:
+        """The error for a name that is not here: never released, or unknown, with near ones."""
+        if name in self.unreleased:
+            return UnreleasedError(f"The weights of {name} were never released: {self.unreleased[name]}")
         tags = [n for n in self.entries if n.startswith(f"{name}.")]
         hint = f"Its checkpoints: {', '.join(tags)}." if tags else "zoo.list_models() lists all names."
         return UnknownNameError.of("model", name, self.entries, hint)
@@ -214,9 +237,11 @@ def parse_index(path: Path) -> Index:
     if (
         not isinstance(content, Mapping)
         or content.get("schema") != 1
-        or set(content) - {"protocols"} != {"schema", "papers", "models"}
+        or set(content) - {"protocols", "unreleased"} != {"schema", "papers", "models"}
     ):
-        raise IndexFileError(f"{path}: expected schema: 1, papers:, protocols: (optional) and models: at the top.")
+        raise IndexFileError(
+            f"{path}: expected schema: 1, papers:, models:, and if need be protocols: and unreleased: at the top."
+        )
     shared = content.get("protocols", {})
     if not isinstance(shared, Mapping):
         raise IndexFileError(f"{path}: protocols: expected a block of named protocols, got {shared!r}.")
@@ -224,13 +249,31 @@ def parse_index(path: Path) -> Index:
         Protocol.from_dict(values or {}, f"{path}: protocols.{key}")
     papers = {key: _make(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
     models = {name: parse_entry(name, block, papers, str(path)) for name, block in content["models"].items()}
-    return Index(path, models)
+    _check_once(models, str(path))
+    unreleased = content.get("unreleased", {})
+    if not isinstance(unreleased, Mapping) or not all(isinstance(text, str) for text in unreleased.values()):
+        raise IndexFileError(f"{path}: unreleased: expected `name: what is known of it`, got {unreleased!r}.")
+    if both := sorted(set(unreleased) & set(models)):
+        raise IndexFileError(f"{path}: {', '.join(both)} cannot be in models: and in unreleased:.")
+    return Index(path, models, unreleased)
 
 
-@functools.cache
+def _check_once(models: Mapping[str, Entry], where: str) -> None:
+    """Refuse two trained networks of one file; image weights start several."""
+    taken: dict[Source, str] = {}
+    for name, entry in models.items():
+        for source in () if entry.init else entry.sources:
+            if source in taken:
+                raise IndexFileError(f"{where}: {taken[source]} and {name} name the same file, {source.url}.")
+            taken[source] = name
+
+
+_parsed = functools.cache(parse_index)
+
+
 def load_index() -> Index:
-    """The index of this installation."""
-    return parse_index(index_path())
+    """The index in use."""
+    return _parsed(index_path())
 
 
 @functools.cache

@@ -6,41 +6,26 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from zoo.adapt import LoadReport, fit, listing
-from zoo.convert import CONVERTERS, apply_rules
-from zoo.errors import CheckpointError, ConfigError, IndexFileError, WeightsNotFoundError
-from zoo.hub.files import WEIGHTS_FILE, read_model, read_tensors, sha256_of, write_model
+from zoo.adapt import LoadReport, fit
+from zoo.config import UNTRAINED, check_config, config_of
+from zoo.errors import CheckpointError, ConfigError
+from zoo.hub.checkpoint import SUFFIX, read_checkpoint
+from zoo.hub.files import sha256_of
+from zoo.hub.folders import read_model, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
-from zoo.index import BUNDLED, Entry, load_index
+from zoo.hub.settings import offline
+from zoo.index import Entry, load_index
 from zoo.models import build, takes
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
+from zoo.published import Weights, obtain, read_published
 
 log = logging.getLogger("zoo")
-FORMAT = 1
-UNTRAINED = "operator_untrained"  # in the provenance of converted image weights
-
-
-def package_version() -> str:
-    """Version of this package, or "unknown" in a source tree that was never installed."""
-    try:
-        return metadata.version("tempozoo")
-    except metadata.PackageNotFoundError:
-        return "unknown"
-
-
-def cache_folder(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Where converted weights live: the argument, or TEMPOZOO_CACHE, or ~/.cache/tempozoo."""
-    if cache_dir is not None:
-        return Path(cache_dir)
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("TEMPOZOO_CACHE") or Path(home) / "tempozoo")
 
 
 def dress(
@@ -60,14 +45,7 @@ def dress(
     dressed.labels = tuple(labels) if labels is not None else None
     dressed.protocol = protocol
     dressed.report = report
-    dressed.config = {
-        "tempozoo": FORMAT,
-        "arch": arch,
-        "options": dict(options),
-        "labels": list(labels) if labels is not None else None,
-        "protocol": protocol.to_dict(),
-        "provenance": dict(provenance or {}, package=f"tempozoo {package_version()}"),
-    }
+    dressed.config = config_of(arch, options, protocol, labels, provenance)
     return dressed.eval()
 
 
@@ -123,17 +101,18 @@ def load(
     """Load a network with its trained weights.
 
     Args:
-        name: a name of the index ("tada2d_r50.k400_8x8"), a folder or ``.safetensors`` file written by this package,
-            or "hf-hub:user/repo[@revision]".
-        weights: a published checkpoint file of that index entry, already on disk.
+        name: a name of the index ("tada2d_r50.k400_8x8"), whose weights are fetched once; a folder, ``.safetensors`` or
+            ``.ckpt`` file written by this package; or "hf-hub:user/repo[@revision]".
+        weights: a file in a published layout of that index entry, already on disk, to use instead.
         num_classes: another number re-initialises the classifier and nothing else.
         num_frames: another number interpolates layers that have the size of the frame count (TAM), if any.
         image_size: side of training and test crops, pixels. Convolutional networks take any; a position embedding
             of another size than the file's is resampled.
         in_channels: another number adapts the stem.
         pretrained: False builds the same network with random weights.
-        cache_dir: folder of converted weights; default TEMPOZOO_CACHE or ~/.cache/tempozoo.
-        progress: show progress bars.
+        cache_dir: folder of converted weights; default TEMPOZOO_CACHE or ~/.cache/tempozoo. (Of "hf-hub:" names, the
+            Hub client's.)
+        progress: show progress bars of downloads.
 
     Returns:
         A module in eval mode that takes clips ``(B, 3, T, H, W)``, normalised floats, and returns logits
@@ -141,7 +120,8 @@ def load(
 
     Raises:
         UnknownNameError: no such name; near matches are given.
-        WeightsNotFoundError: the entry's weights are not on this machine.
+        DownloadError: the entry's weights could not be fetched; its subclasses tell why, the message what to do.
+        OfflineError: they would have to be, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set.
         CheckpointError: a file that cannot be read or does not fit; nothing is ever loaded in part.
     """
     name = os.fspath(name)
@@ -173,11 +153,14 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
     options = trained | {key: value for key, value in wishes.items() if value is not None}
     if image_size is not None and takes(origin.arch, "image_size"):
         options["image_size"] = _check_size(image_size)
-    operator_trained = origin.tensors is not None and not origin.operator_untrained
-    if options["num_frames"] != trained["num_frames"] and operator_trained:
+    where, untrained = str(origin.file), origin.operator_untrained
+    if origin.tensors is not None:
         with torch.device("meta"):
             host: Any = build(origin.arch, **trained)
-        options = host.options_for_frames(options, options["num_frames"])
+        # before anything of that size is made: a config may say anything
+        fit(host, dict(origin.tensors), trained, trained, where=where, operator_untrained=untrained)
+        if options["num_frames"] != trained["num_frames"] and not untrained:
+            options = host.options_for_frames(options, options["num_frames"])
     model = build(origin.arch, **options)
     protocol = _adjust(origin.protocol, options, image_size)
     if options["num_classes"] != trained["num_classes"]:
@@ -186,10 +169,7 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
         report = LoadReport(name, initialised=tuple(model.state_dict()))
         return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
 
-    where = str(origin.file)
-    initialised, adapted = fit(
-        model, origin.tensors, trained, options, where=where, operator_untrained=origin.operator_untrained
-    )
+    initialised, adapted = fit(model, origin.tensors, trained, options, where=where, operator_untrained=untrained)
     report = LoadReport(
         name, where, origin.sha256, origin.published, tuple(initialised), adapted, tuple(origin.ignored)
     )
@@ -201,15 +181,30 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
     index = load_index()
     if name in index.entries:
         entry = index[name]
-        if not pretrained or weights is not None:
-            return _from_index(entry, Path(weights) if weights is not None and pretrained else None)
-        return _from_folder(find_weights(entry, cache_dir), pretrained)
+        if not pretrained:
+            return _from_index(entry)
+        if weights is not None:
+            return _from_index(entry, Path(weights))
+        return _from_index(entry, found=obtain(entry, cache_dir, progress=progress))
+    if weights is not None and (name.startswith(HUB_PREFIX) or Path(name).exists()):
+        raise ConfigError(f"weights= goes with a name of the index; {name} brings its own weights.")
     if name.startswith(HUB_PREFIX):
         place = fetch_hub_folder(name, cache_dir, progress)
+        try:
+            return _from_folder(place, pretrained)
+        except CheckpointError as error:
+            if offline():
+                raise
+            log.warning("%s Fetching %s again.", error, name)
+            place = fetch_hub_folder(name, cache_dir, progress, again=True)
+    elif name.endswith(SUFFIX):
+        path = Path(name)
+        tensors, config = read_checkpoint(path)
+        return origin_of(config, path, sha256_of(path), tensors if pretrained else None)
     elif Path(name).is_file() and not name.endswith(".safetensors"):
         raise CheckpointError(
-            f"{name} is not a .safetensors file. A publisher's file goes in as weights= with the name of its index "
-            "entry; a Lightning .ckpt becomes a folder for load() with: tempozoo export-checkpoint"
+            f"{name} is neither a .safetensors file nor a .ckpt of this package. A publisher's file goes in as "
+            "weights= with the name of its index entry."
         )
     elif Path(name).exists():
         place = Path(name)
@@ -217,91 +212,43 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
         raise CheckpointError(f"There is no folder or file {name}.")
     else:
         raise index.unknown(name)
-    if weights is not None:
-        raise ConfigError(f"weights= goes with a name of the index; {name} brings its own weights.")
     return _from_folder(place, pretrained)
 
 
 def _from_folder(place: Path, pretrained: bool) -> Origin:
-    tensors, config, file = read_model(place)
-    return origin_of(config, file, tensors if pretrained else None)
+    tensors, config, file, digest = read_model(place)
+    return origin_of(config, file, digest, tensors if pretrained else None)
 
 
-def origin_of(config: Any, file: Path, tensors: dict[str, torch.Tensor] | None) -> Origin:
-    """The origin that a saved network's config describes; ``file`` is where it and its tensors come from.
-
-    Raises:
-        IndexFileError: the config is not of this package and format, or incomplete.
-    """
-    where = str(file)
-    if not isinstance(config, Mapping) or "tempozoo" not in config:
-        raise IndexFileError(f"{where}: the config was not written by this package.")
-    if config["tempozoo"] != FORMAT:
-        raise IndexFileError(
-            f"{where}: written in format {config['tempozoo']}, this version reads {FORMAT}; upgrade tempozoo."
-        )
-    missing = [key for key in ("arch", "options", "labels", "protocol") if key not in config]
-    missing += [f"options.{key}" for key in ("num_classes", "num_frames") if key not in config.get("options", {})]
-    if missing:
-        raise IndexFileError(f"{where}: the config lacks {', '.join(missing)}.")
-    protocol = Protocol.from_dict(config["protocol"], where)
-    provenance = dict(config.get("provenance", {}))
+def origin_of(config: Any, file: Path, digest: str, tensors: dict[str, torch.Tensor] | None) -> Origin:
+    """The origin that a saved network's config describes; ``file``, with that sha256, is where it comes from."""
+    check_config(config, str(file))
+    protocol = Protocol.from_dict(config["protocol"], str(file))
+    provenance = dict(config.get("provenance") or {})
     untrained = provenance.pop(UNTRAINED, False)
     origin = Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
     origin.operator_untrained = untrained
     if tensors is not None:
-        origin.tensors, origin.file, origin.sha256 = tensors, file, sha256_of(file)
+        origin.tensors, origin.file, origin.sha256 = tensors, file, digest
     return origin
 
 
-def _from_index(entry: Entry, file: Path | None) -> Origin:
+def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = None) -> Origin:
+    """An entry's network: without weights, with those of a published file, or with those of its conversion."""
     origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
+    origin.operator_untrained = entry.init
     if file is not None:
-        origin.tensors, origin.ignored = _read_published(entry, file)
-        origin.file, origin.sha256, origin.operator_untrained = file, sha256_of(file), entry.init
-        origin.published = _as_published(entry, origin.sha256)
+        origin.tensors, origin.ignored = read_published(entry, file)
+        origin.file, origin.sha256 = file, sha256_of(file)
+        expected = entry.sha256 or entry.sha256_prefix
+        origin.published = origin.sha256.startswith(expected) if expected else None
         origin.provenance = {"entry": entry.name, "file": file.name, "sha256": origin.sha256}
+    elif found is not None:
+        origin.tensors, origin.file, origin.sha256 = found.tensors, found.file, found.sha256
+        origin.published = True if entry.sha256 or entry.sha256_prefix else None
+        origin.labels = origin.labels or found.config["labels"]
+        origin.provenance = {key: value for key, value in found.config["provenance"].items() if key != UNTRAINED}
     return origin
-
-
-def find_weights(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder with an entry's converted weights: bundled with the package, or in the cache.
-
-    Raises:
-        WeightsNotFoundError: neither; the message says where the file is published and how to pass it.
-    """
-    for folder in (BUNDLED / entry.name, cache_folder(cache_dir) / entry.name):
-        if (folder / WEIGHTS_FILE).is_file():
-            return folder
-    raise WeightsNotFoundError(
-        f"The weights of {entry.name} are not on this machine: download {entry.sources[0].url} and pass the file, "
-        f"load({entry.name!r}, weights='<file>'), or convert it once with: tempozoo convert <file> {entry.name}"
-    )
-
-
-def _read_published(entry: Entry, path: Path) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """A published file's tensors in our names, and the keys ignored on purpose."""
-    raw = read_tensors(path)
-    first = entry.converter
-    best = None
-    for converter in sorted(CONVERTERS, key=lambda c: c != first):  # any publisher's format of the network will do
-        conversion = apply_rules(CONVERTERS[converter], raw)
-        if not conversion.unknown:
-            return conversion.tensors, tuple(conversion.ignored)
-        best = best or conversion
-    if set(raw) <= set(build(entry.arch, **entry.options).state_dict()):
-        return raw, ()  # already in our names
-    assert best is not None
-    raise CheckpointError(
-        f"{path} is not a file of {entry.name}: {len(best.unknown)} of its {len(raw)} keys are unknown to the "
-        f"{first!r} format, such as {listing(best.unknown)}. Expected the file of {entry.sources[0].url}"
-    )
-
-
-def _as_published(entry: Entry, digest: str) -> bool | None:
-    if entry.sha256:
-        return digest == entry.sha256
-    return digest.startswith(entry.sha256_prefix) if entry.sha256_prefix else None
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
@@ -315,10 +262,10 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
         raise ConfigError(
             f"save() takes networks of zoo.load or zoo.create; this {type(model).__name__} has no config."
         )
-    return write_model(Path(folder), model.state_dict(), _config_now(model))
+    return write_model(Path(folder), model.state_dict(), config_now(model))
 
 
-def _config_now(model: Any) -> dict[str, Any]:
+def config_now(model: Any) -> dict[str, Any]:
     """A network's config, after what its own methods may have changed: its classifier, its stem."""
     config, options = dict(model.config), dict(model.config["options"])
     classes, channels = model.get_classifier().out_features, model.in_channels
@@ -328,23 +275,6 @@ def _config_now(model: Any) -> dict[str, Any]:
     if channels != options.get("in_channels", 3):
         options["in_channels"] = channels
     return config | {"options": options}
-
-
-def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None) -> Path:
-    """Convert a published checkpoint file to safetensors + config.json and return the folder.
-
-    Args:
-        source_file: the publisher's file.
-        name: the index entry it belongs to.
-        out_dir: where to write; default is the cache, where ``load(name)`` finds it from then on.
-    """
-    entry = load_index()[name]
-    model: Any = load(name, weights=source_file)
-    # of an image network, only what was trained is kept, so that later loads still tell the operator is new
-    tensors = {key: value for key, value in model.state_dict().items() if key not in model.report.initialised}
-    if entry.init:
-        model.config["provenance"][UNTRAINED] = True
-    return write_model(Path(out_dir) if out_dir is not None else cache_folder() / name, tensors, model.config)
 
 
 def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:

@@ -78,8 +78,11 @@ class Protocol:
         if values["crop"] > values["resize"]:
             raise IndexFileError(f"{where}: a crop of {values['crop']} does not fit into resize {values['resize']}.")
         made = dict(values)
-        made["mean"], made["std"] = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
-        made["flip_pairs"] = tuple((int(a), int(b)) for a, b in values["flip_pairs"])
+        try:
+            made["mean"], made["std"] = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
+            made["flip_pairs"] = tuple((int(a), int(b)) for a, b in values["flip_pairs"])
+        except (TypeError, ValueError) as error:
+            raise IndexFileError(f"{where}: mean, std or flip_pairs are no lists of numbers: {error}.") from error
         return cls(**made)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,41 +1,51 @@
-"""Weight files: read any of them without running what is inside, write ours without leaving halves behind."""
+"""Weight files of any publisher, read without running what is inside; and files written whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import json
+import mmap
 import os
 import pickle
 import re
 import tempfile
-from collections import Counter
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import BadZipFile, ZipFile, is_zipfile
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.errors import CheckpointError
+from zoo.errors import AccessError, CheckpointError, NoSpaceError, WebPageError
 from zoo.hub.torchscript import is_torchscript, read_torchscript
-
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 # Where publishers keep the weights in what they pickle, in the order they are looked for.
 WRAPPERS = ("model_state", "state_dict", "model")
 
-# Old checkpoints carry accuracies and learning rates as NumPy scalars; these rebuild numbers and nothing else.
-_HARMLESS: list[Any] = [np.dtype, np.ndarray]
-for _scalar in (np._core.multiarray.scalar, np._core.multiarray._reconstruct):  # type: ignore[attr-defined]
-    _HARMLESS += [
-        (_scalar, f"{module}.{_scalar.__name__}") for module in ("numpy.core.multiarray", "numpy._core.multiarray")
-    ]
-_HARMLESS += [type(np.dtype(code)) for code in "?bBhHiIlLqQefd"]
+
+class _LeftBehind:
+    """Stands for a NumPy value, such as an accuracy in an old checkpoint, which nobody here asks for.
+
+    NumPy itself would make arrays of objects at addresses that the file gives.
+    """
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+_NUMPY = [
+    f"{module}.multiarray.{name}" for module in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")
+]
+_HARMLESS: list[Any] = [(_LeftBehind, name) for name in ("numpy.dtype", "numpy.ndarray", *_NUMPY)]
+_PLAIN = (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16,
+    torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
+)  # fmt: skip
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -52,21 +62,55 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"There is no weight file {path}.")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty; download it again.")
-    with path.open("rb") as file:
-        head = file.read(512)
-    if head.lstrip()[:1] == b"<":
-        raise CheckpointError(
-            f"{path} is a web page, not a checkpoint: the host probably answered with a quota or log-in page. "
-            "Download the file again in a browser."
-        )
+    head = refuse_page(path)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
-        return _read_safetensors(path)[0]
+        return read_safetensors(path)[0]
     if is_torchscript(path):
         return read_torchscript(path)
     return _strip(_state_dict(path, load_pickle(path)))
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def refuse_page(path: Path) -> bytes:
+    """The first bytes of a file that is not a web page.
+
+    Raises:
+        WebPageError: it is one.
+    """
+    with path.open("rb") as file:
+        head = file.read(512)
+    if head.lstrip()[:1] == b"<":
+        raise WebPageError(
+            f"{path} is a web page, not a checkpoint: the host probably answered with a quota or log-in page. "
+            "Download the file again in a browser."
+        )
+    return head
+
+
+def check_archive(path: Path) -> None:
+    """Compare the checksums that a zip archive, as PyTorch writes, holds of its parts; other files pass.
+
+    For files without a published digest: torch itself does not look at these checksums.
+
+    Raises:
+        CheckpointError: a part is not what it was when the archive was written.
+    """
+    if not is_zipfile(path):
+        return
+    try:
+        with ZipFile(path) as archive:
+            bad = archive.testzip()
+    except (OSError, BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
+        raise CheckpointError(f"{path} is a damaged archive ({error}); fetch it again.") from error
+    if bad is not None:
+        raise CheckpointError(f"{path} is damaged: the checksum of its part {bad} is wrong. Fetch it again.")
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file.
+
+    Raises:
+        CheckpointError: it is damaged, or holds other than plain tensors.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
@@ -81,8 +125,11 @@ def load_pickle(path: Path) -> Any:
     # mapped, tensors are read where they are copied from, and an optimizer's, which nobody asks for, not at all
     mapped = is_zipfile(path)
     try:
+        refuse_growth(path)
         with torch.serialization.safe_globals(_HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except CheckpointError:
+        raise
     except pickle.UnpicklingError as error:
         wanted = _forbidden_globals(path)
         if wanted:
@@ -93,6 +140,29 @@ def load_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
     except Exception as error:  # a damaged file may raise anything
         raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from error
+
+
+def refuse_growth(path: Path) -> None:
+    """Refuse a file that asks for much more memory than it has bytes.
+
+    Raises:
+        CheckpointError: a part of an archive, apart from a script, is compressed, as PyTorch never writes it; or a
+            pickle makes a byte array of any length.
+    """
+    if is_zipfile(path):
+        with ZipFile(path) as archive:
+            packed = [i.filename for i in archive.infolist() if i.compress_type and "/code/" not in i.filename]
+            if packed:
+                raise CheckpointError(
+                    f"{path} is compressed ({packed[0]}), as PyTorch writes no file; unpack it first."
+                )
+            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+            grows = any(b"\nbytearray\n" in content for content in pickles)
+    else:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            grows = content.find(b"\nbytearray\n") >= 0
+    if grows:
+        raise CheckpointError(f"{path} asks for a byte array, which a weight file has no need for; it was not read.")
 
 
 def _forbidden_globals(path: Path) -> list[str]:
@@ -121,13 +191,29 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
                     break
     if not isinstance(content, Mapping) or not content:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict of tensors.")
-    others = [key for key, value in content.items() if not isinstance(value, Tensor) or not isinstance(key, str)]
+    check_plain(path, content)
+    return content
+
+
+def check_plain(path: Path, content: Mapping[Any, Any]) -> None:
+    """Refuse values that are no plain tensors of numbers in memory.
+
+    Raises:
+        CheckpointError: naming the keys.
+    """
+    others = [key for key, value in content.items() if not isinstance(key, str) or not _is_plain(value)]
     if others:
         raise CheckpointError(
             f"{path} holds something other than tensors under {', '.join(map(str, others[:5]))}; expected a state "
-            f"dict, or one under {', '.join(map(repr, WRAPPERS))}."
+            f"dict of plain ones, or one under {', '.join(map(repr, WRAPPERS))}."
         )
-    return content
+
+
+def _is_plain(value: Any) -> bool:
+    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
+        return False
+    # one that repeats its storage would need more memory than the file has, once it is copied
+    return value.dtype in _PLAIN and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
 
 
 def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -147,6 +233,27 @@ def sha256_of(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn what a full disk, or a folder without the right to write, raises into errors that say what to do."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        found = re.search(r"os error (\d+)", str(error))  # safetensors' own writer
+        code = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise NoSpaceError(
+                f"No space is left for {folder}. Make room, or set TEMPOZOO_CACHE to a folder on another disk; "
+                "nothing half-written was kept."
+            ) from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
+            raise AccessError(
+                f"{folder} cannot be written to ({os.strerror(code)}). Choose another folder; the cache's is set by "
+                "TEMPOZOO_CACHE."
+            ) from error
+        raise
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place on success and disappears on failure."""
     path = Path(path)
@@ -163,44 +270,3 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Path:
-    """Write ``model.safetensors`` (config inside, too) and ``config.json``; whole files or none. Returns the folder."""
-    folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file; give a folder to write the model to.")
-    text = json.dumps(config, indent=2, ensure_ascii=False)
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    owners = Counter(tensor.untyped_storage().data_ptr() for tensor in plain.values())
-    for key, tensor in plain.items():  # safetensors refuses tensors that share memory
-        if owners[tensor.untyped_storage().data_ptr()] > 1:
-            plain[key] = tensor.clone()
-    with atomic_path(folder / WEIGHTS_FILE) as weights, atomic_path(folder / CONFIG_FILE) as config_file:
-        save_file(plain, weights, metadata={"format": "pt", "tempozoo": text})
-        config_file.write_text(text + "\n", encoding="utf-8")
-    return folder
-
-
-def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], Path]:
-    """Tensors, config and weight file of a folder or ``.safetensors`` file written by ``write_model``."""
-    path = Path(path)
-    weights = path / WEIGHTS_FILE if path.is_dir() else path
-    if not weights.is_file():
-        raise CheckpointError(f"{path} holds no {WEIGHTS_FILE}; give a folder that zoo.save or zoo.convert wrote.")
-    tensors, metadata = _read_safetensors(weights)
-    config_file = path / CONFIG_FILE if path.is_dir() else None
-    if config_file is not None and config_file.is_file():
-        text, where = config_file.read_text(encoding="utf-8"), str(config_file)
-    elif "tempozoo" in metadata:
-        text, where = metadata["tempozoo"], f"the metadata of {weights}"
-    else:
-        raise CheckpointError(
-            f"{weights} was not written by this package (it names no architecture). To load a publisher's file, "
-            "pass it as weights= together with the name of its index entry."
-        )
-    try:
-        config = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{where} is not valid JSON: {error}") from error
-    return tensors, config, weights

@@ -67,6 +67,8 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
             roots = [name for name in archive.namelist() if name.count("/") == 1 and name.endswith("/data.pkl")]
             if len(roots) != 1:
                 raise CheckpointError(f"{path} is not a TorchScript archive: it has no data.pkl.")
+            if archive.getinfo(roots[0]).compress_type:
+                raise CheckpointError(f"{path} is compressed, as PyTorch writes no file; unpack it first.")
             reader = _Reader(archive, roots[0].removesuffix("data.pkl"), path)
             tensors = dict(itertools.islice(_tensors(reader.load(), "", ()), MOST + 1))
             if len(tensors) > MOST:
@@ -136,7 +138,8 @@ class _Reader(pickle.Unpickler):
             raise ValueError(f"{kind!r} is not a storage")
         if key not in self.storages:
             record = self.archive.getinfo(f"{self.root}data/{key}")
-            if record.file_size != count * dtype.itemsize:  # before it is read: a few bytes may unpack to very many
+            # before it is read: a few bytes may unpack to very many
+            if record.compress_type or record.file_size != count * dtype.itemsize:
                 raise ValueError(f"storage {key} has {record.file_size} bytes for {count} numbers")
             data = bytearray(self.archive.read(record))
             self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)

@@ -55,5 +55,5 @@ def build(arch: str, **options: Any) -> VideoNetwork:
         raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
     try:
         return ARCHITECTURES[arch](**options)
-    except TypeError as error:
+    except (TypeError, RuntimeError, OverflowError, MemoryError) as error:  # the last three: numbers too large
         raise ConfigError(f"{arch} cannot be built with {options}: {error}") from error

@@ -1,0 +1,268 @@
+"""The cache of published weights: held to digests, mended, listed, cleared, filled from mirrors, and filling them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from loopback import Loopback
+from loopback_hub import LoopbackHub
+from test_download import refused
+from tiny_zoo import DRIVE_ID, FILE, NAMES, OTHER, WEB, cached, files_of, same, start, write_index
+
+import zoo
+from cli import main
+from zoo.errors import CheckpointError, ConfigError, DigestError, OfflineError
+
+# digests ---------------------------------------------------------------------------------------------------------
+
+
+def reindex(**changes: Any) -> None:
+    path = Path(os.environ["TEMPOZOO_INDEX"])
+    os.environ["TEMPOZOO_INDEX"] = str(write_index(path.with_name(f"{len(str(changes))}.yaml"), **changes))
+
+
+@pytest.mark.parametrize("known", ["sha256", "sha256_prefix"])
+def test_the_index_is_enforced(known: str, net: Loopback) -> None:
+    digest = hashlib.sha256(FILE).hexdigest()
+    net.put(WEB, OTHER)
+    reindex(**{known: digest[: 64 if known == "sha256" else 8]})
+    text = refused(DigestError, f"^{WEB} is not the published file of tanet_r18.web: its sha256 is")
+    assert digest[:8] in text
+    net.put(WEB, FILE)
+    assert zoo.load(NAMES["web"], progress=False).report.published is True
+    assert not (Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").exists()
+
+
+def test_the_first_file_is_enforced_from_then_on(net: Loopback) -> None:
+    net.put(WEB, FILE)
+    zoo.load(NAMES["web"], progress=False)
+    lock = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
+    noted = yaml.safe_load(lock.read_text())[NAMES["web"]]
+    assert noted["sha256"] == hashlib.sha256(FILE).hexdigest() and noted["size"] == len(FILE) and noted["source"] == WEB
+    before = lock.read_bytes()
+    shutil.rmtree(cached())
+    net.put(WEB, OTHER)
+    with pytest.raises(DigestError, match=f"not the file of tanet_r18.web that was seen first.*{WEB}.*remove tanet"):
+        zoo.load(NAMES["web"], progress=False)
+    assert not cached().exists() and lock.read_bytes() == before
+    other = Path(os.environ["TEMPOZOO_CACHE"]) / "other.pth"
+    other.write_bytes(OTHER)
+    with pytest.raises(DigestError, match=r"other.pth is not the file of .* give a folder for it: --out"):
+        zoo.convert(other, NAMES["web"])
+    assert same(zoo.load(zoo.convert(other, NAMES["web"], other.parent / "mine")), 2)
+    lock.write_text(lock.read_text().replace(NAMES["web"], "other"))
+    assert same(zoo.load(NAMES["web"], progress=False), 2)
+
+
+def test_a_lock_file_that_cannot_be_read_is_not_passed_over(net: Loopback) -> None:
+    net.put(WEB, FILE)
+    lock = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
+    lock.parent.mkdir()
+    lock.write_text("tanet_r18.web: [")
+    with pytest.raises(ConfigError, match=r"(?s)digests.yaml cannot be read.*Mend or remove"):
+        zoo.load(NAMES["web"], progress=False)
+
+
+def test_a_cache_made_from_a_file_the_index_no_longer_names_is_made_anew(
+    net: Loopback, caplog: pytest.LogCaptureFixture
+) -> None:
+    net.put(WEB, OTHER)
+    zoo.load(NAMES["web"], progress=False)
+    net.put(WEB, FILE)
+    reindex(sha256=hashlib.sha256(FILE).hexdigest())
+    assert same(zoo.load(NAMES["web"], progress=False))
+    assert f"Fetching {NAMES['web']} again" in caplog.text
+
+
+# the cache -------------------------------------------------------------------------------------------------------
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def pickle_it(file: Path) -> None:
+    file.write_bytes(FILE)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("damage", [truncate, flip, empty, pickle_it, Path.unlink])
+def test_a_damaged_cache_is_named_and_fetched_again(
+    damage: Any, file: str, net: Loopback, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net.put(WEB, FILE)
+    zoo.load(NAMES["web"], progress=False)
+    damage(cached() / file)
+    caplog.clear()
+    if damage is not Path.unlink:
+        with monkeypatch.context() as offline:
+            offline.setenv("TEMPOZOO_OFFLINE", "1")
+            with pytest.raises(OfflineError, match=str(cached())):
+                zoo.load(NAMES["web"])
+        assert main(["verify"]) == 1
+        caplog.clear()
+    assert same(zoo.load(NAMES["web"], progress=False))
+    if damage is not Path.unlink:
+        assert str(cached() / file) in caplog.text and "again" in caplog.text
+    assert net.count(WEB) == 1 + (damage is not Path.unlink or file == "model.safetensors")
+    assert main(["verify"]) == 0
+
+
+def test_eight_processes_fetch_once(net: Loopback) -> None:
+    file = net.put(WEB, FILE, throttle=len(FILE))
+    processes = [start() for _ in range(8)]
+    results = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, results
+    assert len({out for out, _ in results}) == 1
+    assert file.served == 1 == net.count(WEB)
+
+
+# verbs -----------------------------------------------------------------------------------------------------------
+
+
+def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
+    net.put(WEB, FILE)
+    net.drive_file(DRIVE_ID, "x.pth", FILE, mode="quota")
+    assert main(["download", "tanet_r18.web", "tanet_r18.dr*", "--keep"]) == 1
+    out, err = capsys.readouterr()
+    assert f"tanet_r18.web: {cached()}" in out
+    assert "tanet_r18.drive: FAILED: Google Drive's quota" in out and "1 of 2 could not be fetched" in err
+    kept = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
+    assert kept.read_bytes() == FILE
+    assert main(["cache", "list"]) == 0
+    out = capsys.readouterr().out
+    assert f"converted         {cached()}" in out and f"publisher's file  {kept}" in out
+    assert main(["list", "tanet_r18.web"]) == 0
+    assert "cached" in capsys.readouterr().out
+    assert main(["verify"]) == 0
+    assert "tanet_r18.web: as first seen 20" in capsys.readouterr().out
+    kept.write_bytes(OTHER)
+    assert main(["verify", "tanet_r18.web"]) == 1
+    assert f"FAILED: {kept} is not the file of tanet_r18.web that was seen first" in capsys.readouterr().out
+    assert main(["cache", "clear", "other*"]) == 1
+    assert main(["cache", "clear", "*"]) == 0
+    assert not cached().exists() and kept.exists()
+    assert main(["cache", "clear", "tanet_r18.web", "--files"]) == 0
+    assert files_of(cached().parent) == []
+    assert main(["verify"]) == 1
+    assert main(["download", "tanet_r19"]) == 1
+    assert "There is no model called 'tanet_r19'. Did you mean" in capsys.readouterr().err
+
+
+def test_a_conversion_by_hand_is_noted_and_found(net: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "by_hand.pth").write_bytes(FILE)
+    assert main(["convert", str(tmp_path / "by_hand.pth"), NAMES["drive"]]) == 0
+    assert same(zoo.load(NAMES["drive"])) and not net.requests
+    noted = yaml.safe_load((Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").read_text())
+    assert noted[NAMES["drive"]]["source"] == "by_hand.pth, converted by hand"
+
+
+# mirrors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(net: Loopback, tmp_path: Path) -> Path:
+    """A folder with one entry, which its publisher no longer serves."""
+    net.put(WEB, FILE)
+    assert main(["mirror", "tanet_r18.web", "--to", str(tmp_path / "mirror")]) == 0
+    assert files_of(tmp_path / "mirror") == ["tanet_r18.web/config.json", "tanet_r18.web/model.safetensors"]
+    net.put(WEB, FILE, statuses=[404] * 99)
+    shutil.rmtree(cached().parent)
+    net.requests.clear()
+    return tmp_path / "mirror"
+
+
+def serve(net: Loopback, mirror: Path, address: str) -> None:
+    for file in mirror.rglob("*.*"):
+        if file.is_file():
+            net.put(f"{address}/{file.relative_to(mirror)}", file.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["folder", "https", "http", "config"])
+def test_mirrors_are_asked_first(kind: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "https://lab.test/weights"
+    serve(net, mirror, address)
+    place = {"folder": str(mirror), "config": str(mirror), "https": address, "http": net.plain(address)}[kind]
+    if kind == "config":
+        config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
+        config.write_text(f"mirror: {place}\n")
+    else:
+        monkeypatch.setenv("TEMPOZOO_MIRROR", place)
+    if kind in ("folder", "config"):
+        monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
+    assert same(zoo.load(NAMES["web"], progress=False))
+    assert {request.host for request in net.requests} <= {"lab.test"}
+    monkeypatch.setenv("TEMPOZOO_MIRROR", "")
+    monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
+    assert same(zoo.load(NAMES["web"]))
+    assert len(files_of(cached().parent)) == 2
+    assert len(files_of(mirror)) == 2
+
+
+@pytest.mark.parametrize("to", ["hf-hub:alice", "hf-hub:alice/weights"])
+def test_mirrors_on_the_hub(
+    to: str, net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net.put(WEB, FILE)
+    with LoopbackHub() as hub:
+        hub.point(monkeypatch, tmp_path / "home")
+        assert main(["mirror", "tanet_r18.web", "--to", to]) == 0
+        (name,) = hub.repositories
+        assert name == to.removeprefix("hf-hub:") + ("" if "/" in to else "/tanet_r18.web")
+        assert hub.repositories[name].private
+        assert ("README.md" in hub.repositories[name].files) == ("/" not in to)
+        shutil.rmtree(cached())
+        net.put(WEB, FILE, statuses=[404] * 99)
+        monkeypatch.setenv("TEMPOZOO_MIRROR", to)
+        assert same(zoo.load(NAMES["web"], progress=False))
+        if "/" not in to:
+            assert same(zoo.load(f"hf-hub:{name}", progress=False))
+    assert len(files_of(cached().parent)) == 2
+
+
+@pytest.mark.parametrize("damage", ["absent", "flipped", "other"])
+def test_what_a_mirror_has_wrong_is_taken_from_the_publisher(
+    damage: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The digest of the published file that a mirror names is held to the one that was seen before."""
+    if damage == "absent":
+        shutil.rmtree(mirror / NAMES["web"])
+    elif damage == "flipped":
+        flip(mirror / NAMES["web"] / "model.safetensors")
+    else:
+        (tmp_path / "other.pth").write_bytes(OTHER)
+        zoo.convert(tmp_path / "other.pth", NAMES["web"], mirror / NAMES["web"])
+    monkeypatch.setenv("TEMPOZOO_MIRROR", str(mirror))
+    with pytest.raises(CheckpointError, match=r"(?s)(mirror.*answers 404)"):
+        zoo.load(NAMES["web"], progress=False)
+    net.put(WEB, FILE)
+    assert same(zoo.load(NAMES["web"], progress=False))
+
+
+def test_a_mirror_that_is_no_folder_is_named(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPOZOO_MIRROR", "/no/such/folder")
+    with pytest.raises(ConfigError, match="mirror '/no/such/folder' is no folder"):
+        zoo.load(NAMES["web"])
+    monkeypatch.delenv("TEMPOZOO_MIRROR")
+    config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
+    config.parent.mkdir()
+    for text, says in (("mirrors: x", "expected `key: value` lines with mirror"), ("mirror: [", "cannot be read")):
+        config.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            zoo.load(NAMES["web"])

@@ -1,0 +1,292 @@
+"""load() of published weights from a loopback internet: fetched, resumed, retried, held to digests, refused."""
+
+from __future__ import annotations
+
+import email.utils
+import hashlib
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Loopback
+from tiny_zoo import (
+    DRIVE,
+    DRIVE_ID,
+    FILE,
+    FOLDER,
+    FOLDER_ID,
+    LOAD,
+    NAMES,
+    OTHER,
+    WEB,
+    WEB_TOO,
+    cached,
+    files_of,
+    same,
+    start,
+)
+
+import zoo
+from cli import main
+from zoo.errors import (
+    AccessError,
+    CheckpointError,
+    IncompleteError,
+    NoSpaceError,
+    OfflineError,
+    QuotaExceededError,
+    UnreleasedError,
+    WebPageError,
+)
+from zoo.hub import download
+
+# what works ------------------------------------------------------------------------------------------------------
+
+
+def serve(net: Loopback, kind: str) -> None:
+    if kind == "web":
+        net.put(WEB, FILE)
+    elif kind == "two":
+        net.put(WEB.replace("tanet", "again"), FILE)
+    else:
+        net.drive_file(DRIVE_ID, "ckpt.best.pth.tar", FILE, mode="warning")
+        net.drive_folder(FOLDER_ID, "TANet", {"log.txt": "3" * 28, "ckpt.best.pth.tar": DRIVE_ID})
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_every_kind_of_source_is_fetched_once_and_then_cached(
+    kind: str, net: Loopback, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(net, kind)
+    model: Any = zoo.load(NAMES[kind], progress=False)
+    assert same(model)
+    assert model.report.as_trained and model.report.published is None
+    assert model.config["provenance"]["sha256"] == hashlib.sha256(FILE).hexdigest()
+    assert files_of(cached().parent) == [f"{NAMES[kind]}/config.json", f"{NAMES[kind]}/model.safetensors"]
+    assert f"first file of {NAMES[kind]}: {len(FILE)} bytes" in caplog.text
+    asked = len(net.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert same(zoo.load(NAMES[kind], num_classes=4))
+    assert len(net.requests) == asked
+
+
+def test_progress_shows_size_and_speed(net: Loopback, capfd: pytest.CaptureFixture[str]) -> None:
+    net.put(WEB, FILE)
+    zoo.load(NAMES["web"])
+    shown = capfd.readouterr().err
+    assert "files.test" in shown and "MB" in shown and "/s" in shown
+
+
+@pytest.mark.parametrize("kind", ["web", "drive"])
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_a_cut_connection_is_gone_on_with(kind: str, framing: str, net: Loopback) -> None:
+    faults: dict[str, Any] = {"cut": len(FILE) // 2, "faulty": 1, "framing": framing}
+    net.put(WEB, FILE, **faults) if kind == "web" else net.drive_file(DRIVE_ID, "x.pth", FILE, **faults)
+    assert same(zoo.load(NAMES[kind], progress=False))
+    assert any(request.range for request in net.requests)
+
+
+def half_fetched() -> int:
+    return sum(part.stat().st_size for part in cached().parent.rglob("file*.part"))
+
+
+@pytest.mark.parametrize("kind", ["web", "drive"])
+def test_another_process_goes_on_with_what_a_killed_one_left(kind: str, net: Loopback) -> None:
+    slow = {"throttle": len(FILE) // 2}
+    file = net.put(WEB, FILE, **slow) if kind == "web" else net.drive_file(DRIVE_ID, "x.pth", FILE, **slow)
+    process = start(NAMES[kind])
+    while half_fetched() < len(FILE) // 3:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    file.throttle, had = None, half_fetched()
+    assert same(zoo.load(NAMES[kind], progress=False))
+    assert any(request.range == f"bytes={had}-" for request in net.requests)
+    assert len(files_of(cached().parent)) == 2
+
+
+def test_what_was_left_of_another_version_is_not_gone_on_with(net: Loopback) -> None:
+    file = net.put(WEB, OTHER, throttle=len(FILE) // 2)
+    process = start()
+    while half_fetched() < len(FILE) // 3:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    file.throttle, file.content = None, FILE
+    assert same(zoo.load(NAMES["web"], progress=False))
+    assert not any(request.range for request in net.requests)
+
+
+def test_a_file_put_together_from_two_versions_is_found_out_and_fetched_anew(net: Loopback) -> None:
+    """Drive tells no version: what gives two halves of two files away are the archive's own checksums."""
+    file = net.drive_file(DRIVE_ID, "x.pth", OTHER, throttle=len(FILE) // 2)
+    assert len(OTHER) == len(FILE)
+    process = start(NAMES["drive"])
+    while half_fetched() < len(FILE) // 3:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    file.throttle, file.content = None, FILE
+    assert same(zoo.load(NAMES["drive"], progress=False))
+    assert any(request.range for request in net.requests)
+
+
+def test_a_server_that_does_not_resume_sends_all_again(net: Loopback) -> None:
+    net.put(WEB, FILE, ranges=False, cut=len(FILE) // 2, faulty=1)
+    assert same(zoo.load(NAMES["web"], progress=False))
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("kind", ["web", "drive"])
+def test_busy_servers_are_asked_again(status: int, kind: str, net: Loopback, caplog: pytest.LogCaptureFixture) -> None:
+    faults: dict[str, Any] = {"statuses": [status, status], "retry_after": "0"}
+    net.put(WEB, FILE, **faults) if kind == "web" else net.drive_file(DRIVE_ID, "x.pth", FILE, **faults)
+    assert same(zoo.load(NAMES[kind], progress=False))
+    assert f"{status}" in caplog.text and "trying again" in caplog.text
+
+
+def test_a_host_says_how_long_to_wait() -> None:
+    assert download._retry_after("7") == 7
+    assert download._retry_after(None) == download._retry_after("soon") == 0
+    soon = email.utils.formatdate(time.time() + 30, usegmt=True)
+    assert 25 < download._retry_after(soon) <= 30
+
+
+def test_sources_are_tried_in_order(net: Loopback, caplog: pytest.LogCaptureFixture) -> None:
+    net.put(WEB_TOO, FILE, statuses=[404] * 9)
+    net.put(WEB.replace("tanet", "again"), FILE)
+    caplog.set_level(logging.INFO)
+    assert same(zoo.load(NAMES["two"], progress=False))
+    assert f"{WEB_TOO} answers 404" in caplog.text
+
+
+def test_a_file_saved_by_hand_is_used_and_kept(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
+    with pytest.raises(OfflineError, match=r"by hand: save https://drive.* as \S*") as caught:
+        zoo.load(NAMES["drive"])
+    place = Path(str(caught.value).split(" as ")[1].split(", or run")[0])
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(FILE)
+    assert same(zoo.load(NAMES["drive"]))
+    assert place.read_bytes() == FILE
+    assert not net.requests
+
+
+# what is refused -------------------------------------------------------------------------------------------------
+
+
+def refused(kind: type[Exception], says: str, name: str = NAMES["web"]) -> str:
+    """What load() says; nothing is left in the cache, and no digest is noted."""
+    with pytest.raises(kind, match=says) as caught:
+        zoo.load(name, progress=False)
+    assert type(caught.value) is kind
+    assert files_of(cached().parent) == []
+    assert not (Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").exists()
+    assert "By hand: save " in str(caught.value) or kind is CheckpointError
+    assert str(cached().parent / "published") in str(caught.value) or kind is CheckpointError
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("faults", "kind", "says"),
+    [
+        ({"page": "<html>please log in</html>"}, WebPageError, f"^{WEB} is a web page, not a checkpoint"),
+        ({"statuses": [404] * 9}, AccessError, "answers 404.*removed or moved"),
+        ({"statuses": [403] * 9}, AccessError, "answers 403"),
+        ({"statuses": [503] * 99}, IncompleteError, "answers 503.*6 attempts in a row brought nothing"),
+        ({"stall": 0}, IncompleteError, "no answer in time from files.test"),
+        ({"content": FILE[:-100]}, CheckpointError, f"^{WEB} is damaged or incomplete"),
+        ({"content": b""}, CheckpointError, f"^{WEB} is empty"),
+        ({"content": FILE[:5000] + bytes([FILE[5000] ^ 1]) + FILE[5001:]}, CheckpointError, "checksum of its part"),
+        ({"content": b"hello"}, CheckpointError, f"^{WEB} is damaged or incomplete"),
+    ],
+)
+def test_each_failure_has_its_error_and_leaves_nothing(
+    faults: dict[str, Any], kind: type[Exception], says: str, net: Loopback
+) -> None:
+    net.put(WEB, **({"content": FILE} | faults))
+    refused(kind, says)
+
+
+def test_a_length_that_never_comes_is_an_error(net: Loopback) -> None:
+    net.put(WEB, FILE, claim=len(FILE) + 10)
+    with pytest.raises(IncompleteError, match="attempts in a row brought nothing"):
+        zoo.load(NAMES["web"], progress=False)
+    assert not cached().exists()
+
+
+def test_unknown_hosts_and_no_network_are_soon_given_up(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused(AccessError, "files.test.* cannot be reached")  # the proxy's answer
+    monkeypatch.setenv("HTTPS_PROXY", "")
+    monkeypatch.setenv("https_proxy", "")
+    assert "3 attempts" in refused(IncompleteError, "files.test cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "says"),
+    [
+        ("quota", QuotaExceededError, "quota .*used up.*24 hours"),
+        ("denied", AccessError, "private, gone, or asks for a person"),
+        ("gone", AccessError, "private, gone, or asks for a person|404"),
+    ],
+)
+@pytest.mark.parametrize("name", ["drive", "folder"])
+def test_drive_says_no_in_several_ways(mode: str, kind: type[Exception], says: str, name: str, net: Loopback) -> None:
+    net.drive_file(DRIVE_ID, "x.pth", FILE, mode=mode)
+    net.drive_folder(FOLDER_ID, "TANet", {"ckpt.best.pth.tar": DRIVE_ID})
+    text = refused(kind, says, NAMES[name])
+    assert (f"{DRIVE} as" if name == "drive" else f"ckpt.best.pth.tar of the folder {FOLDER} as") in text
+
+
+def test_a_folder_without_the_file_is_an_error(net: Loopback) -> None:
+    net.drive_folder(FOLDER_ID, "TANet", {"log.txt": DRIVE_ID})
+    refused(AccessError, "holds no ckpt.best.pth.tar; it has log.txt", NAMES["folder"])
+
+
+def test_a_quota_in_the_middle_keeps_what_has_come(net: Loopback) -> None:
+    file = net.drive_file(DRIVE_ID, "x.pth", FILE, throttle=len(FILE) // 2)
+    process = start(NAMES["drive"])
+    while half_fetched() < len(FILE) // 3:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    file.mode, had = "quota", half_fetched()
+    with pytest.raises(QuotaExceededError):
+        zoo.load(NAMES["drive"], progress=False)
+    assert half_fetched() == had
+    file.mode, file.throttle = "direct", None
+    assert same(zoo.load(NAMES["drive"], progress=False))
+
+
+def test_a_full_disk_is_said_before_and_while_writing(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    net.put(WEB, FILE)
+    with monkeypatch.context() as patch:
+        usage = shutil.disk_usage("/")
+        patch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+        refused(NoSpaceError, r"has \d+ MB, but only 0 MB are free")
+    # a limit on the size of files stands for a disk that runs full
+    code = f"import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({len(FILE) // 2},) * 2)\n{LOAD}"
+    run = subprocess.run([sys.executable, "-c", code, NAMES["web"]], capture_output=True, text=True)
+    assert "NoSpaceError: No space is left for" in run.stderr
+    assert files_of(cached().parent) == []
+
+
+def test_a_cache_that_may_not_be_written_to_is_named(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    net.put(WEB, FILE)
+    (cached().parent.parent / "file").touch()  # root may write to any folder, but not below a file
+    monkeypatch.setenv("TEMPOZOO_CACHE", str(cached().parent.parent / "file" / "cache"))
+    with pytest.raises(AccessError, match=r"file/cache cannot be written to \(Not a directory\).*TEMPOZOO_CACHE"):
+        zoo.load(NAMES["web"], progress=False)
+
+
+def test_names_that_were_never_released_say_so() -> None:
+    with pytest.raises(UnreleasedError, match=r"never released: 78.4 / 93.5 .*tadaconvnext_tiny.in1k is|in1k;"):
+        zoo.load("tadaconvnext_tiny.k400_16f")
+    assert main(["info", "tadaconvnext_tiny.k400_16f"]) == 1

@@ -1,0 +1,98 @@
+"""What is in the cache: list it, check it, clear it."""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.hub.digests import check_digest, read_digests
+from zoo.hub.download import half_of, locked
+from zoo.hub.files import sha256_of
+from zoo.hub.folders import WEIGHTS_FILE
+from zoo.hub.settings import cache_folder
+from zoo.index import BUNDLED, Entry, load_index
+from zoo.published import FILES, file_by_hand, obtain, read_cached
+
+
+@dataclass(frozen=True)
+class Cached:
+    """Something in the cache: an entry's conversion, or a publisher's file, whole or half."""
+
+    name: str
+    kind: str
+    place: Path
+    size: int
+
+
+def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[Cached]:
+    """All conversions, then all publishers' files that were kept, saved by hand, or half fetched."""
+    root = cache_folder(cache_dir)
+    found = [
+        Cached(weights.parent.name, "converted", weights.parent, _size(weights.parent))
+        for weights in sorted(root.glob(f"*/{WEIGHTS_FILE}"))
+    ]
+    for file in sorted((root / FILES).rglob("*")):
+        if file.suffix == ".parts" and file.is_dir():
+            found.append(Cached(file.stem, "half fetched", file, _size(file)))
+        elif file.is_file() and not file.name.startswith(".") and ".parts" not in str(file.parent):
+            found.append(Cached(file.name, "publisher's file", file, _size(file)))
+    return found
+
+
+def _size(place: Path) -> int:
+    files = place.rglob("*") if place.is_dir() else [place]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def clear_cache(
+    pattern: str, cache_dir: str | os.PathLike[str] | None = None, *, files: bool = False
+) -> Iterator[Cached]:
+    """Remove conversions whose names match a shell pattern and yield what went; digests of first files stay.
+
+    Args:
+        pattern: such as "tanet_*".
+        files: also the publishers' files of these entries, whole or half.
+    """
+    root = cache_folder(cache_dir)
+    theirs = {
+        file_by_hand(source, root)
+        for name in load_index().find(pattern)
+        for source in load_index()[name].sources
+        if source.kind != "bundled"
+    }
+    theirs |= {half_of(path) for path in theirs}
+    for item in list_cache(cache_dir):
+        if item.kind == "converted" and fnmatch.fnmatchcase(item.name, pattern):
+            with locked(item.place):
+                shutil.rmtree(item.place)
+            yield item
+        elif files and item.place in theirs:
+            with locked(item.place.with_name(item.place.name.removesuffix(".parts"))):
+                shutil.rmtree(item.place) if item.place.is_dir() else item.place.unlink()
+            yield item
+
+
+def verify_entry(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> str:
+    """Check an entry's weights on this machine once more, all bytes of them; what they were held to, in words.
+
+    Raises:
+        WeightsNotFoundError: there are none.
+        CheckpointError: they are damaged, or not what they should be.
+    """
+    root = cache_folder(cache_dir)
+    if (BUNDLED / entry.name).is_dir():
+        obtain(entry)
+        return "bundled, as in the index"
+    for source in entry.sources:
+        kept = file_by_hand(source, root)
+        if kept.is_file():
+            check_digest(entry.name, sha256_of(kept), entry.sha256, entry.sha256_prefix, kept)
+    read_cached(entry, root / entry.name)
+    if entry.sha256 or entry.sha256_prefix:
+        return "as published" if entry.sha256 else f"as published (first 8 digits, {entry.sha256_prefix})"
+    seen = read_digests().get(entry.name)
+    return f"as first seen {seen.get('date')}" if seen else "whole, but its file's digest was never noted"
