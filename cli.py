@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.commands import ZOO_VERBS
+from zoo.config import check_config
 from zoo.errors import ConfigError, ZooError
 
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
@@ -38,9 +39,6 @@ FLAGS = ("--help", "-h", "--print_config")  # options of LightningCLI that take 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors of the package end in one line, not in a traceback."""
     arguments = list(sys.argv[1:] if args is None else args)
-    for name in ("zoo", "datamodules", "lit_modules"):
-        if not logging.getLogger(name).handlers:
-            logging.getLogger(name).addHandler(logging.StreamHandler())
     verb, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
         if verb in TRAINER_VERBS:
@@ -57,6 +55,9 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"tempozoo: {ours}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("tempozoo: interrupted. A download goes on where it stopped when it is asked for again.", file=sys.stderr)
+        return 130
     except SystemExit as stop:  # argument parsers end this way, after saying why
         return stop.code if isinstance(stop.code, int) else 1
     return 0
@@ -113,23 +114,16 @@ def output_folder(verb: str, own: dict[str, str], rest: Sequence[str]) -> Path:
     return folder
 
 
-def check_resumed(path: str | None, model: str) -> None:
-    """Refuse a ``--ckpt_path`` that is no checkpoint file of this package, before Lightning reads it.
+def check_resumed(verb: str, path: str) -> None:
+    """Refuse a ``--ckpt_path`` that is no run's checkpoint: Lightning would unpickle whatever an address gives."""
+    from zoo.hub.checkpoint import read_run
 
-    Lightning unpickles whatever an address gives, and imports whatever module a file names as its model's; ``model`` is
-    the class path that the command names.
-    """
-    from zoo.hub.checkpoint import read_checkpoint
-    from zoo.hub.files import load_pickle
-
-    if path is None or path in ("best", "last"):
-        return
     if not Path(path).is_file():
         raise ConfigError(f"--ckpt_path {path} is no file; give a .ckpt on this machine.")
-    read_checkpoint(Path(path))
-    named = str(load_pickle(Path(path)).get("hyper_parameters", {}).get("_class_path", model))
-    if named.split(".")[0] != model.split(".")[0]:
-        raise ConfigError(f"{path} is of a {named}, not of a {model}: name its class with --model.")
+    config, whole = read_run(Path(path))
+    check_config(config, path)
+    if verb == "fit" and not whole:
+        raise ConfigError(f"{path} holds weights only, no run to go on with; start from it with --from.")
 
 
 def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
@@ -168,8 +162,11 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
 
         def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
             super().parse_arguments(parser, args)
-            chosen = self.config[verb]
-            check_resumed(chosen.get("ckpt_path"), chosen.model.class_path if chosen.get("model") else "lit_modules.")
+            if path := self.config[verb].get("ckpt_path"):
+                check_resumed(verb, path)
+
+        def _parse_ckpt_path(self) -> None:
+            """The command says what the network is, not the file: Lightning would import the classes it names."""
 
         def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
             # here and not in the configuration, so that the saved one names no folder and can be used again

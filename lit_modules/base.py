@@ -251,7 +251,11 @@ class VideoClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the network's config beside its weights, so that the file explains itself."""
-        checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=provenance_of(self))
+        checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=self.provenance())
+
+    def provenance(self) -> dict[str, Any]:
+        """Where the network's weights come from; ``zoo.push`` asks for it."""
+        return provenance_of(self)
 
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:

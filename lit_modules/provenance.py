@@ -8,20 +8,24 @@ from typing import Any
 import lightning as L
 
 from lit_modules.optim import GROUP_OPTIONS, SCHEDULE_OPTIONS
+from zoo.provenance import OF_ALL, OF_START, provenance_now
 
-# settings of a VideoClassifier that define a run; None, False and what is of no effect are left out
+# settings of a VideoClassifier that define a run; None, what is off by default, and what is of no effect are left out
 SETTINGS = (
     "optimizer", "lr", "lr_batch_size", "momentum", "nesterov", "weight_decay", "schedule", *SCHEDULE_OPTIONS,
     *GROUP_OPTIONS, "label_smoothing", "dropout", "drop_path", "freeze_backbone", "head_warmup_epochs", "ema_decay",
 )  # fmt: skip
-OF_ALL = ("package",)  # what a network brings along that is true of it however it was initialised,
-OF_START = (*OF_ALL, "entry", "file", "sha256", "size")  # and what is true of the published weights it goes back to
 
 
 def provenance_of(module: L.LightningModule) -> dict[str, Any]:
-    """The provenance of a VideoClassifier's network at this moment of its run, plain values throughout."""
+    """The provenance of a VideoClassifier's network at this moment of its run, plain values throughout.
+
+    Where the module's trainer has taken no step, that is what the network itself may say.
+    """
     network: Any = module.network
-    trainer = module.trainer
+    trainer = module._trainer
+    if trainer is None or trainer.global_step == 0:
+        return provenance_now(network)
     data: Any = getattr(trainer, "datamodule", None)
     counts = {split: len(videos) for split, videos in getattr(data, "datasets", {}).items()}
     measured = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
@@ -29,7 +33,7 @@ def provenance_of(module: L.LightningModule) -> dict[str, Any]:
     before = {key: v for key, v in network.config["provenance"].items() if key in (OF_START if started else OF_ALL)}
     found = {
         "fine_tuned_from": module.hparams["name"] if started else network.config["arch"],
-        "epochs": module.current_epoch + 1,
+        "epochs": _epochs(trainer),
         "recipe": _recipe(module, trainer),
         "data": {"class": type(data).__name__, "videos": counts} if data is not None else None,
         "metrics": {name: round(value, 4) for name, value in measured.items() if math.isfinite(value)},
@@ -37,10 +41,20 @@ def provenance_of(module: L.LightningModule) -> dict[str, Any]:
     return before | {key: value for key, value in found.items() if value}
 
 
+def _epochs(trainer: L.Trainer) -> float:
+    """How often the training data were gone through; a part of an epoch counts as such."""
+    batches = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    epochs = round(batches / trainer.num_training_batches, 2)
+    return int(epochs) if epochs.is_integer() else epochs
+
+
 def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
     settings = {name: module.hparams[name] for name in SETTINGS}
-    if settings["schedule"] != "steps":
-        del settings["milestones"], settings["gamma"]
+    idle = ["momentum", "nesterov"] if settings["optimizer"] != "sgd" else []
+    idle += ["warmup_start"] if not settings["warmup_epochs"] else []
+    idle += ["min_lr_scale"] if not settings["schedule"].startswith("cosine") else []
+    idle += ["milestones", "gamma"] if settings["schedule"] != "steps" else []
+    settings = {name: value for name, value in settings.items() if name not in idle}
     settings |= {
         "batch_size": module.total_batch_size(),
         "max_epochs": trainer.max_epochs,
@@ -48,4 +62,5 @@ def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
         "gradient_clip_val": trainer.gradient_clip_val,
     }
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    return {"class": type(module).__name__} | {name: v for name, v in plain.items() if v is not None and v is not False}
+    kept = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}
+    return {"class": type(module).__name__} | kept

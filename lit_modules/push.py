@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from zoo.errors import HubError
 from zoo.hub.hf import check_access
 from zoo.push import push
 
@@ -42,8 +43,16 @@ class PushToHub(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what would keep a push from working while nothing is lost yet."""
-        if trainer.is_global_zero and not trainer.fast_dev_run:
-            check_access(self.repo, create_pr=self.create_pr)
+        if trainer.fast_dev_run:
+            return
+        problem = None
+        if trainer.is_global_zero:
+            try:
+                check_access(self.repo, create_pr=self.create_pr)
+            except HubError as error:
+                problem = str(error)
+        if problem := trainer.strategy.broadcast(problem):  # or the other ranks would wait for the first
+            raise HubError(problem)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Push; whatever goes wrong, the run has ended well."""
@@ -51,7 +60,7 @@ class PushToHub(Callback):
             return
         checkpoint = best_checkpoint(trainer)
         if checkpoint is None:
-            log.error("nothing was pushed to %s: the run has no checkpoint", self.repo)
+            log.error("nothing was pushed to %s: the run has saved no checkpoint", self.repo)
             return
         try:
             address = push(
@@ -77,11 +86,12 @@ class PushToHub(Callback):
 
 
 def best_checkpoint(trainer: L.Trainer) -> Path | None:
-    """The file with the best monitored value; if none is monitored, the last one that was saved; None without any."""
+    """The file of this run with the best monitored value; if none is monitored, the last one; None without any."""
     savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
     savers.sort(key=lambda saver: saver.monitor is None)
     for saver in savers:
         for path in (saver.best_model_path, saver.last_model_path):
-            if path and Path(path).is_file():
+            # a resumed run also knows the best file of the one it goes on with, which may lie elsewhere
+            if path and saver.dirpath and Path(path).is_file() and Path(saver.dirpath) in Path(path).parents:
                 return Path(path)
     return None

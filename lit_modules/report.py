@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
+from torchmetrics.functional.classification import multiclass_accuracy
 
 from zoo.hub.files import atomic_path
-from zoo.push import fingerprint
+from zoo.provenance import fingerprint
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
@@ -61,6 +64,22 @@ def _best_columns(count: int) -> list[str]:
     return [f"{what}{k + 1}" for k in range(count) for what in ("prediction", "score")]
 
 
+def measured(scores: Mapping[str, tuple[int, torch.Tensor]], classes: int) -> dict[str, float]:
+    """The test's metrics from the label and the scores ``(classes,)`` of each video; none without videos."""
+    if not scores:
+        return {}
+    labels = torch.tensor([label for label, _ in scores.values()])
+    values = torch.stack([found for _, found in scores.values()])
+    accuracy = functools.partial(multiclass_accuracy, values, labels, classes)
+    found = {
+        "test_top1": accuracy(average="micro"),
+        "test_top5": accuracy(average="micro", top_k=min(5, classes)),
+        "test_mean_class": accuracy(average="macro"),
+        "test_loss": F.nll_loss(values.clamp_min(1e-12).log(), labels),
+    }
+    return {key: float(value) for key, value in found.items()}
+
+
 class TestReport(Callback):
     """Collects the scores of a test and reports them; on by default in ``tempozoo test``.
 
@@ -94,19 +113,20 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the files and print the table."""
-        gathered = [self._scores]
+        data: Any = getattr(trainer, "datamodule", None)
+        mine = (self._scores, getattr(data, "skipped", {}).get("test", {}))
+        gathered = [mine]
         if trainer.world_size > 1:
-            gathered = [{} for _ in range(trainer.world_size)]
-            torch.distributed.all_gather_object(gathered, self._scores)
+            gathered = [({}, {})] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, mine)
         if not trainer.is_global_zero:
             return
-        scores = {path: found for part in gathered for path, found in part.items()}
-        data: Any = getattr(trainer, "datamodule", None)
+        scores = {path: found for part, _ in gathered for path, found in part.items()}
+        skipped = {path: reason for _, part in gathered for path, reason in part.items()}
         network: Any = pl_module.network
         classes = network.config["options"]["num_classes"]
         names = list(network.labels or map(str, range(classes)))
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
-        skipped = getattr(data, "skipped", {}).get("test", {})
 
         best = min(5, classes)
         rows = []
@@ -123,8 +143,9 @@ class TestReport(Callback):
         draw_confusion(folder / "confusion.png", confusion, names)
 
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test_")}
+        metrics |= measured(scores, classes)  # what the ranks log counts videos twice that fill up their shares
         protocol = data.datasets["test"].protocol if data is not None else network.protocol
-        listed = len(rows) + len(skipped)
+        listed = len(rows) + len(skipped) if data is None else len(data.datasets["test"])
         summary = {
             "network": network.report.name,
             "weights": fingerprint(network.state_dict()),

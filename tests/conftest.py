@@ -14,7 +14,7 @@ from loopback import Loopback
 
 import zoo
 from datamodules.motionclips import write_motion_clips
-from zoo.hub import download
+from zoo.hub import download, transfer
 from zoo.models import takes
 
 SMALL = {"width": 8, "num_classes": 4, "num_frames": 4, "dropout": 0.0}  # of a network that builds in milliseconds
@@ -43,7 +43,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
         monkeypatch.setenv("HOME", str(tmp_path))  # gdown keeps cookies there
         monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / "index.yaml")))
         monkeypatch.setattr(download, "BACKOFF", 0.01)
-        monkeypatch.setattr(download, "TIMEOUTS", (2.0, 1.0))
+        monkeypatch.setattr(transfer, "TIMEOUTS", (2.0, 1.0))
         yield loopback
 
 

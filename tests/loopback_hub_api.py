@@ -65,7 +65,7 @@ class Repository:
 
 
 class Request(NamedTuple):
-    """What was asked: the user's name, None without a token, and the body of JSON requests."""
+    """What was asked: the user's name, None without a token, and the body: of JSON requests what it holds."""
 
     method: str
     path: str
@@ -152,7 +152,8 @@ class HubHandler(_Handler):
         self.query = parse_qs(split.query)
         is_json = self.body[:1] in (b"{", b"[") and "commit" not in split.path
         self.given = json.loads(self.body) if is_json else None
-        self.hub.requests.append(Request(self.command, self.path, self.user and self.user.name, self.given))
+        body = self.given or self.body.decode(errors="ignore")
+        self.hub.requests.append(Request(self.command, self.path, self.user and self.user.name, body))
         try:
             if token and self.user is None:
                 raise Refusal(401, "Invalid credentials in Authorization header")
@@ -165,7 +166,8 @@ class HubHandler(_Handler):
             raise Refusal(404, "Sorry, we can't find the page you are looking for.")
         except Refusal as refused:
             body = json.dumps({"error": refused.message, **refused.more}).encode()
-            headers = {"X-Error-Message": refused.message} | ({"X-Error-Code": refused.code} if refused.code else {})
+            said = " ".join(refused.message.split())
+            headers = {"X-Error-Message": said} | ({"X-Error-Code": refused.code} if refused.code else {})
             self.answer(refused.status, body, **headers)
 
     # rights ----------------------------------------------------------------------------------------------------------
@@ -208,8 +210,7 @@ class HubHandler(_Handler):
         user, name = self.user, self.given["name"]
         namespace = self.given.get("organization") or (user.name if user else "")
         if not self.may_write(namespace):
-            message = f'You don\'t have the rights to create a model under the namespace "{namespace}".'
-            raise Refusal(403, message)
+            raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{namespace}".')
         repo = f"{namespace}/{name}"
         url = f"{self.hub.address}/{repo}"
         if repo in self.hub.repositories:
@@ -240,11 +241,8 @@ class HubHandler(_Handler):
 
     def refs(self, repo: str) -> Any:
         refs = self.readable(repo)[0].refs
-        branches = [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
-            for name, oid in refs.items()
-            if not name.startswith("refs/")
-        ]
+        heads = [name for name in refs if not name.startswith("refs/")]
+        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": refs[name]} for name in heads]
         return {"branches": branches, "tags": [], "converts": []}
 
     def branch(self, repo: str, rev: str) -> Any:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import small
 from huggingface_hub import ModelCard, RepoCard
 from loopback_card import card_problems, metadata_of
@@ -15,8 +16,11 @@ from loopback_hub import LoopbackHub
 from markdown_it import MarkdownIt
 
 import zoo
-from zoo.card import LOCAL, escape, model_card, public_config
+from zoo.card import LICENCES, escape, model_card, operator_of
 from zoo.config import config_of
+from zoo.hub.digests import record_digest
+from zoo.models import ARCHITECTURES, build
+from zoo.provenance import LOCAL, public_config
 
 HOSTILE = [
     "a|b", "<script>alert(1)</script>", 'with "quotes"', "two\nlines", "no", "1e3", ": x", "`code`",
@@ -83,7 +87,8 @@ def test_any_repository_name_is_text_in_the_metadata(repo: str) -> None:
 
 def test_the_hub_takes_the_card_and_huggingface_hub_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = {"dataset": "my videos", "top1": 91.2, "top5": 99.0, "mean_class": 90.0, "views": "2x3", "size": 112}
-    (tmp_path / "README.md").write_text(model_card(config(), "alice/x", results=results | {"left_out": 2}))
+    made = config(OPTIONS={"num_classes": 6, "num_frames": 4}, LABELS=None)
+    (tmp_path / "README.md").write_text(model_card(made, "alice/x", results=results | {"left_out": 2}))
     with LoopbackHub() as hub:
         hub.point(monkeypatch, tmp_path)
         card = RepoCard.load(tmp_path / "README.md")
@@ -104,9 +109,7 @@ def test_the_hub_takes_the_card_and_huggingface_hub_reads_it(tmp_path: Path, mon
 def test_every_entry_of_the_index_has_a_valid_card() -> None:
     for name in zoo.list_models():
         entry = zoo.info(name)
-        made = {"entry": name, "file": "x.pth", "sha256": "0" * 64} | (
-            {"operator_untrained": True} if entry.init else {}
-        )
+        made = {"entry": name, "sha256": "0" * 64} | ({"operator_untrained": True} if entry.init else {})
         known = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), made)
         card = model_card(known, f"lab/{name}", unchanged=True)
         assert card_problems(card) == [], name
@@ -124,13 +127,23 @@ def test_every_entry_of_the_index_has_a_valid_card() -> None:
 
 def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further() -> None:
     entry = zoo.info("tanet_r50.k400_8f")
-    made = {"entry": entry.name, "file": "k400.pth", "sha256": "ab" * 32, "fine_tuned_from": entry.name}
+    record_digest(entry.name, "ab" * 32, 1, entry.sources[0].url)
+    made = {"entry": entry.name, "sha256": "ab" * 32, "fine_tuned_from": entry.name}
     known = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), made)
     card = model_card(known, "alice/x")
     assert str(entry.reported.top1) not in card
     assert "model-index" not in metadata_of(card) and entry.dataset not in metadata_of(card)["tags"]
-    for fact in ("`tanet_r50.k400_8f`", "ab" * 32, entry.paper.title, "No published accuracy", "k400.pth"):
+    for fact in ("`tanet_r50.k400_8f`", "ab" * 32, entry.paper.title, "No published accuracy", entry.sources[0].url):
         assert fact in card
+    assert f"Of those they started from: {escape(entry.licence.weights)}" in card
+    # what is said of a published file is said of no other, whose name is nobody's business either
+    made |= {"sha256": "cd" * 32, "file": "bobs_retrained.pth"}
+    for change in ({}, {"fine_tuned_from": "hf-hub:bob/net"}):
+        known = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), made | change)
+        card = model_card(known, "alice/x")
+        assert "a local file in the format of `tanet_r50.k400_8f`" in card and entry.paper.title in card
+        for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "Of those they started from"):
+            assert fact not in card
     # nor is it said that random weights came from anywhere
     assert "k400_8f" not in model_card(config(entry=entry.name), "alice/x")
 
@@ -143,6 +156,7 @@ def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further()
         ("My Own, v2!", {"license": "other", "license_name": "my-own-v2"}, r"My Own, v2\!"),
         ("许可", {"license": "other", "license_name": "custom"}, "许可"),
         (None, {}, "none is stated"),
+        ("  ", {}, "none is stated"),
     ],
 )
 def test_licences_are_the_hubs_or_in_words(licence: str | None, metadata: dict[str, str], text: str) -> None:
@@ -151,6 +165,7 @@ def test_licences_are_the_hubs_or_in_words(licence: str | None, metadata: dict[s
     assert {key: found[key] for key in ("license", "license_name") if key in found} == metadata
     assert text in card.split("## Licence")[1]
     assert card_problems(card) == []
+    assert {"cc-by-nc-2.0", "cc-by-nc-sa-4.0", "eupl-1.2", "bsd-3-clause", "openrail++"} <= set(LICENCES.split())
 
 
 @pytest.mark.parametrize(
@@ -164,9 +179,15 @@ def test_licences_are_the_hubs_or_in_words(licence: str | None, metadata: dict[s
         ("tanet_r18", "tanet_r18", None),
         ("hf-hub:bob/net@v1", "hf-hub:bob/net@v1", "bob/net"),
         ("hf-hub:/home/me/x", LOCAL, None),
+        ("hf-hub:bob/net@feature/2", "hf-hub:bob/net@feature/2", "bob/net"),
+        ("hf-hub:bob/net@x`<b>/home/me", LOCAL, None),
+        ("hf-hub:bob/net@/home/me", LOCAL, None),
+        ("hf-hub:bob/n--t", LOCAL, None),
+        ("hf-hub:alice/x", "hf-hub:alice/x", None),
+        (["tanet_r18"], LOCAL, None),
     ],
 )
-def test_only_public_names_are_told(name: str, public: str, base: str | None) -> None:
+def test_only_public_names_are_told(name: Any, public: str, base: str | None) -> None:
     made = config(fine_tuned_from=name)
     assert public_config(made)["provenance"]["fine_tuned_from"] == public
     card = model_card(made, "alice/x")
@@ -178,11 +199,55 @@ def test_only_public_names_are_told(name: str, public: str, base: str | None) ->
 
 def test_paths_in_any_corner_of_a_config_stay_at_home() -> None:
     recipe = {"class": "TANet", "lr": 0.1, "milestones": [1, "/home/me/x"], "init": {"deep": "~/secret"}}
-    made = config(recipe=recipe, file="/home/me/k400.pth", note="/home/me/note", data={"class": "V", "root": "C:\\me"})
+    recipe |= {"/home/me/k": 1}
+    more = {"source": "/home/me/y", "metrics": {"/home/me/val": 0.5}, "rules": 3}
+    made = config(recipe=recipe, file="me.pth", note="/home/me/note", data={"class": "V", "root": "C:\\me"}, **more)
     public = public_config(made | {"folder": "/home/me"})
-    assert "me" not in re.findall(r"\w+", json.dumps(public, default=str).replace("num_frames", ""))
-    assert public["provenance"]["file"] == "k400.pth"
+    assert "me" not in re.findall("[a-z]+", json.dumps(public, default=str))
+    assert set(public["provenance"]) == {"package", "recipe", "data", "metrics"}
     assert public["provenance"]["recipe"]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(
+    "odd", ["abc", [1], 3, None, {"videos": 3, "class": []}, {"videos": {"a": "b"}, "val_top1": "x"}]
+)
+def test_odd_provenance_is_passed_over(odd: Any) -> None:
+    """Whatever the config.json of somebody else says."""
+    keys = ("recipe", "data", "metrics", "sha256", "initialised", "copy_of", "epochs", "entry", "package", "size")
+    for made in (config(**dict.fromkeys(keys, odd)), config() | {"provenance": odd}):
+        assert card_problems(model_card(made, "alice/x")) == []
+    assert "`b`" not in model_card(config(entry="tanet_r50.k400_8f", sha256="`b`"), "alice/x")
+
+
+def test_operators_are_those_that_the_networks_have() -> None:
+    classes = {
+        "TAdaConv2dV2": "tadaconv_v2", "TAdaConv2d": "tadaconv", "TAdaConv3d": "tadaconv", "TAM": "tam", "STAM": "stam",
+        "TemporalPool": "pool", "TemporalConv": "tconv", "InflatedConv2d": "i3d", "TemporalShift": "tsm",
+        "TEIModule": "tei",
+    }  # fmt: skip
+    for arch in ARCHITECTURES:
+        if not re.search("^ptv_|_r101$|_small$|_base$|_l14$", arch):  # larger ones of a family, and others' networks
+            with torch.device("meta"):
+                modules = build(arch, num_classes=4, num_frames=8).modules()
+            found = {classes[kind] for module in modules if (kind := type(module).__name__) in classes}
+            assert found == {operator_of(arch)} - {None}, arch
+    assert operator_of("tadaconvnextv2_small") == operator_of("tadaformer_l14") == "tadaconv_v2"
+
+
+def test_best_five_of_few_classes_are_no_measure() -> None:
+    results = {"dataset": "x", "top1": 50.0, "top5": 100.0, "videos": 8, "left_out": 2}
+    made = config(metrics={"val_top1": 0.75, "val_top5": 1.0, "val_loss": 0.5}, epochs=2)
+    card = model_card(made, "alice/x", results=results)
+    assert "top-5" not in card and "top5" not in card
+    assert "| videos not scored | 2 |" in card
+    assert "| top-1 on validation videos, while training | 75.00 % |" in card and "| 0.5 |" in card
+
+
+def test_a_card_says_how_to_load_what_it_describes() -> None:
+    for revision, name in ((None, "x"), ("main", "x"), ("v2", "x@v2"), ("refs/pr/1", "x")):
+        card = model_card(config(), "alice/x", revision=revision)
+        assert f'load("hf-hub:alice/{name}")' in card and f"--from hf-hub:alice/{name} clip" in card
+    assert "Needs the Python package `tempozoo`" in card
 
 
 def test_many_classes_are_counted_not_listed() -> None:

@@ -274,12 +274,16 @@ def test_resuming_refuses_them(
 ) -> None:
     """``--ckpt_path`` is read by Lightning, which trusts a file from the network and imports what a file names."""
     module = "this"  # prints when it is imported
-    named = {"state_dict": {}, "hyper_parameters": {"_class_path": f"{module}.Model"}, "tempozoo_config": {}}
-    torch.save(named, ways.root / "hostile.ckpt")
+    config, nested = zoo.load(saved).config, {"x": {"class_path": f"{module}.Model"}}
+    own = {"_class_path": "lit_modules.VideoClassifier", "name": str(saved), "options": nested}
+    for number, named in enumerate(({"_class_path": f"{module}.Model"}, {"class_path": f"{module}.Model"}, own)):
+        content = {"state_dict": {}, "hyper_parameters": named, "tempozoo_config": config}
+        torch.save(content, ways.root / f"hostile{number}.ckpt")
     paths = [str(ways.written("a.ckpt", containers(payloads(canary)["reduce"])["zip"])), "http://127.0.0.1:9/a.ckpt"]
     data = ["--data", "VideoFolder", "--data.root", str(motion_folder)] if verb != "predict" else [str(motion_folder)]
     sys.modules.pop(module, None)
-    for path in (*paths, str(ways.root / "hostile.ckpt")):
+    hostile = [str(path) for path in sorted(ways.root.glob("hostile*"))]
+    for path in (*paths, "last", "best", *(hostile if verb == "fit" else [])):
         assert cli.main([verb, "--from", str(saved), *data, "--out", str(ways.root / "out"), "--ckpt_path", path]) == 1
         assert path in capsys.readouterr().err
     assert module not in sys.modules

@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,9 +17,10 @@ import torch
 import yaml
 
 import zoo
-from zoo.errors import IndexFileError
-from zoo.index import BUNDLED, load_index, parse_index, read_labels
-from zoo.models import build
+from zoo.errors import IndexFileError, UnreleasedError
+from zoo.hub.download import place_for
+from zoo.index import BUNDLED, SOURCE_KINDS, load_index, parse_index, read_labels
+from zoo.models import ARCHITECTURES, build
 from zoo.protocol import Protocol
 
 ROOT = Path(__file__).parent.parent
@@ -161,6 +163,30 @@ def test_the_index_is_asked_by_pattern_data_and_architecture() -> None:
     assert zoo.list_models("nothing") == []
 
 
+def test_every_address_is_well_formed_and_of_one_trained_network() -> None:
+    """parse_index refuses others (below); image weights that start several networks are the same file for all."""
+    index = load_index()
+    for entry in index.entries.values():
+        assert entry.sources and {source.kind for source in entry.sources} <= set(SOURCE_KINDS)
+    places = {place_for(s.kind, s.url, s.file): s for e in index.entries.values() for s in e.sources}
+    assert len(set(places.values())) == len(places)  # each address has a place of its own in the cache
+    starts: dict[str, set[str | None]] = {}
+    for entry in index.entries.values():
+        starts.setdefault(entry.sources[0].url, set()).add(entry.sha256 or entry.sha256_prefix)
+    assert all(len(digests) == 1 for digests in starts.values())
+
+
+def test_names_without_weights_say_so_and_point_to_names_that_have_some() -> None:
+    index = load_index()
+    assert len(index.unreleased) == 20 and not set(index.unreleased) & set(index.entries)
+    for name, text in index.unreleased.items():
+        assert name.partition(".")[0] in ARCHITECTURES
+        named = re.findall(r"\b\w+_\w+\.\w+\b", text)
+        assert named and set(named) <= set(index.entries), name
+        with pytest.raises(UnreleasedError, match="were never released: "):
+            zoo.load(name)
+
+
 def test_label_sets_start_and_end_as_published() -> None:
     for name, first, last, count in (
         ("kinetics400", "abseiling", "zumba", 400),
@@ -202,6 +228,17 @@ def changed_index(tmp_path: Path, change: Any) -> Path:
         (lambda c: c["models"]["tanet_r50.k400_8f"].update(paper="x"), "paper 'x' is not one of"),
         (lambda c: c["models"]["tanet_r50.k400_8f"].update(sources=[]), "at least one place"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(kind="ftp"), "kind 'ftp' is not one of"),
+        (
+            lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(url="https://x.org/a"),
+            "is no address of kind",
+        ),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(file=None), "file: belongs to kinds"),
+        (
+            lambda c: c["models"].update({"tanet_r50.again": c["models"]["tanet_r50.k400_8f"]}),
+            "tanet_r50.again and tanet_r50.k400_8f name the same file, https://drive.google.com",
+        ),
+        (lambda c: c["unreleased"].update({"tanet_r50.k400_8f": "x"}), "cannot be in models: and in unreleased:"),
+        (lambda c: c.update(unreleased=["x"]), "unreleased: expected"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(crop=0), "crop is 0"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(interval=None), "interval is None"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].pop("mean"), "missing protocol fields mean"),

@@ -145,3 +145,7 @@ def test_a_bad_token_is_said(hub: LoopbackHub, net: Any, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(AccessError, match="refused the token"):
         zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
+    monkeypatch.setenv("HF_TOKEN", "hf_älice")
+    for fetch in (zoo.load, lambda name, **_: fetch_hub_file(name, "config.json", tmp_path / "parts", False)):
+        with pytest.raises(AccessError, match="HF_TOKEN holds a character that no token has: 'ä'"):
+            fetch("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)

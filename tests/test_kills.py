@@ -102,6 +102,7 @@ def test_kills(what: str, kills: int, tmp_path: Path, monkeypatch: pytest.Monkey
                 zoo.convert(tmp_path / "published.pth", name)
             again = zoo.load(name, progress=False)
             assert torch.equal(again(CLIP), logits[1]) and again.report.as_trained
+            assert sorted(path.name for path in (cache / name).iterdir()) == ["config.json", "model.safetensors"]
         if what in ("web", "drive") and kills > 10:
             assert any(request.range for request in net.requests)  # some of them were gone on with
         if what in ("web", "drive"):

@@ -102,8 +102,24 @@ def test_the_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
     assert hub.repositories["alice/net"].files["README.md"].decode().endswith("My own words.\n")
     with pytest.raises(HubError, match="license"):
         quiet(net, "alice/net", card="---\nlicense: nonsense\n---\n")
-    with pytest.raises(ConfigError, match="nowhere.md cannot be read"):
-        quiet(net, "alice/net", card="nowhere.md")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"card": "nowhere.md"}, "nowhere.md cannot be read"),
+        ({"card": "---\nlicense: [\n---\n"}, "The card's metadata are not as the Hub's: while parsing"),
+        ({"card": "---\nmodel-index: 3\n---\n"}, "The card's metadata are not as the Hub's"),
+        ({"card": "x\n", "licence": "mit"}, "card= is used as it stands; put what licence= would tell into it"),
+        ({"card": "x\n", "results": {}, "dataset": "x"}, "put what results= and dataset= would tell"),
+        ({"dataset": "x"}, "dataset= names the data of results="),
+        ({"private": True, "create_pr": True}, "private= is for a repository that push"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options: Any, says: str, hub: LoopbackHub, net: Any) -> None:
+    with pytest.raises(ConfigError, match=says):
+        quiet(net, "alice/net", **options)
+    assert hub.requests == []
 
 
 # where to --------------------------------------------------------------------------------------------------------
@@ -133,7 +149,9 @@ def test_a_branch_is_made_and_main_left_alone(hub: LoopbackHub, net: Any) -> Non
         quiet(other, "alice/net", revision="v2")
     for name, model in (("hf-hub:alice/net", net), ("hf-hub:alice/net@v2", other)):
         assert torch.equal(zoo.load(name, progress=False)(CLIP), model(CLIP))
-    commit = hub.repositories["alice/net"].refs["v2"]
+    repository = hub.repositories["alice/net"]
+    commit = repository.refs["v2"]
+    assert 'load("hf-hub:alice/net@v2")' in repository.commits[commit].files["README.md"].decode()
     assert torch.equal(zoo.load(f"hf-hub:alice/net@{commit}", progress=False)(CLIP), other(CLIP))
     with pytest.raises(UnknownNameError, match="no revision 'v3'"):
         zoo.load("hf-hub:alice/net@v3", progress=False)
@@ -149,6 +167,8 @@ def test_a_pull_request_to_someone_elses_repository(
         quiet(net, "alice/net")
     hub.requests.clear()
     assert quiet(net, "alice/net", create_pr=True) == f"{hub.address}/alice/net/discussions/1"
+    proposed = hub.repositories["alice/net"].commits[hub.repositories["alice/net"].refs["refs/pr/1"]]
+    assert 'load("hf-hub:alice/net")' in proposed.files["README.md"].decode()
     assert hub.asked("POST /api/repos/create") == 0
     assert len(hub.repositories["alice/net"].history()) == 1
     assert torch.equal(zoo.load("hf-hub:alice/net@refs/pr/1", progress=False)(CLIP), net(CLIP))
@@ -180,6 +200,12 @@ def test_a_folder_in_a_repository(hub: LoopbackHub, net: Any, tmp_path: Path) ->
     assert len(hub.repositories["lab/zoo"].files) == 4
     with pytest.raises(CheckpointError, match="holds no two/model.safetensors and no two/config.json"):
         fetch_hub_folder("hf-hub:lab/zoo", progress=False, folder="two")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(HubError, match="empty holds no files"):
+        push_folder(tmp_path / "empty", "lab/zoo", progress=False)
+    (tmp_path / "empty" / "README.md").write_text("---\nlicense: [\n---\n")
+    with pytest.raises(HubError, match="Invalid metadata: while parsing"):
+        push_folder(tmp_path / "empty", "lab/zoo", progress=False)
 
 
 def test_another_librarys_repository_is_left_alone(hub: LoopbackHub, net: Any) -> None:
@@ -196,6 +222,7 @@ def test_another_librarys_repository_is_left_alone(hub: LoopbackHub, net: Any) -
     [
         (None, "alice/net", "needs a token: log in with `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "alice/net", "refused the token"),
+        ("hf_älice", "alice/net", "HF_TOKEN holds a character that no token has: 'ä'"),
         ("hf_reader", "alice/net", "may (only read|not write)"),
         ("hf_bob", "alice/net", "may not write to alice/net"),
         ("hf_alice", "club/net", "may not write to club/net"),

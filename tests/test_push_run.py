@@ -110,7 +110,13 @@ def test_a_fingerprint_is_of_the_tensors_and_nothing_else(net: Any, tmp_path: Pa
         ({"dataset": "x", "top1": 101}, "top1 is 101; it must be a percentage"),
         ({"dataset": "x", "top1": "90"}, "top1 is '90'"),
         ({"dataset": "x", "top1": float("nan")}, "top1 is nan"),
-        ({"dataset": "x", "top1": 5.0, "accuracy": 3}, "unknown accuracy"),
+        ({"dataset": "x", "top1": 5.0, "accuracy": 3}, "unknown accuracy; there are dataset, top1"),
+        ({"dataset": "x", "top1": 5.0, "top5": 4.0}, "top5 is 4.0 and top1 5.0"),
+        ({"dataset": "x", "top1": 5.0, "videos": -3}, "videos is -3"),
+        ({"dataset": "x", "top1": 5.0, "frames": True}, "frames is True"),
+        ({"dataset": "x", "top1": 5.0, "views": "0x0"}, "views is '0x0'"),
+        ([1], r"results is \[1\]; give the folder"),
+        (5, "results is 5; give the folder"),
         ({"dataset": "x", "top1": 5.0, "views": 6}, "views is 6; write clips x crops"),
         ({"dataset": "x", "top1": 5.0, "videos": "many"}, "videos is 'many'"),
         ("nowhere", "nowhere is not a test.json"),
@@ -119,6 +125,10 @@ def test_a_fingerprint_is_of_the_tensors_and_nothing_else(net: Any, tmp_path: Pa
 def test_results_that_cannot_be_are_refused(results: Any, says: str, net: Any) -> None:
     with pytest.raises(ConfigError, match=says):
         read_results(results, net.state_dict())
+
+
+def test_results_without_a_name_of_their_data_take_the_one_given(net: Any) -> None:
+    assert read_results({"top1": 5}, net.state_dict(), "UCF101")[0]["dataset"] == "UCF101"
 
 
 # from a run ------------------------------------------------------------------------------------------------------
@@ -139,7 +149,7 @@ PUSH = ["--trainer.callbacks+=lit_modules.PushToHub", "--trainer.callbacks.repo=
 
 
 def told(hub: LoopbackHub, repo: str = "alice/net") -> str:
-    """All text that a push has sent, the weight file's header included."""
+    """All text that a push has sent: the bodies of its requests, the files, the weight file's header."""
     return b"\n".join(hub.repositories[repo].files.values()).decode(errors="ignore") + str(hub.requests)
 
 
@@ -156,30 +166,37 @@ def test_a_run_pushes_its_best_checkpoint_with_its_test_and_no_path(
     made: Any = model.config["provenance"]
     assert made["recipe"]["class"] == "TANet" and made["recipe"]["batch_size"] == 8
     assert made["data"] == {"class": "VideoFolder", "videos": {"train": 32, "val": 12}}
-    assert made["fine_tuned_from"] == "tanet_r18" and 0 <= made["metrics"]["val_top1"] <= 1
+    assert made["fine_tuned_from"] == "tanet_r18" and 0 <= made["metrics"]["val_top1"] <= 1 and made["epochs"] == 1
 
     # a further run from it, whose start has a path, with its test's results
-    assert main([*fit[:1], "--from", str(best), *fit[5:5], *fit[11:], "--out", str(out / "more")]) == 0
+    assert main([*fit[:1], "--from", str(best), *fit[11:], "--out", str(out / "more")]) == 0
     more = out / "more" / "checkpoints" / "best.ckpt"
     data = fit[11:17]
     test = ["test", "--from", str(more), *data, "--data.num_workers", "0", "--data.clips", "2", "--data.crops", "3"]
     assert main([*test, *fit[-4:], "--out", str(out / "test")]) == 0
     with pytest.raises(ConfigError, match="a test of other weights"):
         quiet(best, "alice/net", results=out / "test")
-    quiet(more, "alice/net", results=out / "test")
+    quiet(more, "alice/net", results=out / "test", dataset="four motions", message="with a test")
+    assert "with a test" in str(hub.requests)  # so what a commit says is looked at as well
     files = hub.repositories["alice/net"].files
     assert set(files) == {"README.md", "config.json", "model.safetensors", "confusion.png"}
     data_card = ModelCard(files["README.md"].decode())
     metrics = json.loads((out / "test" / "test.json").read_text())["metrics"]
     found = {r.metric_name: r.metric_value for r in data_card.data.eval_results}
     assert found["top-1"] == pytest.approx(100 * metrics["test_top1"], abs=0.01)
+    assert (data_card.data.eval_results[0].dataset_name, "top-5" in found) == ("four motions", False)
     assert data_card.data.eval_results[0].dataset_args["views"] == "2x3"
-    for text in ("![confusion.png](confusion.png)", "12", "2x3", "25.00 %", "a local checkpoint"):
+    for text in ("![confusion.png](confusion.png)", "12", "2x3", "25.00 %", "a local checkpoint", "tempozoo test"):
         assert text in data_card.text
     assert json.loads(files["config.json"])["provenance"]["fine_tuned_from"] == "a local checkpoint"
     for secret in ("secret_run", str(motion_folder), str(tmp_path), ".ckpt"):
         assert secret not in told(hub)
     # a test that does not say what it tested
+    # a part of a test is called that
+    assert main([*test, *fit[-4:], "--trainer.limit_test_batches", "7", "--out", str(out / "part")]) == 0
+    quiet(more, "alice/net", results=out / "part")
+    card = hub.repositories["alice/net"].files["README.md"].decode()
+    assert "| videos | 7 |" in card and "| videos not scored | 5 |" in card
     summary = json.loads((out / "test" / "test.json").read_text())
     del summary["weights"]
     (out / "test" / "test.json").write_text(json.dumps(summary))
@@ -195,6 +212,15 @@ def test_a_missing_token_is_said_before_training(
     assert "needs a token: log in with `hf auth login`" in capsys.readouterr().err
     assert not list((tmp_path / "run").rglob("*.ckpt"))
     assert hub.requests == []
+
+
+def test_a_run_pushes_none_but_its_own_checkpoint(
+    fit: list[str], hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*fit, "--out", str(tmp_path / "one")]) == 0
+    resumed = ["--ckpt_path", str(tmp_path / "one" / "checkpoints" / "best.ckpt"), "--out", str(tmp_path / "two")]
+    assert main([*fit, *PUSH, *resumed]) == 0  # with nothing left to do
+    assert "the run has saved no checkpoint" in caplog.text and "alice/net" not in hub.repositories
 
 
 def test_a_push_that_fails_after_training_loses_nothing(

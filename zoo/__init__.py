@@ -7,10 +7,10 @@ model = temporalize(image_network)         # the same for an image network of yo
 print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 """
 
+from zoo.conversion import convert
 from zoo.loading import create, info, list_models, load, save
 from zoo.models.temporalize import temporalize
 from zoo.profile import profile
-from zoo.published import convert
 from zoo.push import push
 
 __all__ = ["convert", "create", "info", "list_models", "load", "profile", "push", "save", "temporalize"]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.hub.digests import check_digest, read_digests
-from zoo.hub.download import half_of, locked
-from zoo.hub.files import sha256_of
+from zoo.hub.download import half_of
+from zoo.hub.files import disk_errors, locked, sha256_of
 from zoo.hub.folders import WEIGHTS_FILE
 from zoo.hub.settings import cache_folder
 from zoo.index import BUNDLED, Entry, load_index
@@ -66,12 +66,11 @@ def clear_cache(
     }
     theirs |= {half_of(path) for path in theirs}
     for item in list_cache(cache_dir):
-        if item.kind == "converted" and fnmatch.fnmatchcase(item.name, pattern):
-            with locked(item.place):
-                shutil.rmtree(item.place)
-            yield item
-        elif files and item.place in theirs:
-            with locked(item.place.with_name(item.place.name.removesuffix(".parts"))):
+        theirs_or_all = item.place in theirs or pattern == "*"
+        if fnmatch.fnmatchcase(item.name, pattern) if item.kind == "converted" else files and theirs_or_all:
+            with disk_errors(item.place), locked(item.place.with_name(item.place.name.removesuffix(".parts"))):
+                if not item.place.exists():  # another process was about to finish with it
+                    continue
                 shutil.rmtree(item.place) if item.place.is_dir() else item.place.unlink()
             yield item
 
@@ -93,6 +92,6 @@ def verify_entry(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) 
             check_digest(entry.name, sha256_of(kept), entry.sha256, entry.sha256_prefix, kept)
     read_cached(entry, root / entry.name)
     if entry.sha256 or entry.sha256_prefix:
-        return "as published" if entry.sha256 else f"as published (first 8 digits, {entry.sha256_prefix})"
+        return "as published" if entry.sha256 else f"as published (first digits, {entry.sha256_prefix})"
     seen = read_digests().get(entry.name)
     return f"as first seen {seen.get('date')}" if seen else "whole, but its file's digest was never noted"

@@ -7,40 +7,25 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from zoo.adapt import listing
 from zoo.config import UNTRAINED
 from zoo.hub.hf import HUB_PREFIX
 from zoo.hub.hf_client import LIBRARY
-from zoo.index import Entry, load_index
+from zoo.index import Entry
 from zoo.models import ARCHITECTURES, RESNETS
 from zoo.protocol import Protocol
+from zoo.provenance import COPY_OF, INITIALISED, LOCAL, entry_of, hub_repository, is_published, public_config
 
-LOCAL = "a local checkpoint"
 CLASSES_LISTED = 60
 TASK = "video-classification"
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
-# of what provenance may hold, what may be told to everybody
-TOLD = (
-    "entry",
-    "file",
-    "sha256",
-    "size",
-    "package",
-    "fine_tuned_from",
-    "epochs",
-    "recipe",
-    "data",
-    "metrics",
-    UNTRAINED,
-)
-# what the Hub calls licences; anything else is "other" there
+# what weights are published under, as the Hub calls it; anything else is "other" there, with a name
 LICENCES = """
-apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 bigcode-openrail-m
-afl-3.0 artistic-2.0 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-2.5
-cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0
-cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0
-wtfpl ecl-2.0 epl-1.0 epl-2.0 etalab-2.0 eupl-1.1 agpl-3.0 gfdl gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 isc
-lppl-1.3c ms-pl mpl-2.0 odc-by odbl openrail++ osl-3.0 postgresql ofl-1.1 ncsa unlicense zlib pddl lgpl-lr unknown
-other
+apache-2.0 mit bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear isc zlib unlicense wtfpl ms-pl mpl-2.0 eupl-1.1 eupl-1.2
+gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 agpl-3.0 openrail openrail++ creativeml-openrail-m bigscience-openrail-m
+cc cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nd-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
+cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
+odbl odc-by pddl cdla-permissive-2.0 c-uda unknown other
 """
 STAM = (
     "**STAM is this package's reading of an abstract** (doi 10.1007/s00371-023-03165-6): nothing else of it is open. "
@@ -57,6 +42,7 @@ def model_card(
     config: Mapping[str, Any],
     repo: str,
     *,
+    revision: str | None = None,
     results: Mapping[str, Any] | None = None,
     licence: str | None = None,
     plots: Sequence[str] = (),
@@ -67,6 +53,7 @@ def model_card(
     Args:
         config: of the network, as in its config.json.
         repo: "user/repo", where it will be.
+        revision: branch of it; None is main.
         results: of a test, as ``zoo.push.read_results`` returns them.
         licence: of the weights: an identifier of the Hub's, or other words.
         plots: names of pictures in the repository.
@@ -78,8 +65,9 @@ def model_card(
     config = public_config(config)
     made: dict[str, Any] = config["provenance"]
     entry = entry_of(made)
-    about, licence_text = _licence(licence, entry, unchanged)
-    measured = {key: results[key] for key in METRICS if results and results.get(key) is not None}
+    about, licence_text = _licence(licence, made, entry, unchanged)
+    counted = _metrics(config)
+    measured = {key: results[key] for key in counted if results and results.get(key) is not None}
     evaluated = None
     if results and measured:
         told = {key: results[key] for key in ("views", "frames", "size", "videos", "left_out") if key in results}
@@ -89,8 +77,8 @@ def model_card(
             for key, value in measured.items()
         ]
         about |= {"metrics": ["accuracy"], "model_name": repo}
-    base = str(made.get("fine_tuned_from", "")).removeprefix(HUB_PREFIX).partition("@")[0]
-    if base and str(made["fine_tuned_from"]).startswith(HUB_PREFIX):
+    base = hub_repository(made.get(COPY_OF, made.get("fine_tuned_from")))
+    if base is not None and base != repo:
         about["base_model"] = base
     tags = [LIBRARY, "action-recognition", config["arch"], operator_of(config["arch"])]
     tags += [entry.dataset] if entry is not None and unchanged else []
@@ -100,51 +88,15 @@ def model_card(
     parts = [
         f"# {escape(repo.split('/')[-1])}",
         *_what(config),
-        *_use(config, repo),
+        *_use(config, repo, revision),
         *_classes(config),
         *_results(config, results, measured, plots),
         *_origin(made, entry, unchanged),
-        *_training(made),
+        *_training(made, counted),
         f"## Licence\n\n{licence_text}",
         f"Written by {escape(made.get('package', LIBRARY))}.",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
-
-
-def entry_of(made: Mapping[str, Any]) -> Entry | None:
-    """The index entry that a provenance goes back to; None where it names one of which no weights were taken."""
-    index = load_index().entries
-    if str(made.get("entry")) in index and "sha256" in made:
-        return index[made["entry"]]
-    start = index.get(str(made.get("fine_tuned_from")))
-    if start is not None and ("sha256" in made or start.sources[0].kind == "bundled"):
-        return start
-    return None
-
-
-def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without anything that is of its author's machine only: no paths, whoever wrote them there."""
-    made = {key: value for key, value in (config.get("provenance") or {}).items() if key in TOLD}
-    public = {key: _without_paths(value) for key, value in made.items()}
-    if "file" in made:
-        public["file"] = re.split(r"[\\/]", str(made["file"]))[-1]
-    if "fine_tuned_from" in made:
-        name = str(made["fine_tuned_from"])
-        known = name in load_index().entries or name in ARCHITECTURES
-        public["fine_tuned_from"] = (
-            name if known or re.fullmatch(rf"{HUB_PREFIX}[\w.-]+/[\w.-]+(@[^@]+)?", name) else LOCAL
-        )
-    return {key: config[key] for key in ("tempozoo", "arch", "options", "labels", "protocol")} | {"provenance": public}
-
-
-def _without_paths(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _without_paths(inner) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_paths(inner) for inner in value]
-    if isinstance(value, str) and re.search(r"[\\/]|^~", value):
-        return "a local file"
-    return value
 
 
 def operator_of(arch: str) -> str | None:
@@ -152,8 +104,20 @@ def operator_of(arch: str) -> str | None:
     family = arch.rpartition("_")[0]
     if family in RESNETS:
         return None if RESNETS[family] == "none" else RESNETS[family]
-    found = re.search("tada|tanet|tam", arch)
-    return {"tada": "tadaconv", "tanet": "tam", "tam": "tam"}[found[0]] if found else None
+    known = {
+        "tadaconvnextv2": "tadaconv_v2",
+        "tadaformer": "tadaconv_v2",
+        "tada": "tadaconv",
+        "tanet": "tam",
+        "tam": "tam",
+    }
+    return next((operator for part, operator in known.items() if part in arch), None)
+
+
+def _metrics(config: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics that say something of a network: of up to five classes, all are among the best five."""
+    few = config["options"]["num_classes"] <= 5
+    return {key: name for key, name in METRICS.items() if not (few and key == "top5")}
 
 
 def escape(text: Any) -> str:
@@ -192,18 +156,29 @@ def _what(config: Mapping[str, Any]) -> list[str]:
     parts += [STAM] if arch.startswith("stam") else []
     parts += [TADACONVNEXT] if arch.startswith("tadaconvnext_") else []
     parts += [OPERATOR_UNTRAINED] if config["provenance"].get(UNTRAINED) else []
+    if new := config["provenance"].get(INITIALISED):
+        parts.append(
+            f"**Not a trained network as it stands:** {escape(listing(new))} were new when it was loaded, and the "
+            "other tensors have not changed since."
+        )
     return parts
 
 
-def _use(config: Mapping[str, Any], repo: str) -> list[str]:
+def _use(config: Mapping[str, Any], repo: str, revision: str | None) -> list[str]:
+    # the branch of a pull request is no more once that is merged
+    name = (
+        HUB_PREFIX + repo
+        if revision in (None, "main") or revision.startswith("refs/")
+        else f"{HUB_PREFIX}{repo}@{revision}"
+    )
     protocol, classes = Protocol.from_dict(config["protocol"]), config["options"]["num_classes"]
     shape = f"(B, {len(protocol.mean)}, {protocol.num_frames}, {protocol.crop}, {protocol.crop})"
     code = (
-        "```python\nfrom zoo import load  # the package tempozoo\n\n"
-        f'model = load("{HUB_PREFIX}{repo}")\n'
+        "Needs the Python package `tempozoo`.\n\n```python\nfrom zoo import load\n\n"
+        f'model = load("{name}")\n'
         f"logits = model(clips)  # {shape} normalised floats -> (B, {classes})\n"
         "model.labels, model.protocol  # class names; frames, sizes, views\n```\n\n"
-        f"`tempozoo predict --from {HUB_PREFIX}{repo} clip.mp4` names the action in a file."
+        f"`tempozoo predict --from {name} clip.mp4` names the action in a file."
     )
     rows = {
         "frames": f"{protocol.num_frames}, sampling {protocol.sampling}"
@@ -235,7 +210,7 @@ def _results(
     rows = {METRICS[key]: _percent(value) for key, value in measured.items()}
     rows["chance"] = _percent(100 / config["options"]["num_classes"])
     names = {"dataset": "data", "views": "views (clips x crops)", "frames": "frames", "size": "crop, pixels"}
-    names |= {"videos": "videos", "left_out": "videos left out, unreadable"}
+    names |= {"videos": "videos", "left_out": "videos not scored"}
     rows |= {title: results[key] for key, title in names.items() if key in results}
     by = "tempozoo test, with these weights" if results.get("tested") else "as stated by whoever pushed them"
     pictures = [f"![{escape(name)}]({name})" for name in plots]
@@ -243,34 +218,46 @@ def _results(
 
 
 def _origin(made: Mapping[str, Any], entry: Entry | None, unchanged: bool) -> list[str]:
+    start, copied = made.get("fine_tuned_from"), made.get(COPY_OF)
+    text = f"The weights of `{copied}`, unchanged. " if copied else ""
     if entry is None:
-        start = made.get("fine_tuned_from")
-        return [f"## Origin\n\nStarted from {_named(start)}."] if start else []
+        text += f"Started from {_named(start)}." if start else ""
+        return [f"## Origin\n\n{text.strip()}"] if text else []
     paper = f"{escape(entry.paper.title)}. {escape(entry.paper.venue)}. <{entry.paper.url}>"
-    source = entry.sources[0]
-    file = f"its file `{made['file']}`" if "file" in made else "its file"
-    address = f"<{source.url}>" if source.url.startswith("http") else f"`{source.url}`"
-    address += f" (`{source.file}`)" if source.file else ""
-    whence = "bundled with tempozoo" if source.kind == "bundled" else f"published at {address}"
+    published = is_published(entry, made)
     digest = f" (sha256 `{made['sha256']}`)" if "sha256" in made else ""
-    facts = [f"- {file}{digest}, {whence}", f"- trained on {escape(entry.dataset)}", f"- to be cited: {paper}"]
-    reported = entry.reported
-    if unchanged:
-        text = f"The weights of `{entry.name}` of tempozoo's index, unchanged but for their format:"
-        facts += [f"- note: {escape(entry.notes)}"] if entry.notes else []
-        if reported.top1 is not None:
-            top5 = f", top-5 {reported.top5} %" if reported.top5 is not None else ""
-            where = f"{reported.views} views at {reported.size} pixels" if reported.views else "views not told"
-            facts.append(
-                f"- as published: top-1 {reported.top1} %{top5}, {where} ({escape(reported.source or 'paper')})"
-            )
+    if published or unchanged:
+        what = f"`{entry.name}` of tempozoo's index"
+        facts = [f"- its file{digest if published else ''}, {_address(entry, made)}"]
+        facts += [f"- trained on {escape(entry.dataset)}", f"- to be cited: {paper}"]
     else:
-        start = made.get("fine_tuned_from")
-        text = (
+        what = f"a local file in the format of `{entry.name}` of tempozoo's index, which is not known to be that one"
+        facts = [f"- the file{digest}", f"- of the architecture, to be cited: {paper}"]
+    if unchanged:
+        text += f"The weights of {what}, unchanged but for their format:"
+        facts += [f"- note: {escape(entry.notes)}"] if entry.notes else []
+        facts += [_reported(entry)] if entry.reported.top1 is not None else []
+    else:
+        text += (
             f"Started from {_named(start)}, which goes back to " if start not in (None, entry.name) else "Started from "
         )
-        text += f"`{entry.name}` of tempozoo's index, and changed since. No published accuracy is claimed:"
+        text += f"{what}. No published accuracy is claimed:"
     return [f"## Origin\n\n{text}\n\n" + "\n".join(facts)]
+
+
+def _address(entry: Entry, made: Mapping[str, Any]) -> str:
+    source = next((source for source in entry.sources if source.url == made.get("source")), entry.sources[0])
+    if source.kind == "bundled":
+        return "bundled with tempozoo"
+    address = f"<{source.url}>" if source.url.startswith("http") else f"`{source.url}`"
+    return f"published at {address}" + (f" (`{source.file}`)" if source.file else "")
+
+
+def _reported(entry: Entry) -> str:
+    reported = entry.reported
+    top5 = f", top-5 {reported.top5} %" if reported.top5 is not None else ""
+    where = f"{reported.views} views at {reported.size} pixels" if reported.views else "views not told"
+    return f"- as published: top-1 {reported.top1} %{top5}, {where} ({escape(reported.source or 'paper')})"
 
 
 def _named(start: Any) -> str:
@@ -279,25 +266,32 @@ def _named(start: Any) -> str:
     return f"random weights (`{start}`)" if start in ARCHITECTURES else f"`{start}`"
 
 
-def _training(made: Mapping[str, Any]) -> list[str]:
+def _training(made: Mapping[str, Any], counted: Mapping[str, str]) -> list[str]:
+    data = made.get("data", {})
     rows = {"epochs": made["epochs"]} if "epochs" in made else {}
-    rows |= dict(made.get("recipe") or {})
-    data = made.get("data") or {}
-    if data.get("class"):
-        rows["data"] = data["class"]
-    rows |= {f"{split} videos": count for split, count in (data.get("videos") or {}).items()}
-    rows |= {f"{key}, while training": value for key, value in (made.get("metrics") or {}).items()}
+    rows |= made.get("recipe", {})
+    rows |= {"data": data["class"]} if "class" in data else {}
+    rows |= {f"{split} videos": count for split, count in data.get("videos", {}).items()}
+    for key, value in made.get("metrics", {}).items():
+        name = key.removeprefix("val_")
+        if name in counted and 0 <= value <= 1:
+            rows[f"{counted[name]} on validation videos, while training"] = _percent(100 * value)
+        elif name not in METRICS:
+            rows[f"{key}, while training"] = value
     if not rows:
         return []
     plain = {key: json.dumps(value) if isinstance(value, (list, dict)) else value for key, value in rows.items()}
     return ["## Training\n\n" + _table(plain, ("setting", ""))]
 
 
-def _licence(licence: str | None, entry: Entry | None, unchanged: bool) -> tuple[dict[str, Any], str]:
+def _licence(
+    licence: str | None, made: Mapping[str, Any], entry: Entry | None, unchanged: bool
+) -> tuple[dict[str, Any], str]:
     """Metadata, and a sentence for the text."""
     about: dict[str, Any] = {}
+    licence = (licence or "").strip() or None
     stated = licence or (entry.licence.weights if entry is not None and unchanged else None)
-    known = (stated or "").strip().lower()
+    known = (stated or "").lower()
     if known in LICENCES.split():
         about["license"], text = known, f"Of the weights: {escape(stated)}."
     elif licence is not None:
@@ -311,6 +305,6 @@ def _licence(licence: str | None, entry: Entry | None, unchanged: bool) -> tuple
         text = f"Of the weights, what their publisher says: {escape(stated)}."
     else:
         text = "Of these weights, none is stated."
-    if entry is not None and not unchanged:
+    if entry is not None and not unchanged and is_published(entry, made):
         text += f" Of those they started from: {escape(entry.licence.weights)}."
     return about, text

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from zoo.cache import clear_cache, list_cache, verify_entry
+from zoo.conversion import convert
 from zoo.errors import CheckpointError, ZooError
 from zoo.hub.checkpoint import SUFFIX
 from zoo.hub.settings import cache_folder
 from zoo.index import BUNDLED
 from zoo.loading import info, list_models, load, save
-from zoo.published import convert, find_weights, obtain
+from zoo.published import find_weights, obtain
 
 
 def _where(name: str) -> str:
@@ -186,6 +187,8 @@ def mirror_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("--public", action="store_true", help="make new repositories on the Hub public")
     asked = parser.parse_args(arguments)
     names = [name for name in _matching(asked.pattern) if info(name).sources[0].kind != "bundled"]
+    if not names:
+        raise ZooError(f"{' '.join(asked.pattern)} comes with the package; there is nothing to mirror.")
 
     def act(name: str) -> str:
         if asked.to.startswith(HUB_PREFIX):
@@ -205,6 +208,7 @@ def push_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("model", help=".ckpt, folder or .safetensors file")
     parser.add_argument("repo", help="user/repo; made if it is not there")
     parser.add_argument("--results", help="folder that `tempozoo test` wrote, with these weights")
+    parser.add_argument("--dataset", help="what these results are of, such as 'UCF101, ten classes'")
     parser.add_argument("--licence", help="of the weights, in the Hub's words, such as apache-2.0 or cc-by-nc-4.0")
     parser.add_argument("--card", help="a README.md of your own instead of the generated one")
     parser.add_argument("--revision", help="branch (default: main)")

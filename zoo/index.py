@@ -149,6 +149,10 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
     if made.get("stated") is not None:
         made["stated"] = _make(Stated, made["stated"], f"{at}.stated")
     protocol = made["protocol"] = Protocol.from_dict(made.get("protocol") or {}, f"{at}.protocol")
+    for key, form in (("sha256", "[0-9a-f]{64}"), ("sha256_prefix", "[0-9a-f]{8,63}")):
+        value = made.get(key)
+        if value is not None and not (isinstance(value, str) and re.fullmatch(form, value)):
+            raise IndexFileError(f"{at}.{key} is {value!r}; it must be hex digits in quotes, {form[9:]} of them.")
     options = made.get("options")
     if not isinstance(options, Mapping) or not {"num_classes", "num_frames"} <= set(options):
         raise IndexFileError(f"{at}.options: expected a block with num_classes and num_frames, got {options!r}.")

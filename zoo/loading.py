@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import nn
 
 from zoo.adapt import LoadReport, fit
 from zoo.config import UNTRAINED, check_config, config_of
+from zoo.conversion import read_published
 from zoo.errors import CheckpointError, ConfigError
 from zoo.hub.checkpoint import SUFFIX, read_checkpoint
 from zoo.hub.files import sha256_of
@@ -21,9 +23,10 @@ from zoo.hub.folders import read_model, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
 from zoo.hub.settings import offline
 from zoo.index import Entry, load_index
-from zoo.models import build, takes
+from zoo.models import Unfilled, build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
-from zoo.published import Weights, obtain, read_published
+from zoo.provenance import provenance_now
+from zoo.published import Weights, obtain
 
 log = logging.getLogger("zoo")
 
@@ -145,6 +148,7 @@ class Origin:
     published: bool | None = None
     ignored: Sequence[str] = ()
     operator_untrained: bool = False
+    of_index: bool = False
 
 
 def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes: int | None) -> nn.Module:
@@ -154,14 +158,16 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
     if image_size is not None and takes(origin.arch, "image_size"):
         options["image_size"] = _check_size(image_size)
     where, untrained = str(origin.file), origin.operator_untrained
-    if origin.tensors is not None:
-        with torch.device("meta"):
-            host: Any = build(origin.arch, **trained)
+    other_frames = options["num_frames"] != trained["num_frames"]
+    if origin.tensors is not None and (other_frames or not origin.of_index):
+        host: Any = outline(origin.arch, **trained)
         # before anything of that size is made: a config may say anything
         fit(host, dict(origin.tensors), trained, trained, where=where, operator_untrained=untrained)
-        if options["num_frames"] != trained["num_frames"] and not untrained:
+        if other_frames and not untrained:
             options = host.options_for_frames(options, options["num_frames"])
-    model = build(origin.arch, **options)
+    fresh = origin.tensors is None or untrained or options != trained
+    with contextlib.nullcontext() if fresh else Unfilled():
+        model = build(origin.arch, **options)
     protocol = _adjust(origin.protocol, options, image_size)
     if options["num_classes"] != trained["num_classes"]:
         labels, protocol = None, protocol.with_classes([])
@@ -236,7 +242,7 @@ def origin_of(config: Any, file: Path, digest: str, tensors: dict[str, torch.Ten
 def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = None) -> Origin:
     """An entry's network: without weights, with those of a published file, or with those of its conversion."""
     origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
-    origin.operator_untrained = entry.init
+    origin.operator_untrained, origin.of_index = entry.init, True
     if file is not None:
         origin.tensors, origin.ignored = read_published(entry, file)
         origin.file, origin.sha256 = file, sha256_of(file)
@@ -266,15 +272,25 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
 
 
 def config_now(model: Any) -> dict[str, Any]:
-    """A network's config, after what its own methods may have changed: its classifier, its stem."""
-    config, options = dict(model.config), dict(model.config["options"])
+    """A network's config as it is now, after what its methods, its user or a training may have changed.
+
+    Raises:
+        ConfigError: labels that are not a text for each class.
+    """
+    options, labels, protocol = dict(model.config["options"]), model.labels, model.protocol
     classes, channels = model.get_classifier().out_features, model.in_channels
-    if classes != options["num_classes"]:
-        options["num_classes"], config["labels"] = classes, None
-        config["protocol"] = model.protocol.with_classes([]).to_dict()
+    if classes != options["num_classes"]:  # another classifier: what was said of the old one's classes goes
+        options["num_classes"] = classes
+        labels = None if labels is not None and list(labels) == model.config["labels"] else labels
+        pairs_too = protocol.flip_pairs == model.config["protocol"]["flip_pairs"]
+        protocol = protocol.with_classes([]) if pairs_too else protocol
     if channels != options.get("in_channels", 3):
         options["in_channels"] = channels
-    return config | {"options": options}
+    if labels is not None:
+        texts = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
+        if not texts or len(labels) != classes:
+            raise ConfigError(f"model.labels must hold {classes} texts, one for each class, or be None.")
+    return config_of(model.config["arch"], options, protocol, labels, provenance_now(model))
 
 
 def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:

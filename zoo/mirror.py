@@ -6,8 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from zoo.hub.download import locked
-from zoo.hub.files import disk_errors
+from zoo.hub.files import disk_errors, locked
 from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE, move_model, read_model
 from zoo.hub.hf import push_folder
 from zoo.hub.mirrors import hub_place
@@ -21,7 +20,7 @@ def mirror_to_folder(entry: Entry, folder: Path, *, progress: bool = True) -> Pa
     place = folder / entry.name
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(place), tempfile.TemporaryDirectory(dir=folder, prefix=f".{entry.name}.") as half:
+        with locked(place), tempfile.TemporaryDirectory(dir=folder, prefix=f".{entry.name}.half") as half:
             for file in (WEIGHTS_FILE, CONFIG_FILE):
                 shutil.copyfile(weights.parent / file, Path(half) / file)
             return move_model(Path(half), place)
@@ -41,7 +40,7 @@ def mirror_to_hub(entry: Entry, to: str, *, private: bool = True, progress: bool
     repo, inside = hub_place(to, entry.name)
     with tempfile.TemporaryDirectory() as half:
         for file in (WEIGHTS_FILE, CONFIG_FILE):
-            (Path(half) / file).symlink_to(weights.parent / file)
+            (Path(half) / file).symlink_to((weights.parent / file).resolve())
         if not inside:
             card = model_card(read_model(weights.parent)[1], repo, unchanged=True)
             (Path(half) / "README.md").write_text(card, encoding="utf-8")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -13,20 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from zoo.card import METRICS, entry_of, model_card, public_config
+from zoo.card import METRICS, model_card
 from zoo.errors import CheckpointError, ConfigError
 from zoo.hub.folders import write_model
 from zoo.hub.hf import push_folder
-from zoo.index import load_index
 from zoo.loading import config_now, load
+from zoo.provenance import COPY_OF, entry_of, fingerprint, hub_repository, public_config
 from zoo.published import find_weights, obtain
 
 CARD_FILE, PLOT_FILE, RESULTS_FILE = "README.md", "confusion.png", "test.json"
-PUBLISHED = ("file", "sha256", "size", "package")  # what provenance says of an entry's file
-COUNTS = ("frames", "size", "videos", "left_out")
+COUNTS = {"frames": 1, "size": 1, "videos": 1, "left_out": 0}  # with the least that each can be
 
 
 def push(
@@ -34,6 +31,7 @@ def push(
     repo: str,
     *,
     results: Mapping[str, Any] | str | os.PathLike[str] | None = None,
+    dataset: str | None = None,
     licence: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
@@ -51,34 +49,45 @@ def push(
         results: of a test of these weights: the folder that ``tempozoo test`` wrote, or its test.json; or a dictionary
             with "dataset" and, in percent, "top1", "top5", "mean_class"; optionally "views" ("2x3": clips x crops),
             "frames", "size", "videos", "left_out".
+        dataset: what to call the data of these results ("UCF101, ten classes"), which a test.json does not know.
         licence: of the weights, best as the Hub calls it ("apache-2.0").
         private: make a private repository. None: as its owner's default is.
         revision: branch to push to, made if there is none.
         create_pr: open a pull request, also on a repository one may not write to.
         message: of the commit.
-        card: text or file to use as model card instead of the generated one.
+        card: text or file to use as model card instead of the generated one, as it stands.
         progress: show progress bars.
 
     Returns:
         Address of the commit, or of the pull request.
 
     Raises:
-        ConfigError: not a network of this package, or results of other weights.
+        ConfigError: not a network of this package, results of other weights, or options that exclude one another.
         HubError: no token, no right to write, no network, ...; nothing was pushed.
     """
+    given = {"results": results, "dataset": dataset, "licence": licence}
+    told = [f"{name}=" for name, value in given.items() if value is not None]
+    if card is not None and told:
+        raise ConfigError(f"card= is used as it stands; put what {' and '.join(told)} would tell into it.")
+    if dataset is not None and results is None:
+        raise ConfigError("dataset= names the data of results=; give these as well.")
+    if private is not None and create_pr:
+        raise ConfigError("private= is for a repository that push() makes; create_pr= is for one that exists.")
+    text = None if card is None else _own_card(card)
     network = _network(model, progress)
-    tensors, config = network.state_dict(), public_config(config_now(network))
-    if network.report.name in load_index().entries and network.report.source is not None:
-        made = config["provenance"]  # an entry's own training is not that of these weights, if they were changed since
-        config["provenance"] = {"entry": network.report.name, "sha256": network.report.sha256}
-        config["provenance"] |= {key: made[key] for key in made if key in PUBLISHED}
-    found, plots = read_results(results, tensors) if results is not None else (None, [])
-    if card is None:
-        same = _unchanged(tensors, config["provenance"])
-        names = [plot.name for plot in plots]
-        text = model_card(config, repo, results=found, licence=licence, plots=names, unchanged=same)
-    else:
-        text = _own_card(card)
+    tensors, config = network.state_dict(), config_now(network)
+    if callable(of_run := getattr(model, "provenance", None)):  # a VideoClassifier knows of its training
+        config["provenance"] = of_run()
+    config = public_config(config)
+    made = config["provenance"]
+    if hub_repository(made.get(COPY_OF)) == repo:
+        del made[COPY_OF]
+    plots: list[Path] = []
+    if text is None:
+        found, plots = read_results(results, tensors, dataset) if results is not None else (None, [])
+        same, names = _unchanged(tensors, made), [plot.name for plot in plots]
+        branch = None if create_pr else revision
+        text = model_card(config, repo, revision=branch, results=found, licence=licence, plots=names, unchanged=same)
     with tempfile.TemporaryDirectory() as place:
         folder = write_model(Path(place), tensors, config)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
@@ -95,18 +104,8 @@ def push(
         )
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """One sha256 for all tensors by name, type, shape and content, wherever they are and however they are saved."""
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        tensor = tensors[key].detach().cpu().contiguous()
-        digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def read_results(
-    results: Mapping[str, Any] | str | os.PathLike[str], tensors: Mapping[str, Tensor]
+    results: Mapping[str, Any] | str | os.PathLike[str], tensors: Mapping[str, Tensor], dataset: str | None = None
 ) -> tuple[dict[str, Any], list[Path]]:
     """What a test measured, in percent, and its plots; see ``push`` for what ``results`` may be.
 
@@ -114,19 +113,22 @@ def read_results(
 
     Args:
         tensors: of the network; the results of other weights are refused.
+        dataset: name of the data, of results that have none.
 
     Raises:
         ConfigError: no results, of other weights, or with values that cannot be.
     """
     if isinstance(results, Mapping):
-        return _checked(dict(results)), []
+        return _checked(({} if dataset is None else {"dataset": dataset}) | dict(results)), []
+    if not isinstance(results, (str, os.PathLike)):
+        raise ConfigError(f"results is {results!r}; give the folder of a test, its test.json, or a dictionary.")
     path = Path(results)
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
         metrics, protocol, weights = said["metrics"], said["protocol"], said.get("weights")
         found = {key: 100 * metrics[f"test_{key}"] for key in METRICS if f"test_{key}" in metrics}
-        found |= {"dataset": f"test videos ({said.get('data') or 'of the author'})"}
+        found |= {"dataset": f"test videos ({said.get('data') or 'of the author'})" if dataset is None else dataset}
         found |= {"views": f"{protocol['clips']}x{protocol['crops']}"}
         found |= {"frames": protocol["num_frames"], "size": protocol["crop"], "videos": said["videos"]}
         found |= {"left_out": said["listed"] - said["videos"]}
@@ -145,10 +147,10 @@ def read_results(
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(found.get("dataset"), str) or not found["dataset"].strip():
         raise ConfigError("results need a name of the data under 'dataset'.")
-    unknown = sorted(set(found) - {"dataset", "views", *METRICS, *COUNTS})
+    unknown = sorted(map(str, set(found) - {"dataset", "views", *METRICS, *COUNTS}))
     if unknown:
         raise ConfigError(
-            f"results: unknown {', '.join(unknown)}; there are {', '.join((*METRICS, *COUNTS, 'views'))}."
+            f"results: unknown {', '.join(unknown)}; there are {', '.join(('dataset', *METRICS, 'views', *COUNTS))}."
         )
     if not any(key in found for key in METRICS):
         raise ConfigError(f"results hold none of {', '.join(METRICS)}.")
@@ -156,10 +158,13 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
         value = found.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
             raise ConfigError(f"results: {key} is {value!r}; it must be a percentage.")
-    for key in COUNTS:
-        if not isinstance(found.get(key, 0), int):
-            raise ConfigError(f"results: {key} is {found[key]!r}; it must be a whole number.")
-    if not re.fullmatch(r"\d+x\d+", str(found.get("views", "1x1"))):
+    if found.get("top5", 100) < found.get("top1", 0):
+        raise ConfigError(f"results: top5 is {found['top5']} and top1 {found['top1']}; it cannot be less.")
+    for key, least in COUNTS.items():
+        value = found.get(key, least)
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ConfigError(f"results: {key} is {value!r}; it must be a whole number of at least {least}.")
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(found.get("views", "1x1"))):
         raise ConfigError(f"results: views is {found['views']!r}; write clips x crops, such as '2x3'.")
     return {key: round(value, 2) if key in METRICS else value for key, value in found.items()}
 
@@ -193,9 +198,15 @@ def _unchanged(tensors: Mapping[str, Tensor], made: Mapping[str, Any]) -> bool:
 
 
 def _own_card(card: str | os.PathLike[str]) -> str:
-    if isinstance(card, str) and "\n" in card:
-        return card
+    from huggingface_hub import ModelCard
+    from yaml import YAMLError
+
     try:
-        return Path(card).read_text(encoding="utf-8")
+        text = card if isinstance(card, str) and "\n" in card else Path(card).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The card {os.fspath(card)} cannot be read: {error}") from error
+    try:
+        ModelCard(text)
+    except (YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:  # its reader checks little
+        raise ConfigError(f"The card's metadata are not as the Hub's: {' '.join(str(error).split())}") from error
+    return text

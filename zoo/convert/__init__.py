@@ -6,6 +6,8 @@ To add a publisher: write its table of rules in a module of this folder and name
 from zoo.convert import clip, convnext, hosts, mmaction2, pytorchvideo, tadaconv, tam, torchvision
 from zoo.convert.rules import Conversion, Rule, apply_rules
 
+RULES_VERSION = 1  # to be raised with a change of what the rules give: older conversions are then made anew
+
 CONVERTERS: dict[str, tuple[Rule, ...]] = {
     "tadaconv": tadaconv.RULES,
     "tam": tam.RULES,
@@ -18,4 +20,4 @@ CONVERTERS: dict[str, tuple[Rule, ...]] = {
     "hosts": hosts.RULES,
 }
 
-__all__ = ["CONVERTERS", "Conversion", "Rule", "apply_rules"]
+__all__ = ["CONVERTERS", "RULES_VERSION", "Conversion", "Rule", "apply_rules"]

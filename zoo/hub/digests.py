@@ -49,7 +49,7 @@ def read_digests() -> dict[str, dict[str, Any]]:
 
 
 def check_digest(name: str, digest: str, sha256: str | None, prefix: str | None, file: str | Path) -> bool:
-    """Hold a file to what is known of an entry's file; True if the publisher's digest was there to compare.
+    """Hold a file to what is known of an entry's file; whether that was a whole digest.
 
     Args:
         name: the entry.
@@ -60,25 +60,27 @@ def check_digest(name: str, digest: str, sha256: str | None, prefix: str | None,
     Raises:
         DigestError: it is another file.
     """
-    if sha256 or prefix:
-        if not digest.startswith(sha256 or prefix or ""):
-            raise DigestError(
-                f"{file} is not the published file of {name}: its sha256 is {digest}, the index says "
-                f"{sha256 or f'that it begins with {prefix}'}."
-            )
+    if not digest.startswith(sha256 or prefix or ""):
+        raise DigestError(
+            f"{file} is not the published file of {name}: its sha256 is {digest}, the index says "
+            f"{sha256 or f'that it begins with {prefix}'}."
+        )
+    if sha256:
         return True
     seen = read_digests().get(name)
-    if seen is not None and seen["sha256"] != digest:
+    if seen is None:
+        return False
+    if seen["sha256"] != digest:
         raise DigestError(
             f"{file} is not the file of {name} that was seen first ({seen.get('date')}, {seen.get('size')} bytes, from "
             f"{seen.get('source')}): its sha256 is {digest}, that one's {seen['sha256']}. If its publisher has "
             f"replaced it and you trust the new one, remove {name} from {digests_path()}."
         )
-    return False
+    return True
 
 
-def record_digest(name: str, digest: str, size: int | None, source: str) -> None:
-    """Note an entry's file in the lock file, unless one is noted already; says so."""
+def record_digest(name: str, digest: str, size: int | None, source: str | None) -> None:
+    """Note an entry's file in the lock file, and say so; one that is noted already stays."""
     path = digests_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,6 +98,6 @@ def record_digest(name: str, digest: str, size: int | None, source: str) -> None
         )  # fmt: skip
         return
     log.warning(
-        "first file of %s: %s bytes, sha256 %s; its publisher gives no digest: this one is enforced from now on (%s)",
+        "first file of %s: %s bytes, sha256 %s; none is published in full: this one is enforced from now on (%s)",
         name, size, digest, path,
     )  # fmt: skip

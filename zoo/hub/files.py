@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import logging
 import mmap
 import os
 import pickle
 import re
-import tempfile
+import secrets
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,11 +18,14 @@ from typing import Any
 from zipfile import BadZipFile, ZipFile, is_zipfile
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zoo.errors import AccessError, CheckpointError, NoSpaceError, WebPageError
 from zoo.hub.torchscript import is_torchscript, read_torchscript
+
+log = logging.getLogger("zoo")
 
 # Where publishers keep the weights in what they pickle, in the order they are looked for.
 WRAPPERS = ("model_state", "state_dict", "model")
@@ -76,8 +80,8 @@ def refuse_page(path: Path) -> bytes:
     Raises:
         WebPageError: it is one.
     """
-    with path.open("rb") as file:
-        head = file.read(512)
+    with readable(path) as file:
+        head: bytes = file.read(512)
     if head.lstrip()[:1] == b"<":
         raise WebPageError(
             f"{path} is a web page, not a checkpoint: the host probably answered with a quota or log-in page. "
@@ -86,8 +90,8 @@ def refuse_page(path: Path) -> bytes:
     return head
 
 
-def check_archive(path: Path) -> None:
-    """Compare the checksums that a zip archive, as PyTorch writes, holds of its parts; other files pass.
+def check_archive(path: Path) -> bool:
+    """Compare the checksums that a zip archive, as PyTorch writes, holds of its parts; False if it is none.
 
     For files without a published digest: torch itself does not look at these checksums.
 
@@ -95,7 +99,7 @@ def check_archive(path: Path) -> None:
         CheckpointError: a part is not what it was when the archive was written.
     """
     if not is_zipfile(path):
-        return
+        return False
     try:
         with ZipFile(path) as archive:
             bad = archive.testzip()
@@ -103,6 +107,7 @@ def check_archive(path: Path) -> None:
         raise CheckpointError(f"{path} is a damaged archive ({error}); fetch it again.") from error
     if bad is not None:
         raise CheckpointError(f"{path} is damaged: the checksum of its part {bad} is wrong. Fetch it again.")
+    return True
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -224,12 +229,26 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file."""
+    """Hex digest of a file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
     digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
+    with readable(path) as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[Any]:
+    """A file opened to read its bytes; what keeps it from being read is a CheckpointError."""
+    try:
+        with Path(path).open("rb") as file:
+            yield file
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
 
 
 @contextlib.contextmanager
@@ -245,12 +264,27 @@ def disk_errors(folder: Path) -> Iterator[None]:
                 f"No space is left for {folder}. Make room, or set TEMPOZOO_CACHE to a folder on another disk; "
                 "nothing half-written was kept."
             ) from error
-        if code in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT):
-            raise AccessError(
-                f"{folder} cannot be written to ({os.strerror(code)}). Choose another folder; the cache's is set by "
-                "TEMPOZOO_CACHE."
-            ) from error
-        raise
+        why = os.strerror(code) if code else error
+        raise AccessError(
+            f"{folder} cannot be written to ({why}). Choose another folder; the cache's is set by TEMPOZOO_CACHE."
+        ) from error
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time works on ``path``; says so when it has to wait."""
+    with disk_errors(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(f".{path.name}.lock"))
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            log.warning("waiting for another process that works on %s", path)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -258,15 +292,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place on success and disappears on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        # mkstemp makes private files; weights are meant to be shared as far as the umask allows
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -42,6 +42,13 @@ def write_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str
     return folder
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed writers have left in a folder; for whoever holds its lock."""
+    for name in (WEIGHTS_FILE, CONFIG_FILE):
+        for left in folder.glob(f".{name}.*"):
+            left.unlink(missing_ok=True)
+
+
 def move_model(source: Path, folder: Path) -> Path:
     """Put the two files of one folder in the place of another's, as ``write_model`` does. Returns ``folder``."""
     with disk_errors(folder):
@@ -57,7 +64,7 @@ def read_model(path: Path, *, untouched: bool = False) -> tuple[dict[str, Tensor
 
     Args:
         path: the folder or the weight file.
-        untouched: also refuse a config.json that is not as it was written, which a user's own may be.
+        untouched: also refuse a config.json that is absent or not as it was written, which a user's own may be.
 
     Raises:
         CheckpointError: nothing of this package there, or the weights are not those that config.json was written for.
@@ -66,9 +73,15 @@ def read_model(path: Path, *, untouched: bool = False) -> tuple[dict[str, Tensor
     weights = path / WEIGHTS_FILE if path.is_dir() else path
     if not weights.is_file():
         raise CheckpointError(f"{path} holds no {WEIGHTS_FILE}; give a folder that zoo.save or zoo.convert wrote.")
+    before = weights.stat()
     tensors, metadata = read_safetensors(weights)
-    config_file = path / CONFIG_FILE if path.is_dir() else None
     digest = sha256_of(weights)
+    after = weights.stat()
+    if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
+        raise CheckpointError(f"{weights} was replaced while it was read; load it again.")
+    config_file = path / CONFIG_FILE if path.is_dir() else None
+    if untouched and not (path / CONFIG_FILE).is_file():
+        raise CheckpointError(f"{path} lacks {CONFIG_FILE}, and with it the digest of {weights}.")
     if config_file is not None and config_file.is_file():
         config = _read_config(config_file)
         written = config.pop(DIGEST_KEY, digest) if isinstance(config, dict) else digest

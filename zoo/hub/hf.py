@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.errors import AccessError, CheckpointError, HubError, OfflineError
 from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE
-from zoo.hub.hf_client import LIBRARY, LOG_IN, bars, client, fetch_errors, first_line, push_errors
+from zoo.hub.hf_client import LIBRARY, LOG_IN, bars, check_token, client, fetch_errors, first_line, push_errors
 from zoo.hub.settings import offline
 
 log = logging.getLogger("zoo")
@@ -106,6 +106,7 @@ def _model_info(repo: str, revision: str | None, waits: Sequence[float]) -> Any:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    check_token(AccessError)
     for wait in waits:
         try:
             return HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
@@ -142,6 +143,7 @@ def fetch_hub_file(name: str, file: str, folder: Path, progress: bool = True) ->
     repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     if offline():
         raise OfflineError(f"{name} would have to be fetched; HF_HUB_OFFLINE or TEMPOZOO_OFFLINE forbids the network.")
+    check_token(AccessError)
     with fetch_errors(name, repo, revision), bars(progress):
         try:
             return Path(hf_hub_download(repo, file, revision=revision or None, local_dir=folder))
@@ -181,10 +183,13 @@ def push_folder(
         Address of the commit or of the pull request.
 
     Raises:
-        HubError: it was refused, or the Hub cannot be reached.
+        HubError: there are no files, it was refused, or the Hub cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd
 
+    names = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
+    if not names:
+        raise HubError(f"{folder} holds no files: there is nothing to push to {repo}.")
     with push_errors(repo), bars(progress):
         api = client(repo)
         if not create_pr:
@@ -199,7 +204,6 @@ def push_folder(
                 raise HubError(f"{repo} holds a model of {info.library_name}; push to another repository.")
             if revision is not None and revision != "main" and not revision.startswith("refs/"):
                 api.create_branch(repo, branch=revision, exist_ok=True)
-        names = sorted(path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file())
         added = [CommitOperationAdd(f"{inside}/{name}" if inside else name, Path(folder) / name) for name in names]
         done = api.create_commit(repo, added, commit_message=message, revision=revision, create_pr=create_pr)
         return str(done.pr_url or done.commit_url)

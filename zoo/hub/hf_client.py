@@ -55,15 +55,25 @@ def fetch_errors(name: str, repo: str, revision: str) -> Iterator[None]:
         ) from error
 
 
+def check_token(kind: type[ZooError]) -> str | None:
+    """The user's token, None without one; an error of that kind if it cannot be sent."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if token is not None and (bad := re.search("[^!-~]", token)):
+        raise kind(f"HF_TOKEN holds a character that no token has: {bad[0]!r}. Copy it again, or {LOG_IN}.")
+    return token
+
+
 def client(repo: str) -> Any:
     """The client, with the user's token, for a repository whose name is right."""
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id
 
     if "/" not in repo:
         raise HubError(f"{repo!r} is not a repository name; write user/repo.")
     validate_repo_id(repo)
-    token = get_token()
+    token = check_token(HubError)
     if token is None:
         raise HubError(f"Pushing to {repo} needs a token: {LOG_IN} with write access.")
     return HfApi(token=token, library_name=LIBRARY)

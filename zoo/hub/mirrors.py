@@ -7,15 +7,18 @@ repository of the Hub (``hf-hub:user/repo``), or in one repository an entry of a
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from zoo.errors import CheckpointError, ConfigError, IncompleteError
 from zoo.hub.download import fetched, place_for
-from zoo.hub.files import disk_errors, refuse_page
+from zoo.hub.files import disk_errors, readable, refuse_page
 from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
+
+FILES = (WEIGHTS_FILE, CONFIG_FILE)
 
 
 def is_remote(mirror: str) -> bool:
@@ -54,47 +57,53 @@ def mirrored(mirror: str, name: str, work: Path, progress: bool = True) -> Itera
     """
     if not is_remote(mirror):
         folder = Path(mirror).expanduser() / name
-        if not (folder / WEIGHTS_FILE).is_file():
-            raise CheckpointError(f"The mirror {mirror} has no {name}.")
-        with _emptied(work / "mirror" / name) as parts, disk_errors(parts):
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
-                if (folder / file).is_file():
-                    shutil.copyfile(folder / file, parts / file)
+        if not all(os.path.isfile(folder / file) for file in FILES):
+            raise CheckpointError(f"The mirror {mirror} has no whole {name}.")
+        with _emptied(work / "mirror" / name) as parts:
+            for file in FILES:
+                _copy(folder / file, parts / file)
             yield parts
     elif mirror.startswith(HUB_PREFIX):
         repo, inside = hub_place(mirror, name)
         with _emptied(work / "mirror" / name) as parts:
             got = fetch_hub_folder(HUB_PREFIX + repo, parts / "hub", progress, folder=inside)
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
+            for file in FILES:
                 (got / file).resolve().replace(parts / file)  # the Hub's cache has links
             yield parts
     else:
         parts = work / place_for("https", f"{mirror.rstrip('/')}/{name}", None)
         try:
-            for file in (CONFIG_FILE, WEIGHTS_FILE):
+            for file in FILES:
                 url = f"{mirror.rstrip('/')}/{name}/{file}"
+                (parts / file).unlink(missing_ok=True)  # whole, of an earlier process: perhaps not of one version
                 with fetched("https", url, None, parts / file, _no_page, keep=True, progress=progress):
                     pass
             yield parts
         except IncompleteError:
             raise  # the bytes so far are gone on with next time
-        except BaseException:
+        except CheckpointError:
             shutil.rmtree(parts, ignore_errors=True)
             raise
         shutil.rmtree(parts, ignore_errors=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    with readable(source) as given, disk_errors(target.parent), target.open("wb") as taken:
+        shutil.copyfileobj(given, taken, 1 << 20)
 
 
 @contextlib.contextmanager
 def _emptied(folder: Path) -> Iterator[Path]:
     """An empty folder that goes away again."""
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    with disk_errors(folder):
+        folder.mkdir(parents=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _no_page(path: Path) -> None:
+def _no_page(path: Path) -> bool:
     """All that is asked of a file here: the caller checks the folder as a whole."""
-    refuse_page(path)
+    return bool(refuse_page(path))

@@ -10,12 +10,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
 from zoo.models.network import VideoNetwork, layer_depths
 from zoo.models.resnet import DEPTHS, POOLS_TIME_FIRST, VideoResNet
 
-__all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "takes"]
+__all__ = ["ARCHITECTURES", "Unfilled", "VideoNetwork", "build", "layer_depths", "outline", "takes"]
 
 # the temporal operator of each family of ResNets; TAda2D and STAM stride their first block instead of max-pooling
 RESNETS = {
@@ -47,6 +50,23 @@ ARCHITECTURES |= hosts.ARCHITECTURES
 def takes(arch: str, option: str) -> bool:
     """Whether an architecture's builder has an option of that name."""
     return arch in ARCHITECTURES and option in inspect.signature(ARCHITECTURES[arch]).parameters
+
+
+class Unfilled(TorchFunctionMode):
+    """Within it, random initialisation does nothing: for networks whose tensors are all about to come from a file."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Leave out what draws random numbers."""
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_", "erfinv_"):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+def outline(arch: str, **options: Any) -> VideoNetwork:
+    """A network without memory: its keys and shapes, on the meta device."""
+    with torch.device("meta"), Unfilled():  # random numbers for meta tensors would import a compiler
+        return build(arch, **options)
 
 
 def build(arch: str, **options: Any) -> VideoNetwork:

@@ -166,8 +166,8 @@ class TAdaFormer(VideoNetwork):
         self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
         self.grid, self.num_features = image_size // patch, width
         self.stem = nn.Conv3d(in_channels, width, (3, patch, patch), (2, patch, patch), (1, 0, 0), bias=False)
-        self.class_embedding = nn.Parameter(torch.randn(width) * width**-0.5)
-        self.pos_embed = nn.Parameter(torch.randn(1 + self.grid**2, width) * width**-0.5)
+        self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(width), std=width**-0.5))
+        self.pos_embed = nn.Parameter(nn.init.normal_(torch.empty(1 + self.grid**2, width), std=width**-0.5))
         self.norm_pre = nn.LayerNorm(width)
         rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(

@@ -45,7 +45,7 @@ class SpatialBranch(nn.Module):
         self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
         self.bn = nn.BatchNorm2d(hidden)
         # no nn.Conv2d: networks initialise those by their fan-out, which shrinks depthwise maps from scale to scale
-        self.scales = nn.Parameter(torch.randn(SCALES, hidden, 1, 3, 3) / 3)
+        self.scales = nn.Parameter(nn.init.normal_(torch.empty(SCALES, hidden, 1, 3, 3), std=1 / 3))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, C, H, W)`` -> descriptors ``(N, 3 d)``; maps smaller than 7 x 7 are fine."""
