@@ -17,6 +17,7 @@ import pytest
 import torch
 from loopback import Loopback
 from loopback_http import Reply
+from loopback_hub import LoopbackHub
 from tiny_zoo import (
     DRIVE,
     DRIVE_ID,
@@ -61,7 +62,7 @@ def serve(net: Loopback, kind: str) -> None:
         net.drive_folder(FOLDER_ID, "TANet", {"log.txt": "3" * 28, "ckpt.best.pth.tar": DRIVE_ID})
 
 
-@pytest.mark.parametrize("kind", NAMES)
+@pytest.mark.parametrize("kind", [kind for kind in NAMES if kind != "hub"])
 def test_every_kind_of_source_is_fetched_once_and_then_cached(
     kind: str, net: Loopback, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +77,18 @@ def test_every_kind_of_source_is_fetched_once_and_then_cached(
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert same(zoo.load(NAMES[kind], num_classes=4))
     assert len(net.requests) == asked
+
+
+def test_a_publishers_file_on_the_hub_is_fetched_as_well(
+    net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with LoopbackHub() as hub:
+        hub.point(monkeypatch, tmp_path / "home")
+        hub.put("alice/raw", {"README.md": b"a pickle of mine"})
+        refused(AccessError, "hf-hub:alice/raw holds no old/tanet.pth", NAMES["hub"])
+        hub.put("alice/raw", {"old/tanet.pth": FILE})
+        assert same(zoo.load(NAMES["hub"], progress=False))
+    assert files_of(cached().parent) == [f"{NAMES['hub']}/config.json", f"{NAMES['hub']}/model.safetensors"]
 
 
 def test_progress_shows_size_and_speed(net: Loopback, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ WEB_TOO = "https://other.test/tanet.pth"
 DRIVE_ID, FOLDER_ID = "1" * 28, "2" * 28
 DRIVE = f"https://drive.google.com/file/d/{DRIVE_ID}/view"
 FOLDER = f"https://drive.google.com/drive/folders/{FOLDER_ID}"
-NAMES = {kind: f"tanet_r18.{kind}" for kind in ("web", "two", "drive", "folder")}
+NAMES = {kind: f"tanet_r18.{kind}" for kind in ("web", "two", "drive", "folder", "hub")}
 CLIP = torch.linspace(-1, 1, 2 * 3 * 4 * 32 * 32).reshape(2, 3, 4, 32, 32)
 
 
@@ -39,7 +39,7 @@ def published(seed: int = 1, **more: Any) -> bytes:
 
 
 def write_index(path: Path, **changes: Any) -> Path:
-    """An index with the four entries; ``changes`` go into every one of them."""
+    """An index with the five entries; ``changes`` go into every one of them."""
     content = yaml.safe_load(Path(zoo.__file__).parent.parent.joinpath("checkpoints_index.yaml").read_text())
     block = content["models"]["tanet_r18.motionclips8"]
     block |= {"options": dict(SMALL), "sha256": None, "params": 1, "notes": None}
@@ -49,6 +49,7 @@ def write_index(path: Path, **changes: Any) -> Path:
         "two": [{"kind": "https", "url": WEB_TOO}, {"kind": "https", "url": WEB.replace("tanet", "again")}],
         "drive": [{"kind": "gdrive_file", "url": DRIVE}],
         "folder": [{"kind": "gdrive_folder", "url": FOLDER, "file": "ckpt.best.pth.tar"}],
+        "hub": [{"kind": "hf", "url": "hf-hub:alice/raw", "file": "old/tanet.pth"}],
     }
     models = {NAMES[kind]: block | {"sources": listed} | changes for kind, listed in sources.items()}
     path.write_text(yaml.safe_dump({"schema": 1, "papers": content["papers"], "models": models}))

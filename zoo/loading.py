@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from zoo.hub.folders import read_model, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
 from zoo.hub.settings import offline
 from zoo.index import Entry, load_index
-from zoo.models import Unfilled, build, outline, takes
+from zoo.models import build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 from zoo.provenance import provenance_now
 from zoo.published import Weights, obtain
@@ -165,9 +164,7 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
         fit(host, dict(origin.tensors), trained, trained, where=where, operator_untrained=untrained)
         if other_frames and not untrained:
             options = host.options_for_frames(options, options["num_frames"])
-    fresh = origin.tensors is None or untrained or options != trained
-    with contextlib.nullcontext() if fresh else Unfilled():
-        model = build(origin.arch, **options)
+    model = build(origin.arch, **options)
     protocol = _adjust(origin.protocol, options, image_size)
     if options["num_classes"] != trained["num_classes"]:
         labels, protocol = None, protocol.with_classes([])

@@ -79,26 +79,37 @@ def obtain(
     if find_weights(entry, cache_dir) == BUNDLED / entry.name:
         return _read_bundled(entry)
     folder = root / entry.name
-    wanted = keep and not any(file_by_hand(source, root).is_file() for source in entry.sources)
-    with contextlib.suppress(CheckpointError):
-        if not wanted:
-            return _noted(entry, read_cached(entry, folder))
+    file_wanted = keep and not any(os.path.isfile(file_by_hand(source, root)) for source in entry.sources)
+    found = _look(entry, folder, file_wanted)
+    if isinstance(found, Weights):
+        return found
+    if offline() and all(remote for remote, _ in _ways(entry, folder, root, keep, progress)):
+        raise _offline(entry, root, found)
     with contextlib.ExitStack() as stack:
-        problem = _problem(entry, folder)
-        if offline() and not any(not remote for remote, _ in _ways(entry, folder, root, keep, progress)):
-            raise _offline(entry, root, problem)
         try:
             stack.enter_context(locked(folder))
         except AccessError as error:
-            raise AccessError(f"{problem}. {error}") from error
-        if not wanted:
-            with contextlib.suppress(CheckpointError):  # another process may have been faster
-                return _noted(entry, read_cached(entry, folder))
-        if find_weights(entry, cache_dir) and not wanted:
-            log.warning("%s. Fetching %s again.", problem, entry.name)
+            raise AccessError(f"{found}. {error}") from error
+        found = _look(entry, folder, file_wanted)  # another process may have been faster
+        if isinstance(found, Weights):
+            return found
+        if os.path.isfile(folder / WEIGHTS_FILE) and not file_wanted:
+            log.warning("%s. Fetching %s again.", found, entry.name)
         sweep(folder)
-        _fill(entry, folder, root, problem, keep, progress)
+        _fill(entry, folder, root, found, keep, progress)
         return _noted(entry, read_cached(entry, folder))
+
+
+def _look(entry: Entry, folder: Path, file_wanted: bool) -> Weights | str:
+    """An entry's cached weights, or why they have to be fetched."""
+    if file_wanted:
+        return f"The publisher's file of {entry.name} was not kept"
+    try:
+        return _noted(entry, read_cached(entry, folder))
+    except WeightsNotFoundError:
+        return f"The weights of {entry.name} are not on this machine"
+    except CheckpointError as error:
+        return str(error).rstrip(".")
 
 
 def _read_bundled(entry: Entry) -> Weights:
@@ -130,17 +141,6 @@ def read_cached(entry: Entry, folder: Path) -> Weights:
     if config["arch"] != entry.arch or config["options"] != dict(entry.options) or made.get("rules") != RULES_VERSION:
         raise CheckpointError(f"{folder} was converted in another way than this version of the package does it.")
     return Weights(tensors, config, file, digest, held)
-
-
-def _problem(entry: Entry, folder: Path) -> str:
-    """Why an entry's weights have to be fetched."""
-    try:
-        read_cached(entry, folder)
-    except WeightsNotFoundError:
-        return f"The weights of {entry.name} are not on this machine"
-    except CheckpointError as error:
-        return str(error).rstrip(".")
-    return f"The publisher's file of {entry.name} was not kept"
 
 
 def _noted(entry: Entry, weights: Weights) -> Weights:

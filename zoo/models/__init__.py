@@ -18,7 +18,7 @@ from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
 from zoo.models.network import VideoNetwork, layer_depths
 from zoo.models.resnet import DEPTHS, POOLS_TIME_FIRST, VideoResNet
 
-__all__ = ["ARCHITECTURES", "Unfilled", "VideoNetwork", "build", "layer_depths", "outline", "takes"]
+__all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "outline", "takes"]
 
 # the temporal operator of each family of ResNets; TAda2D and STAM stride their first block instead of max-pooling
 RESNETS = {
@@ -52,20 +52,19 @@ def takes(arch: str, option: str) -> bool:
     return arch in ARCHITECTURES and option in inspect.signature(ARCHITECTURES[arch]).parameters
 
 
-class Unfilled(TorchFunctionMode):
-    """Within it, random initialisation does nothing: for networks whose tensors are all about to come from a file."""
+class _Undrawn(TorchFunctionMode):
+    """Within it, no random numbers are drawn in place: drawing them for meta tensors would import a compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Leave out what draws random numbers."""
         kwargs = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_", "erfinv_"):
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **kwargs)
 
 
 def outline(arch: str, **options: Any) -> VideoNetwork:
     """A network without memory: its keys and shapes, on the meta device."""
-    with torch.device("meta"), Unfilled():  # random numbers for meta tensors would import a compiler
+    with torch.device("meta"), _Undrawn():
         return build(arch, **options)
 
 
