@@ -24,12 +24,12 @@ USAGE = """usage: tempozoo <command> [options]
   validate, test      score            tempozoo test --from best.ckpt --data VideoFolder --data.root VIDEOS
   predict             name the action  tempozoo predict --from best.ckpt clip.mp4 more_clips/
   list, info          the zoo          tempozoo list 'tanet*'; tempozoo info tada2d_r50.k400_8x8
-  download            fetch, check and convert now     tempozoo download 'tada2d_r50.*'
-  convert             a published file at hand -> cache        tempozoo convert FILE NAME
-  verify, cache       what is in the cache   tempozoo verify; tempozoo cache list; tempozoo cache clear 'tsm_*'
-  mirror              converted weights for a lab      tempozoo mirror 'tanet_*' --to /shared/weights
-  export-checkpoint   .ckpt -> folder for zoo.load     tempozoo export-checkpoint best.ckpt DIR
-  push                a network -> Hugging Face Hub    tempozoo push best.ckpt user/repo --results TEST_FOLDER
+  download            fetch, check and convert now    tempozoo download 'tada2d_r50.*'
+  convert             a published file at hand        tempozoo convert FILE NAME
+  verify, cache       what is in the cache            tempozoo verify; tempozoo cache list
+  mirror              converted weights, for a lab    tempozoo mirror 'tanet_*' --to /shared/weights
+  export-checkpoint   .ckpt -> folder for zoo.load    tempozoo export-checkpoint best.ckpt DIR
+  push                network -> Hugging Face Hub     tempozoo push best.ckpt user/repo --results TEST_FOLDER
 
 `tempozoo <command> --help` shows the options of a command.
 """
