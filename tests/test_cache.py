@@ -152,6 +152,8 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert "cached" in capsys.readouterr().out
     assert main(["verify"]) == 0
     assert "tanet_r18.web: as first seen 20" in capsys.readouterr().out
+    assert main(["info", "tanet_r18.web"]) == 0
+    assert f": {hashlib.sha256(FILE).hexdigest()}" in capsys.readouterr().out
     kept.write_bytes(OTHER)
     assert main(["verify", "tanet_r18.web"]) == 1
     assert f"FAILED: {kept} is not the file of tanet_r18.web that was seen first" in capsys.readouterr().out

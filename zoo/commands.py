@@ -12,6 +12,7 @@ from zoo.cache import clear_cache, list_cache, verify_entry
 from zoo.conversion import convert
 from zoo.errors import CheckpointError, ZooError
 from zoo.hub.checkpoint import SUFFIX
+from zoo.hub.digests import read_digests
 from zoo.hub.settings import cache_folder
 from zoo.index import BUNDLED
 from zoo.loading import info, list_models, load, save
@@ -81,6 +82,8 @@ def info_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("name")
     e = info(parser.parse_args(arguments).name)
     labels = e.class_names()
+    seen = read_digests().get(e.name)
+    noted = f"not published; first seen here {seen.get('date')}: {seen['sha256']}" if seen else "not published"
     reported = f"top-1 {e.reported.top1}, " + (f"top-5 {e.reported.top5}, " if e.reported.top5 is not None else "")
     reported += f"{e.reported.views} views at {e.reported.size}"
     stated = f"{e.stated.params_m} M parameters, {e.stated.gmacs} GMACs at {e.stated.input}" if e.stated else "nothing"
@@ -98,7 +101,7 @@ def info_verb(arguments: Sequence[str]) -> None:
         "paper": f"{e.paper.title} ({e.paper.venue}), {e.paper.url}",
         "licence": f"weights: {e.licence.weights}; code: {e.licence.code}",
         "sources": "; ".join(s.url + (f" -> {s.file}" if s.file else "") for s in e.sources),
-        "sha256": e.sha256 or (f"begins with {e.sha256_prefix}" if e.sha256_prefix else "not published"),
+        "sha256": e.sha256 or (f"begins with {e.sha256_prefix}" if e.sha256_prefix else noted),
         "weights": _where(e.name),
         "notes": e.notes or "none",
     }
