@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from loopback import Loopback
+from loopback_hub import LoopbackHub
 
 import zoo
 from datamodules.motionclips import write_motion_clips
@@ -45,6 +46,14 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
         monkeypatch.setattr(download, "BACKOFF", 0.01)
         monkeypatch.setattr(transfer, "TIMEOUTS", (2.0, 1.0))
         yield loopback
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
+    """A Hub without repositories, to which the client is pointed as its user alice."""
+    with LoopbackHub() as hub:
+        hub.point(monkeypatch, tmp_path / "home")
+        yield hub
 
 
 @pytest.fixture(scope="session")

@@ -171,17 +171,17 @@ def test_licences_are_the_hubs_or_in_words(licence: str | None, metadata: dict[s
 @pytest.mark.parametrize(
     ("name", "public", "base"),
     [
-        ("/home/me/runs/best.ckpt", LOCAL, None),
+        ("/Users/me/runs/best.ckpt", LOCAL, None),
         ("runs/best.ckpt", LOCAL, None),
         (r"C:\runs\best.ckpt", LOCAL, None),
         ("best.ckpt", LOCAL, None),
         ("tanet_r18.motionclips8", "tanet_r18.motionclips8", None),
         ("tanet_r18", "tanet_r18", None),
         ("hf-hub:bob/net@v1", "hf-hub:bob/net@v1", "bob/net"),
-        ("hf-hub:/home/me/x", LOCAL, None),
+        ("hf-hub:/Users/me/x", LOCAL, None),
         ("hf-hub:bob/net@feature/2", "hf-hub:bob/net@feature/2", "bob/net"),
-        ("hf-hub:bob/net@x`<b>/home/me", LOCAL, None),
-        ("hf-hub:bob/net@/home/me", LOCAL, None),
+        ("hf-hub:bob/net@x`<b>/Users/me", LOCAL, None),
+        ("hf-hub:bob/net@/Users/me", LOCAL, None),
         ("hf-hub:bob/n--t", LOCAL, None),
         ("hf-hub:alice/x", "hf-hub:alice/x", None),
         (["tanet_r18"], LOCAL, None),
@@ -198,11 +198,11 @@ def test_only_public_names_are_told(name: Any, public: str, base: str | None) ->
 
 
 def test_paths_in_any_corner_of_a_config_stay_at_home() -> None:
-    recipe = {"class": "TANet", "lr": 0.1, "milestones": [1, "/home/me/x"], "init": {"deep": "~/secret"}}
-    recipe |= {"/home/me/k": 1}
-    more = {"source": "/home/me/y", "metrics": {"/home/me/val": 0.5}, "rules": 3}
-    made = config(recipe=recipe, file="me.pth", note="/home/me/note", data={"class": "V", "root": "C:\\me"}, **more)
-    public = public_config(made | {"folder": "/home/me"})
+    recipe = {"class": "TANet", "lr": 0.1, "milestones": [1, "/Users/me/x"], "init": {"deep": "~/secret"}}
+    recipe |= {"/Users/me/k": 1}
+    more = {"source": "/Users/me/y", "metrics": {"/Users/me/val": 0.5}, "rules": 3}
+    made = config(recipe=recipe, file="me.pth", note="/Users/me/note", data={"class": "V", "root": "C:\\me"}, **more)
+    public = public_config(made | {"folder": "/Users/me"})
     assert "me" not in re.findall("[a-z]+", json.dumps(public, default=str))
     assert set(public["provenance"]) == {"package", "recipe", "data", "metrics"}
     assert public["provenance"]["recipe"]["lr"] == 0.1

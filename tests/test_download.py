@@ -111,16 +111,21 @@ def half_fetched() -> int:
     return sum(part.stat().st_size for part in cached().parent.rglob("file*.part"))
 
 
-@pytest.mark.parametrize("kind", ["web", "drive"])
-def test_another_process_goes_on_with_what_a_killed_one_left(kind: str, net: Loopback) -> None:
-    slow = {"throttle": len(FILE) // 2}
-    file = net.put(WEB, FILE, **slow) if kind == "web" else net.drive_file(DRIVE_ID, "x.pth", FILE, **slow)
-    process = start(NAMES[kind])
+def leave_half(name: str = NAMES["web"]) -> None:
+    """Have another process killed in the middle of a download."""
+    process = start(name)
     while half_fetched() < len(FILE) // 3:
         assert process.poll() is None
         time.sleep(0.02)
     process.kill()
     process.wait()
+
+
+@pytest.mark.parametrize("kind", ["web", "drive"])
+def test_another_process_goes_on_with_what_a_killed_one_left(kind: str, net: Loopback) -> None:
+    slow = {"throttle": len(FILE) // 2}
+    file = net.put(WEB, FILE, **slow) if kind == "web" else net.drive_file(DRIVE_ID, "x.pth", FILE, **slow)
+    leave_half(NAMES[kind])
     file.throttle, had = None, half_fetched()
     assert same(zoo.load(NAMES[kind], progress=False))
     assert any(request.range == f"bytes={had}-" for request in net.requests)
@@ -129,12 +134,7 @@ def test_another_process_goes_on_with_what_a_killed_one_left(kind: str, net: Loo
 
 def test_what_was_left_of_another_version_is_not_gone_on_with(net: Loopback) -> None:
     file = net.put(WEB, OTHER, throttle=len(FILE) // 2)
-    process = start()
-    while half_fetched() < len(FILE) // 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    leave_half()
     file.throttle, file.content = None, FILE
     assert same(zoo.load(NAMES["web"], progress=False))
     assert not any(request.range for request in net.requests)
@@ -144,12 +144,7 @@ def test_a_file_put_together_from_two_versions_is_found_out_and_fetched_anew(net
     """Drive tells no version: what gives two halves of two files away are the archive's own checksums."""
     file = net.drive_file(DRIVE_ID, "x.pth", OTHER, throttle=len(FILE) // 2)
     assert len(OTHER) == len(FILE)
-    process = start(NAMES["drive"])
-    while half_fetched() < len(FILE) // 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    leave_half(NAMES["drive"])
     file.throttle, file.content = None, FILE
     assert same(zoo.load(NAMES["drive"], progress=False))
     assert any(request.range for request in net.requests)
@@ -211,12 +206,7 @@ def test_a_legacy_file_from_two_halves_is_fetched_anew(net: Loopback) -> None:
     torch.save({"state_dict": {k: v for k, v in state.items() if k != "momentum"}, "m": state["momentum"]}, buffer,
                _use_new_zipfile_serialization=False)  # fmt: skip
     file = net.drive_file(DRIVE_ID, "x.pth", buffer.getvalue(), throttle=len(FILE) // 2)
-    process = start(NAMES["drive"])
-    while half_fetched() < len(FILE) // 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    leave_half(NAMES["drive"])
     file.throttle = None
     assert same(zoo.load(NAMES["drive"], progress=False))
     assert any(request.range for request in net.requests) and net.requests[-1].range is None
@@ -344,12 +334,7 @@ def test_a_folder_without_the_file_is_an_error(net: Loopback) -> None:
 
 def test_a_quota_in_the_middle_keeps_what_has_come(net: Loopback) -> None:
     file = net.drive_file(DRIVE_ID, "x.pth", FILE, throttle=len(FILE) // 2)
-    process = start(NAMES["drive"])
-    while half_fetched() < len(FILE) // 3:
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.kill()
-    process.wait()
+    leave_half(NAMES["drive"])
     file.mode, had = "quota", half_fetched()
     with pytest.raises(QuotaExceededError):
         zoo.load(NAMES["drive"], progress=False)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from conftest import FOUR, small
 from hostile import containers, payloads
 from loopback import Loopback
 from loopback_hub import LoopbackHub
-from tiny_zoo import DRIVE_ID, FOLDER_ID, NAMES, WEB, write_index
+from tiny_zoo import DRIVE_ID, FOLDER_ID, NAMES, WEB
 
 import zoo
 from zoo.errors import CheckpointError, ZooError
@@ -30,17 +29,6 @@ def saved(tmp_path: Path) -> Path:
 @pytest.fixture
 def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"
-
-
-@pytest.fixture
-def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
-    with Loopback() as loopback:
-        for name, value in loopback.environment().items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.delenv("TEMPOZOO_OFFLINE")
-        monkeypatch.setenv("HOME", str(tmp_path))  # gdown keeps cookies there
-        monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / "index.yaml")))
-        yield loopback
 
 
 def left_in_cache() -> list[str]:

@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,6 @@ from zoo.push import push
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 FAMILIES = [name for name in ARCHITECTURES if name.endswith("_r18")]
 FAMILIES += ["tadaconvnext_tiny", "tadaconvnextv2_tiny", "tadaformer_b16"]
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopbackHub]:
-    with LoopbackHub() as hub:
-        hub.point(monkeypatch, tmp_path / "home")
-        yield hub
 
 
 @pytest.fixture

@@ -223,9 +223,8 @@ def _from_source(entry: Entry, source: Source, folder: Path, root: Path, keep: b
         """Whether it is proved to be the file; a CheckpointError if it is proved not to be."""
         refuse_page(path)
         digests.append(sha256_of(path))
-        return check_digest(entry.name, digests[-1], entry.sha256, entry.sha256_prefix, str(path)) or check_archive(
-            path
-        )
+        held = check_digest(entry.name, digests[-1], entry.sha256, entry.sha256_prefix, path)
+        return held or check_archive(path)
 
     try:
         with fetched(source.kind, source.url, source.file, target, verify, keep=keep, progress=progress) as path:
