@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,14 @@ from zoo.errors import ConfigError, ZooError
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
 USAGE = """usage: tempozoo <command> [options]
 
-  fit                 fine-tune        tempozoo fit --config configs/finetune.yaml --data.root VIDEOS --out runs/mine
+  fit                 fine-tune        tempozoo fit --config configs/finetune/folder.yaml --data.root VIDEOS
   validate, test      score            tempozoo test --from best.ckpt --data VideoFolder --data.root VIDEOS
+  test --entry        reproduce        tempozoo test --entry tada2d_r50.k400_8x8 --data KINETICS400
   predict             name the action  tempozoo predict --from best.ckpt clip.mp4 more_clips/
+  data check          find bad videos                tempozoo data check VIDEOS
+  data stats          what the videos are like       tempozoo data stats VIDEOS
+  data prepare        a copy that is quick to read   tempozoo data prepare VIDEOS --to FOLDER
+  data index          shards that others made        tempozoo data index 'train-{000..099}.tar' --to FOLDER
   list, info          the zoo          tempozoo list 'tanet*'; tempozoo info tada2d_r50.k400_8x8
   download            fetch, check and convert now    tempozoo download 'tada2d_r50.*'
   convert             a published file at hand        tempozoo convert FILE NAME
@@ -33,6 +38,16 @@ USAGE = """usage: tempozoo <command> [options]
 
 `tempozoo <command> --help` shows the options of a command.
 """
+
+
+def data_verb(arguments: Sequence[str]) -> None:
+    """check, prepare, stats, index: of the videos of a data set."""
+    from datamodules.tools.commands import data  # which brings Lightning along
+
+    data(arguments)
+
+
+VERBS = {**ZOO_VERBS, "data": data_verb}
 FLAGS = ("--help", "-h", "--print_config")  # options of LightningCLI that take no value
 
 
@@ -43,12 +58,12 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if verb in TRAINER_VERBS:
             run_trainer(verb, rest)
-        elif verb in ZOO_VERBS:
-            ZOO_VERBS[verb](rest)
+        elif verb in VERBS:
+            VERBS[verb](rest)
         elif verb in ("-h", "--help"):
             print(USAGE, end="")
         else:
-            raise ConfigError(f"there is no command {verb!r}; choose from {', '.join((*TRAINER_VERBS, *ZOO_VERBS))}.")
+            raise ConfigError(f"there is no command {verb!r}; choose from {', '.join((*TRAINER_VERBS, *VERBS))}.")
     except ValueError as error:
         ours = zoo_error(error)
         if ours is None:
@@ -74,7 +89,7 @@ def zoo_error(error: BaseException | None) -> ZooError | None:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """Our own options (``--from``, ``--out``), plain arguments, and what is left for LightningCLI."""
+    """Our own options (``--from``, ``--entry``, ``--out``), plain arguments, and what is left for LightningCLI."""
     own: dict[str, str] = {}
     plain: list[str] = []
     rest: list[str] = []
@@ -82,7 +97,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
     while tokens:
         token = tokens.pop(0)
         name, equals, value = token.partition("=")
-        if name in ("--from", "--out"):
+        if name in ("--from", "--entry", "--out"):
             if not equals and not tokens:
                 raise ConfigError(f"{name} needs a value.")
             own[name] = value if equals else tokens.pop(0)
@@ -126,6 +141,28 @@ def check_resumed(verb: str, path: str) -> None:
         raise ConfigError(f"{path} holds weights only, no run to go on with; start from it with --from.")
 
 
+def of_entry(own: dict[str, str], rest: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """``--entry NAME --data FOLDER`` as ``--from NAME --data CLASS --data.root FOLDER``, with the class of its data."""
+    import datamodules
+    import zoo
+
+    if "--from" in own:
+        raise ConfigError("--entry and --from both name the network; give one of them.")
+    entry, words = zoo.info(own["--entry"]), list(rest)
+    at = next((i for i, word in enumerate(words) if word == "--data" or word.startswith("--data=")), None)
+    if at is not None:
+        word = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
+        if not isinstance(getattr(datamodules, word.split(".")[-1], None), type):  # else the data are said in full
+            found = datamodules.for_dataset(entry.dataset)
+            if found is None:
+                raise ConfigError(
+                    f"{entry.name} is of {entry.dataset}, for which there is no data set; give one with --data CLASS."
+                )
+            said = ["--data", found[0].__name__, "--data.root", word, *(f"--data.{k}={v}" for k, v in found[1].items())]
+            words[at : at + (1 if "=" in words[at] else 2)] = said
+    return {**own, "--from": entry.name}, words
+
+
 def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     """The Trainer's defaults: the callbacks that a command always has."""
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
@@ -136,16 +173,21 @@ def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
         best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_top1", mode="max")
         # not save_last=True: that one is only written when the best one is
         last = ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
-        return {"callbacks": [best, last, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
+        # in long epochs as well, so that a run that is killed loses minutes
+        often = ModelCheckpoint(
+            folder / "checkpoints", "last", enable_version_counter=False, train_time_interval=timedelta(minutes=15)
+        )
+        return {"callbacks": [best, last, often, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
     reports = {"test": TestReport, "predict": PredictionReport}
     return {"callbacks": [reports[verb](folder)]} if verb in reports else {}
 
 
 def run_trainer(verb: str, arguments: Sequence[str]) -> None:
-    """fit, validate, test, predict: LightningCLI with subclass modes, and three shorthands.
+    """fit, validate, test, predict: LightningCLI with subclass modes, and four shorthands.
 
-    ``--from X`` names the network (index name, folder, Hub repository or .ckpt), ``--out`` the folder for results,
-    and ``predict`` takes files and folders as plain arguments.
+    ``--from X`` names the network (index name, folder, Hub repository or .ckpt), ``--entry NAME`` an index entry, whose
+    data set ``--data FOLDER`` then is; ``--out`` the folder for results, and ``predict`` takes files and folders as
+    plain arguments.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that Lightning makes
     import lightning as L
@@ -158,7 +200,8 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     class TempozooCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # the protocol goes the other way, from network to data, when the Trainer brings the two together
-            parser.link_arguments("data.class_names", "model.init_args.class_names", apply_on="instantiate")
+            for name in ("class_names", "heads"):
+                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
         def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
             super().parse_arguments(parser, args)
@@ -187,6 +230,8 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", ".*LeafSpec.*")
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     own, plain, rest = split_arguments(arguments)
+    if "--entry" in own:
+        own, rest = of_entry(own, rest)
     asks_help = any(token in FLAGS or token.endswith(".help") for token in rest)
     given = {token.split("=")[0] for token in rest}
     configured = bool(given & {"--config", "-c"})

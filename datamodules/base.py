@@ -5,110 +5,29 @@ A data set is a subclass that says which videos it has: see ``folder.py``, the s
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from datamodules.decoding import VideoReader
-from datamodules.sampling import sample
-from datamodules.transforms import normalise, resize_short_side, train_clip, view_crops
+from datamodules.dataset import VideoDataset, collate
+from datamodules.loading import BatchSampler, ClipLoader
+from datamodules.records import VideoRecords
+from datamodules.transforms import normalise
+from datamodules.tree import Tree, open_tree
+from datamodules.video.decoding import DECODERS, check_decoder
 from zoo.errors import ConfigError, DataError
 from zoo.protocol import CHOICES, CROPS, Protocol
 
 log = logging.getLogger("datamodules")
 SPLITS = ("train", "val", "test", "predict")
-REPLACEMENTS = 10  # videos tried in place of an unreadable one before training gives up
-
-
-@dataclass(frozen=True)
-class VideoRecords:
-    """The videos of a split. Arrays, not lists: workers then share them instead of copying them bit by bit."""
-
-    paths: np.ndarray  # of str
-    labels: np.ndarray  # of int64; -1 where unknown
-
-    @classmethod
-    def of(cls, paths: Sequence[str | Path], labels: Sequence[int] | None = None) -> VideoRecords:
-        """From lists of equal length."""
-        known = np.full(len(paths), -1) if labels is None else np.asarray(labels)
-        return cls(np.array([str(p) for p in paths], dtype=np.str_), known.astype(np.int64))
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def take(self, numbers: Sequence[int] | np.ndarray) -> VideoRecords:
-        """A subset, in the order given."""
-        return VideoRecords(self.paths[numbers], self.labels[numbers])
-
-
-class VideoDataset(Dataset[dict[str, Any]]):
-    """Videos -> clips. One decoder a video, one decode for all of its views.
-
-    An item of a training split is one clip ``(T, 3, S, S)``; of the other splits ``views`` clips
-    ``(V, T, 3, S, S)``; uint8 RGB. A video that cannot be read is replaced in training, deterministically, by the
-    next one that can; in the other splits its item has no clip. Either way ``skipped`` names it.
-    """
-
-    def __init__(
-        self, records: VideoRecords, protocol: Protocol, split: str, flip: bool, flip_pairs: Sequence[tuple[int, int]]
-    ) -> None:
-        self.records, self.protocol, self.split, self.flip = records, protocol, split, flip
-        self.mirror = dict(flip_pairs) | {b: a for a, b in flip_pairs}
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, number: int) -> dict[str, Any]:
-        skipped: list[tuple[str, str]] = []
-        for attempt in range(REPLACEMENTS if self.split == "train" else 1):
-            at = (number + attempt) % len(self)
-            path, label = str(self.records.paths[at]), int(self.records.labels[at])
-            try:
-                video, repeated, mirrored = self._clips(path)
-            except DataError as error:
-                skipped.append((path, str(error)))
-                continue
-            label = self.mirror.get(label, label) if mirrored else label
-            return {"video": video, "label": label, "path": path, "repeated": repeated, "skipped": skipped}
-        return {"video": None, "label": label, "path": path, "repeated": False, "skipped": skipped}
-
-    def _clips(self, path: str) -> tuple[Tensor, bool, bool]:
-        protocol = self.protocol
-        train = self.split == "train"
-        views = [None] if train else [(k, protocol.clips) for k in range(protocol.clips)]
-        with VideoReader(path) as reader:
-            repeated = len(reader) < protocol.num_frames
-            clips = [sample(protocol, len(reader), reader.fps, view) for view in views]
-            wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
-            frames = reader.frames(wanted)  # (unique, 3, H, W)
-        position = position.reshape(len(clips), -1)
-        if train:
-            clip, mirrored = train_clip(frames[position[0]], protocol, self.flip)
-            return clip, repeated, mirrored
-        frames = resize_short_side(frames, protocol.resize, protocol.antialias)
-        crops = view_crops(frames, protocol.crop, protocol.crops)
-        return torch.stack([crop[rows] for rows in position for crop in crops]), repeated, False
-
-
-def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items -> batch; those without a clip stay only in ``skipped``. A batch may be empty but for that."""
-    good = [item for item in items if item["video"] is not None]
-    return {
-        "video": torch.stack([item["video"] for item in good]) if good else torch.empty(0, dtype=torch.uint8),
-        "label": torch.tensor([item["label"] for item in good], dtype=torch.long),
-        "path": [item["path"] for item in good],
-        "repeated": [item["path"] for item in good if item["repeated"]],
-        "skipped": [bad for item in items for bad in item["skipped"]],
-    }
 
 
 class VideoDataModule(L.LightningDataModule):
@@ -121,11 +40,25 @@ class VideoDataModule(L.LightningDataModule):
         batch_size: clips per training and validation batch, per device.
         num_workers: decoding processes; default one per core, at most 8.
         clips, crops: temporal and spatial views of a test video; crops is 1, 3 or 10 (five of the ten are mirrored).
-        augment: how training clips are made: "short_side", "multi_scale" or "rand_augment", see ``zoo.protocol``.
+        augment: how training clips are made: "short_side", "multi_scale", "rand_augment" or "resized_crop", see
+            ``zoo.protocol``.
         flip: mirror training clips at random. Turn it off where left and right are different classes.
         flip_pairs: names of classes that trade places when a clip is mirrored.
+        erasing: probability that a box of a training clip is erased, the same box in every frame.
+        color_jitter: strength of a random change of brightness, contrast, saturation and hue of a training clip.
+        repeats: clips of a training video in a batch, each cut and changed anew ("repeated augmentation"); the video is
+            decoded once for all of them.
+        decoder: "pyav" or "torchcodec"; the frames are the same.
+        time_limit: seconds that a video may take to decode before it counts as unreadable; None sets no limit.
+        exclude: text file of videos to leave out, one relative path a line; ``tempozoo data check`` writes it.
+        max_missing: fraction of the listed videos that may be missing from the disk.
         max_bad_fraction: of the videos of a split that may be unreadable before the run stops.
     """
+
+    # a rank may be left without videos to validate or test
+    allow_zero_length_dataloader_with_multiple_devices = True
+    root: str | Path | None = None  # of the data sets that have one
+    frame_rate = 30.0  # of videos that are folders of frames, which do not say
 
     def __init__(
         self,
@@ -136,26 +69,50 @@ class VideoDataModule(L.LightningDataModule):
         augment: str | None = None,
         flip: bool | None = None,
         flip_pairs: Sequence[tuple[str, str]] | None = None,
+        erasing: float = 0.0,
+        color_jitter: float = 0.0,
+        repeats: int = 1,
+        decoder: str = "pyav",
+        time_limit: float | None = 60.0,
+        exclude: str | Path | None = None,
+        max_missing: float = 0.0,
         max_bad_fraction: float = 0.1,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
+        if repeats < 1 or batch_size % repeats:
+            raise ConfigError(f"repeats is {repeats}; it must be at least 1 and divide batch_size, {batch_size}.")
         if clips is not None and clips < 1:
             raise ConfigError(f"clips is {clips}; it must be at least 1.")
         if crops is not None and crops not in CROPS:
             raise ConfigError(f"crops is {crops}; choose from {', '.join(map(str, CROPS))}.")
         if augment is not None and augment not in CHOICES["augment"]:
             raise ConfigError(f"augment is {augment!r}; choose from {', '.join(CHOICES['augment'])}.")
+        if decoder not in DECODERS:
+            raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")
+        for name, value in (("erasing", erasing), ("max_missing", max_missing), ("max_bad_fraction", max_bad_fraction)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
+        if color_jitter < 0:
+            raise ConfigError(f"color_jitter is {color_jitter}; it must be at least 0.")
+        if time_limit is not None and time_limit <= 0:
+            raise ConfigError(f"time_limit is {time_limit}; it must be above 0 seconds, or null for none.")
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.clips, self.crops, self.augment, self.flip, self.flip_pairs = clips, crops, augment, flip, flip_pairs
-        self.max_bad_fraction = max_bad_fraction
+        self.reading: dict[str, Any] = {
+            "decoder": decoder, "time_limit": time_limit, "repeats": repeats, "erasing": erasing,
+            "color_jitter": color_jitter,
+        }  # fmt: skip
+        self.exclude, self.max_missing, self.max_bad_fraction = exclude, max_missing, max_bad_fraction
         self.protocol: Protocol | None = None
         self.datasets: dict[str, VideoDataset] = {}
         self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason
         self.repeated: set[str] = set()
+        self._train_loader: ClipLoader | None = None
+        self._place: dict[str, Any] | None = None  # in the epoch of a run that is gone on with
 
     # what a data set says of itself ------------------------------------------------------------------------------
 
@@ -168,6 +125,21 @@ class VideoDataModule(L.LightningDataModule):
         """The videos of "train", "val", "test" or "predict"."""
         raise NotImplementedError
 
+    @property
+    def heads(self) -> dict[str, int] | None:
+        """Names and class counts of several classifiers side by side; None where a video has one label."""
+        return None
+
+    def flip_names(self) -> list[tuple[str, str]]:
+        """Names of classes that trade places when a clip is mirrored, where the data set itself says so."""
+        return []
+
+    @functools.cached_property
+    def tree(self) -> Tree:
+        """The videos and annotation files below ``root``."""
+        assert self.root is not None
+        return open_tree(self.root)
+
     # Lightning ---------------------------------------------------------------------------------------------------
 
     @property
@@ -177,6 +149,7 @@ class VideoDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Build the splits that a stage needs, with the protocol of the Trainer's network."""
+        check_decoder(self.reading["decoder"])
         network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
         protocol = self.protocol or getattr(network, "protocol", None)
         if protocol is None:
@@ -192,41 +165,84 @@ class VideoDataModule(L.LightningDataModule):
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
         for split in needed.get(stage or "fit", SPLITS):
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol
-            self.datasets[split] = VideoDataset(self.split_records(split), single, split, flip, pairs)
+            records = self._without_excluded(self.split_records(split))
+            if len(records) < records.listed:
+                log.warning("%s: %d of %d listed videos are there", split, len(records), records.listed)
+            self.datasets[split] = VideoDataset(
+                records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate, **self.reading
+            )
+
+    def _without_excluded(self, records: VideoRecords) -> VideoRecords:
+        """Leave out what the list says: by name, by path, or by path relative to ``root``."""
+        if self.exclude is None:
+            return records
+        try:
+            lines = Path(self.exclude).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        except OSError as error:
+            raise DataError(f"the list of videos to leave out, {self.exclude}, cannot be read: {error}.") from error
+        names = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
+        home = "" if self.root is None else os.path.join(self.root, "")
+        known = zip(records.ids.tolist(), records.paths.tolist(), strict=True)
+        keep = [i for i, (name, path) in enumerate(known) if names.isdisjoint({name, path, path.removeprefix(home)})]
+        if not keep:
+            raise DataError(f"{self.exclude} leaves out every video.")
+        return replace(records.take(keep), listed=records.listed)
 
     def _pairs(self, protocol: Protocol) -> list[tuple[int, int]]:
-        if self.flip_pairs is None:
+        wanted = self.flip_names() if self.flip_pairs is None else self.flip_pairs
+        if self.flip_pairs is None and not wanted:
             return list(protocol.flip_pairs)  # a network's protocol speaks of its own classes, by now the data's
         names = self.class_names or []
-        unknown = [n for pair in self.flip_pairs for n in pair if n not in names]
+        unknown = [n for pair in wanted for n in pair if n not in names]
         if unknown:
             raise ConfigError(f"flip_pairs names {unknown[0]!r}, which is no class of the data.")
-        return [(names.index(a), names.index(b)) for a, b in self.flip_pairs]
+        return [(names.index(a), names.index(b)) for a, b in wanted]
 
-    def _loader(self, split: str) -> DataLoader[dict[str, Any]]:
+    def _loader(self, split: str) -> ClipLoader:
         dataset = self.datasets[split]
-        views = dataset.protocol.clips * dataset.protocol.crops
-        return DataLoader(
+        train = split == "train"
+        clips = dataset.repeats if train else dataset.protocol.clips * dataset.protocol.crops
+        shards = dataset.records.paths if dataset.records.places is not None else None
+        trainer: Any = self.trainer
+        sampler = BatchSampler(
+            len(dataset),
+            max(1, self.batch_size // clips),
+            shuffle=train,
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),  # where Lightning's seed_everything leaves it
+            rank=getattr(trainer, "global_rank", 0),
+            world_size=getattr(trainer, "world_size", 1),
+            shards=shards,
+        )
+        workers = min(self.num_workers, len(dataset))
+        return ClipLoader(
             dataset,
-            batch_size=self.batch_size if split in ("train", "val") else max(1, self.batch_size // views),
-            shuffle=split == "train",
-            drop_last=split == "train" and len(dataset) >= self.batch_size,
-            num_workers=min(self.num_workers, len(dataset)),
+            sampler,
+            num_workers=workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0 and split in ("train", "val"),
+            persistent_workers=workers > 0 and split in ("train", "val"),
         )
 
-    def train_dataloader(self) -> DataLoader[dict[str, Any]]:
-        return self._loader("train")
+    def train_dataloader(self) -> ClipLoader:
+        self._train_loader = self._loader("train")
+        if self._place is not None:
+            self._train_loader.load_state_dict(self._place)
+        return self._train_loader
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the training epoch. Here, as Lightning restores loaders too early where steps are counted."""
+        return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._place = state_dict.get("train")
+
+    def val_dataloader(self) -> ClipLoader:
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def test_dataloader(self) -> ClipLoader:
         return self._loader("test")
 
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def predict_dataloader(self) -> ClipLoader:
         return self._loader("predict")
 
     def _split_of_stage(self) -> str:
@@ -258,6 +274,8 @@ class VideoDataModule(L.LightningDataModule):
                 f"{len(account)} of {listed} {split} videos cannot be read (the first: {first}), more than "
                 f"max_bad_fraction={self.max_bad_fraction} allows. Mend or remove them, or raise it."
             )
+        if split == "train" and not batch["path"]:
+            raise DataError("no video of a training batch could be read, nor any in its place; mend or exclude them.")
         return batch
 
     def teardown(self, stage: str) -> None:

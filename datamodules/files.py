@@ -6,31 +6,37 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import VideoDataModule, VideoRecords
-from datamodules.decoding import find_videos
+from datamodules.base import VideoDataModule
+from datamodules.records import VideoRecords
+from datamodules.tree import open_tree
 from zoo.errors import DataError
 
 
 class VideoFiles(VideoDataModule):
-    """Video files, and all videos below folders.
+    """Video files, and all videos below folders or in shards; each once.
 
     Args:
-        paths: files and folders.
+        paths: files, folders, and addresses of shards.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, ...
     """
 
     def __init__(self, paths: Sequence[str | Path], **options: Any) -> None:
         super().__init__(**options)
-        self.videos: list[Path] = []
-        for path in map(Path, paths):
-            if not path.exists():
+        self.found: list[VideoRecords] = []
+        for path in map(str, paths):
+            if "://" in path or Path(path).is_dir():
+                tree = open_tree(path)
+                if not tree.names:
+                    raise DataError(f"There are no videos below {path}.")
+                self.found.append(tree.records(tree.names))
+            elif Path(path).exists():
+                self.found.append(VideoRecords.of([path]))
+            else:
                 raise DataError(f"There is no video or folder {path}.")
-            found = find_videos(path) if path.is_dir() else [path]
-            if not found:
-                raise DataError(f"There are no videos below {path}.")
-            self.videos += found
-        if not self.videos:
+        if not self.found:
             raise DataError("no videos were given: name files or folders.")
+        if len({records.places is None for records in self.found}) > 1:
+            raise DataError("videos in shards and in files cannot be predicted in one go; do one, then the other.")
 
     @property
     def class_names(self) -> None:
@@ -41,4 +47,7 @@ class VideoFiles(VideoDataModule):
         """All of the videos; only for prediction, as they have no labels."""
         if split != "predict":
             raise DataError("VideoFiles has no labels, so it can only predict; use VideoFolder or VideoList.")
-        return VideoRecords.of(self.videos)
+        sources = {source.name: source for records in self.found for source in map(records.source, range(len(records)))}
+        videos = list(sources.values())
+        places = [video.place for video in videos if video.place is not None]
+        return VideoRecords.of([video.path for video in videos], ids=list(sources), places=places or None)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from datamodules.base import VideoDataModule, VideoRecords, split_stratified
-from datamodules.decoding import find_videos
+from datamodules.base import VideoDataModule, split_stratified
+from datamodules.records import VideoRecords
 from zoo.errors import DataError
 
 
@@ -21,11 +20,13 @@ class VideoFolder(VideoDataModule):
     uses the validation videos.
 
     Args:
-        root: the folder.
+        root: the folder, or shards made of one.
         val_fraction, test_fraction: shares of an automatic split.
         split_seed: of an automatic split.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
     """
+
+    root: str
 
     def __init__(
         self,
@@ -36,60 +37,69 @@ class VideoFolder(VideoDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.root = Path(root)
+        self.root = str(root)
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
 
-    def _classes_of(self, folder: Path) -> list[str]:
-        if not folder.is_dir():
-            raise DataError(f"There is no folder {folder}. Give root a folder with one sub-folder of videos per class.")
-        return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    def _classes_of(self, home: str) -> list[str]:
+        try:
+            return self.tree.folders(home)
+        except DataError as error:
+            raise DataError(f"{error} Give root a folder with one sub-folder of videos per class.") from None
 
     @functools.cached_property
     def _has_splits(self) -> bool:
-        return "train" in self._classes_of(self.root)
+        return "train" in self._classes_of("")
 
     @functools.cached_property
-    def class_names(self) -> list[str]:  # type: ignore[override]
+    def class_names(self) -> list[str]:
         """Names of the class folders, sorted."""
-        home = self.root / "train" if self._has_splits else self.root
-        names = self._classes_of(home)
+        home = "train" if self._has_splits else ""
+        where, names = os.path.join(self.root, home), self._classes_of(home)
         if len(names) < 2:
             raise DataError(
-                f"{home} has {len(names)} class folder{'s' * (len(names) != 1)}; at least 2 are needed: "
-                f"{home}/<class>/<video>."
+                f"{where} has {len(names)} class folder{'s' * (len(names) != 1)}; at least 2 are needed: "
+                f"{os.path.join(where, '<class>', '<video>')}."
             )
-        empty = [name for name in names if not find_videos(home / name)]
+        filled = {self._class_of(video, home) for video in self.tree.videos(home)}
+        empty = [name for name in names if name not in filled]
         if len(empty) == len(names):
-            raise DataError(f"There are no videos below {home}: put them into {home}/<class>/.")
+            raise DataError(f"There are no videos below {where}: put them into {os.path.join(where, '<class>')}.")
         if empty:
-            raise DataError(f"There are no videos in {home / empty[0]}: add some, or remove the folder.")
+            raise DataError(f"There are no videos in {os.path.join(where, empty[0])}: add some, or remove the folder.")
         return names
 
-    def _scan(self, home: Path) -> VideoRecords:
+    @staticmethod
+    def _class_of(video: str, home: str) -> str:
+        """The first folder below ``home``; of a video directly in there, its own name, which is no class."""
+        return video[len(home) + bool(home) :].split("/", 1)[0]
+
+    def _scan(self, home: str) -> VideoRecords:
         names = self.class_names
         strangers = sorted(set(self._classes_of(home)) - set(names))
         if strangers:
-            raise DataError(f"{home / strangers[0]} is not one of the training classes: {', '.join(names)}.")
-        found = [(path, label) for label, name in enumerate(names) for path in find_videos(home / name)]
+            stranger = os.path.join(self.root, home, strangers[0])
+            raise DataError(f"{stranger} is not one of the training classes: {', '.join(names)}.")
+        labels = {name: label for label, name in enumerate(names)}
+        found = [(labels.get(self._class_of(video, home), -1), video) for video in self.tree.videos(home)]
+        found = sorted(pair for pair in found if pair[0] >= 0)
         if not found:
-            raise DataError(f"There are no videos below {home}.")
-        return VideoRecords.of([path for path, _ in found], [label for _, label in found])
+            raise DataError(f"There are no videos below {os.path.join(self.root, home)}.")
+        return self.tree.records([video for _, video in found], [label for label, _ in found])
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
         split = "test" if split == "predict" else split
         if not self._has_splits:
-            records = self._scan(self.root)
-            fractions = {"train": 1.0, **self.fractions}
-            return records.take(self._split(records, fractions, self.root)[split])
-        if split == "test" and not (self.root / "test").is_dir():
+            return self._part(split, "", {"train": 1.0, **self.fractions})
+        if split == "test" and not self.tree.has_folder("test"):
             split = "val"
-        if split == "test" or (self.root / "val").is_dir():
-            return self._scan(self.root / split)
-        records = self._scan(self.root / "train")
-        fractions = {"train": 1.0, "val": self.fractions["val"]}
-        return records.take(self._split(records, fractions, self.root / "train")[split])
+        if split == "test" or self.tree.has_folder("val"):
+            return self._scan(split)
+        return self._part(split, "train", {"train": 1.0, "val": self.fractions["val"]})
 
-    def _split(self, records: VideoRecords, fractions: dict[str, float], home: Path) -> dict[str, np.ndarray]:
-        return split_stratified(records.labels, fractions, self.split_seed, self.class_names, str(home))
+    def _part(self, split: str, home: str, fractions: dict[str, float]) -> VideoRecords:
+        """One part of a folder that is split at random."""
+        records, where = self._scan(home), os.path.join(self.root, home)
+        parts = split_stratified(records.labels, fractions, self.split_seed, self.class_names, where)
+        return records.take(parts[split])

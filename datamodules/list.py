@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import VideoDataModule, VideoRecords, log, split_stratified
+import numpy as np
+
+from datamodules.base import VideoDataModule, split_stratified
+from datamodules.records import VideoRecords
+from datamodules.tree import Tree, open_tree, present
 from zoo.errors import DataError
 from zoo.index import read_labels
 
@@ -17,19 +22,21 @@ COLUMNS = ("path", "label")
 class VideoList(VideoDataModule):
     """CSV files with the columns ``path`` and ``label`` (a header line; quote a path that holds a comma).
 
-    Labels are class names. Paths are relative to ``root``, or to the CSV file's folder. Without ``val``, validation
-    videos are split off the training ones, per class; without ``test``, testing uses the validation videos.
+    Labels are class names. Paths are relative to ``root``, or to the CSV file's folder; a video that was given another
+    ending (a.avi, now a.mp4) is found as well. Without ``val``, validation videos are split off the training ones, per
+    class; without ``test``, testing uses the validation videos.
 
     Args:
         train, val, test: CSV files. train also fixes the classes; leave it out to test with a network that
             knows its own.
-        root: folder that paths are relative to.
+        root: folder, or shards made of one, that paths are relative to.
         classes: all classes in label order, as a text file with one name a line or a label set of the zoo
             ("kinetics400"), where the lists may not show all of them; labels may then be numbers as well.
         val_fraction, split_seed: of an automatic validation split.
-        max_missing: fraction of the listed videos that may be missing from the disk.
-        options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
+        options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
     """
+
+    root: str | None
 
     def __init__(
         self,
@@ -40,24 +47,25 @@ class VideoList(VideoDataModule):
         classes: str | Path | None = None,
         val_fraction: float = 0.15,
         split_seed: int = 0,
-        max_missing: float = 0.0,
         **options: Any,
     ) -> None:
         super().__init__(**options)
         if not (train or test or val):
-            raise DataError("VideoList needs a CSV file: give at least train= or test=.")
+            raise DataError(f"{type(self).__name__} needs a list of videos: give at least train= or test=.")
         self.files = {name: Path(file) for name, file in (("train", train), ("val", val), ("test", test)) if file}
-        self.root = None if root is None else Path(root)
+        self.root = None if root is None else str(root)
         self.classes = classes
-        self.val_fraction, self.split_seed, self.max_missing = val_fraction, split_seed, max_missing
+        self.val_fraction, self.split_seed = val_fraction, split_seed
 
     @functools.cached_property
-    def class_names(self) -> list[str]:  # type: ignore[override]
+    def class_names(self) -> list[str]:
         """``classes``, or the labels of the training list (or of the only list), sorted; numbers sort as numbers."""
         if self.classes is not None:
             file = Path(self.classes)
             return file.read_text(encoding="utf-8").splitlines() if file.is_file() else list(read_labels(str(file)))
-        file = self.files.get("train") or next(iter(self.files.values()))
+        return self._classes_in(self.files.get("train") or next(iter(self.files.values())))
+
+    def _classes_in(self, file: Path) -> list[str]:
         names = {label for _, label in self._rows(file)}
         if len(names) < 2:
             raise DataError(f"{file} has {len(names)} class{'es' * (len(names) != 1)}; at least 2 are needed.")
@@ -92,17 +100,26 @@ class VideoList(VideoDataModule):
         unknown = sorted({label for _, label in rows if label not in labels})
         if unknown:
             raise DataError(f"{file} has the label {unknown[0]!r}, which is not one of the classes.")
-        home = self.root if self.root is not None else file.parent
-        present = [(home / path, labels[label]) for path, label in rows if (home / path).is_file()]
-        absent = [path for path, _ in rows if not (home / path).is_file()]
-        if len(absent) > self.max_missing * len(rows):
-            raise DataError(
-                f"{len(absent)} of the {len(rows)} videos that {file} lists are not below {home}, such as {absent[0]}. "
-                "Check root, or allow some to be missing with max_missing."
-            )
-        if absent:
-            log.warning("%s: %d of %d videos are present", file, len(present), len(rows))
-        return VideoRecords.of([path for path, _ in present], [label for _, label in present])
+        return self._records(file, [path for path, _ in rows], [labels[label] for _, label in rows])
+
+    def _find(self, tree: Tree, path: str, file: Path) -> str | None:
+        return tree.find(path)
+
+    def _records(
+        self, file: Path, paths: Sequence[str], labels: Sequence[int], spans: Sequence[tuple[int, int]] | None = None
+    ) -> VideoRecords:
+        """Records of those of the listed videos that are there."""
+        home = file.parent if self.root is None else self.root
+        tree = open_tree(home) if self.root is None else self.tree
+        names = [self._find(tree, path, file) for path in paths]
+        absent = [path for path, name in zip(paths, names, strict=True) if name is None]
+        there = present(names, self.max_missing, str(file), f"{home}, such as {absent[0]}" if absent else str(home))
+        return tree.records(
+            [str(names[i]) for i in there],
+            np.asarray(labels)[there],
+            spans=None if spans is None else [spans[i] for i in there],
+            listed=len(paths),
+        )
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
@@ -112,7 +129,7 @@ class VideoList(VideoDataModule):
         if split in self.files and (split != "train" or "val" in self.files):
             return self._read(self.files[split])
         if "train" not in self.files:
-            raise DataError(f"VideoList was given no {split} list: pass {split}= a CSV file.")
+            raise DataError(f"{type(self).__name__} was given no {split} list: pass {split}= a file.")
         records = self._read(self.files["train"])
         fractions = {"train": 1.0, "val": self.val_fraction}
         where = str(self.files["train"])

@@ -62,10 +62,10 @@ class MotionClips(VideoFolder):
 
     def prepare_data(self) -> None:
         """Write the clips, unless they are there."""
-        write_motion_clips(self.root, **self.arguments)
+        write_motion_clips(Path(self.root), **self.arguments)
 
     @property
-    def class_names(self) -> list[str]:  # type: ignore[override]
+    def class_names(self) -> list[str]:
         """The classes, sorted, as VideoFolder finds them."""
         return sorted(self.arguments["classes"])
 

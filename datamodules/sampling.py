@@ -1,11 +1,14 @@
 """Which frames make a clip: the samplers of the published code, training and test variants.
 
-"interval" and "segment" follow the TAdaConv authors' code, "dense" and "uniform" the TAM authors', "twice"
-MMAction2's twice_sample. Videos shorter than a clip repeat frames, as in all of them.
+"interval" and "segment" follow the TAdaConv authors' code (``datasets/base/base_dataset.py``), "dense" and "uniform"
+the TAM authors' (``ops/dataset.py``), "twice" and "spread" MMAction2's SampleFrames with and without twice_sample,
+"duration" and "middle" pytorchvideo's clip samplers and Something-Something data set, "offset" PySlowFast's
+USE_OFFSET_SAMPLING. Videos shorter than a clip repeat frames, as in all of them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -22,62 +25,121 @@ def _randint(high: int, size: int | None = None) -> np.ndarray:
     return torch.randint(max(high, 1), (size,) if size else ()).numpy()
 
 
-def _interval(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
+def _span(protocol: Protocol, fps: float) -> float:
+    """Frames from the start of a clip to its end, where ``interval`` counts frames of 1/30 second."""
     assert protocol.interval is not None
-    length = protocol.num_frames * protocol.interval * fps / 30  # released with a target rate of 30
+    return protocol.num_frames * protocol.interval * fps / 30
+
+
+def _start(room: float, view: View | None) -> float:
+    """Start of a clip in a video with ``room`` more frames; test clips start at k/n of it, so none reaches the end."""
+    if view is None:
+        return room * float(torch.rand(()))
+    k, n = view
+    return room * k / n if n > 1 else room / 2
+
+
+def _stretch(protocol: Protocol, total: int, start: float, length: float) -> np.ndarray:
+    # spacing (length - 1) / (T - 1), not `interval`, and in single precision: what the published weights saw
+    return torch.linspace(start, start + length - 1, protocol.num_frames).clamp(0, total - 1).long().numpy()
+
+
+def _interval(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
+    length = _span(protocol, fps)
+    return _stretch(protocol, total, _start(max(total - length, 0), view), length)
+
+
+def _offset(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
+    length = _span(protocol, fps)
     room = max(total - length, 0)
     if view is None:
-        start = room * float(torch.rand(()))
+        start = _start(room, None)
     else:
         k, n = view
-        start = room * k / n if n > 1 else room / 2
-    # spacing (length - 1) / (T - 1), not `interval`: what the published weights saw
-    return np.linspace(start, start + length - 1, protocol.num_frames).clip(0, total - 1).astype(np.int64)
+        start = k * math.floor(room / (n - 1)) if n > 1 else math.floor(room / 2)
+    return _stretch(protocol, total, start, length)
+
+
+def _duration(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
+    length = _span(protocol, fps)
+    # of one test clip, which nobody has published, the middle: pytorchvideo would take the start
+    start = _start(max(total - length, 0), view)
+    first, end = (
+        math.ceil(round(x, 6)) for x in (start, start + length)
+    )  # shown at or after start, and before the end
+    first = min(first, total - 1)  # frames are longer than the clip, and none starts within it
+    count = max(min(end, total) - first, 1)
+    return first + torch.linspace(0, count - 1, protocol.num_frames).clamp(0, count - 1).long().numpy()
 
 
 def _segment(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
-    bounds = np.linspace(0, total, protocol.num_frames + 1)
+    bounds = torch.linspace(0, total, protocol.num_frames + 1)
+    left, width = bounds[:-1], bounds.diff()
+    if view is None:
+        position = left + width * torch.rand(protocol.num_frames)
+    else:
+        k, n = view
+        position = left + width * (k + 1) / n if n > 1 else (left + bounds[1:]) / 2
+    return position.clamp(0, total - 1).round().long().numpy()  # halves to even
+
+
+def _middle(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
+    bounds = np.round(np.arange(protocol.num_frames + 1) * ((total - 1) / protocol.num_frames)).astype(np.int64)
     left, width = bounds[:-1], np.diff(bounds)
     if view is None:
-        position = left + width * torch.rand(protocol.num_frames, dtype=torch.float64).numpy()
-        return position.astype(np.int64).clip(0, total - 1)
+        return left + (torch.rand(protocol.num_frames).numpy() * (width + 1)).astype(np.int64).clip(0, width)
     k, n = view
-    position = left + width * ((k + 1) / n if n > 1 else 0.5)
-    return np.round(position).astype(np.int64).clip(0, total - 1)
+    return left + width * (k + 1) // (n + 1)
 
 
 def _dense(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
     assert protocol.interval is not None
-    last = max(1, 1 + total - protocol.num_frames * protocol.interval) - 1
+    starts = max(1, 1 + total - protocol.num_frames * protocol.interval)  # places where a clip may start
     if view is None:
-        start = int(_randint(last + 1))
+        start = int(_randint(starts - 1))  # never the last, as released
     else:
         k, n = view
-        start = int(np.linspace(0, last, n, dtype=np.int64)[k]) if n > 1 else last // 2
+        start = int(np.linspace(0, starts - 1, n, dtype=np.int64)[k]) if n > 1 else starts // 2
     return (start + np.arange(protocol.num_frames) * protocol.interval) % total
+
+
+def _one_of_each_part(protocol: Protocol, total: int) -> np.ndarray | None:
+    """Training of "uniform", "twice" and "spread": a frame of each part; None where parts are below one frame."""
+    average = total // protocol.num_frames
+    if average == 0:
+        return None
+    return np.arange(protocol.num_frames) * average + _randint(average, protocol.num_frames)
 
 
 def _uniform(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
     count = protocol.num_frames
     if view is None:
-        average = total // count
-        if average > 0:
-            return np.arange(count) * average + _randint(average, count)
-        return np.sort(_randint(total, count))
+        drawn = _one_of_each_part(protocol, total)
+        return np.zeros(count, np.int64) if drawn is None else drawn  # the first frame alone, as released
     tick = total / count
     k, n = view
+    # parts of less than a frame: -1 would be meant by today's linspace, 0 by that of the release
     start = float(np.linspace(0, max(tick - 1, 0), n, dtype=np.int64)[k]) if n > 1 else tick / 2
     return (start + tick * np.arange(count)).astype(np.int64) % total
 
 
 def _twice(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
-    if view is None:
-        return _uniform(protocol, total, fps, None)
-    k, n = view
+    k, n = view or (0, 1)
     if n > 2:
         raise ConfigError(f"'twice' sampling gives 1 or 2 test clips, not {n}; set clips to 1 or 2.")
-    tick = total / protocol.num_frames
-    return (tick * (np.arange(protocol.num_frames) + (0.5 if k == 0 else 0))).astype(np.int64).clip(0, total - 1)
+    if view is None or k == 0:
+        return _spread(protocol, total, fps, view and (0, 1))
+    return (np.arange(protocol.num_frames) * (total / protocol.num_frames)).astype(np.int64)
+
+
+def _spread(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
+    if view is None:
+        drawn = _one_of_each_part(protocol, total)
+        evenly = np.around(np.arange(protocol.num_frames) * (total / protocol.num_frames)).astype(np.int64) % total
+        return evenly if drawn is None else drawn
+    k, n = view
+    tick = total / (protocol.num_frames * n)
+    return (np.arange(protocol.num_frames * n) * tick + tick / 2).astype(np.int64)[k::n]
 
 
 SAMPLERS: dict[str, Callable[[Protocol, int, float, View | None], np.ndarray]] = {
@@ -86,6 +148,10 @@ SAMPLERS: dict[str, Callable[[Protocol, int, float, View | None], np.ndarray]] =
     "dense": _dense,
     "uniform": _uniform,
     "twice": _twice,
+    "spread": _spread,
+    "duration": _duration,
+    "offset": _offset,
+    "middle": _middle,
 }
 
 
@@ -93,7 +159,11 @@ def sample(protocol: Protocol, total: int, fps: float, view: View | None = None)
     """Frame numbers ``(T,)`` of one clip of a video with ``total`` frames.
 
     Args:
+        fps: frames a second of the video; "interval", "duration" and "offset" measure time with it.
         view: ``(k, n)`` for test clip k of n; None draws a training clip from torch's random generator.
+
+    Raises:
+        ConfigError: a video without frames, or more than 2 clips of "twice".
     """
     if total < 1:
         raise ConfigError("a clip cannot be cut from a video without frames.")

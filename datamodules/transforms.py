@@ -1,21 +1,25 @@
 """Pixels: resize, crop, flip and augmentation of whole clips, uint8 ``(T, C, H, W)`` in and out.
 
-Normalisation is not here: it runs on the device, on the batch.
+Only the views of a test video may come out as floats, where the published code resized floats. ``normalise`` runs on
+the device, on the batch. All that is random is drawn from torch's global generator.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from zoo.errors import ConfigError
 from zoo.protocol import CROPS, Protocol
 
+FLOATS = ("tadaconv", "pytorchvideo")  # pixels that are resized as floats
+STEPS = {("mmaction2", 3): 2, ("mmaction2", 10): 4, ("tam", 3): 4, ("tam", 10): 4}  # what crops are a multiple of
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; TAM authors' training crops
 SHORT_SIDE_RANGE = 340 / 224  # TAdaConv authors: short side 224 to 340 for a crop of 224
-AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # of the box that "rand_augment" cuts: share of the frame, width / height
+AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # of the boxes of _resized_crop: share of the frame, width / height
 OPERATIONS, MAGNITUDE, DEVIATION, GREY = 4, 9.0, 0.5, 0.2  # timm's rand-m9-n4-mstd0.5-inc1, and how often clips go grey
 
 
@@ -27,20 +31,51 @@ def _choice(count: int) -> int:
     return int(torch.randint(count, ()))
 
 
-def resize_short_side(frames: Tensor, size: int, antialias: bool) -> Tensor:
-    """Resize so that the short side is ``size`` pixels, bilinear; the other side is truncated, as released."""
+def resize_short_side(frames: Tensor, size: int, antialias: bool, pixels: str = "plain") -> Tensor:
+    """Resize so that the short side is ``size`` pixels, bilinear, as the code that ``pixels`` names does.
+
+    The TAdaConv authors' and pytorchvideo's code resizes floats, so the result is float32 ``(T, C, H, W)`` from 0 to
+    255 and not rounded; else it is uint8. Frames that are of this size already come back as they are, uint8: as floats
+    they would be the same. "tam" is PIL's filter, "mmaction2" OpenCV's, both to within one level of 255: each of the
+    three rounds its weights in a way of its own.
+    """
     height, width = frames.shape[-2:]
-    if min(height, width) == size:
+    short, long = min(height, width), max(height, width)
+    if short == size:
         return frames
-    target = [size, int(width / height * size)] if height <= width else [int(height / width * size), size]
-    return F.resize(frames, target, antialias=antialias)
+    if pixels == "mmaction2":
+        other = int(long * (size / short) + 0.5)
+    elif pixels == "tam":
+        other = int(size * long / short)  # an exact multiple stays one here, and not always below
+    else:
+        other = int(long / short * size)
+    target = [size, other] if height <= width else [other, size]
+    if pixels not in FLOATS:
+        return F.resize(frames, target, antialias=antialias)
+    out = torch.empty((*frames.shape[:-2], *target))
+    for frame, place in zip(frames, out, strict=True):  # one at a time: floats of whole videos would be gigabytes
+        place.copy_(interpolate(frame[None].float(), target, mode="bilinear", antialias=antialias)[0])
+    return out
 
 
-def view_crops(frames: Tensor, size: int, crops: int) -> list[Tensor]:
-    """The spatial views of a test video, squares of ``size`` pixels.
+def _stops(room: int, crops: int, pixels: str) -> tuple[int, int, int]:
+    """First, middle and last place of a crop along a side that has ``room`` pixels more."""
+    if pixels == "pytorchvideo":
+        return 0, -(-room // 2), room
+    if pixels == "tam" and crops == 1:  # torchvision's centre crop
+        return 0, round(room / 2), room
+    steps = STEPS.get((pixels, crops), 1)
+    last = room // steps * steps
+    return 0, last // 2, last
+
+
+def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> list[Tensor]:
+    """The spatial views of a test video, squares of ``size`` pixels; they share the memory of ``frames``.
 
     1 is the centre; 3 are left, centre, right (or top, centre, bottom); 10 are the corners (upper left, upper right,
-    lower left, lower right), the centre, and the mirror images of these five (MMAction2's TenCrop).
+    lower left, lower right), the centre, and the mirror images of these five (MMAction2's TenCrop). To the pixel as the
+    code that ``pixels`` names cuts them: the TAM authors' three lie along the width of an upright video too, where they
+    are one and the same.
 
     Raises:
         ConfigError: another number of crops, or frames smaller than the crop.
@@ -50,17 +85,16 @@ def view_crops(frames: Tensor, size: int, crops: int) -> list[Tensor]:
         raise ConfigError(f"crops is {crops!r}; choose from {', '.join(map(str, CROPS))}.")
     if min(height, width) < size:
         raise ConfigError(f"a crop of {size} does not fit into {height} x {width}; resize must be at least crop.")
-    bottom, right = height - size, width - size
-    centre = (bottom // 2, right // 2)
+    (top, middle, bottom), (left, centre, right) = (_stops(side - size, crops, pixels) for side in (height, width))
     if crops == 1:
-        places = [centre]
+        places = [(middle, centre)]
     elif crops == 3:
-        places = [(0, centre[1]), centre, (bottom, centre[1])]
-        if width >= height:
-            places = [(centre[0], 0), centre, (centre[0], right)]
+        places = [(middle, left), (middle, centre), (middle, right)]
+        if height > width and pixels != "tam":
+            places = [(top, centre), (middle, centre), (bottom, centre)]
     else:
-        places = [(0, 0), (0, right), (bottom, 0), (bottom, right), centre]
-    views = [frames[..., top : top + size, left : left + size] for top, left in places]
+        places = [(top, left), (top, right), (bottom, left), (bottom, right), (middle, centre)]
+    views = [frames[..., y : y + size, x : x + size] for y, x in places]
     return views if crops < 10 else views + [view.flip(-1) for view in views]
 
 
@@ -75,7 +109,11 @@ def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A box of one of four scales, slightly stretched at most, at one of 13 fixed places, resized to a square."""
+    """A box of one of four scales, slightly stretched at most, at one of 13 fixed places, resized to a square.
+
+    As the TAM authors', it cuts videos of any size; they kept them at short side 256, MMAction2 resizes them to it
+    first, which comes to the same but for rounding. Both take 222 to 226 pixels for 224; here they stay what they are.
+    """
     height, width = frames.shape[-2:]
     sides = [int(min(height, width) * scale) for scale in MULTI_SCALES]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
@@ -87,6 +125,12 @@ def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     return F.resized_crop(frames, top, left, box_h, box_w, size, antialias=protocol.antialias)
 
 
+def _resized_crop(frames: Tensor, protocol: Protocol) -> Tensor:
+    """A box of random size and shape, resized to a square."""
+    size = [protocol.train_crop, protocol.train_crop]
+    return v2.RandomResizedCrop(size, AREAS, RATIOS, antialias=protocol.antialias)(frames)
+
+
 def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
     """A box of random size and shape, four operations of RandAugment, and grey at times; alike on every frame.
 
@@ -96,8 +140,7 @@ def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
     posterises to 4 bits where timm goes to 1, and it fills with grey. The published code augments before it crops; here
     the crop comes first, so that the cost does not grow with the size of the videos.
     """
-    size = [protocol.train_crop, protocol.train_crop]
-    clip = v2.RandomResizedCrop(size, AREAS, RATIOS, antialias=protocol.antialias)(frames)
+    clip = _resized_crop(frames, protocol)
     for _ in range(OPERATIONS):
         if _uniform(0, 1) < 0.5:
             magnitude = min(max(MAGNITUDE + DEVIATION * float(torch.randn(())), 0.0), 10.0)
@@ -108,21 +151,44 @@ def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
     return clip
 
 
-AUGMENTATIONS = {"short_side": _short_side_crop, "multi_scale": _multi_scale_crop, "rand_augment": _rand_augment}
+AUGMENTATIONS = {
+    "short_side": _short_side_crop,
+    "multi_scale": _multi_scale_crop,
+    "rand_augment": _rand_augment,
+    "resized_crop": _resized_crop,
+}
 
 
-def train_clip(frames: Tensor, protocol: Protocol, flip: bool) -> tuple[Tensor, bool]:
-    """A training clip ``(T, C, train_crop, train_crop)`` and whether it was mirrored."""
+def train_clip(
+    frames: Tensor, protocol: Protocol, flip: bool, erasing: float = 0.0, color_jitter: float = 0.0
+) -> tuple[Tensor, bool]:
+    """A training clip ``(T, C, train_crop, train_crop)``, uint8, and whether it was mirrored; all frames alike.
+
+    Args:
+        erasing: probability that a box of 2 to 33 % of the area turns into the grey of the protocol's mean, which is 0
+            to the network (Random Erasing, arXiv 1708.04896; sizes as there).
+        color_jitter: brightness, contrast and saturation are multiplied by 1 - color_jitter to 1 + color_jitter; hues
+            stay (as timm's and PySlowFast's option of this name; 0.4 is usual).
+    """
     clip = AUGMENTATIONS[protocol.augment](frames, protocol)
+    if color_jitter:
+        clip = v2.ColorJitter(color_jitter, color_jitter, color_jitter)(clip)
+    if erasing:
+        grey = round(255 * sum(protocol.mean) / len(protocol.mean))
+        clip = v2.RandomErasing(erasing, value=grey)(clip)
     mirrored = flip and float(torch.rand(())) < 0.5
     return (clip.flip(-1) if mirrored else clip).contiguous(), mirrored
 
 
 def normalise(video: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 ``(..., T, C, H, W)`` -> floats ``(..., C, T, H, W)``, on the device of the batch."""
+    """Frames of 0 to 255, uint8 or float, ``(..., T, C, H, W)`` -> floats ``(..., C, T, H, W)``, on the batch's device.
+
+    Published code divides by 255 first. In single precision the two differ by 1e-6 at most for the means and deviations
+    in use.
+    """
     if video.shape[-3] != len(mean):  # networks for 1 or more than 3 channels see RGB cycled to their number
         video = video[..., [i % video.shape[-3] for i in range(len(mean))], :, :]
     shift = torch.tensor(mean, device=video.device)[:, None, None] * 255
     scale = torch.tensor(std, device=video.device)[:, None, None] * 255
     # the transpose is a view: networks fold frames into the batch, which undoes it for nothing
-    return ((video.float() - shift) / scale).transpose(-4, -3)
+    return (video - shift).div_(scale).transpose(-4, -3)

@@ -23,7 +23,7 @@ import yaml
 
 import zoo
 from cli import main as tempozoo
-from datamodules.decoding import VideoReader
+from datamodules.video.decoding import VideoReader
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"

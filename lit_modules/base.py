@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_modules.network import build_network, head_initialised, match_classes, set_dropout
-from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, lr_factor, parameter_groups
+from lit_modules.heads import heads_loss, heads_scores
+from lit_modules.mixing import Mixing
+from lit_modules.network import (
+    build_network,
+    frames_of,
+    head_initialised,
+    match_classes,
+    set_dropout,
+    set_heads,
+    take_protocol,
+)
+from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, Rules, lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
+from lit_modules.scores import Scores, measured, merged
 from zoo.errors import ConfigError
 from zoo.hub.checkpoint import CONFIG_KEY
 
@@ -35,6 +48,10 @@ class VideoClassifier(L.LightningModule):
         pretrained: False starts from random weights.
         class_names: classes in label order; the command line takes them from the data.
         num_classes: instead of class_names, where there are no names.
+        heads: names and class counts of several classifiers side by side, such as EPIC-Kitchens' verbs and nouns; the
+            command line takes them from the data. Their losses are added.
+        protocol: an index name whose protocol (frames, sampling, sizes, views) is to be used instead of that of
+            ``name``: what is published for ImageNet weights says nothing of videos.
         num_frames, image_size: frames per clip and side of its crops, if not as published.
         options: of a bare architecture, such as ``{"width": 16}``.
         optimizer: "sgd" (Nesterov optional) or "adamw".
@@ -42,14 +59,14 @@ class VideoClassifier(L.LightningModule):
         lr_batch_size: None takes lr as it is.
         head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr for the classifier, the temporal operator
             and biases; ``new_bias_lr_scale`` is that of the classifier's and the operator's biases, if another.
-        layer_decay: the rate of each block is this times that of the block behind it; the classifier and the operator
-            are exempt where they have a scale.
-        weight_decay, decay_bias: norms never decay.
+        layer_decay: the rate of each block is this times that of the block behind it.
+        weight_decay, decay_bias: norms never decay, unless the recipe's ``group_rules`` say so.
         schedule: "cosine", "cosine_after_warmup", "steps" (by ``gamma`` at ``milestones``, fractions of the run) or
             "constant"; see ``lit_modules.optim.lr_factor``.
         warmup_epochs, warmup_start: linear warm-up from that multiple of lr.
         min_lr_scale: multiple of lr at which the cosine ends.
         label_smoothing: of the cross-entropy.
+        mixup, cutmix: alpha of MixUp and CutMix, 0 for none; with both, each batch takes one of them at random.
         dropout: before the classifier, if not as published.
         drop_path: rate of leaving out the last block's branches, 0 at the first, of networks that have it.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
@@ -59,6 +76,8 @@ class VideoClassifier(L.LightningModule):
         view_chunk: clips per forward pass when a test video has many views; lower it if memory runs out.
     """
 
+    group_rules: ClassVar[Rules] = {}  # of recipes that treat parameters by name, see lit_modules.optim
+
     def __init__(
         self,
         name: str = "tanet_r18.motionclips8",
@@ -67,6 +86,8 @@ class VideoClassifier(L.LightningModule):
         pretrained: bool = True,
         class_names: list[str] | None = None,
         num_classes: int | None = None,
+        heads: dict[str, int] | None = None,
+        protocol: str | None = None,
         num_frames: int | None = None,
         image_size: int | None = None,
         options: dict[str, Any] | None = None,
@@ -89,6 +110,8 @@ class VideoClassifier(L.LightningModule):
         warmup_start: float = 0.01,
         min_lr_scale: float = 0.0,
         label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
         dropout: float | None = None,
         drop_path: float | None = None,
         grad_checkpointing: bool = False,
@@ -112,19 +135,23 @@ class VideoClassifier(L.LightningModule):
             weights=weights,
             pretrained=pretrained,
             num_classes=len(class_names) if class_names is not None else num_classes,
-            num_frames=num_frames,
+            num_frames=frames_of(protocol) if num_frames is None and protocol is not None else num_frames,
             image_size=image_size,
             options=options,
         )
         if class_names is not None and (done := match_classes(self.network, class_names)):
             log.warning("%s: the classifier was %s", name, done)
+        if protocol is not None:
+            take_protocol(self.network, protocol, image_size)
+        if heads is not None:
+            set_heads(self.network, heads)
         self.untrained_head = head_initialised(self.network)
         set_dropout(self.network, dropout, drop_path)
         self.network.set_grad_checkpointing(grad_checkpointing)
         classes = self.network.config["options"]["num_classes"]
-        self.train_metrics, self.val_metrics, self.test_metrics = (
-            accuracies(classes, prefix) for prefix in ("train_", "val_", "test_")
-        )
+        self.mixing = Mixing(mixup, cutmix, classes)
+        self.train_metrics = accuracies(classes, "train_")
+        self.scores: Scores = {}  # of the videos validated or tested; of all processes when that has ended
 
     def forward(self, clips: Tensor) -> Tensor:
         """Clips ``(B, 3, T, H, W)``, normalised -> logits ``(B, classes)``."""
@@ -139,20 +166,35 @@ class VideoClassifier(L.LightningModule):
         logits = torch.cat([self.network(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
         logits = logits.float().unflatten(0, views.shape[:2])  # (B, V, classes)
         if self.network.protocol.average == "prob":
-            return logits.softmax(-1).mean(1)
-        return logits.mean(1).softmax(-1)
+            return heads_scores(logits, self.head_sizes).mean(1)
+        return heads_scores(logits.mean(1), self.head_sizes)
+
+    @property
+    def heads(self) -> dict[str, int] | None:
+        """Names and class counts of several classifiers side by side, or None."""
+        return dict(self.network.protocol.heads) or None
+
+    @property
+    def head_sizes(self) -> list[int]:
+        """Class counts of the classifiers; of the one there usually is."""
+        return list((self.heads or {"": self.network.config["options"]["num_classes"]}).values())
 
     # training ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
-        if stage == "fit":
-            self.network.train()  # the zoo hands networks out in eval mode
+        if stage != "fit":
+            return
+        self.network.train()  # the zoo hands networks out in eval mode
+        partly = self.hparams["freeze_backbone"] or self.hparams["head_warmup_epochs"]
+        if partly and isinstance(self.trainer.strategy, DDPStrategy):  # which otherwise waits for every gradient
+            self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def _head_only(self) -> bool:
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 
     def on_train_start(self) -> None:
         self.untrained_head = False
+        self._set_trained()  # a run resumed in mid-epoch begins no epoch
 
     def on_fit_start(self) -> None:
         """Note in the protocol how clips are made and mirrored in this run, so that it travels with the weights."""
@@ -163,7 +205,16 @@ class VideoClassifier(L.LightningModule):
             self.network.protocol = replace(self.network.protocol, **how)
             self.network.config["protocol"] = self.network.protocol.to_dict()
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Dropout, mixing and the like follow from (seed, epoch, step, process): a resumed run draws the same."""
+        seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        parts = (seed, self.current_epoch, batch_idx, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
+
     def on_train_epoch_start(self) -> None:
+        self._set_trained()
+
+    def _set_trained(self) -> None:
         """Freeze or release the backbone; frozen batch norms keep their statistics."""
         head_only = self._head_only()
         for name, parameter in self.network.named_parameters():
@@ -172,22 +223,25 @@ class VideoClassifier(L.LightningModule):
         self.network.dropout.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        logits = self(batch["video"])
-        loss = F.cross_entropy(logits, batch["label"], label_smoothing=self.hparams["label_smoothing"])
-        size = len(batch["label"])
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=size)
-        self.train_metrics.update(logits.detach().float(), batch["label"])
+        clips, labels = self.mixing(batch["video"], batch["label"])
+        logits = self(clips)
+        loss = heads_loss(logits, labels, self.head_sizes, self.hparams["label_smoothing"])
+        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(labels))
+        if labels.ndim == 1:  # not of mixed clips, nor of several heads
+            self.train_metrics.update(logits.detach().float(), labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.train_metrics.compute())
+        if any(metric.update_called for metric in self.train_metrics.values()):
+            self.log_dict(self.train_metrics.compute())
         self.train_metrics.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """SGD or AdamW over the recipe's parameter groups, with its schedule stepped every batch."""
         h = self.hparams
         lr = h["lr"] * (self.total_batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
-        groups = parameter_groups(self.network, lr, h["weight_decay"], **{key: h[key] for key in GROUP_OPTIONS})
+        options = {key: h[key] for key in GROUP_OPTIONS}
+        groups = parameter_groups(self.network, lr, h["weight_decay"], **options, rules=self.group_rules)
         optimizer: torch.optim.Optimizer
         if h["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(groups, lr, momentum=h["momentum"], nesterov=h["nesterov"])
@@ -213,39 +267,48 @@ class VideoClassifier(L.LightningModule):
 
     # validation, testing, prediction -----------------------------------------------------------------------------
 
+    def on_validation_epoch_start(self) -> None:
+        self.scores = {}
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._score(batch, self.val_metrics, "val_loss")
+        self._score(batch)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics(self.val_metrics, prog_bar=True)
+        self._log_measured("val_")
 
     def on_test_start(self) -> None:
         if self.untrained_head:
             log.warning("the classifier of %s was not trained for these classes: expect chance", self.hparams["name"])
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        return self._score(batch, self.test_metrics, "test_loss")
+    def on_test_epoch_start(self) -> None:
+        self.scores = {}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        self._score(batch)
 
     def on_test_epoch_end(self) -> None:
-        self._log_metrics(self.test_metrics)
+        self._log_measured("test_")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Paths of the batch's videos and their scores ``(B, classes)``."""
         return {"path": batch["path"], "scores": self.score_views(batch["video"]) if batch["path"] else torch.empty(0)}
 
-    def _score(self, batch: dict[str, Any], metrics: MetricCollection, loss_name: str) -> Tensor | None:
-        if not batch["path"]:  # every video of the batch was unreadable; the data module has named them
-            return None
-        scores = self.score_views(batch["video"])
-        loss = F.nll_loss(scores.clamp_min(1e-12).log(), batch["label"])
-        self.log(loss_name, loss, on_epoch=True, batch_size=len(batch["label"]), sync_dist=True)
-        metrics.update(scores, batch["label"])
-        return scores
+    def _score(self, batch: dict[str, Any]) -> None:
+        if batch["path"]:  # else every video of the batch was unreadable; the data module has named them
+            scores = self.score_views(batch["video"]).cpu()
+            self.scores |= dict(zip(batch["path"], zip(batch["label"].cpu(), scores, strict=True), strict=True))
 
-    def _log_metrics(self, metrics: MetricCollection, prog_bar: bool = False) -> None:
-        if any(metric.update_called for metric in metrics.values()):
-            self.log_dict(metrics.compute(), prog_bar=prog_bar)
-        metrics.reset()
+    def _log_measured(self, prefix: str) -> None:
+        """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
+        self.scores = merged(self.scores)
+        found = {prefix + key: value for key, value in measured(self.scores, self.heads).items()}
+        skipped = merged(getattr(getattr(self.trainer, "datamodule", None), "skipped", {}).get(prefix[:-1], {}))
+        if skipped:
+            log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
+            found[f"{prefix}left_out"] = float(len(skipped))
+        shown = [name for name in (f"{prefix}top1",) if name in found]
+        self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True, sync_dist=True)
+        self.log_dict(found, sync_dist=True)
 
     # checkpoints -------------------------------------------------------------------------------------------------
 

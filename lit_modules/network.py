@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -93,3 +93,39 @@ def set_dropout(network: Any, dropout: float | None, drop_path: float | None) ->
         return
     network.set_drop_path(drop_path)
     options["drop_path"] = drop_path
+
+
+def frames_of(protocol: str) -> int:
+    """Frames per clip in the protocol of an index entry."""
+    return zoo.info(protocol).protocol.num_frames
+
+
+def take_protocol(network: Any, name: str, image_size: int | None = None) -> None:
+    """Give a network the protocol of an index entry, for its own frame count and classes.
+
+    Classes trade places when mirrored as the entry says where the network has the classes of the entry, whatever their
+    order; with other classes, none do.
+    """
+    entry = zoo.info(name)
+    protocol, labels, own = entry.protocol, entry.class_names() or (), network.labels or ()
+    if tuple(labels) != tuple(own):
+        same = sorted(labels) == sorted(own)
+        protocol = protocol.with_classes([labels.index(label) for label in own] if same else [])
+    frames = network.config["options"]["num_frames"]
+    if frames != protocol.num_frames:
+        protocol = protocol.with_frames(frames)
+    network.protocol = protocol if image_size is None else protocol.with_size(image_size)
+    network.config["protocol"] = network.protocol.to_dict()
+
+
+def set_heads(network: Any, heads: Mapping[str, int]) -> None:
+    """Note that a network's outputs are those of several classifiers side by side.
+
+    Raises:
+        ConfigError: their class counts do not add up to the network's.
+    """
+    classes = network.config["options"]["num_classes"]
+    if sum(heads.values()) != classes:
+        raise ConfigError(f"heads {dict(heads)} have {sum(heads.values())} classes in all, the network has {classes}.")
+    network.protocol = replace(network.protocol, heads=tuple(heads.items()))
+    network.config["protocol"] = network.protocol.to_dict()

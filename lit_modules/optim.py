@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -13,6 +14,7 @@ from zoo.models import VideoNetwork, layer_depths
 
 SCHEDULES = ("cosine", "cosine_after_warmup", "steps", "constant")
 OPTIMIZERS = ("sgd", "adamw")
+Rules = Mapping[str, tuple[float, bool]]
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 # names that VideoClassifier's options share with the arguments below
 GROUP_OPTIONS = (
@@ -41,11 +43,12 @@ def parameter_groups(
     new_bias_lr_scale: float | None = None,
     decay_bias: bool = True,
     layer_decay: float | None = None,
+    rules: Rules | None = None,
 ) -> list[dict[str, Any]]:
     """Parameters by role: the head, the temporal operator, biases and depths have their own rates.
 
-    Norms and the network's ``no_weight_decay`` never decay. Scales multiply: a head's bias has its share of both (TAM
-    authors: head weight x5, its bias x10).
+    Norms and the network's ``no_weight_decay`` never decay, unless a rule says so. Scales multiply: a head's bias has
+    its share of both (TAM authors: head weight x5, its bias x10), and layer decay comes on top of either (TAdaFormer).
 
     Args:
         network: any network of the zoo.
@@ -53,8 +56,9 @@ def parameter_groups(
         head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr; of biases, those of norms are left out.
         new_bias_lr_scale: replaces bias_lr_scale in the head and the operator.
         decay_bias: whether biases decay.
-        layer_decay: in (0, 1]; the rate at depth d (0: stem) is lr times this to the power of ``deepest - d``. The head
-            and the operator are exempt where their scale is not 1, as published for TAdaFormer.
+        layer_decay: in (0, 1]; the rate at depth d (0: stem) is lr times this to the power of ``deepest - d``.
+        rules: regular expression -> multiple of lr and whether it decays, for the parameters in whose names it is
+            found, instead of what their role gives; the first that is found counts.
 
     Raises:
         ConfigError: layer_decay is out of range.
@@ -72,21 +76,17 @@ def parameter_groups(
     deepest = max(depths.values(), default=0)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        scale, new = 1.0, True
-        if name.startswith(network.head_prefix):
-            scale = head_lr_scale
-        elif name in operator:
-            scale = operator_lr_scale
-        else:
-            new = False
-        if layer_decay is not None and scale == 1:
-            scale = layer_decay ** (deepest - depths[name])
-        decay = weight_decay
-        if name.endswith("bias") and name not in norms:
-            scale *= new_bias_lr_scale if new and new_bias_lr_scale is not None else bias_lr_scale
-            decay = weight_decay if decay_bias else 0.0
-        if name in norms or name in undecayed:
-            decay = 0.0
+        head = name.startswith(network.head_prefix)
+        bias = name.endswith("bias") and name not in norms
+        scale = head_lr_scale if head else operator_lr_scale if name in operator else 1.0
+        if bias:
+            new = (head or name in operator) and new_bias_lr_scale is not None
+            scale *= new_bias_lr_scale if new else bias_lr_scale  # type: ignore[operator]
+        decays = name not in norms and name not in undecayed and (decay_bias or not bias)
+        scale, decays = next((to for rule, to in (rules or {}).items() if re.search(rule, name)), (scale, decays))
+        if layer_decay is not None:
+            scale *= layer_decay ** (deepest - depths[name])
+        decay = weight_decay if decays else 0.0
         group = groups.setdefault(
             (scale, decay),
             {"params": [], "lr": lr * scale, "weight_decay": decay, "name": f"x{scale:g} decay {decay:g}"},
@@ -111,12 +111,12 @@ def lr_factor(
     Linear warm-up from ``warmup_start`` to the schedule, which is half a cosine down to ``min_lr_scale``, or steps by
     ``gamma`` at ``milestones`` (fractions of the run), or constant. "cosine" is counted from the start of the run
     (TAda2D, TAdaConvNeXtV2), "cosine_after_warmup" from the end of the warm-up (TAdaFormer). A warm-up that would take
-    more than a fifth of the run is cut to a tenth.
+    more than a quarter of the run is cut to a tenth.
     """
     if schedule not in SCHEDULES:
         raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
     warmup = warmup_epochs * steps_per_epoch
-    if warmup > total_steps / 5:  # recipes have up to a sixth; more is left of them in a short fine-tuning
+    if warmup > total_steps / 4:  # recipes have up to .21 (TAdaFormer-L); more is left of them in a short fine-tuning
         warmup = total_steps / 10
     begin = warmup if schedule == "cosine_after_warmup" else 0.0
 

@@ -1,21 +1,24 @@
-"""The published training recipes, as defaults of VideoClassifier."""
+"""The published training recipes, as defaults of VideoClassifier.
+
+A class has what the first run of its family used; what another run changes is in ``configs/``, a file for each
+published row. ``docs/recipes.md`` says where the values are from. ``group_rules`` are for parameters that the released
+optimisers treat otherwise than their role would have it; see ``lit_modules.optim.parameter_groups``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lit_modules.base import VideoClassifier
+from lit_modules.optim import Rules
 
 
 class TAda2D(VideoClassifier):
     """TAda2D with the recipe of its Kinetics-400 8x8 run (arXiv 2110.06178, appendix; the released YAML).
 
-    SGD with Nesterov momentum .9, lr .24 for a batch of 128, cosine over 100 epochs with 8 of warm-up from .01 of
-    it, weight decay 1e-4 (none on norms), dropout .5.
-
-    16x5: lr .12 for a batch of 64, which is the same for each clip. Something-Something V2: lr .48, 64 epochs, 4 of
-    warm-up from 1e-4 (``warmup_start`` 1e-4 / .48); ``flip_pairs`` as in ``configs/tadaformer_b16_ssv2.yaml``.
+    SGD with Nesterov momentum .9, lr .24 for a batch of 128, cosine over 100 epochs with 8 of warm-up from .01, weight
+    decay 1e-4 (none on norms and biases), dropout .5.
     """
 
     def __init__(
@@ -25,6 +28,7 @@ class TAda2D(VideoClassifier):
         lr: float = 0.24,
         lr_batch_size: int | None = 128,
         nesterov: bool = True,
+        decay_bias: bool = False,
         weight_decay: float = 1e-4,
         schedule: str = "cosine",
         warmup_epochs: float = 8,
@@ -36,6 +40,7 @@ class TAda2D(VideoClassifier):
             lr=lr,
             lr_batch_size=lr_batch_size,
             nesterov=nesterov,
+            decay_bias=decay_bias,
             weight_decay=weight_decay,
             schedule=schedule,
             warmup_epochs=warmup_epochs,
@@ -49,11 +54,11 @@ class TANet(VideoClassifier):
 
     SGD momentum .9, lr .01 for a batch of 64, divided by 10 at 50, 75 and 90 of 100 epochs, weight decay 1e-4,
     dropout .5; classifier weight x5 and bias x10, biases x2 without decay. Its gradient clipping at 20 is a Trainer
-    setting (``--trainer.gradient_clip_val 20``), which ``configs/tanet_r50_k400.yaml`` sets.
-
-    Something-Something: 50 epochs, ``milestones`` .6, .8 and .9, weight decay 1e-3 (V2: 5e-4, lr .02), dropout .5 to
-    .6; ``flip_pairs`` as in ``configs/tadaformer_b16_ssv2.yaml``.
+    setting (``--trainer.gradient_clip_val 20``), which the files in ``configs/`` make.
     """
+
+    # the released optimiser has every linear layer at x5: TAM's global branch with the classifier
+    group_rules: ClassVar[Rules] = {r"\.G\.[03]\.weight$": (5, True)}
 
     def __init__(
         self,
@@ -97,13 +102,17 @@ class TAdaConvNeXtV2(VideoClassifier):
     """TAdaConvNeXtV2 with the recipe of the tiny network's Kinetics-400 run (the YAML released with arXiv 2308.05787).
 
     AdamW, lr 5e-4 for a batch of 512 (4 machines of 128), cosine over 100 epochs with 8 of warm-up from 1e-6, weight
-    decay .02 (none on norms, biases, layer scales), dropout .5, drop path .2; routing functions and classifier x5,
-    their biases x10. Clips are made with "rand_augment", which is part of the published networks' protocol.
-
-    The small and base networks: drop path .4 and .6, lr 2.5e-4 for a batch of 256, the same for each clip.
-    Something-Something V2: from the Kinetics weights, drop path .3, .5, .6, 64 epochs, 2.5 of them warm-up; with the
-    ``flip_pairs`` of ``configs/tadaformer_b16_ssv2.yaml``.
+    decay .02 (none on norms and biases), dropout .5, drop path .2; routing functions and classifier x5, their biases
+    x10. Clips are made with "rand_augment", which is part of the published networks' protocol.
     """
+
+    # the released optimiser goes by name: in the routing functions, norms are weights and biases like all others, and
+    # the layer that calibrates the bias, "b_bias", counts as a bias
+    group_rules: ClassVar[Rules] = {
+        r"\.routing\.norm(_attn)?\.weight$": (5, True),
+        r"\.routing\.(norm(_attn)?\.bias|b_bias\.weight)$": (10, False),
+        r"\.gamma$": (1, True),
+    }
 
     def __init__(
         self,
@@ -156,15 +165,13 @@ class TAdaFormer(VideoClassifier):
     """TAdaFormer with the recipe of the B/16 network's Kinetics-400 run (the YAML released with arXiv 2308.05787).
 
     AdamW, lr 5e-5 for a batch of 256 (the YAML's; on how many machines is not said), 30 epochs: 5 of warm-up from 1e-6,
-    then a cosine to 1e-6; weight decay .05 (none on norms, biases, embeddings), dropout .5, label smoothing .1. TAda
-    blocks and classifier x10; on the rest, the rate falls by .7 from block to block towards the stem. Clips are made
-    with "rand_augment", which is part of the published networks' protocol.
-
-    L/14: lr 2e-5, layer decay .85, 24 epochs (``warmup_start`` and ``min_lr_scale`` .05: of lr, 1e-6). On
-    Something-Something V2, 24 epochs, 4 of warm-up from 1e-8, cosine to 1e-6: B/16 with lr 5e-4 (``warmup_start``
-    2e-5, ``min_lr_scale`` 2e-3); L/14 with lr 2.5e-4 for a batch of 128 and drop path .2 (4e-5, 4e-3). There, classes
-    that name left and right trade places when a clip is mirrored: ``configs/tadaformer_b16_ssv2.yaml`` lists them.
+    then a cosine to 1e-6; weight decay .05 (none on norms, biases, the class embedding), dropout .5, label smoothing
+    .1. The rate falls by .7 from block to block towards the stem, and is x10 in the TAda blocks and the classifier.
+    Clips are made with "rand_augment", which is part of the published networks' protocol.
     """
+
+    # the released optimiser spares what has one dimension, so the positions decay
+    group_rules: ClassVar[Rules] = {r"^pos_embed$": (1, True)}
 
     def __init__(
         self,

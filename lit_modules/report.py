@@ -1,25 +1,27 @@
-"""What a test leaves behind: a table, per-video predictions, a confusion matrix (CSV and PNG), the left-out videos."""
+"""What a test leaves behind: a table beside the published figures, predictions by video, confusion matrices, counts."""
 
 from __future__ import annotations
 
 import csv
-import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
-from torchmetrics.functional.classification import multiclass_accuracy
 
+import zoo
+from lit_modules.scores import merged
 from zoo.hub.files import atomic_path
-from zoo.provenance import fingerprint
+from zoo.protocol import Protocol
+from zoo.provenance import fingerprint, provenance_now
+
+Head = tuple[str, list[str], slice]  # name ("" of the only one), class names, its outputs
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
@@ -30,7 +32,7 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
         writer.writerows(rows)
 
 
-def draw_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
+def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> None:
     """Confusion matrix ``(classes, classes)``, rows are true classes, as a PNG; counts are printed when they fit."""
     from matplotlib.figure import Figure  # the object interface: no window system, no global state
 
@@ -52,129 +54,143 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: list[str]) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-def _best(scores: torch.Tensor, names: Sequence[str] | None, count: int) -> list[str]:
-    """label, score, label, score, ... of the ``count`` best classes; numbers where classes have no names."""
+def heads_of(network: Any) -> list[Head]:
+    """The classifiers of a network, of which there usually is one; classes without names are numbers."""
+    classes = network.config["options"]["num_classes"]
+    names = list(network.labels or map(str, range(classes)))
+    found, start = [], 0
+    for name, count in network.protocol.heads or (("", classes),):
+        found.append((name, names[start : start + count], slice(start, start + count)))
+        start += count
+    return found
+
+
+def _best(scores: torch.Tensor, names: Sequence[str], count: int) -> list[str]:
+    """label, score, label, score, ... of the ``count`` best classes."""
     top = scores.topk(min(count, len(scores)))
-    numbers = top.indices.tolist()
-    labels = [names[n] if names else str(n) for n in numbers]
-    return [text for label, score in zip(labels, top.values.tolist(), strict=True) for text in (label, f"{score:.6f}")]
+    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [text for number, score in pairs for text in (names[number], f"{score:.6f}")]
 
 
-def _best_columns(count: int) -> list[str]:
-    return [f"{what}{k + 1}" for k in range(count) for what in ("prediction", "score")]
+def _best_columns(head: Head, count: int = 5) -> list[str]:
+    prefix = f"{head[0]}_" if head[0] else ""
+    numbers = range(1, min(count, len(head[1])) + 1)
+    return [f"{prefix}{what}{k}" for k in numbers for what in ("prediction", "score")]
 
 
-def measured(scores: Mapping[str, tuple[int, torch.Tensor]], classes: int) -> dict[str, float]:
-    """The test's metrics from the label and the scores ``(classes,)`` of each video; none without videos."""
-    if not scores:
-        return {}
-    labels = torch.tensor([label for label, _ in scores.values()])
-    values = torch.stack([found for _, found in scores.values()])
-    accuracy = functools.partial(multiclass_accuracy, values, labels, classes)
-    found = {
-        "test_top1": accuracy(average="micro"),
-        "test_top5": accuracy(average="micro", top_k=min(5, classes)),
-        "test_mean_class": accuracy(average="macro"),
-        "test_loss": F.nll_loss(values.clamp_min(1e-12).log(), labels),
-    }
-    return {key: float(value) for key, value in found.items()}
+def published(network: Any) -> dict[str, Any] | None:
+    """What was published for these weights, where they are those of an index entry, untouched: percent and views."""
+    origin = provenance_now(network)
+    if "entry" not in origin or "fine_tuned_from" in origin:
+        return None
+    entry = zoo.info(origin["entry"])
+    if entry.reported.top1 is None or entry.init:
+        return None
+    said = entry.reported
+    return {"entry": entry.name, "dataset": entry.dataset, "top1": said.top1, "top5": said.top5, "views": said.views,
+            "size": said.size, "source": said.source}  # fmt: skip
 
 
 class TestReport(Callback):
-    """Collects the scores of a test and reports them; on by default in ``tempozoo test``.
+    """Reports a test; on by default in ``tempozoo test``.
 
-    Writes into ``folder`` (default: the run's folder): ``predictions.csv`` (path, true label, five best with their
-    scores), ``confusion.csv`` and ``confusion.png``, ``test.json`` (metrics, protocol, counts, skipped videos).
+    Writes into ``folder`` (default: the run's folder): ``predictions.csv`` (video, true label, five best with their
+    scores), ``confusion.csv`` and ``confusion.png``, ``test.json`` (metrics, published figures, protocol, counts,
+    skipped videos). With several heads, predictions have the columns of each, and there is a matrix of each.
     """
 
     __test__ = False  # not a test case, whatever its name begins with
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
-        self._scores: dict[str, tuple[int, torch.Tensor]] = {}
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Forget an earlier test."""
-        self._scores.clear()
-
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the scores of a batch by video, so that a video seen twice counts once."""
-        if outputs is not None:
-            for path, label, scores in zip(batch["path"], batch["label"].tolist(), outputs.cpu(), strict=True):
-                self._scores[path] = (label, scores)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the files and print the table."""
+        module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
-        mine = (self._scores, getattr(data, "skipped", {}).get("test", {}))
-        gathered = [mine]
-        if trainer.world_size > 1:
-            gathered = [({}, {})] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, mine)
+        skipped = merged(getattr(data, "skipped", {}).get("test", {}))
         if not trainer.is_global_zero:
             return
-        scores = {path: found for part, _ in gathered for path, found in part.items()}
-        skipped = {path: reason for _, part in gathered for path, reason in part.items()}
-        network: Any = pl_module.network
-        classes = network.config["options"]["num_classes"]
-        names = list(network.labels or map(str, range(classes)))
+        network, scores = module.network, module.scores
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
-
-        best = min(5, classes)
-        rows = []
-        confusion = np.zeros((classes, classes), dtype=np.int64)
-        for path, (label, values) in sorted(scores.items()):
-            confusion[label, int(values.argmax())] += 1
-            rows.append([path, names[label], *_best(values, names, best)])
-        write_csv(folder / "predictions.csv", ["path", "label", *_best_columns(best)], rows)
-        write_csv(
-            folder / "confusion.csv",
-            ["true / predicted", *names],
-            [[n, *map(int, r)] for n, r in zip(names, confusion, strict=True)],
-        )
-        draw_confusion(folder / "confusion.png", confusion, names)
-
+        self._write_predictions(folder, scores, heads_of(network))
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test_")}
-        metrics |= measured(scores, classes)  # what the ranks log counts videos twice that fill up their shares
-        protocol = data.datasets["test"].protocol if data is not None else network.protocol
-        listed = len(rows) + len(skipped) if data is None else len(data.datasets["test"])
+        records = data.datasets["test"].records if data is not None else None
         summary = {
             "network": network.report.name,
             "weights": fingerprint(network.state_dict()),
             "data": None if data is None else type(data).__name__,
             "metrics": metrics,
-            "videos": len(rows),
-            "listed": listed,
+            "published": published(network),
+            "videos": len(scores),
+            "listed": len(scores) + len(skipped) if records is None else records.listed,
             "skipped": skipped,
-            "protocol": protocol.to_dict(),
+            "protocol": (network.protocol if data is None else data.datasets["test"].protocol).to_dict(),
         }
         with atomic_path(folder / "test.json") as temporary:
             temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        _print_summary(summary, heads_of(network), folder)
 
-        table = Table()
-        table.add_column("metric")
-        table.add_column("value", justify="right")
-        for key, text in (("top1", "top-1"), ("top5", f"top-{best}"), ("mean_class", "mean class accuracy")):
-            if f"test_{key}" in metrics:
-                table.add_row(text, f"{100 * metrics[f'test_{key}']:.2f} %")
-        if "test_loss" in metrics:
-            table.add_row("loss", f"{metrics['test_loss']:.4f}")
+    def _write_predictions(self, folder: Path, scores: Any, heads: list[Head]) -> None:
+        header, rows = ["path"], [[path] for path in sorted(scores)]
+        for number, head in enumerate(heads):
+            name, names, outputs = head
+            header += [f"{name}_label" if name else "label", *_best_columns(head)]
+            confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+            for row in rows:
+                labels, values = scores[row[0]]
+                true = int(labels.reshape(-1)[number])
+                confusion[true, int(values[outputs].argmax())] += 1
+                row += [names[true], *_best(values[outputs], names, 5)]
+            file = f"confusion_{name}" if name else "confusion"
+            counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
+            write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
+            draw_confusion(folder / f"{file}.png", confusion, names)
+        write_csv(folder / "predictions.csv", header, rows)
+
+
+def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> None:
+    metrics, said, missing = summary["metrics"], summary["published"] or {}, summary["listed"] - summary["videos"]
+    table = Table()
+    table.add_column("metric")
+    table.add_column("measured", justify="right")
+    if said:
+        table.add_column("published", justify="right")
+        table.add_column("difference", justify="right")
+    classes = len(heads[0][1])
+    words = {"top1": "top-1", "top5": f"top-{min(5, classes)}", "mean_class": "mean class accuracy"}
+    if len(heads) > 1:
+        words = {f"{name}_{key}": f"{name} {words[key]}" for name in ("action", *(h[0] for h in heads))
+                 for key in ("top1", "top5")}  # fmt: skip
+    for key, text in words.items():
+        if f"test_{key}" in metrics:
+            value = 100 * metrics[f"test_{key}"]
+            known = said.get(key)
+            beside = ["", ""] if known is None else [f"{known:.2f} %", f"{value - known:+.2f}"]
+            table.add_row(text, f"{value:.2f} %", *(beside if said else []))
+    if "test_loss" in metrics:
+        table.add_row("loss", f"{metrics['test_loss']:.4f}")
+    if len(heads) == 1:
         table.add_row("chance", f"{100 / classes:.2f} %")
-        console = Console()
-        console.print(f"{network.report.name}: {len(rows)} of {listed} videos", highlight=False, soft_wrap=True)
-        console.print(table)
-        console.print(f"Protocol: {protocol}", highlight=False, soft_wrap=True)
-        for reason in skipped.values():  # which name their file
-            console.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
-        console.print(f"Predictions, confusion matrix, summary: {folder}", highlight=False, soft_wrap=True)
+    console = Console()
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    say(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
+    console.print(table)
+    protocol = Protocol.from_dict(summary["protocol"])
+    say(f"Protocol: {protocol}")
+    if said:
+        say(f"Published: {said['dataset']}, {said['views']} views at {said['size']} ({said['source']})")
+        used = f"{protocol.clips}x{protocol.crops}"
+        if str(said["views"]) != used:
+            say(f"The published figures are of {said['views']} views, these of {used}.")
+    if missing > len(summary["skipped"]):
+        say(f"{missing - len(summary['skipped'])} listed videos are not there or excluded.")
+    for reason in summary["skipped"].values():  # which name their file
+        say(f"Left out: {reason}")
+    say(f"Predictions, confusion matrix, summary: {folder}")
 
 
 class PredictionReport(Callback):
@@ -182,7 +198,7 @@ class PredictionReport(Callback):
 
     def __init__(self, folder: str | Path, top: int = 5) -> None:
         self.folder, self.top = Path(folder), top
-        self._rows: list[list[Any]] = []
+        self._scores: dict[str, torch.Tensor] = {}
 
     def on_predict_batch_end(
         self,
@@ -194,21 +210,28 @@ class PredictionReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep a batch's predictions."""
-        network: Any = pl_module.network
-        for path, scores in zip(outputs["path"], outputs["scores"].cpu(), strict=True):
-            self._rows.append([path, *_best(scores, network.labels, self.top)])
+        self._scores |= dict(zip(outputs["path"], outputs["scores"].cpu(), strict=True))
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print and write."""
-        console = Console()
-        for path, *best in self._rows:
-            console.print(f"[bold]{path}[/bold]", highlight=False, soft_wrap=True)
-            for label, score in zip(best[::2], best[1::2], strict=True):
-                console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False)
         data: Any = getattr(trainer, "datamodule", None)
-        for reason in getattr(data, "skipped", {}).get("predict", {}).values():
+        scores, skipped = merged(self._scores), merged(getattr(data, "skipped", {}).get("predict", {}))
+        if not trainer.is_global_zero:
+            return
+        console = Console()
+        heads = heads_of(pl_module.network)
+        rows: list[list[str]] = []
+        for path, values in scores.items():
+            console.print(path, style="bold", markup=False, highlight=False, soft_wrap=True)
+            rows.append([path])
+            for _, names, outputs in heads:
+                best = _best(values[outputs], names, self.top)
+                rows[-1] += best
+                for label, score in zip(best[::2], best[1::2], strict=True):
+                    console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False, markup=False)
+        for reason in skipped.values():
             console.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
-        if self._rows:
-            count = max(len(row) for row in self._rows) // 2
-            write_csv(self.folder / "predictions.csv", ["path", *_best_columns(count)], self._rows)
+        if rows:
+            columns = [column for head in heads for column in _best_columns(head, self.top)]
+            write_csv(self.folder / "predictions.csv", ["path", *columns], rows)
             console.print(f"Written to {self.folder / 'predictions.csv'}", highlight=False, soft_wrap=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import logging
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,16 +12,14 @@ import numpy as np
 import pytest
 import torch
 from conftest import FOUR, SMALL, numbered_video
-from torchvision.transforms.v2 import functional as F
 
 import zoo
-from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList, transforms
+from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
 from datamodules.base import split_stratified
-from datamodules.decoding import VideoReader
 from datamodules.sampling import sample
-from datamodules.transforms import train_clip, view_crops
+from datamodules.video.decoding import VideoReader
 from zoo.errors import ConfigError, DataError, IndexFileError, UnknownNameError
-from zoo.protocol import DEFAULT_PROTOCOL, Protocol
+from zoo.protocol import Protocol
 
 # data sets -------------------------------------------------------------------------------------------------------
 
@@ -56,11 +53,12 @@ def test_all_views_come_from_one_decode(motion_folder: Path, monkeypatch: pytest
     original = VideoReader.frames
     monkeypatch.setattr(VideoReader, "frames", lambda self, i: calls.append(list(i)) or original(self, i))
     item = data.datasets["test"][0]
-    assert item["video"].shape == (6, 4, 3, 32, 32)
+    (views,) = item["video"]
+    assert views.shape == (6, 4, 3, 32, 32)
     assert len(calls) == 1
     with VideoReader(item["path"]) as reader:  # view 4 is clip 1, centre
         numbers = sample(data.datasets["test"].protocol, len(reader), reader.fps, (1, 2))
-        assert torch.equal(item["video"][4], original(reader, numbers))
+        assert torch.equal(views[4], original(reader, numbers))
 
 
 def test_workers_see_what_the_main_process_sees(motion_folder: Path) -> None:
@@ -182,9 +180,9 @@ def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCapt
     with pytest.raises(DataError, match=r"2 of the 10 videos .* such as 8.mp4"):
         names(rows).split_records("train")
     with caplog.at_level(logging.WARNING):
-        data = VideoList(tmp_path / "l.csv", max_missing=0.2)
-        assert len(data.split_records("train")) + len(data.split_records("val")) == 8
-    assert "8 of 10 videos are present" in caplog.text
+        data = ready(VideoList(tmp_path / "l.csv", val=tmp_path / "l.csv", max_missing=0.2, num_workers=0))
+    assert (len(data.datasets["train"]), data.datasets["train"].records.listed) == (8, 10)
+    assert "train: 8 of 10 listed videos are there" in caplog.text
     write_list(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
     with pytest.raises(DataError, match="has the label 'z', which is not one of the classes"):
         VideoList(tmp_path / "l.csv", test=tmp_path / "t.csv").split_records("test")
@@ -205,7 +203,7 @@ def test_mirrored_classes_trade_places(motion_folder: Path) -> None:
     data = ready(VideoFolder(motion_folder, num_workers=0, flip=True, flip_pairs=pairs))
     dataset = data.datasets["train"]
     at = next(i for i, p in enumerate(dataset.records.paths) if "/meets/" in p)
-    seen = {dataset[at]["label"] for _ in range(30)}
+    seen = {int(dataset[at]["label"][0]) for _ in range(30)}
     assert seen == {data.class_names.index("meets"), data.class_names.index("parts")}
     with pytest.raises(ConfigError, match="'left', which is no class"):
         ready(VideoFolder(motion_folder, flip_pairs=[("left", "parts")]))
@@ -287,22 +285,7 @@ def test_data_without_a_network_says_what_is_missing(motion_folder: Path) -> Non
         VideoFolder(motion_folder, batch_size=0)
 
 
-# ten crops and RandAugment ---------------------------------------------------------------------------------------
-
-
-def test_ten_crops_are_corners_centre_and_their_mirror_images() -> None:
-    frames = torch.randint(0, 256, (2, 3, 44, 100), dtype=torch.uint8)
-    views = view_crops(frames, 40, 10)
-    assert len(views) == 10
-    for view, mirrored, wanted in zip(views[:5], views[5:], F.five_crop(frames, [40, 40]), strict=True):
-        assert torch.equal(view, wanted)
-        assert torch.equal(mirrored, F.horizontal_flip(wanted))
-    assert torch.equal(views[4], view_crops(frames, 40, 1)[0])
-    for crops in (0, 2, 5):
-        with pytest.raises(ConfigError, match=f"crops is {crops}; choose from 1, 3, 10"):
-            view_crops(frames, 40, crops)
-    with pytest.raises(ConfigError, match="a crop of 48 does not fit into 44 x 100"):
-        view_crops(frames, 48, 10)
+# views and augmentation as asked for -----------------------------------------------------------------------------
 
 
 def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -321,59 +304,68 @@ def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.Log
         Protocol.from_dict(protocol | {"crops": 5}, "here")
 
 
-def rand_augment(frames: torch.Tensor, crop: int = 32) -> torch.Tensor:
-    protocol = replace(DEFAULT_PROTOCOL, augment="rand_augment", train_crop=crop)
-    return train_clip(frames, protocol, flip=False)[0]
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_rand_augment_treats_all_frames_alike_and_follows_the_seed(channels: int) -> None:
-    clip = torch.randint(0, 256, (1, channels, 40, 60), dtype=torch.uint8).expand(3, -1, -1, -1)
-    first, again = ([(torch.manual_seed(seed), rand_augment(clip))[1] for seed in range(40)] for _ in range(2))
-    assert all(m.shape == (3, channels, 32, 32) and m.dtype == torch.uint8 and m.is_contiguous() for m in first)
-    assert all(torch.equal(m[0], m[1]) and torch.equal(m[0], m[2]) for m in first)
-    assert all(map(torch.equal, first, again))
-    assert len({m.numpy().tobytes() for m in first}) == 40
-
-
-def test_rand_augment_crops_boxes_of_the_published_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transforms, "OPERATIONS", 0)
-    monkeypatch.setattr(transforms, "GREY", 0.0)
-    rows, columns = torch.meshgrid(torch.arange(200), torch.arange(250), indexing="ij")
-    frame = torch.stack([rows, columns, rows])[None].to(torch.uint8)
-    areas, ratios = [], []
-    for _ in range(200):
-        clip = rand_augment(frame, 64).long()
-        (top, left, _), (bottom, right, _) = clip.amin((0, 2, 3)), clip.amax((0, 2, 3))
-        height, width = (float(bottom - top) + 3) * 64 / 66, (float(right - left) + 3) * 64 / 66
-        areas.append(height * width / (200 * 250))
-        ratios.append(width / height)
-    assert 0.07 < min(areas) < 0.15 and 0.85 < max(areas) < 1.03
-    assert 0.70 < min(ratios) < 0.80 and 1.25 < max(ratios) < 1.42
-
-
-def test_rand_augment_is_as_strong_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of all clips are grey, one operation in two is left out, brightness changes by nine tenths."""
-    for name in ("AREAS", "RATIOS"):
-        monkeypatch.setattr(transforms, name, (1.0, 1.0))
-    noise = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    with monkeypatch.context() as patch:
-        patch.setattr(transforms, "OPERATIONS", 0)
-        made = [rand_augment(noise) for _ in range(400)]
-        assert 50 < sum(bool((m == m[:, :1]).all()) for m in made) < 115  # 80 +- 8
-    monkeypatch.setattr(transforms, "GREY", 0.0)
-    same = sum(torch.equal(rand_augment(noise), noise) for _ in range(400))
-    assert 20 < same < 75  # 42 +- 6: (1/2 + 1/14)^4, and a little more where the contrast is full already
-    monkeypatch.setattr(transforms, "OPERATIONS", 1)
-    plain = torch.full((1, 3, 33, 33), 100, dtype=torch.uint8)
-    centre = {int(rand_augment(plain, 33)[0, 0, 16, 16]) for _ in range(400)}
-    assert not {value for value in centre if 40 < value < 90 or value > 195}
-    assert min(centre) < 40
-    assert max(centre) > 160
-
-
 def test_a_data_set_may_ask_for_another_augmentation(motion_folder: Path) -> None:
     torch.manual_seed(0)
     data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=4, augment="rand_augment"))
     assert data.datasets["train"].protocol.augment == "rand_augment"
     assert next(iter(data.train_dataloader()))["video"].shape == (4, 4, 3, 32, 32)
+
+
+# clips of a video, left-out videos ---------------------------------------------------------------------------------
+
+
+def test_repeats_are_cut_anew_from_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8, repeats=2, color_jitter=0.4, erasing=1.0))
+    calls = []
+    original = VideoReader.frames
+    monkeypatch.setattr(VideoReader, "frames", lambda self, i: calls.append(i) or original(self, i))
+    loader = data.train_dataloader()
+    assert len(loader) == 8  # of 4 videos each
+    batch = next(iter(loader))
+    assert len(calls) == 4
+    assert batch["video"].shape == (8, 4, 3, 32, 32)
+    assert batch["path"][::2] == batch["path"][1::2]
+    assert not any(torch.equal(a, b) for a, b in zip(batch["video"][::2], batch["video"][1::2], strict=True))
+    with pytest.raises(ConfigError, match="repeats is 3; it must be at least 1 and divide batch_size, 8"):
+        VideoFolder(motion_folder, repeats=3)
+
+
+def test_clips_follow_from_the_seed_whatever_the_workers(motion_folder: Path) -> None:
+    batches = []
+    for workers in (0, 2):
+        data = ready(VideoFolder(motion_folder, num_workers=workers, batch_size=8))
+        torch.manual_seed(workers)
+        before = torch.random.get_rng_state()
+        batches.append(list(data.train_dataloader()))
+        assert torch.equal(torch.random.get_rng_state(), before)
+    for one, two in zip(*batches, strict=True):
+        assert one["path"] == two["path"]
+        assert torch.equal(one["video"], two["video"])
+
+
+def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None:
+    whole = ready(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"].records
+    out = tmp_path / "exclude.txt"
+    out.write_text(f"# bad ones\ntest/meets/meets_0000.mp4\n{whole.paths[-1]}\n\n")
+    records = ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"].records
+    assert (len(records), records.listed) == (10, 12)
+    assert set(whole.paths) - set(records.paths) == {str(motion_folder / "test/meets/meets_0000.mp4"), whole.paths[-1]}
+    with pytest.raises(DataError, match="none.txt, cannot be read"):
+        ready(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
+    out.write_text("\n".join(whole.ids))
+    with pytest.raises(DataError, match="leaves out every video"):
+        ready(VideoFolder(motion_folder, exclude=out), "test")
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"decoder": "opencv"}, "decoder is 'opencv'; choose from pyav, torchcodec"),
+        ({"time_limit": 0}, "time_limit is 0; it must be above 0 seconds"),
+        ({"erasing": 1.5}, "erasing is 1.5; it must be from 0 to 1"),
+        ({"color_jitter": -1}, "color_jitter is -1; it must be at least 0"),
+    ],
+)
+def test_options_that_cannot_be_are_named(options: dict[str, Any], says: str, motion_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        VideoFolder(motion_folder, **options)

@@ -1,0 +1,123 @@
+"""Videos -> clips: what one worker does with one video."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.loading import Draw, derived_seed
+from datamodules.records import Source, VideoRecords
+from datamodules.sampling import sample
+from datamodules.transforms import resize_short_side, train_clip, view_crops
+from datamodules.video.decoding import open_video
+from datamodules.video.time_limit import within
+from zoo.errors import DataError
+from zoo.protocol import Protocol
+
+REPLACEMENTS = 10  # videos tried in place of an unreadable one before training gives up on its place in the batch
+
+
+class VideoDataset(Dataset[dict[str, Any]]):
+    """Videos -> clips. One decoder a video, one decode for all of its views.
+
+    An item of a training split holds ``repeats`` clips ``(T, 3, S, S)``, uint8 RGB; of the other splits all views of a
+    video in one tensor ``(V, T, 3, S, S)``, uint8, or float32 from 0 to 255 where the protocol resizes floats. A video
+    that cannot be read is replaced in training, deterministically, by another one that can; in the other splits its
+    item has no clip. Either way ``skipped`` names it.
+
+    Args:
+        flip_pairs: classes that trade places when a clip is mirrored.
+        erasing, color_jitter: see ``VideoDataModule``.
+        time_limit: seconds that a video may take.
+    """
+
+    def __init__(
+        self,
+        records: VideoRecords,
+        protocol: Protocol,
+        split: str,
+        *,
+        flip: bool,
+        flip_pairs: Sequence[tuple[int, int]] = (),
+        decoder: str = "pyav",
+        frame_rate: float = 30.0,
+        time_limit: float | None = 60.0,
+        repeats: int = 1,
+        erasing: float = 0.0,
+        color_jitter: float = 0.0,
+    ) -> None:
+        self.records, self.protocol, self.split, self.flip = records, protocol, split, flip
+        self.mirror = dict(flip_pairs) | {b: a for a, b in flip_pairs}
+        self.decoder, self.frame_rate, self.time_limit = decoder, frame_rate, time_limit
+        self.repeats, self.erasing, self.color_jitter = repeats, erasing, color_jitter
+        self._unreadable: dict[int, str] = {}  # in this process: what took a minute to fail is not tried again
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, draw: int | Draw) -> dict[str, Any]:
+        if isinstance(draw, tuple):  # the clip's own randomness; the process's is left as it was
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(draw[1])
+                return self._item(draw[0])
+        return self._item(draw)
+
+    def _item(self, number: int) -> dict[str, Any]:
+        skipped: list[tuple[str, str]] = []
+        for attempt in range(REPLACEMENTS if self.split == "train" else 1):
+            # not its neighbour: bad videos come in rows
+            at = derived_seed(number, attempt) % len(self) if attempt else number
+            source, label = self.records.source(at), torch.as_tensor(self.records.labels[at])
+            try:
+                if at in self._unreadable:
+                    raise DataError(self._unreadable[at])
+                clips, repeated, mirrored = self._clips(source)
+            except DataError as error:
+                self._unreadable[at] = str(error)
+                skipped.append((str(source), str(error)))
+                continue
+            labels = [self._mirrored(label) if m else label for m in mirrored]
+            return {"video": clips, "label": labels, "path": str(source), "repeated": repeated, "skipped": skipped}
+        return {"video": [], "label": [], "path": str(source), "repeated": False, "skipped": skipped}
+
+    def _mirrored(self, label: Tensor) -> Tensor:
+        return torch.tensor(self.mirror.get(int(label), int(label))) if label.ndim == 0 else label
+
+    def _clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:
+        """Clips, whether they repeat frames for want of enough, and which of them are mirrored."""
+        protocol, train = self.protocol, self.split == "train"
+        views = [None] * self.repeats if train else [(k, protocol.clips) for k in range(protocol.clips)]
+        deadline = None if self.time_limit is None else time.monotonic() + self.time_limit
+
+        def read() -> tuple[bool, np.ndarray, Tensor]:
+            with open_video(source, self.decoder, self.frame_rate, deadline=deadline) as reader:
+                total = len(reader)
+                clips = [sample(protocol, total, reader.fps, view) for view in views]
+                wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
+                return total < protocol.num_frames, position.reshape(len(clips), -1), reader.frames(wanted)
+
+        repeated, position, frames = within(self.time_limit, str(source), read)  # frames: (unique, 3, H, W)
+        if train:
+            made = [train_clip(frames[rows], protocol, self.flip, self.erasing, self.color_jitter) for rows in position]
+            return [clip for clip, _ in made], repeated, [mirrored for _, mirrored in made]
+        frames = resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
+        crops = view_crops(frames, protocol.crop, protocol.crops, protocol.pixels)
+        return [torch.stack([crop[rows] for rows in position for crop in crops])], repeated, [False]
+
+
+def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Items -> batch; those without a clip stay only in ``skipped``. A batch may be empty but for that."""
+    clips = [clip for item in items for clip in item["video"]]
+    return {
+        "video": torch.stack(clips) if clips else torch.empty(0, dtype=torch.uint8),
+        "label": torch.stack([label for item in items for label in item["label"]]) if clips else torch.empty(0).long(),
+        "path": [item["path"] for item in items for _ in item["video"]],
+        "repeated": [item["path"] for item in items if item["repeated"]],
+        "skipped": [bad for item in items for bad in item["skipped"]],
+    }

@@ -1,0 +1,147 @@
+"""Which videos are read when, by whom: the same for any number of workers, and able to go on in mid-epoch.
+
+Nothing here is drawn from a state that moves on. The order of an epoch follows from (seed, epoch), a clip's own
+randomness from (seed, epoch, video, turn): so a run that is killed and resumed sees what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from zoo.errors import ConfigError, DataError
+
+Draw = tuple[int, int]  # number of a video, seed of its clips
+WINDOW = 4096  # videos that are shuffled together when they are read from shards, one shard after another
+
+
+def derived_seed(*parts: int) -> int:
+    """A seed for torch, in [0, 2 ** 63), that differs with every part."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class BatchSampler:
+    """Batches of ``Draw`` for one of several processes.
+
+    In training (``shuffle``) every process gets as many batches, all of one size; the videos of an epoch that do not
+    fill a batch on every process are left for another epoch (fewer than one such batch in all). Step k of all processes
+    together holds the same videos, however many processes share them; from shards, each process reads its own stretch
+    instead. Otherwise each video is read once, by one process.
+
+    Args:
+        count: videos.
+        batch_size: videos in a batch of one process.
+        shards: of each video, the shard it is in; or None.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        shards: np.ndarray | None = None,
+    ) -> None:
+        if shuffle and count < world_size:
+            raise DataError(f"there are {count} training videos for {world_size} processes; use fewer.")
+        self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
+        self.rank, self.world_size, self.shards = rank, world_size, shards
+        self.epoch, self.start = 0, 0
+
+    def _used(self) -> int:
+        """How many videos of an epoch all processes read together."""
+        whole = self.batch_size * self.world_size
+        if not self.shuffle:
+            return self.count
+        if self.count >= whole:
+            return self.count // whole * whole
+        return self.count if self.shards is None else self.count // self.world_size * self.world_size
+
+    def _share(self) -> np.ndarray:
+        """Numbers of the videos of this process, in order."""
+        draw = np.random.Generator(np.random.PCG64(derived_seed(self.seed, self.epoch)))
+        order = draw.permutation(self.count) if self.shuffle else np.arange(self.count)
+        if self.shards is None:
+            return order[: self._used()][self.rank :: self.world_size]
+        if self.shuffle:
+            names, shard = np.unique(self.shards, return_inverse=True)
+            order = order[np.argsort(draw.permutation(len(names))[shard[order]], kind="stable")]
+        share = np.array_split(order[: self._used()], self.world_size)[self.rank]
+        if self.shuffle:
+            share = np.concatenate([draw.permutation(share[i : i + WINDOW]) for i in range(0, len(share), WINDOW)])
+        return share
+
+    def __len__(self) -> int:
+        used, batch = self._used(), self.batch_size
+        mine = used // self.world_size + (self.rank < used % self.world_size)
+        return -(-mine // batch)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        share = self._share()
+        for at in range(self.start * self.batch_size, len(share), self.batch_size):
+            batch = share[at : at + self.batch_size].tolist()
+            yield [(number, derived_seed(self.seed, self.epoch, number)) for number in batch]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Begin another epoch; in the one that is under way, go on where it was left."""
+        if epoch != self.epoch:
+            self.epoch, self.start = epoch, 0
+
+
+class ClipLoader:
+    """A DataLoader that Lightning neither wraps nor shuffles, and whose place in the epoch goes into checkpoints.
+
+    Args:
+        options: of torch's DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset[Any], sampler: BatchSampler, **options: Any) -> None:
+        self.dataset = dataset
+        self.sampler = self.batch_sampler = sampler  # Lightning asks for both, and calls set_epoch
+        own = torch.Generator()  # else every epoch would take a number from the process's
+        self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=own, **options)
+        self._done = 0
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        # a generator: the sampler is asked when the first batch is, and by then knows its epoch
+        self._done = self.sampler.start
+        for batch in self._loader:
+            self._done += 1
+            yield batch
+        self.sampler.set_epoch(self.sampler.epoch + 1)  # for loops that do not say which epoch it is
+
+    def _shape(self) -> dict[str, int]:
+        s = self.sampler
+        return {
+            "videos": s.count, "batch_size": s.batch_size, "processes": s.world_size, "seed": s.seed
+        }  # fmt: skip
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epoch and how many of its batches were handed out, with what decides which videos those were."""
+        return {"epoch": self.sampler.epoch, "batches": self._done, **self._shape()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on behind the batches that were handed out.
+
+        Raises:
+            ConfigError: in the middle of an epoch, with other data or batches than before.
+        """
+        differing = [key for key, value in self._shape().items() if state.get(key) != value]
+        if differing and state["batches"] > 0:
+            key = differing[0]
+            raise ConfigError(
+                f"the run to go on with was in the middle of an epoch with {key} {state.get(key)}, and now {key} is "
+                f"{self._shape()[key]}: which videos it has seen would be lost. Resume it as it was, or from the "
+                "checkpoint of an epoch's end."
+            )
+        self.sampler.epoch, self.sampler.start, self._done = state["epoch"], state["batches"], state["batches"]

@@ -1,0 +1,189 @@
+"""Shards written, and looked through: what is where in them. ``shards.py`` reads videos by what is found here."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+from datamodules.shards import Manifest, file_system
+from datamodules.tools.outputs import written
+from datamodules.tools.parallel import each
+from datamodules.tree import VIDEO_EXTENSIONS
+from zoo.errors import ConfigError, DataError, ZooError
+
+BLOCK = 1 << 16  # bytes read for each header of a distant shard
+TEXT = 1 << 20  # bytes; no label is larger
+LABELS = ("label", "cls", "class")  # names it goes by in a sample's .json
+BRACES = re.compile(r"\{([^{}]*)\}")
+
+
+class Video(NamedTuple):
+    """One video of a shard; ``path`` is as in the manifest, or the member's name."""
+
+    path: str
+    offset: int
+    size: int
+    label: str
+
+
+def split_member(name: str) -> tuple[str, str]:
+    """Key and ending of a member: WebDataset parts them at the first dot of the base name."""
+    folder, slash, base = name.rpartition("/")
+    stem, _, ending = base.partition(".")
+    return folder + slash + stem, f".{ending.lower()}"
+
+
+def member_key(path: str) -> str:
+    """The key of a video by its relative path. Further dots in its name are written %2E, and % as %25."""
+    folder, slash, base = path.rpartition("/")
+    return folder + slash + PurePosixPath(base).stem.replace("%", "%25").replace(".", "%2E")
+
+
+# writing ---------------------------------------------------------------------------------------------------------
+
+
+def pack(root: Path, names: Sequence[str], target: Path) -> None:
+    """One shard of videos below a folder: for each a ``.json`` with its path, then its bytes.
+
+    Raises:
+        NoSpaceError, AccessError: it cannot be written.
+    """
+    with written(target) as temporary, tarfile.open(temporary, "w") as shard:
+        for name in names:
+            key, about = member_key(name), json.dumps({"path": name}).encode()
+            for ending, size in ((".json", len(about)), (PurePosixPath(name).suffix, (root / name).stat().st_size)):
+                member = tarfile.TarInfo(key + ending)
+                member.size = size  # no times and no owners: the same videos make the same shard
+                if ending == ".json":
+                    shard.addfile(member, io.BytesIO(about))
+                else:
+                    with (root / name).open("rb") as file:
+                        shard.addfile(member, file)
+
+
+# looking through -------------------------------------------------------------------------------------------------
+
+
+def scan(shard: str) -> list[Video]:
+    """The videos of a shard, a path or URL; only headers, labels and paths are read.
+
+    Raises:
+        DataError: it is no tar file, truncated, compressed, or served only as a whole.
+    """
+    try:
+        if "://" in shard:
+            system, inner = file_system(shard)
+            file: Any = system.open(inner, "rb", block_size=BLOCK)
+            size = file.size
+        else:
+            file = Path(shard).open("rb")  # noqa: SIM115, closed below
+            size = Path(shard).stat().st_size
+        with file:
+            if size is None:
+                raise DataError(f"{shard} is served only as a whole: the host has to answer range requests.")
+            if file.read(2) == b"\x1f\x8b":
+                raise DataError(f"{shard} is compressed, so that no video can be read by its place; unpack it.")
+            file.seek(0)
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                return _videos(shard, tar, size)
+    except ZooError:
+        raise
+    except Exception as error:  # of tarfile, and of each kind of store
+        raise DataError(f"{shard} cannot be read as a tar file ({error}).") from error
+
+
+def _videos(shard: str, tar: tarfile.TarFile, size: int) -> list[Video]:
+    found = []
+    for key, members in itertools.groupby((m for m in tar if m.isfile()), lambda m: split_member(m.name)[0]):
+        sample = {split_member(member.name)[1]: member for member in members}
+        video = next((member for ending, member in sample.items() if ending.endswith(VIDEO_EXTENSIONS)), None)
+        if video is None:
+            continue
+        if video.offset_data + video.size > size:
+            raise DataError(f"{shard} is truncated in {video.name}; fetch it again.")
+        texts = {
+            ending: tar.extractfile(member).read().decode("utf-8", "replace")  # type: ignore[union-attr]
+            for ending, member in sample.items()
+            if ending in (".cls", ".json", ".txt") and member.size <= TEXT
+        }
+        about = _json(texts.get(".json", ""))
+        label = texts.get(".cls") or next((str(about[n]) for n in LABELS if n in about), texts.get(".txt", ""))
+        path = about.get("path", video.name)
+        written = isinstance(path, str) and member_key(path) == key
+        found.append(Video(path if written else video.name, video.offset_data, video.size, label.strip()))
+    return found
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def index_shards(shards: Sequence[str], names: Sequence[str] | None = None, workers: int | None = None) -> Manifest:
+    """Look through shards, several at a time.
+
+    Args:
+        shards: paths or URLs.
+        names: what the manifest calls them; default the same.
+
+    Raises:
+        DataError: one cannot be read, or there is no video in any.
+    """
+    results = each(scan, list(shards), "looking through shards", workers)
+    for result in results:
+        if isinstance(result, ZooError):
+            raise result
+    rows = [(number, video) for number, videos in enumerate(results) for video in videos]  # type: ignore[union-attr]
+    if not rows:
+        raise DataError(f"There is no video in {shards[0]} or the {len(shards) - 1} other shards.")
+    paths = [video.path for _, video in rows]
+    if len(set(paths)) < len(paths):  # keys that begin anew in every shard
+        paths = [f"{PurePosixPath(urlsplit(shards[number]).path).stem}/{video.path}" for number, video in rows]
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        raise DataError(f"{repeated[0]} is more than once in the shards.")
+    columns = [[getattr(video, name) for _, video in rows] for name in ("offset", "size", "label")]
+    return Manifest(list(names or shards), paths, [number for number, _ in rows], *columns)
+
+
+def expand(given: Sequence[str]) -> list[str]:
+    """Folders, and brace patterns such as ``train-{000000..000099}.tar`` or ``{a,b}.tar``, -> shards, in order.
+
+    Raises:
+        DataError: a folder has none; ConfigError: there is no sense in the braces.
+    """
+    shards = []
+    for place in given:
+        if "://" not in place and Path(place).is_dir():
+            inside = sorted(str(file.resolve()) for file in Path(place).glob("*.tar"))
+            if not inside:
+                raise DataError(f"There are no shards (*.tar) in {place}.")
+            shards += inside
+        else:
+            shards += [name if "://" in name else str(Path(name).resolve()) for name in _braces(place)]
+    return shards
+
+
+def _braces(pattern: str) -> list[str]:
+    found = BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, dots, last = found[1].partition("..")
+    if dots:
+        if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
+            raise ConfigError(f"{pattern!r} needs numbers in its braces, the smaller first, as in {{000..099}}.")
+        choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
+    else:
+        choices = found[1].split(",")
+    return [name for choice in choices for name in _braces(pattern[: found.start()] + choice + pattern[found.end() :])]

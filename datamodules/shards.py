@@ -1,0 +1,239 @@
+"""Videos in shards: tar files as WebDataset has them, each video read by its place in one, near or far.
+
+A folder or address of shards holds ``shards.json``, which says where in which shard every video is. `tempozoo data
+prepare --shards` writes such a folder, and `tempozoo data index` the same for shards that others made.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tarfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from datamodules.records import VideoRecords
+from datamodules.tools.outputs import written
+from datamodules.tree import VIDEO_EXTENSIONS, Tree
+from zoo.errors import DataError
+
+MANIFEST = "shards.json"
+PAUSES = (0.5, 2.0, 5.0)  # seconds before a host that failed is asked again
+HEADER = tarfile.BLOCKSIZE
+# file systems are never given up: a forked worker that did so with an inherited one would close its connections in
+# the kernel's table that it shares with the parent, whose next request would then wait for ever
+_KEPT: dict[int, Any] = {}
+
+
+class AbsentError(DataError):
+    """There is no such file, where there might have been one."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What shards.json holds: files, and columns with a value for each video.
+
+    shards: paths, relative to shards.json, or whole paths or URLs.
+    path: of each video, relative to the folder that the shards stand for, with its ending.
+    shard: of each, the number in ``shards``; offset, size: of its bytes there.
+    label: of each, as the shard has it, a class's name or number; "" if it has none.
+    """
+
+    shards: list[str]
+    path: list[str]
+    shard: list[int]
+    offset: list[int]
+    size: list[int]
+    label: list[str]
+
+    def __post_init__(self) -> None:
+        columns = (self.path, self.shard, self.offset, self.size, self.label)
+        if len({len(column) for column in columns}) != 1 or not set(self.shard) <= set(range(len(self.shards))):
+            raise ValueError("its columns do not fit together")
+
+    def write(self, folder: Path) -> Path:
+        """Write it into a folder, whole or not at all.
+
+        Raises:
+            NoSpaceError, AccessError: it cannot be written.
+        """
+        with written(folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps({"version": 1, **asdict(self)}, separators=(",", ":")), encoding="utf-8")
+        return folder / MANIFEST
+
+    @classmethod
+    def read(cls, root: str) -> Manifest:
+        """Of a folder or URL.
+
+        Raises:
+            DataError: there is none, or it is damaged.
+        """
+        where = f"{root}/{MANIFEST}"
+        try:
+            content = json.loads(fetch(where))
+            if content.pop("version") != 1:
+                raise ValueError("it is of another version")
+            return cls(**content)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{where} does not say what is in the shards ({error}); make it again.") from error
+
+
+class ShardTree(Tree):
+    """The videos in shards, as the folder tree that they were made of. Folders of frames are not kept in shards.
+
+    Args:
+        root: a folder, or a URL of any kind that fsspec reads, that holds shards.json.
+
+    Raises:
+        DataError: it does not.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root).rstrip("/")
+        self._manifest = Manifest.read(self.root)
+        self._number = {name: number for number, name in enumerate(self._manifest.path)}
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Relative paths of all videos, sorted."""
+        return sorted(self._number)
+
+    def labels(self, names: Sequence[str]) -> list[str]:
+        """What the shards say of videos: class names or numbers, "" if nothing."""
+        return [self._manifest.label[self._number[name]] for name in names]
+
+    def folders(self, below: str = "") -> list[str]:
+        """Names of the folders directly below a sub-folder, sorted."""
+        depth = len(PurePosixPath(below).parts)
+        inside = [PurePosixPath(name).parts for name in self.videos(below)]
+        if not inside:
+            raise DataError(f"There is no folder {below} in the shards of {self.root}.")
+        return sorted({parts[depth] for parts in inside if len(parts) > depth + 1})
+
+    def has_folder(self, name: str) -> bool:
+        """Whether there is such a sub-folder."""
+        return bool(self.videos(name))
+
+    def find(self, name: str) -> str | None:
+        """The relative path of a video that is named with or without its ending, or has been given another one."""
+        stem = name[: -len(PurePosixPath(name).suffix)] if name.lower().endswith(VIDEO_EXTENSIONS) else name
+        return next((n for n in (name, *(stem + end for end in VIDEO_EXTENSIONS)) if n in self._number), None)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a video, or annotation file beside the shards."""
+        if name in self._number:
+            return True
+        try:
+            return bool(fetch(f"{self.root}/{name}", 0, 1))
+        except AbsentError:
+            return False
+
+    def read(self, name: str) -> str:
+        """The text of an annotation file, which lies beside the shards.
+
+        Raises:
+            DataError: it is not there, or no text.
+        """
+        try:
+            return fetch(f"{self.root}/{name}").decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.root}/{name} cannot be read as text: {error}.") from error
+
+    def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
+        """Records of videos given by relative path, which is their id too, unless ``more`` has others."""
+        m, numbers = self._manifest, [self._number[name] for name in names]
+        homes = [file if _is_whole(file) else f"{self.root}/{file}" for file in m.shards]
+        places = [(m.offset[n], m.size[n]) for n in numbers]
+        return VideoRecords.of(
+            [homes[m.shard[n]] for n in numbers], labels, **({"ids": names, "places": places} | more)
+        )
+
+
+def _is_whole(path: str) -> bool:
+    return "://" in path or Path(path).is_absolute()
+
+
+def read_place(path: str, place: tuple[int, int], name: str = "") -> bytes:
+    """The bytes of one video in a shard.
+
+    Args:
+        path: of the shard, or its URL.
+        place: offset and number of the bytes.
+        name: of the video, for messages.
+
+    Raises:
+        DataError: the shard cannot be reached, is shorter, or has something else there.
+    """
+    offset, size = place
+    start = offset - HEADER  # the file's own header is read with it: an index may be of other shards than these
+    content = fetch(path, max(start, 0), offset + size)
+    what = f"{name or 'A video'} in {path}"
+    if len(content) > HEADER + size:
+        raise DataError(f"{path} is served only as a whole: the host has to answer range requests.")
+    if len(content) < HEADER + size:
+        raise DataError(f"{what} ends after {len(content)} of {HEADER + size} bytes: the shard is truncated.")
+    try:
+        fits = tarfile.TarInfo.frombuf(content[:HEADER], "utf-8", "replace").size == size
+    except tarfile.HeaderError:
+        fits = False
+    if not fits:
+        raise DataError(f"{what} is not where {MANIFEST} says; the shards were changed: index them again.")
+    return content[HEADER:]
+
+
+def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """Bytes ``[start, stop)`` of a file or URL, as far as it has them; a host that fails is asked again a few times.
+
+    Raises:
+        DataError: it is not there, or cannot be read.
+    """
+    if "://" not in path:
+        try:
+            with open(path, "rb") as file:
+                file.seek(start or 0)
+                return file.read(-1 if stop is None else stop - (start or 0))
+        except OSError as error:
+            kind = AbsentError if isinstance(error, FileNotFoundError) else DataError
+            raise kind(f"{path} cannot be read ({error.strerror}).") from error
+    for pause in (*PAUSES, None):
+        try:
+            system, inner = file_system(path)
+            return bytes(system.cat_file(inner, start=start, end=stop))
+        except DataError:
+            raise
+        except FileNotFoundError as error:
+            raise AbsentError(f"{path} cannot be read: there is no such file.") from error
+        except Exception as error:  # each kind of store has its own
+            status = getattr(error, "status", None)  # of HTTP
+            refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
+            if pause is None or refused or isinstance(error, PermissionError):
+                raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
+            time.sleep(pause)
+    raise AssertionError
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """What reads a URL, and what it calls it. fsspec keeps one for each host, anew in every process.
+
+    Raises:
+        DataError: nothing that is installed reads such URLs.
+    """
+    try:
+        import fsspec
+
+        # proxies are told by the environment on many clusters, which aiohttp looks at only if asked
+        options = {"client_kwargs": {"trust_env": True}} if url.startswith(("http://", "https://")) else {}
+        system, inner = fsspec.core.url_to_fs(url, **options)
+        _KEPT[id(system)] = system
+        return system, inner
+    except ImportError as error:
+        kind = url.partition("://")[0]
+        hint = "http" if kind == "https" else kind
+        raise DataError(f"{url} needs one more package ({error}): pip install 'fsspec[{hint}]'.") from error
+    except ValueError as error:
+        raise DataError(f"{url} is of no kind that fsspec reads ({error}).") from error

@@ -1,0 +1,1 @@
+"""`tempozoo data`: check, prepare, describe and index the videos of a data set."""

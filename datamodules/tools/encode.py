@@ -1,0 +1,144 @@
+"""One video made quick to read: H.264 in MP4, small, with many key frames; every frame at its time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+from av.filter import Graph
+
+from datamodules.tools.outputs import written
+from datamodules.video.decoding import open_video
+from zoo.errors import ConfigError, DataError
+
+# filters for a picture that is to be turned counter-clockwise by so many quarters
+TURNS: dict[int, list[tuple[str, str | None]]] = {
+    0: [],
+    1: [("transpose", "cclock")],
+    2: [("hflip", None), ("vflip", None)],
+    3: [("transpose", "clock")],
+}
+LIMITS = {"short_side": (16, 4096), "gop": (1, 1000), "crf": (0, 51)}
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What videos are made into.
+
+    short_side: pixels of the shorter side; a smaller video keeps its size, but for sides becoming even numbers.
+    gop: frames from one key frame to the next, at most.
+    crf: x264's constant quality, from 0 (the best) to 51; its own default is 23.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    short_side: int = 256
+    gop: int = 16
+    crf: int = 20
+
+    def __post_init__(self) -> None:
+        for name, (least, most) in LIMITS.items():
+            if not least <= getattr(self, name) <= most:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be from {least} to {most}.")
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a result."""
+        scale = min(1.0, self.short_side / min(width, height))
+        return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
+
+
+def encode(source: Path, target: Path, encoding: Encoding) -> int:
+    """Write ``target`` whole or not at all; returns the number of its frames, which is the source's.
+
+    Display times (from the first frame on) and colour tags stay; the rotation of phone videos is carried out; sound is
+    left out.
+
+    Raises:
+        DataError: the source is damaged anywhere, or its frames differ in size.
+        NoSpaceError, AccessError: the target cannot be written.
+    """
+    with open_video(source) as reader:
+        expected = len(reader)
+    with written(target) as temporary:
+        found = _convert(source, temporary, encoding)
+        if found != expected:
+            raise DataError(f"{source} is damaged: {found} of its {expected} frames can be decoded.")
+        with open_video(temporary) as reader:
+            if len(reader) != expected:
+                raise DataError(f"{source} has {expected} frames, of which {len(reader)} are left in H.264.")
+    return expected
+
+
+def _convert(source: Path, path: Path, encoding: Encoding) -> int:
+    """Frames written, of those that the source has."""
+    try:
+        container = av.open(str(source), metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise DataError(f"{source} cannot be opened as a video: {error}.") from error
+    count, stream = 0, None
+    options = {"crf": str(encoding.crf), "g": str(encoding.gop)}
+    with container, av.open(str(path), "w", options={"movflags": "+faststart"}) as result:
+        origin: Any = container.streams.best("video")
+        for picture in _pictures(source, container, origin, encoding):
+            if stream is None:
+                stream = result.add_stream("libx264", rate=origin.average_rate, options=options)
+                codec = stream.codec_context
+                codec.thread_count = 1  # other processes keep the other cores busy
+                codec.width, codec.height, codec.pix_fmt = picture.width, picture.height, "yuv420p"
+                codec.time_base = stream.time_base = picture.time_base
+                codec.color_range, codec.colorspace = picture.color_range, picture.colorspace
+                codec.color_primaries, codec.color_trc = picture.color_primaries, picture.color_trc
+            picture.pict_type = 0  # x264 would keep the source's key frames and B frames
+            result.mux(stream.encode(picture))
+            count += 1
+        if stream is not None:
+            result.mux(stream.encode())
+    return count
+
+
+def _pictures(source: Path, container: Any, stream: Any, encoding: Encoding) -> Iterator[av.VideoFrame]:
+    """The frames of a video, turned and scaled, each at its time."""
+    stream.codec_context.thread_count = 1
+    step = 1
+    if stream.average_rate and stream.time_base:
+        step = max(1, round(1 / (stream.average_rate * stream.time_base)))
+    timeless = container.format.name == "avi"  # it holds no display times, and those guessed are not in order
+    size, first, last = None, 0, -step
+    try:
+        for frame in container.decode(stream):
+            if frame.is_corrupt:
+                raise DataError(f"{source} is damaged: a frame is corrupt.")
+            if size is None:
+                size = (frame.width, frame.height)
+                graph = _filters(frame, encoding)
+                first = frame.pts or 0
+            elif size != (frame.width, frame.height):
+                raise DataError(f"{source} has frames of several sizes.")
+            time = last + step if timeless or frame.pts is None else frame.pts - first
+            frame.pts = last = time if time > last else last + step
+            graph.vpush(frame)
+            yield graph.vpull()
+    except av.FFmpegError as error:
+        raise DataError(f"{source} is damaged: {error.strerror}.") from error
+
+
+def _filters(frame: av.VideoFrame, encoding: Encoding) -> Graph:
+    """What turns and scales frames like this one."""
+    graph = Graph()
+    turns = round(frame.rotation / 90) % 4
+    sides = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
+    width, height = encoding.size(*sides)
+    start = graph.add(
+        "buffer",
+        video_size=f"{frame.width}x{frame.height}",
+        pix_fmt=frame.format.name,
+        time_base=str(frame.time_base),
+        colorspace=str(int(frame.colorspace)),
+        range=str(int(frame.color_range)),
+    )
+    steps = [*TURNS[turns], ("scale", f"{width}:{height}:flags=bicubic"), ("format", "yuv420p")]
+    return graph.link_nodes(start, *(graph.add(*step) for step in steps), graph.add("buffersink"))

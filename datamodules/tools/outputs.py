@@ -1,0 +1,54 @@
+"""Files that a long run writes: each whole or not at all, and nothing else left of a run that was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import AccessError, NoSpaceError
+from zoo.hub.files import atomic_path, disk_errors
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # names that atomic_path gives
+
+
+@contextlib.contextmanager
+def written(path: Path) -> Iterator[Path]:
+    """A temporary path that becomes ``path`` on success, and is gone on failure.
+
+    Raises:
+        NoSpaceError, AccessError: it cannot be written.
+    """
+    try:
+        with disk_errors(path.parent), atomic_path(path) as temporary:
+            yield temporary
+    except NoSpaceError as error:
+        raise NoSpaceError(f"No space is left for {path}. Make room and start again; it goes on from here.") from error
+    except AccessError as error:
+        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+        raise AccessError(f"{path} cannot be written ({why}). Choose another folder.") from error
+
+
+def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A CSV file; names of files that are no UTF-8 keep their bytes.
+
+    Raises:
+        NoSpaceError, AccessError: it cannot be written.
+    """
+    with (
+        written(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as text,
+    ):
+        csv.writer(text).writerows([header, *rows])
+
+
+def sweep(folder: Path) -> None:
+    """Remove what runs that were killed left half-written below a folder."""
+    for home, _, files in os.walk(folder):
+        for name in files:
+            if TEMPORARY.fullmatch(name):
+                Path(home, name).unlink(missing_ok=True)

@@ -1,0 +1,144 @@
+"""The same work for many videos, in processes that may hang or crash without harm to any other video."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zoo.errors import AccessError, ConfigError, DataError, NoSpaceError, ZooError
+
+T = TypeVar("T")
+R = TypeVar("R")
+HOPELESS = (NoSpaceError, AccessError)  # of the disk that is written to: what comes next would fail alike
+
+
+def each(
+    work: Callable[[T], R], items: Sequence[T], what: str, workers: int | None = None, time_limit: float | None = None
+) -> list[R | ZooError]:
+    """``work`` of every item, in their order; in the place of one that failed is its error.
+
+    A process that takes too long is killed, whatever it hangs in; one that crashed costs only the item it was at.
+
+    Args:
+        work: a function of a module, or ``functools.partial`` of one, as it is sent to other processes.
+        items: what it is called with; messages name each by its ``str``.
+        what: shown beside the progress.
+        workers: processes; default one per core.
+        time_limit: seconds for one item; None for no limit.
+
+    Raises:
+        ConfigError: fewer than one process.
+        NoSpaceError, AccessError: the first that ``work`` raised.
+    """
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}; it must be at least 1.")
+    team = [_Worker(work) for _ in range(min(workers or cores(), len(items)))]
+    free: SimpleQueue[_Worker] = SimpleQueue()
+    for worker in team:
+        free.put(worker)
+
+    def one(item: T) -> R | ZooError:
+        worker = free.get()
+        try:
+            return worker.run(item, time_limit)
+        finally:
+            free.put(worker)
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    with progress, ThreadPoolExecutor(max(1, len(team))) as pool:
+        try:
+            futures = [pool.submit(one, item) for item in items]
+            for future in progress.track(as_completed(futures), total=len(items)):
+                result = future.result()
+                if isinstance(result, HOPELESS):
+                    raise result
+            return [future.result() for future in futures]
+        finally:
+            for worker in team:
+                worker.stop()
+            pool.shutdown(cancel_futures=True)
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class _Worker:
+    """A process that does one item after the other, and its successors."""
+
+    def __init__(self, work: Callable[[Any], Any]) -> None:
+        self.work, self.process, self.stopped = work, None, False
+
+    def run(self, item: Any, time_limit: float | None) -> Any:
+        """The result for an item, or the error."""
+        if self.process is None:
+            self._start()
+        try:
+            self.pipe.send(item)
+            if self.pipe.poll(time_limit):
+                return self.pipe.recv()
+            problem = f"{item} was not done within {time_limit:g} s; raise the time limit if it is only long."
+        except (EOFError, OSError):
+            self.process.join()
+            end = self.process.exitcode
+            how = signal.Signals(-end).name if end is not None and end < 0 else f"status {end}"
+            problem = f"{item} made its process crash ({how})."
+        self.process.kill()
+        self.process.join()
+        self.process = None
+        return DataError(problem)
+
+    def _start(self) -> None:
+        # not forked from here: a copy would keep locks that other threads hold, and the others' ends of pipes
+        server = "forkserver" in multiprocessing.get_all_start_methods()
+        context: Any = multiprocessing.get_context("forkserver" if server else "spawn")
+        if server:
+            context.set_forkserver_preload(["datamodules"])
+        self.pipe, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(self.work, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        self.process = process
+        try:
+            self.pipe.recv()  # so that time is counted from here
+        except EOFError:
+            raise DataError("A process to work in ended while it started; try again with fewer workers.") from None
+        finally:
+            if self.stopped:
+                process.kill()
+
+    process: Any
+
+    def stop(self) -> None:
+        """End the process, whatever it is at."""
+        self.stopped = True
+        if self.process is not None:
+            self.process.kill()
+
+
+def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business, who ends this process then
+    pipe.send(None)
+    while True:
+        try:
+            item = pipe.recv()
+        except EOFError:
+            return
+        try:
+            result = work(item)
+        except ZooError as error:
+            result = error
+        except Exception as error:  # a damaged file may raise anything
+            result = DataError(f"{item}: {type(error).__name__}: {error}")
+        pipe.send(result)

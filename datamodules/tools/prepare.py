@@ -1,0 +1,209 @@
+"""`tempozoo data prepare`: a copy of a data set whose videos are quick to read, as files or in shards."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+
+from datamodules.shard_index import index_shards, pack
+from datamodules.shards import MANIFEST
+from datamodules.tools.encode import Encoding, encode
+from datamodules.tools.outputs import sweep, write_rows, written
+from datamodules.tools.parallel import each
+from datamodules.tree import Tree
+from zoo.errors import ConfigError, DataError, ZooError
+from zoo.hub.files import locked
+
+SETTINGS, PROBLEMS, SCRATCH = "prepare.json", "prepare.csv", ".videos"
+COPIED = (".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md")  # annotations, label lists, licences
+LARGEST = 1 << 30  # bytes of a file that is copied
+UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What came of it, by relative path.
+
+    done: the results that are there; new: those of this run.
+    problems: of the other videos.
+    """
+
+    done: list[str]
+    new: list[str]
+    problems: dict[str, str]
+
+
+def prepare(
+    root: Path,
+    to: Path,
+    encoding: Encoding,
+    shards: str | None = None,
+    workers: int | None = None,
+    time_limit: float | None = None,
+) -> Prepared:
+    """Encode every video below ``root`` as H.264 to the same relative path below ``to``, with the ending .mp4.
+
+    The source is only read. Killed at any moment and started again, it goes on: a video is done if its result is there
+    and not older. Videos that cannot be read are listed in ``to``/prepare.csv, and are tried again by the next run.
+    Annotation files are copied. Folders of frames are not read. A video
+    that is in a shard already stays as it is.
+
+    Args:
+        shards: None for files; else how much a shard holds: a number of videos ("1000") or of bytes ("256MB").
+        workers, time_limit: see ``parallel.each``.
+
+    Raises:
+        ConfigError: ``to`` and ``root`` are in each other, or ``to`` was made with other settings.
+        DataError: there are no videos, or two would have one name.
+        NoSpaceError, AccessError: ``to`` cannot be written.
+    """
+    tree = Tree(root)
+    _check_apart(root.resolve(), to.resolve())
+    limit = None if shards is None else parse_shards(shards)
+    targets = _targets(tree)
+    with locked(to / SETTINGS):
+        _check_settings(to / SETTINGS, {"source": str(root.resolve()), **asdict(encoding), "shards": shards})
+        sweep(to)
+        for name in _annotations(root):
+            _copy(root / name, to / name)
+        home = to if limit is None else to / SCRATCH
+        packed = set() if limit is None else _packed(to)
+        todo = [t for t in targets if t not in packed and not _is_done(root / targets[t], home / t)]
+        jobs = [Job(targets[target], target) for target in todo]
+        work = functools.partial(_encode, root=root, home=home, encoding=encoding)
+        results = each(work, jobs, "preparing", workers, time_limit)
+        sweep(to)  # of processes that were stopped
+        bad = {
+            job.source: str(result) for job, result in zip(jobs, results, strict=True) if isinstance(result, ZooError)
+        }
+        write_rows(to / PROBLEMS, ("path", "problem"), sorted(bad.items()))
+        done = [target for target, source in targets.items() if source not in bad]
+        if limit is not None and done:
+            _pack_all(to, home, [name for name in done if name not in packed], limit, workers)
+    return Prepared(done, [target for target in todo if targets[target] not in bad], bad)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A video by its relative paths."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return self.source
+
+
+def _encode(job: Job, root: Path, home: Path, encoding: Encoding) -> int:
+    return encode(root / job.source, home / job.target, encoding)
+
+
+def _check_apart(root: Path, to: Path) -> None:
+    if to == root or root in to.parents or to in root.parents:
+        raise ConfigError(f"{to} and {root} are not apart; give --to another folder: the source stays as it is.")
+
+
+def _targets(tree: Tree) -> dict[str, str]:
+    """Relative path of each result -> that of its source.
+
+    Raises:
+        DataError: none, or two with one name.
+    """
+    targets: dict[str, str] = {}
+    for name in tree.names:
+        target = str(PurePosixPath(name).with_suffix(".mp4"))
+        if target in targets:
+            raise DataError(f"{targets[target]} and {name} would both become {target}; rename one of them.")
+        targets[target] = name
+    if not targets:
+        raise DataError(f"There are no videos below {tree.root}.")
+    return targets
+
+
+def _check_settings(file: Path, settings: dict[str, object]) -> None:
+    if file.is_file():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DataError(f"{file} is damaged ({error}); remove it, or give another --to.") from error
+        for name, value in settings.items():
+            if before.get(name) != value:
+                raise ConfigError(
+                    f"{file.parent} was begun with {name} {before.get(name)}, not {value}; go on with that, or give "
+                    "another --to."
+                )
+        return
+    with written(file) as temporary:
+        temporary.write_text(json.dumps(settings, indent=1), encoding="utf-8")
+
+
+def _annotations(root: Path) -> list[Path]:
+    found = []
+    for home, folders, files in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = [Path(home, name) for name in files if name.lower().endswith(COPIED) and not name.startswith(".")]
+        found += [path.relative_to(root) for path in paths if path.is_file() and path.stat().st_size <= LARGEST]
+    return [path for path in found if str(path) not in (SETTINGS, PROBLEMS, MANIFEST)]
+
+
+def _is_done(source: Path, target: Path) -> bool:
+    try:
+        return target.stat().st_mtime >= source.stat().st_mtime
+    except OSError:
+        return False
+
+
+def _copy(source: Path, target: Path) -> None:
+    if not _is_done(source, target):
+        with written(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+# shards ----------------------------------------------------------------------------------------------------------
+
+
+def parse_shards(text: str) -> tuple[int, bool]:
+    """How much a shard holds, and whether that is in bytes.
+
+    Raises:
+        ConfigError: neither a number of videos nor one of bytes.
+    """
+    found = re.fullmatch(r"(\d+) ?([KMG]B|)", text.strip().upper())
+    if not found or not int(found[1]):
+        raise ConfigError(f"shards is {text!r}; give a number of videos, such as 1000, or of bytes, such as 256MB.")
+    return int(found[1]) * UNITS[found[2]], bool(found[2])
+
+
+def _shards(to: Path) -> list[Path]:
+    return sorted(to.glob("shards-*.tar"))
+
+
+def _packed(to: Path) -> set[str]:
+    """Relative paths of the videos that are in shards already."""
+    there = _shards(to)
+    return set(index_shards([str(shard) for shard in there], workers=1).path) if there else set()
+
+
+def _pack_all(to: Path, home: Path, names: Sequence[str], limit: tuple[int, bool], workers: int | None) -> None:
+    """Move videos into shards after those that are there, and say in shards.json what is where."""
+    most, in_bytes = limit
+    number = len(_shards(to))
+    group: list[str] = []
+    held = 0
+    for at, name in enumerate(names):
+        group.append(name)
+        held += (home / name).stat().st_size if in_bytes else 1
+        if held >= most or at == len(names) - 1:
+            pack(home, group, to / f"shards-{number:06d}.tar")
+            for packed in group:
+                (home / packed).unlink()
+            group, held, number = [], 0, number + 1
+    shutil.rmtree(home, ignore_errors=True)
+    there = [shard.name for shard in _shards(to)]
+    index_shards([str(to / name) for name in there], there, workers).write(to)

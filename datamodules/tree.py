@@ -1,0 +1,126 @@
+"""A tree of videos and annotation files: a folder, or shards that were made of one (``shards.py``).
+
+Data sets ask it by relative path, with "/" between the parts, so that they read both alike.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from datamodules.records import VideoRecords
+from zoo.errors import DataError
+
+VIDEO_EXTENSIONS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
+
+
+class Tree:
+    """The videos below a folder.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = str(root)
+        if not Path(root).is_dir():
+            raise DataError(f"There is no folder {root}.")
+
+    @functools.cached_property
+    def names(self) -> list[str]:
+        """Relative paths of all videos, sorted; hidden files and folders are left out."""
+        found = []
+        for folder, subfolders, files in os.walk(self.root, followlinks=True):
+            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+            relative = Path(folder).relative_to(self.root).as_posix()
+            prefix = "" if relative == "." else f"{relative}/"
+            found += [prefix + f for f in files if f.lower().endswith(VIDEO_EXTENSIONS) and not f.startswith(".")]
+        return sorted(found)
+
+    @functools.cached_property
+    def stems(self) -> dict[str, str]:
+        """File name without its ending -> relative path; of several, the first in order."""
+        return {PurePosixPath(name).stem: name for name in reversed(self.names)}
+
+    def videos(self, below: str = "") -> list[str]:
+        """Relative paths (to the root) of the videos below a sub-folder, sorted."""
+        return [name for name in self.names if not below or name.startswith(f"{below.rstrip('/')}/")]
+
+    def folders(self, below: str = "") -> list[str]:
+        """Names of the folders directly below a sub-folder, sorted; hidden ones are left out."""
+        home = Path(self.root, below)
+        if not home.is_dir():
+            raise DataError(f"There is no folder {home}.")
+        return sorted(p.name for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+    def has_folder(self, name: str) -> bool:
+        """Whether there is such a sub-folder."""
+        return Path(self.root, name).is_dir()
+
+    def find(self, name: str) -> str | None:
+        """The relative path of a video that is named with or without its ending, or has been given another one."""
+        if Path(self.root, name).is_file():
+            return name
+        stem = name[: -len(PurePosixPath(name).suffix)] if name.lower().endswith(VIDEO_EXTENSIONS) else name
+        return next((stem + end for end in VIDEO_EXTENSIONS if Path(self.root, stem + end).is_file()), None)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file, of whatever kind."""
+        return Path(self.root, name).is_file()
+
+    def read(self, name: str) -> str:
+        """The text of an annotation file.
+
+        Raises:
+            DataError: it is not there, or no text.
+        """
+        path = Path(self.root, name)
+        try:
+            return path.read_text(encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise DataError(f"There is no annotation file {path}.") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise DataError(f"{path} cannot be read as text: {error}.") from error
+
+    def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
+        """Records of videos (or folders of frames) given by relative path; ``more`` is of ``VideoRecords.of``."""
+        return VideoRecords.of([os.path.join(self.root, name) for name in names], labels, **more)
+
+
+def open_tree(root: str | Path) -> Tree:
+    """The tree of a folder, or of shards: a folder or URL (of any kind that fsspec reads) that holds shards.json.
+
+    Raises:
+        DataError: there is neither.
+    """
+    from datamodules.shards import MANIFEST, ShardTree
+
+    if "://" in str(root) or Path(root, MANIFEST).is_file():
+        return ShardTree(str(root))
+    return Tree(root)
+
+
+def present(names: Sequence[str | None], max_missing: float, what: str, where: str) -> np.ndarray:
+    """Numbers of the videos that are there; None in ``names`` stands for one that is not.
+
+    Args:
+        max_missing: fraction of the listed videos that may be missing.
+        what: the first missing one, for the message, is ``what`` it is listed in.
+        where: where they were looked for.
+
+    Raises:
+        DataError: more are missing, or all.
+    """
+    there = np.flatnonzero([name is not None for name in names])
+    absent = len(names) - len(there)
+    if absent > max_missing * len(names) or not len(there):
+        raise DataError(
+            f"{absent} of the {len(names)} videos that {what} lists are not below {where}. Check root, or allow some "
+            "to be missing with max_missing."
+        )
+    return there

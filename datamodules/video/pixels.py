@@ -1,0 +1,39 @@
+"""A decoded frame -> RGB, by the same arithmetic whatever the version of PyAV, and as torchcodec does it."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from av.video.reformatter import Interpolation, VideoReformatter
+
+# these have a converter of their own in FFmpeg, which looks neither at the interpolation nor at anything else
+DIRECT = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
+# from PyAV 17 on, a pool of threads would start for each frame, which costs many times the conversion
+THREADS = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
+
+
+def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
+    """uint8 ``(H, W, 3)``, upright. ``reformatter`` is kept from frame to frame, as it is costly to set up.
+
+    Chroma is interpolated bicubically and as of a progressive picture, with its samples centred, whatever the frame
+    says of that: so do torchcodec and FFmpeg's older interface, with which the published networks were trained.
+    """
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store portrait videos lying down
+    odd = frame.width % 2 or frame.height % 2
+    if frame.interlaced_frame or odd or frame.format.name not in DIRECT:
+        frame = _plain(frame)
+    converted = reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, **THREADS)
+    picture = converted.to_ndarray()
+    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+
+
+def _plain(frame: av.VideoFrame) -> av.VideoFrame:
+    """The samples and the colour matrix, without what else a frame says of itself."""
+    plain = av.VideoFrame(frame.width, frame.height, frame.format.name)
+    for target, plane in zip(plain.planes, frame.planes, strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
+        to = np.frombuffer(target, np.uint8).reshape(-1, target.line_size)
+        width = min(rows.shape[1], to.shape[1])
+        to[:, :width] = rows[: len(to), :width]
+    plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
+    return plain

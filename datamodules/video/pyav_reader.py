@@ -1,0 +1,272 @@
+"""Frame-exact decoding with PyAV: one decoder per video, opened and closed where it is used.
+
+Opening a damaged file often succeeds and its header may lie about its length, so the length is what the packets
+say, and an unreadable frame is an error that names the file.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from av.video.reformatter import VideoReformatter
+from torch import Tensor
+
+from datamodules.records import Source
+from datamodules.video.pixels import rgb
+from datamodules.video.whole import check_whole
+from zoo.errors import DataError
+
+DELAY = 4  # frames that a decoder may hold back to put them in order; a jump throws them away
+
+
+class VideoReader:
+    """An open video: its frames by number.
+
+    ``len(reader)`` is the number of frames, ``reader.fps`` the average frame rate of the whole video. Use it in a
+    ``with`` block. Of a source with a span only the packets of that span are read, and frame 0 is the first one at or
+    after its start; second 0 is the first frame of the video, whatever time the file gives to that.
+
+    Args:
+        source: a path, or where the video is in a longer one or in a shard.
+        deadline: on the clock of ``time.monotonic``; what is not done by then is given up.
+
+    Raises:
+        DataError: the file is missing, empty, cut short, damaged, no video, or takes too long; or the span is empty.
+    """
+
+    def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
+        self.source = source if isinstance(source, Source) else Source(str(source))
+        self._deadline, self._opened = deadline, time.monotonic()
+        self._file = self._open_file()
+        try:
+            # HMDB51 has titles that are not UTF-8
+            self._container = av.open(self._file, metadata_errors="replace", timeout=self._time_left())
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._check_time()
+            raise DataError(f"{self.source} cannot be opened as a video: {_reason(error)}.") from error
+        try:
+            stream = self._container.streams.best("video")
+            if stream is None:
+                raise DataError(f"{self.source} has no video stream.")
+            if stream.codec_context is None:
+                raise DataError(f"{self.source} has a video stream of a kind that FFmpeg does not know.")
+            self._stream: Any = stream
+            # loader workers are the parallelism; a thread pool for each of them only costs memory
+            self._stream.codec_context.thread_count = 1
+            self._index_packets()
+        except (av.FFmpegError, OSError) as error:
+            self.close()
+            raise self._damaged(error) from error
+        except BaseException:
+            self.close()
+            raise
+        self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 30)
+        self._reformatter = VideoReformatter()
+
+    def _open_file(self) -> str | io.BytesIO:
+        """The path of a regular file that is whole as far as its header tells, or the bytes of a video in a shard."""
+        if self.source.place is not None:
+            from datamodules.shards import read_place
+
+            file = io.BytesIO(read_place(self.source.path, self.source.place, str(self.source)))
+            check_whole(file, str(self.source))
+            return file
+        path = Path(self.source.path)
+        try:
+            if not path.exists():
+                raise DataError(f"There is no video {self.source}{': a link to nowhere' if path.is_symlink() else ''}.")
+            if not path.is_file():  # opening a pipe would wait for somebody to write to it
+                raise DataError(f"{self.source} is no regular file.")
+            with path.open("rb") as opened:
+                check_whole(opened, str(self.source))
+        except OSError as error:
+            raise DataError(f"{self.source} cannot be read: {_reason(error)}.") from error
+        return str(path)
+
+    def _time_left(self) -> float | None:
+        self._check_time()
+        return None if self._deadline is None else self._deadline - time.monotonic()
+
+    def _check_time(self) -> None:
+        if self._deadline is not None and time.monotonic() >= self._deadline:
+            limit = max(0.0, self._deadline - self._opened)
+            raise DataError(f"{self.source} took longer than {limit:.3g} s to decode.")
+
+    def _damaged(self, error: Exception) -> DataError:
+        try:
+            self._check_time()  # FFmpeg was interrupted: no damage
+        except DataError as late:
+            return late
+        return DataError(f"{self.source} is damaged: {_reason(error)}.")
+
+    def _packets(self) -> Iterator[Any]:
+        for packet in self._container.demux(self._stream):
+            self._check_time()
+            yield packet
+
+    def _decoded(self, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
+        """Frames from here on; those of display times that are not wanted only where others are built on them."""
+        for packet in self._packets():
+            if packet.size:
+                rest = wanted is not None and packet.pts not in wanted
+                self._stream.codec_context.skip_frame = "NONREF" if rest else "DEFAULT"
+            for frame in packet.decode():
+                self._check_time()
+                yield frame
+
+    def _index_packets(self) -> None:
+        first, last = self._seek_span() if self.source.span is not None else (-math.inf, math.inf)
+        times: list[int] = []
+        keys: dict[int, int] = {}  # display time of a key frame -> its decoding time
+        known = True
+        for packet in self._packets():
+            if not packet.size:
+                continue
+            if packet.is_corrupt:
+                raise DataError(f"{self.source} is damaged: a packet near frame {len(times)} is corrupt.")
+            pts, dts = packet.pts, packet.dts
+            earliest = pts if dts is None else dts  # what follows is not shown before this
+            if earliest is not None and earliest >= last:
+                break
+            known = known and pts is not None
+            if pts is not None and packet.is_keyframe:
+                keys[pts] = pts if dts is None else min(pts, dts)
+            if not packet.is_discard and (pts is None or first <= pts < last):
+                times.append(pts)
+        # AVI has no display times: with B frames those given are guesses, and packets may hold two frames or none, so
+        # frames can only be counted by decoding them; those of MPEG program streams differ after seeking
+        name = self._container.format.name
+        guessed = name == "mpeg" or (name == "avi" and self._stream.codec_context.has_b_frames)
+        known = known and len(set(times)) == len(times) and not guessed
+        if self.source.span is not None:
+            self._check_span(known, len(times))
+        self._times = np.sort(np.array(times, np.int64)) if known else None
+        self._keys = np.array(sorted(keys), np.int64)
+        self._key_starts = np.array([keys[key] for key in sorted(keys)], np.int64)
+        self._length = len(times)
+        if not known:
+            self._container.seek(0)
+            self._length = sum(1 for _ in self._decoded())
+        if self._length == 0:
+            raise DataError(f"{self.source} has no frames.")
+
+    def _seek_span(self) -> tuple[float, float]:
+        """Go to a key frame before the span; its start and stop in the time base of the stream."""
+        assert self.source.span is not None
+        base, unit = self._stream.start_time or 0, float(self._stream.time_base)
+        # annotations are rounded: a frame at their very start is in, at their very stop it is out
+        start, stop = (math.ceil(base + seconds / unit - 1e-3) for seconds in self.source.span)
+        # some containers seek by decoding time, or roughly, and so arrive late: then from further back
+        for target in (start, start - round(1 / unit), start - round(10 / unit)):
+            if target <= base:
+                break
+            self._container.seek(target, stream=self._stream)
+            packet = next(self._packets(), None)
+            if packet is not None and packet.pts is not None and packet.pts <= start:
+                self._container.seek(target, stream=self._stream)
+                return start, stop
+        self._container.seek(0)
+        return start, stop
+
+    def _check_span(self, known: bool, count: int) -> None:
+        start, stop = self.source.span or (0.0, 0.0)
+        if not known:
+            raise DataError(f"{self.source} has no display times to find a part by; encode it again, as H.264.")
+        if not count:
+            length = (self._container.duration or 0) / av.time_base
+            raise DataError(f"{self.source} has no frames from {start:g} s to {stop:g} s; it lasts {length:.2f} s.")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``.
+
+        Raises:
+            DataError: a frame cannot be decoded, they differ in size, or the deadline has passed.
+            IndexError: there is no such frame.
+        """
+        numbers = np.asarray(indices, dtype=np.int64)
+        if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
+            raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
+        wanted, order = np.unique(numbers, return_inverse=True)
+        return self._unique(wanted)[torch.from_numpy(order)]
+
+    def _unique(self, wanted: np.ndarray) -> Tensor:
+        pictures: list[np.ndarray] = []
+        try:
+            found = self._by_number(wanted) if self._times is None else self._by_time(wanted)
+            for number, frame in zip(wanted.tolist(), found, strict=True):
+                if frame.is_corrupt:
+                    raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} is corrupt.")
+                pictures.append(rgb(frame, self._reformatter))
+        except (av.FFmpegError, OSError) as error:
+            raise self._damaged(error) from error
+        sizes = {picture.shape[:2] for picture in pictures}
+        if len(sizes) > 1:
+            raise DataError(f"the frames of {self.source} differ in size: {' and '.join(map(str, sorted(sizes)))}.")
+        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+    def _by_number(self, wanted: np.ndarray) -> Iterator[av.VideoFrame]:
+        self._container.seek(0)
+        frames = enumerate(self._decoded())
+        for number in wanted.tolist():
+            frame = next((frame for at, frame in frames if at == number), None)
+            if frame is None:
+                raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} cannot be decoded.")
+            yield frame
+
+    def _by_time(self, wanted: np.ndarray) -> Iterator[av.VideoFrame]:
+        assert self._times is not None
+        frames: Iterator[av.VideoFrame] = iter(())
+        frame: av.VideoFrame | None = None
+        times, last = set(self._times[wanted].tolist()), 0
+        for number in wanted.tolist():
+            due = int(self._times[number])
+            at = int(np.searchsorted(self._keys, due, side="right")) - 1
+            # jump only when a key frame lies between here and there, and not at once; otherwise decoding on is shorter
+            near = self._times[min(last + DELAY, len(self) - 1)]
+            on = frame is not None and (at < 0 or self._keys[at] <= near)
+            frame = _first_from(frames, due) if on else None
+            for attempt, start in enumerate(self._starts(at)):
+                if frame is not None and frame.pts == due:
+                    break
+                self._container.seek(start, stream=self._stream)
+                frames = self._decoded(None if attempt else times)
+                frame = _first_from(frames, due)
+            if frame is None or frame.pts != due:
+                raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} cannot be decoded.")
+            last = number
+            yield frame
+
+    def _starts(self, key: int) -> list[int]:
+        """Times to decode from, the nearest first; containers that seek by decoding time, or roughly, arrive late."""
+        assert self._times is not None
+        starts = [int(self._keys[key]), int(self._key_starts[key])] if key >= 0 else []
+        return [*dict.fromkeys([*starts, int(self._times[0]), min(0, int(self._times[0]))])]
+
+    def close(self) -> None:
+        """Release the file and its decoder."""
+        self._container.close()
+
+    def __enter__(self) -> VideoReader:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.close()
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error or type(error).__name__).strip().rstrip(".")
+
+
+def _first_from(frames: Iterator[av.VideoFrame], due: int) -> av.VideoFrame | None:
+    return next((frame for frame in frames if frame.pts is not None and frame.pts >= due), None)

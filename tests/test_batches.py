@@ -1,0 +1,147 @@
+"""Which videos are read when, by whom: every one once, the same for any number of processes, and after a resume."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from itertools import islice, zip_longest
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.loading import BatchSampler, ClipLoader, derived_seed
+from datamodules.video.time_limit import within
+from zoo.errors import ConfigError, DataError
+
+
+def samplers(count: int, world: int, batch: int, **options: Any) -> list[BatchSampler]:
+    return [BatchSampler(count, batch, rank=rank, world_size=world, **options) for rank in range(world)]
+
+
+def numbers(batches: Any) -> list[list[int]]:
+    return [[number for number, _ in batch] for batch in batches]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 16, 33])
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_every_video_is_tested_once_whatever_the_number_of_processes(count: int, world: int, sharded: bool) -> None:
+    shards = np.sort(np.arange(count) % 4) if sharded else None
+    parts = samplers(count, world, 2, shuffle=False, shards=shards)
+    assert sorted(n for part in parts for batch in numbers(part) for n in batch) == list(range(count))
+    assert [len(part) for part in parts] == [len(list(part)) for part in parts]
+
+
+@pytest.mark.parametrize(("count", "left"), [(32, 0), (33, 1), (39, 7), (5, 0)])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_an_epoch_of_training_holds_each_video_at_most_once(count: int, left: int, sharded: bool) -> None:
+    shards = np.arange(count) // 5 if sharded else None
+    for world in (1, 2):
+        parts = samplers(count, world, 8 // world, shuffle=True, shards=shards)
+        steps = [numbers(part) for part in parts]
+        assert len({len(batches) for batches in steps}) == 1  # else a process waits for the others for ever
+        seen = [n for batches in steps for batch in batches for n in batch]
+        assert len(seen) == len(set(seen)) == count - (left or (count % world if sharded else 0))
+
+
+def test_a_step_holds_the_same_videos_however_many_processes_share_it() -> None:
+    one = numbers(samplers(40, 1, 8, shuffle=True, seed=3)[0])
+    two = [numbers(part) for part in samplers(40, 2, 4, shuffle=True, seed=3)]
+    assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip_longest(*two)]
+    seeds = {n: s for batch in samplers(40, 1, 8, shuffle=True, seed=3)[0] for n, s in batch}
+    assert all(seeds[n] == s for part in samplers(40, 2, 4, shuffle=True, seed=3) for batch in part for n, s in batch)
+
+
+def test_order_and_seeds_follow_from_seed_and_epoch_alone() -> None:
+    (first,) = samplers(20, 1, 4, shuffle=True, seed=1)
+    epochs = []
+    for epoch in (0, 1, 0):
+        first.set_epoch(epoch)
+        epochs.append(list(first))
+    assert epochs[0] == epochs[2]
+    assert numbers(epochs[0]) != numbers(epochs[1])
+    assert {s for batch in epochs[0] for _, s in batch}.isdisjoint(s for batch in epochs[1] for _, s in batch)
+    (other,) = samplers(20, 1, 4, shuffle=True, seed=2)
+    assert numbers(other) != numbers(epochs[0])
+    assert len({derived_seed(0, e, n) for e in range(20) for n in range(50)}) == 1000
+
+
+def test_shards_are_read_one_after_another_and_mostly_by_one_process() -> None:
+    shards = np.arange(40_000) // 1000
+    for part in samplers(40_000, 4, 10, shuffle=True, shards=shards):
+        order = np.array([n for batch in numbers(part) for n in batch])
+        assert len(set(shards[order])) == 10  # of 40
+        assert len(set(shards[order[:4000]])) <= 6
+        assert len(set(order[:10] // 10)) >= 8  # shuffled none the less
+
+
+def test_too_few_videos_for_the_processes_are_an_error() -> None:
+    with pytest.raises(DataError, match="there are 2 training videos for 3 processes; use fewer"):
+        BatchSampler(2, 1, shuffle=True, world_size=3)
+
+
+class Numbers(Dataset[Any]):
+    def __getitem__(self, draw: tuple[int, int]) -> int:
+        return draw[0]
+
+
+def loader(workers: int = 0, **changes: Any) -> ClipLoader:
+    options = {"count": 24, "batch_size": 4, "shuffle": True, "seed": 0} | changes
+    sampler = BatchSampler(**options)
+    return ClipLoader(Numbers(), sampler, num_workers=workers, collate_fn=list)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
+    whole = list(loader())
+    for stop in range(7):
+        first = loader(workers)
+        handed = list(islice(first, stop if stop < 6 else None))
+        state = first.state_dict()
+        second = loader(workers)
+        second.load_state_dict(state)
+        rest = list(second)
+        if stop < 6:
+            assert handed + rest == whole
+            assert len(list(second)) == 6  # and the next epoch is whole
+        else:
+            second.sampler.set_epoch(1)
+            first.sampler.set_epoch(1)
+            assert list(second) == list(first)
+
+
+def test_a_place_in_an_epoch_of_other_batches_is_refused() -> None:
+    state = loader().state_dict() | {"batches": 3}
+    for change, says in (
+        ({"batch_size": 8}, "with batch_size 4, and now batch_size is 8"),
+        ({"count": 25}, "with videos 24, and now videos is 25"),
+        ({"seed": 1}, "with seed 0, and now seed is 1"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            loader(**change).load_state_dict(state)
+        loader(**change).load_state_dict(state | {"batches": 0})
+
+
+# time limits -----------------------------------------------------------------------------------------------------
+
+
+def test_work_within_its_time_limit_gives_its_result_or_its_error() -> None:
+    assert within(5, "a.mp4", lambda: 7) == within(None, "a.mp4", lambda: 7) == 7
+
+    def fails() -> None:
+        raise KeyError("x")
+
+    for limit in (None, 5):
+        with pytest.raises(KeyError):
+            within(limit, "a.mp4", fails)
+
+
+@pytest.mark.parametrize("blocking", [lambda: time.sleep(3), lambda: torch.zeros(1) + time.sleep(3)])
+def test_work_that_takes_longer_is_left_behind(blocking: Callable[[], Any]) -> None:
+    begin = time.monotonic()
+    with pytest.raises(DataError, match="a.mp4 took longer than 0.2 s to decode"):
+        within(0.2, "a.mp4", blocking)
+    assert time.monotonic() - begin < 2

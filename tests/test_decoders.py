@@ -1,0 +1,288 @@
+"""The decoders: the same frames of odd videos, the same errors for bad ones, in bounded time and memory.
+
+torchcodec needs FFmpeg's libraries. PyAV's wheel brings some, under names of its own: a folder of links with the usual
+names makes them loadable. So all of this file runs twice, the second time with torchcodec in a process of its own.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from odd_videos import BAD_KINDS, FRAMES, ODD_KINDS, encode, flipped, make_bad, make_odd, pictures
+
+from datamodules.records import Source
+from datamodules.video.decoding import DECODERS, VideoReader, open_video
+from datamodules.video.torchcodec_reader import TorchcodecReader
+from zoo.errors import ConfigError, DataError
+
+CHOICE = "TEMPOZOO_TEST_DECODER"
+DECODER = os.environ.get(CHOICE, "pyav")
+
+
+Odd = Callable[[str], bytes]
+
+
+def put(content: bytes, path: Path) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def ffmpeg_of_pyav(folder: Path) -> Path:
+    """Links lib*.so.N to the libraries in PyAV's wheel, of the names that torchcodec looks for."""
+    for file in Path(av.__file__).parents[1].joinpath("av.libs").glob("lib*.so.*"):
+        name = re.match(r"(lib(?:av|sw)[a-z]+)-\w+\.so\.(\d+)", file.name)
+        if name:
+            (folder / f"{name[1]}.so.{name[2]}").symlink_to(file)
+    return folder
+
+
+@pytest.mark.skipif(DECODER != "pyav", reason="this is that process")
+def test_all_of_this_holds_for_torchcodec(tmp_path: Path) -> None:
+    if importlib.util.find_spec("torchcodec") is None or not any(ffmpeg_of_pyav(tmp_path).iterdir()):
+        pytest.skip("torchcodec, or a wheel of PyAV with FFmpeg's libraries, is not installed")
+    environment = os.environ | {CHOICE: "torchcodec", "LD_LIBRARY_PATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"(\d+) passed, 1 skipped", done.stdout), done.stdout[-500:]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
+    """The bytes of an odd video; each is made once."""
+    folder = tmp_path_factory.mktemp("odd")
+    return functools.cache(lambda kind: make_odd(kind, folder / kind).read_bytes())
+
+
+# the same frames -------------------------------------------------------------------------------------------------
+
+
+def written(kind: str) -> np.ndarray:
+    """What went into the file, ``(n, H, W, 3)``, as it is to be shown."""
+    size = (37, 53) if "odd_size" in kind else (48, 64)
+    video = pictures(1 if kind == "single_frame" else FRAMES, size, grey=kind == "grey")
+    if kind == "copied_from_within":
+        video = video[13:]
+    turns = int(kind.removeprefix("turned_")) // 90 if kind.startswith("turned_") else 0
+    return np.rot90(video, -turns, axes=(1, 2))
+
+
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_odd_videos_show_what_was_written(kind: str, tmp_path: Path, odd: Odd) -> None:
+    path = put(odd(kind), tmp_path / "v.mp4")
+    wanted = torch.from_numpy(written(kind).copy()).permute(0, 3, 1, 2)
+    with open_video(path, DECODER) as reader:
+        assert len(reader) == len(wanted)
+        frames = reader.frames(range(len(reader)))
+        assert frames.dtype == torch.uint8 and frames.shape == wanted.shape
+        read, known = frames[:, None, :, ::3, ::4].float(), wanted[None, :, :, ::3, ::4].float()
+        distance = (read - known).abs().mean((2, 3, 4))  # (read, written)
+        assert distance.argmin(1).tolist() == list(range(len(wanted)))
+        assert distance.diagonal().max() < 7
+        some = torch.randint(len(reader), (9,))
+        assert torch.equal(reader.frames(some.numpy()), frames[some])
+        fps = reader.fps
+    for number in {len(wanted) // 2, len(wanted) - 1}:
+        with open_video(path, DECODER) as reader:
+            assert torch.equal(reader.frames([number])[0], frames[number])
+    with VideoReader(path) as reader:  # to the bit, whatever the decoder
+        assert (len(reader), reader.fps) == (len(wanted), fps)
+        assert torch.equal(reader.frames(range(len(reader))), frames)
+
+
+@pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
+@pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mpeg4_mp4", "mpeg4_avi_without_b_frames", "turned_90"])
+def test_torchcodec_needs_no_help_with_common_files(kind: str, tmp_path: Path, odd: Odd) -> None:
+    with TorchcodecReader(put(odd(kind), tmp_path / "v.mp4")) as reader:
+        numbers = np.arange(FRAMES)
+        assert torch.equal(reader._chunk(numbers), VideoReader._unique(reader, numbers))
+
+
+def test_frame_rate_is_the_average_one(tmp_path: Path, odd: Odd) -> None:
+    with open_video(put(odd("h264"), tmp_path / "v.mp4"), DECODER) as reader:
+        assert reader.fps == 25
+    with open_video(put(odd("variable_rate"), tmp_path / "w.mp4"), DECODER) as reader:
+        assert reader.fps == pytest.approx(FRAMES / 1.27, rel=0.02)  # a gap of .3 s in 24 frames of .04 s
+
+
+@pytest.mark.parametrize(
+    "kind", ["h264", "h264_open_gop", "hevc", "vp9", "mpegts", "starts_late", "starts_late_mkv", "sound_first"]
+)
+def test_spans_are_the_frames_between_two_times(kind: str, tmp_path: Path, odd: Odd) -> None:
+    path = put(odd(kind), tmp_path / "v.mp4")
+    with open_video(path, DECODER) as reader:
+        whole = reader.frames(range(FRAMES))
+    for start, stop in [(0.0, 0.2), (0.4, 0.41), (0.35, 0.61), (0.88, 9.0)]:
+        with open_video(Source(str(path), (start, stop)), DECODER) as reader:
+            numbers = [n for n in range(FRAMES) if start <= n / 25 < stop]
+            assert len(reader) == len(numbers)
+            assert torch.equal(reader.frames(range(len(numbers))), whole[numbers])
+            assert torch.equal(reader.frames([len(numbers) - 1])[0], whole[numbers[-1]])
+            assert reader.fps == 25
+    for span in [(1.0, 2.0), (0.41, 0.42), (0.5, 0.2), (-2.0, -1.0)]:
+        with pytest.raises(DataError, match=r"v.mp4 has no frames from -?[\d.]+ s to"):
+            open_video(Source(str(path), span), DECODER)
+
+
+def test_spans_read_only_their_packets(tmp_path: Path) -> None:
+    path = encode(tmp_path / "v.mp4", "mpeg4", frames=400, size=(16, 16), options={"g": "10"})
+    seen = []
+
+    class Counting(VideoReader):
+        def _packets(self):
+            for packet in super()._packets():
+                seen.append(packet)
+                yield packet
+
+    with Counting(Source(str(path), (12.0, 13.0))) as reader:
+        assert len(reader) == 25
+        reader.frames([0, 24])
+    assert len(seen) < 100  # of 400, twice
+
+
+@pytest.mark.parametrize("kind", ["mpeg4_avi", "mpeg1"])
+def test_spans_need_display_times(kind: str, tmp_path: Path, odd: Odd) -> None:
+    path = put(odd(kind), tmp_path / "v.avi")
+    with pytest.raises(DataError, match=r"v.avi has no display times to find a part by"):
+        open_video(Source(str(path), (0.0, 0.5)), DECODER)
+
+
+def test_videos_inside_a_shard(tmp_path: Path) -> None:
+    videos = [make_odd(kind, tmp_path / f"{kind}.mp4") for kind in ("vp9", "h264")]
+    with tarfile.open(tmp_path / "s.tar", "w") as shard:
+        for video in videos:
+            shard.add(video, video.name)
+    with tarfile.open(tmp_path / "s.tar") as shard:
+        places = {member.name: (member.offset_data, member.size) for member in shard}
+    for video in videos:
+        source = Source(str(tmp_path / "s.tar"), (0.2, 0.6), places[video.name], name=video.name)
+        with open_video(source, DECODER) as inside, open_video(Source(str(video), (0.2, 0.6)), DECODER) as alone:
+            assert len(inside) == len(alone) == 10
+            assert torch.equal(inside.frames(range(10)), alone.frames(range(10)))
+
+
+def test_frames_of_two_sizes_make_no_clip(tmp_path: Path) -> None:
+    parts = [encode(tmp_path / str(h), "mpeg1video", "mpeg", size=(h, 64)).read_bytes() for h in (48, 32)]
+    (tmp_path / "v.mpg").write_bytes(b"".join(parts))
+    with open_video(tmp_path / "v.mpg", DECODER) as reader:
+        assert len(reader) > FRAMES + 17
+        assert reader.frames([0, 5]).shape == (2, 3, 48, 64)
+        with pytest.raises(DataError, match=r"v.mpg differ in size: \(32, 64\) and \(48, 64\)"):
+            reader.frames([0, 40])
+
+
+# bad files -------------------------------------------------------------------------------------------------------
+
+
+def decode(path: Path | Source, seconds: float = 60.0, decoder: str = DECODER) -> torch.Tensor:
+    with open_video(path, decoder, deadline=time.monotonic() + seconds) as reader:
+        return reader.frames(range(len(reader)))
+
+
+@pytest.mark.parametrize("kind", BAD_KINDS)
+def test_bad_files_are_errors_in_bounded_time(kind: str, tmp_path: Path) -> None:
+    path = make_bad(kind, tmp_path / f"{kind}.mp4")
+    start = time.monotonic()
+    with pytest.raises(DataError, match=f"{kind}.mp4"):
+        decode(path, seconds=0.5)
+    assert time.monotonic() - start < 3
+
+
+@pytest.mark.parametrize("kind", ["mpegts", "vp9", "mpeg4_avi_without_b_frames"])
+def test_holes_without_end_are_given_up(kind: str, tmp_path: Path, odd: Odd) -> None:
+    path = put(odd(kind), tmp_path / "v.mp4")
+    size = path.stat().st_size
+    os.truncate(path, size // 3)
+    os.truncate(path, 1 << 40)
+    start = time.monotonic()
+    with pytest.raises(DataError, match=r"v.mp4 took longer than 0.3 s to decode"):
+        decode(path, seconds=0.3)
+    assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("percent", [10, 50, 90])
+@pytest.mark.parametrize("kind", ["h264", "fragmented", "vp9", "mpeg4_avi", "mjpeg_avi"])
+def test_files_cut_short_are_refused(kind: str, percent: int, tmp_path: Path, odd: Odd) -> None:
+    path = put(odd(kind), tmp_path / "v.mp4")
+    os.truncate(path, path.stat().st_size * percent // 100)
+    with pytest.raises(DataError, match=r"v.mp4"):
+        decode(path)
+
+
+@pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mpeg4_mp4", "mjpeg_avi", "flv"])
+def test_changed_bytes_are_judged_alike_each_time(kind: str, tmp_path: Path, odd: Odd) -> None:
+    """And by both decoders, but for frames with gaps that the decoder filled, which torchcodec cannot tell."""
+    path = put(odd(kind), tmp_path / "v.mp4")
+    data, verdicts = path.read_bytes(), []
+
+    def verdict(decoder: str) -> str:
+        try:
+            return f"{len(decode(path, decoder=decoder))} frames"
+        except DataError as error:
+            return str(error)
+
+    for seed in range(6):
+        path.write_bytes(flipped(data, 0.004, seed))
+        found = verdict(DECODER)
+        assert verdict(DECODER) == found
+        reference = verdict("pyav")
+        assert found == reference or "is corrupt" in reference
+        verdicts.append(reference)
+    assert any("v.mp4" in verdict for verdict in verdicts)
+
+
+def test_a_deadline_in_the_past(tmp_path: Path, odd: Odd) -> None:
+    path = put(odd("h264"), tmp_path / "v.mp4")
+    with pytest.raises(DataError, match=r"v.mp4 took longer than 0 s"):
+        open_video(path, DECODER, deadline=time.monotonic() - 1)
+    with open_video(path, DECODER, deadline=time.monotonic() + 0.2) as reader:
+        time.sleep(0.2)
+        with pytest.raises(DataError, match=r"v.mp4 took longer than 0.2 s"):
+            reader.frames([0])
+
+
+def test_what_is_missing_is_told(tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = put(odd("h264"), tmp_path / "v.mp4")
+    with pytest.raises(ConfigError, match="decoder is 'decord'; choose from pyav, torchcodec"):
+        open_video(path, "decord")
+    with pytest.raises(DataError, match="There is no video .*none.mp4"):
+        open_video(tmp_path / "none.mp4", DECODER)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ConfigError, match="pip install torchcodec.*apt-get install ffmpeg"):
+        open_video(path, "torchcodec")
+    assert DECODER in DECODERS
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_ten_thousand_videos(tmp_path: Path) -> None:
+    def resident() -> float:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+    path = encode(tmp_path / "v.mp4", frames=3, size=(32, 32))
+    for _ in range(500):
+        decode(path)
+    before = resident()
+    for _ in range(10_000):
+        decode(path)
+    assert resident() - before < 4

@@ -1,0 +1,40 @@
+"""A callback for runs of other processes: notes the videos of every step, and kills its process at one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+
+class Watch(Callback):
+    """Appends a line to ``folder/seen-RANK.jsonl`` for each training step.
+
+    Args:
+        kill: "RANK EPOCH BATCH": where kill -9 strikes, once that step is done.
+        stop: "EPOCH BATCH": where an exception does.
+    """
+
+    def __init__(self, folder: str, kill: str = "", stop: str = "") -> None:
+        self.folder = Path(folder)
+        self.kill, self.stop = ([int(part) for part in text.split()] for text in (kill, stop))
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note the step; perhaps die."""
+        rank = trainer.global_rank
+        seen = {"epoch": trainer.current_epoch, "batch": batch_idx, "paths": batch["path"]}
+        with (self.folder / f"seen-{rank}.jsonl").open("a") as file:
+            file.write(json.dumps(seen | {"loss": float(outputs["loss"])}) + "\n")
+        if self.kill == [rank, trainer.current_epoch, batch_idx]:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.stop == [trainer.current_epoch, batch_idx]:
+            raise RuntimeError("stopped")
+
+    def seen(self) -> list[dict[str, Any]]:
+        """What all processes noted."""
+        files = sorted(self.folder.glob("seen-*.jsonl"))
+        return [json.loads(line) for file in files for line in file.read_text().splitlines()]
