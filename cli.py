@@ -116,7 +116,8 @@ def output_folder(verb: str, own: dict[str, str], rest: Sequence[str]) -> Path:
     if "--out" not in own:
         return Path("runs") / f"{verb}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(own["--out"])
-    if verb == "fit" and (folder / "checkpoints").exists():
+    again = "SLURM_RESTART_COUNT" in os.environ  # of the very same command, which Lightning goes on with by itself
+    if verb == "fit" and (folder / "checkpoints").exists() and not again:
         if not any(token.split("=")[0] == "--ckpt_path" for token in rest):
             raise ConfigError(
                 f"{folder} already holds a run. Choose another --out, or go on with it: "
@@ -125,7 +126,8 @@ def output_folder(verb: str, own: dict[str, str], rest: Sequence[str]) -> Path:
         metrics = folder / "metrics.csv"
         if metrics.exists():  # the logger would begin the file anew
             taken = len(list(folder.glob("metrics-*.csv")))
-            metrics.rename(folder / f"metrics-{taken + 1}.csv")
+            with contextlib.suppress(FileNotFoundError):  # another process of the run was quicker
+                metrics.rename(folder / f"metrics-{taken + 1}.csv")
     return folder
 
 
@@ -150,17 +152,21 @@ def of_entry(own: dict[str, str], rest: Sequence[str]) -> tuple[dict[str, str], 
         raise ConfigError("--entry and --from both name the network; give one of them.")
     entry, words = zoo.info(own["--entry"]), list(rest)
     at = next((i for i, word in enumerate(words) if word == "--data" or word.startswith("--data=")), None)
-    if at is not None:
-        word = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
-        if not isinstance(getattr(datamodules, word.split(".")[-1], None), type):  # else the data are said in full
-            found = datamodules.for_dataset(entry.dataset)
-            if found is None:
-                raise ConfigError(
-                    f"{entry.name} is of {entry.dataset}, for which there is no data set; give one with --data CLASS."
-                )
-            said = ["--data", found[0].__name__, "--data.root", word, *(f"--data.{k}={v}" for k, v in found[1].items())]
-            words[at : at + (1 if "=" in words[at] else 2)] = said
-    return {**own, "--from": entry.name}, words
+    if at is None:
+        if any(word.split("=")[0] in ("--config", "-c") for word in words):
+            return {**own, "--from": entry.name}, words
+        raise ConfigError(f"--entry {entry.name} needs the folder of {entry.dataset}: --data FOLDER.")
+    word = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
+    said = words[at : at + (1 if "=" in words[at] else 2)]
+    del words[at : at + len(said)]
+    is_class = isinstance(getattr(datamodules, word.split(".")[-1], None), type)
+    if Path(word).is_dir() or "://" in word or not is_class:  # else the data are said in full
+        found = datamodules.for_dataset(entry.dataset)
+        if found is None:
+            raise ConfigError(f"no data set here has the classes of {entry.dataset}; name one with --data CLASS.")
+        more = [f"--data.{name}={value}" for name, value in found[1].items()]
+        said = ["--data", found[0].__name__, "--data.root", word, *more]
+    return {**own, "--from": entry.name}, [*said, *words]
 
 
 def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
@@ -172,7 +178,9 @@ def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     if verb == "fit":
         best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_top1", mode="max")
         # not save_last=True: that one is only written when the best one is
-        last = ModelCheckpoint(folder / "checkpoints", "last", enable_version_counter=False)
+        last = ModelCheckpoint(
+            folder / "checkpoints", "last", enable_version_counter=False, save_on_train_epoch_end=True
+        )
         # in long epochs as well, so that a run that is killed loses minutes
         often = ModelCheckpoint(
             folder / "checkpoints", "last", enable_version_counter=False, train_time_interval=timedelta(minutes=15)
@@ -257,6 +265,10 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             raise ConfigError(f"{verb} needs {what}.")
     folder = output_folder(verb, own, rest)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be made ({error.strerror}); choose another.") from error
+    try:
         TempozooCLI(
             lit_modules.VideoClassifier,
             datamodules.VideoDataModule,
@@ -270,11 +282,14 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
             args=[verb, *before, *rest, *after],
         )
-    except ValueError:
+    except SystemExit:  # Lightning ends this way when it is interrupted
+        if verb == "fit" and (last := folder / "checkpoints" / "last.ckpt").is_file():
+            print(f"tempozoo: to go on with this run, add --out {folder} --ckpt_path {last}", file=sys.stderr)
+        raise
+    finally:
         for place in (folder / "checkpoints", folder, Path("runs")):  # what the run made before it failed, if empty
             with contextlib.suppress(OSError):
                 place.rmdir()
-        raise
 
 
 if __name__ == "__main__":

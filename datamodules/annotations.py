@@ -6,10 +6,12 @@ import csv
 import io
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-from datamodules.tree import Tree
+from datamodules.tree import Tree, open_tree
 from zoo.errors import DataError
+from zoo.index import read_labels
 
 FOLDERS = ("", "annotations", "labels")
 
@@ -63,3 +65,22 @@ def read_json(tree: Tree, name: str, kind: type) -> Any:
     if not isinstance(found, kind):
         raise DataError(f"{tree.root}/{name} must hold a {kind.__name__}, and holds a {type(found).__name__}.")
     return found
+
+
+def read_classes(classes: str | Path) -> list[str]:
+    """Class names in label order, of a text file with one a line, or of a label set of the zoo ("kinetics400").
+
+    Raises:
+        DataError: a line before the last name is empty, two are the same, or it is no UTF-8.
+        UnknownNameError: there is neither such a file nor such a label set.
+    """
+    file = Path(classes)
+    if not file.is_file():
+        return list(read_labels(str(classes)))
+    names = [line.strip() for line in open_tree(file.parent).read(file.name).strip().splitlines()]
+    for line, name in enumerate(names, start=1):
+        if not name:
+            raise DataError(f"{file}, line {line} is empty; name a class in every line.")
+        if name in names[: line - 1]:
+            raise DataError(f"{file}, line {line}: {name!r} is there twice; name each class once.")
+    return names

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,7 +46,7 @@ class VideoDataModule(L.LightningDataModule):
         flip: mirror training clips at random. Turn it off where left and right are different classes.
         flip_pairs: names of classes that trade places when a clip is mirrored.
         erasing: probability that a box of a training clip is erased, the same box in every frame.
-        color_jitter: strength of a random change of brightness, contrast, saturation and hue of a training clip.
+        color_jitter: strength of a random change of brightness, contrast and saturation of a training clip; hues stay.
         repeats: clips of a training video in a batch, each cut and changed anew ("repeated augmentation"); the video is
             decoded once for all of them.
         decoder: "pyav" or "torchcodec"; the frames are the same.
@@ -79,6 +80,8 @@ class VideoDataModule(L.LightningDataModule):
         max_bad_fraction: float = 0.1,
     ) -> None:
         super().__init__()
+        if num_workers is not None and num_workers < 0:
+            raise ConfigError(f"num_workers is {num_workers}; it must be at least 0.")
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
         if repeats < 1 or batch_size % repeats:
@@ -150,6 +153,10 @@ class VideoDataModule(L.LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Build the splits that a stage needs, with the protocol of the Trainer's network."""
         check_decoder(self.reading["decoder"])
+        if getattr(self.trainer, "overfit_batches", 0):
+            raise ConfigError(
+                "overfit_batches is not for these loaders; use limit_train_batches, and train=, val= alike."
+            )
         network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
         protocol = self.protocol or getattr(network, "protocol", None)
         if protocol is None:
@@ -165,28 +172,57 @@ class VideoDataModule(L.LightningDataModule):
         needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
         for split in needed.get(stage or "fit", SPLITS):
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol
-            records = self._without_excluded(self.split_records(split))
+            records = self._without_excluded(split, self.split_records(split))
+            self._check_same_everywhere(split, records)
             if len(records) < records.listed:
                 log.warning("%s: %d of %d listed videos are there", split, len(records), records.listed)
             self.datasets[split] = VideoDataset(
                 records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate, **self.reading
             )
 
-    def _without_excluded(self, records: VideoRecords) -> VideoRecords:
-        """Leave out what the list says: by name, by path, or by path relative to ``root``."""
+    @property
+    def homes(self) -> list[str]:
+        """Folders that names of videos are relative to, in lists of them."""
+        return [] if self.root is None else [str(self.root)]
+
+    def _names(self, records: VideoRecords) -> list[str]:
+        """Names of videos without what is only true of this machine."""
+        names = records.ids.tolist()
+        for home in self.homes:
+            names = [name.removeprefix(os.path.join(home, "")) for name in names]
+        return names
+
+    def _without_excluded(self, split: str, records: VideoRecords) -> VideoRecords:
+        """Leave out what the list says: by name, or by path."""
         if self.exclude is None:
             return records
         try:
-            lines = Path(self.exclude).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = Path(self.exclude).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         except OSError as error:
             raise DataError(f"the list of videos to leave out, {self.exclude}, cannot be read: {error}.") from error
-        names = {line.strip() for line in lines if line.strip() and not line.startswith("#")}
-        home = "" if self.root is None else os.path.join(self.root, "")
-        known = zip(records.ids.tolist(), records.paths.tolist(), strict=True)
-        keep = [i for i, (name, path) in enumerate(known) if names.isdisjoint({name, path, path.removeprefix(home)})]
+        listed = {line.strip() for line in lines if line.strip() and not line.startswith("# ")}
+        known = zip(self._names(records), records.ids.tolist(), records.paths.tolist(), strict=True)
+        keep = [number for number, names in enumerate(known) if listed.isdisjoint(names)]
+        log.warning("%s: %d videos are left out, as %s says", split, len(records) - len(keep), self.exclude)
         if not keep:
-            raise DataError(f"{self.exclude} leaves out every video.")
+            raise DataError(f"{self.exclude} leaves out every {split} video.")
         return replace(records.take(keep), listed=records.listed)
+
+    def _check_same_everywhere(self, split: str, records: VideoRecords) -> None:
+        """Refuse processes that have different videos: each would do its share of another list."""
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+            return
+        found: list[Any] = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(found, (len(records), self._list_id(records)))
+        other = next((rank for rank, one in enumerate(found) if one != found[0]), None)
+        if other is not None:
+            raise DataError(
+                f"process 0 has {found[0][0]} {split} videos and process {other} has {found[other][0]}, or others: all "
+                "must see the same. Copy the data whole to every machine, or exclude what one of them lacks."
+            )
+
+    def _list_id(self, records: VideoRecords) -> int:
+        return zlib.crc32("\n".join(self._names(records)).encode("utf-8", "surrogateescape"))
 
     def _pairs(self, protocol: Protocol) -> list[tuple[int, int]]:
         wanted = self.flip_names() if self.flip_pairs is None else self.flip_pairs
@@ -212,12 +248,18 @@ class VideoDataModule(L.LightningDataModule):
             rank=getattr(trainer, "global_rank", 0),
             world_size=getattr(trainer, "world_size", 1),
             shards=shards,
+            list_id=self._list_id(dataset.records),
         )
         workers = min(self.num_workers, len(dataset))
+        limit = self.reading["time_limit"]
+        more: dict[str, Any] = {"prefetch_factor": 2 if train else 1} if workers else {}  # views of a test are many
+        if workers and limit is not None:  # of a decoder that lets nobody else run, not even the clock
+            more["timeout"] = 300 + 2 * limit * sampler.batch_size
         return ClipLoader(
             dataset,
             sampler,
             num_workers=workers,
+            **more,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and split in ("train", "val"),
@@ -267,6 +309,18 @@ class VideoDataModule(L.LightningDataModule):
                 self.repeated.add(path)
                 frames = self.datasets[split].protocol.num_frames
                 log.warning("%s has fewer than %d frames: frames are repeated", path, frames)
+        self.check_bad(split, account)
+        if split == "train" and not batch["path"]:
+            raise DataError("no video of a training batch could be read, nor any in its place; mend or exclude them.")
+        return batch
+
+    def check_bad(self, split: str, account: dict[str, str]) -> None:
+        """Take over the account of a split's unreadable videos, which may be that of all processes; stop if too many.
+
+        Raises:
+            DataError: more than ``max_bad_fraction`` of the split, or all of what is to be predicted.
+        """
+        self.skipped[split] = account
         listed = len(self.datasets[split])
         if len(account) > self.max_bad_fraction * listed and not (split == "predict" and len(account) < listed):
             first = next(iter(account.values()))
@@ -274,9 +328,6 @@ class VideoDataModule(L.LightningDataModule):
                 f"{len(account)} of {listed} {split} videos cannot be read (the first: {first}), more than "
                 f"max_bad_fraction={self.max_bad_fraction} allows. Mend or remove them, or raise it."
             )
-        if split == "train" and not batch["path"]:
-            raise DataError("no video of a training batch could be read, nor any in its place; mend or exclude them.")
-        return batch
 
     def teardown(self, stage: str) -> None:
         for split, account in self.skipped.items():

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 from datamodules.loading import Draw, derived_seed
 from datamodules.records import Source, VideoRecords
 from datamodules.sampling import sample
+from datamodules.shards import UnreachableError
 from datamodules.transforms import resize_short_side, train_clip, view_crops
 from datamodules.video.decoding import open_video
 from datamodules.video.time_limit import within
-from zoo.errors import DataError
+from zoo.errors import DataError, ZooError
 from zoo.protocol import Protocol
 
 REPLACEMENTS = 10  # videos tried in place of an unreadable one before training gives up on its place in the batch
@@ -64,22 +65,24 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, draw: int | Draw) -> dict[str, Any]:
         if isinstance(draw, tuple):  # the clip's own randomness; the process's is left as it was
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(draw[1])
-                return self._item(draw[0])
+                return self._item(*draw)
         return self._item(draw)
 
-    def _item(self, number: int) -> dict[str, Any]:
+    def _item(self, number: int, seed: int | None = None) -> dict[str, Any]:
         skipped: list[tuple[str, str]] = []
         for attempt in range(REPLACEMENTS if self.split == "train" else 1):
             # not its neighbour: bad videos come in rows
             at = derived_seed(number, attempt) % len(self) if attempt else number
             source, label = self.records.source(at), torch.as_tensor(self.records.labels[at])
+            if seed is not None:  # for each attempt: how far one got before it failed leaves no trace
+                torch.manual_seed(derived_seed(seed, attempt))
             try:
                 if at in self._unreadable:
                     raise DataError(self._unreadable[at])
                 clips, repeated, mirrored = self._clips(source)
             except DataError as error:
-                self._unreadable[at] = str(error)
+                if not isinstance(error, UnreachableError):
+                    self._unreadable[at] = str(error)
                 skipped.append((str(source), str(error)))
                 continue
             labels = [self._mirrored(label) if m else label for m in mirrored]
@@ -96,11 +99,16 @@ class VideoDataset(Dataset[dict[str, Any]]):
         deadline = None if self.time_limit is None else time.monotonic() + self.time_limit
 
         def read() -> tuple[bool, np.ndarray, Tensor]:
-            with open_video(source, self.decoder, self.frame_rate, deadline=deadline) as reader:
-                total = len(reader)
-                clips = [sample(protocol, total, reader.fps, view) for view in views]
-                wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
-                return total < protocol.num_frames, position.reshape(len(clips), -1), reader.frames(wanted)
+            try:
+                with open_video(source, self.decoder, self.frame_rate, deadline=deadline) as reader:
+                    repeated = len(reader) < protocol.num_frames
+                    clips = [sample(protocol, len(reader), reader.fps, view) for view in views]
+                    wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
+                    return repeated, position.reshape(len(clips), -1), reader.frames(wanted)
+            except ZooError:
+                raise
+            except Exception as error:  # a damaged file may raise anything
+                raise DataError(f"{source} cannot be read ({type(error).__name__}: {error}).") from error
 
         repeated, position, frames = within(self.time_limit, str(source), read)  # frames: (unique, 3, H, W)
         if train:
@@ -113,11 +121,15 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Items -> batch; those without a clip stay only in ``skipped``. A batch may be empty but for that."""
-    clips = [clip for item in items for clip in item["video"]]
+    # all first clips, then all second ones: MixUp and CutMix take neighbours, which must not be of one video
+    turns = range(max((len(item["video"]) for item in items), default=0))
+    order = [(item, turn) for turn in turns for item in items if item["video"]]
+    clips = [item["video"][turn] for item, turn in order]
+    video = torch.stack(clips) if len(clips) > 1 else clips[0][None] if clips else torch.empty(0, dtype=torch.uint8)
     return {
-        "video": torch.stack(clips) if clips else torch.empty(0, dtype=torch.uint8),
-        "label": torch.stack([label for item in items for label in item["label"]]) if clips else torch.empty(0).long(),
-        "path": [item["path"] for item in items for _ in item["video"]],
+        "video": video,
+        "label": torch.stack([item["label"][turn] for item, turn in order]) if clips else torch.empty(0).long(),
+        "path": [item["path"] for item, _ in order],
         "repeated": [item["path"] for item in items if item["repeated"]],
         "skipped": [bad for item in items for bad in item["skipped"]],
     }

@@ -31,7 +31,8 @@ class EpicKitchens100(VideoDataModule):
     EPIC_100_validation.csv, EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv (or its _v2, which names more
     nouns behind the same 300). Of a video file, found by name (P01_01.MP4) anywhere below ``root``, a segment is what
     lies from start_timestamp to before stop_timestamp. Of frames, in ``rgb_frames/P01/P01_01/frame_0000000001.jpg`` or
-    ``P01/rgb_frames/P01_01/...``, it is start_frame to stop_frame, both included; they count from 1. Testing uses the
+    ``P01/rgb_frames/P01_01/...``, it is start_frame to stop_frame, both included; they count from 1. A segment that
+    passes the end of its video ends there. Testing uses the
     validation segments, as the labels of the test set are not public.
 
     Args:
@@ -98,7 +99,7 @@ class EpicKitchens100(VideoDataModule):
         names = [places[video] for video in videos]
         there = present(names, self.max_missing, f"{self._home.root}/{file}", str(self.root))
         kept = {"ids": [ids[i] for i in there], "spans": [spans[i] for i in there], "listed": len(names)}
-        return self.tree.records([names[i] for i in there], [labels[i] for i in there], **kept)
+        return self.tree.records([names[i] for i in there], [labels[i] for i in there], open_end=True, **kept)
 
 
 def seconds(timestamp: str) -> float:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import VideoDataModule
-from datamodules.records import VideoRecords
+from datamodules.records import Source, VideoRecords
 from datamodules.tree import open_tree
 from zoo.errors import DataError
 
 
 class VideoFiles(VideoDataModule):
-    """Video files, and all videos below folders or in shards; each once.
+    """Video files, and all videos below folders or in shards; each once, however it is named.
+
+    Names are the paths; of videos in shards those in there, with the shards' folder before those that are not unique.
 
     Args:
         paths: files, folders, and addresses of shards.
@@ -22,20 +26,20 @@ class VideoFiles(VideoDataModule):
 
     def __init__(self, paths: Sequence[str | Path], **options: Any) -> None:
         super().__init__(**options)
-        self.found: list[VideoRecords] = []
+        self.found: list[tuple[str, VideoRecords]] = []
         for path in map(str, paths):
             if "://" in path or Path(path).is_dir():
                 tree = open_tree(path)
                 if not tree.names:
                     raise DataError(f"There are no videos below {path}.")
-                self.found.append(tree.records(tree.names))
+                self.found.append((tree.root, tree.records(tree.names)))
             elif Path(path).exists():
-                self.found.append(VideoRecords.of([path]))
+                self.found.append((path, VideoRecords.of([path])))
             else:
                 raise DataError(f"There is no video or folder {path}.")
         if not self.found:
             raise DataError("no videos were given: name files or folders.")
-        if len({records.places is None for records in self.found}) > 1:
+        if len({records.places is None for _, records in self.found}) > 1:
             raise DataError("videos in shards and in files cannot be predicted in one go; do one, then the other.")
 
     @property
@@ -47,7 +51,13 @@ class VideoFiles(VideoDataModule):
         """All of the videos; only for prediction, as they have no labels."""
         if split != "predict":
             raise DataError("VideoFiles has no labels, so it can only predict; use VideoFolder or VideoList.")
-        sources = {source.name: source for records in self.found for source in map(records.source, range(len(records)))}
-        videos = list(sources.values())
+        found: dict[Any, tuple[str, Source]] = {}
+        for root, records in self.found:
+            for source in map(records.source, range(len(records))):
+                real = source.path if "://" in source.path else os.path.realpath(source.path)
+                found.setdefault((real, source.place), (root, source))
+        counts = Counter(video.name for _, video in found.values())
+        ids = [video.name if counts[video.name] == 1 else f"{root}/{video.name}" for root, video in found.values()]
+        videos = [video for _, video in found.values()]
         places = [video.place for video in videos if video.place is not None]
-        return VideoRecords.of([video.path for video in videos], ids=list(sources), places=places or None)
+        return VideoRecords.of([video.path for video in videos], ids=ids, places=places or None)

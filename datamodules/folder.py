@@ -9,12 +9,15 @@ from typing import Any
 
 from datamodules.base import VideoDataModule, split_stratified
 from datamodules.records import VideoRecords
-from zoo.errors import DataError
+from zoo.errors import DataError, check_rate, check_seed
+
+VALIDATION = ("val", "validation", "valid")
 
 
 class VideoFolder(VideoDataModule):
     """Videos in ``root/train/<class>/``, ``root/val/<class>/``, ``root/test/<class>/``; or in ``root/<class>/``.
 
+    The folder of validation videos may also be called ``validation`` or ``valid``; the first of the three counts.
     Without split folders the videos are split at random, per class, the same way for the same seed. With a
     ``train`` folder but no ``val``, validation videos are split off the training ones; with no ``test``, testing
     uses the validation videos.
@@ -37,6 +40,10 @@ class VideoFolder(VideoDataModule):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_rate("val_fraction", val_fraction)
+        check_rate("test_fraction", test_fraction)
+        check_rate("val_fraction + test_fraction", val_fraction + test_fraction)
+        check_seed("split_seed", split_seed)
         self.root = str(root)
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
@@ -94,8 +101,11 @@ class VideoFolder(VideoDataModule):
             return self._part(split, "", {"train": 1.0, **self.fractions})
         if split == "test" and not self.tree.has_folder("test"):
             split = "val"
-        if split == "test" or self.tree.has_folder("val"):
-            return self._scan(split)
+        if split == "test":
+            return self._scan("test")
+        val = next((name for name in VALIDATION if self.tree.has_folder(name)), None)
+        if val is not None:
+            return self._scan(val if split == "val" else "train")
         return self._part(split, "train", {"train": 1.0, "val": self.fractions["val"]})
 
     def _part(self, split: str, home: str, fractions: dict[str, float]) -> VideoRecords:

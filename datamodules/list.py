@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.annotations import read_classes
 from datamodules.base import VideoDataModule, split_stratified
 from datamodules.records import VideoRecords
 from datamodules.tree import Tree, open_tree, present
-from zoo.errors import DataError
-from zoo.index import read_labels
+from zoo.errors import DataError, check_rate, check_seed
 
 COLUMNS = ("path", "label")
 
@@ -52,17 +53,23 @@ class VideoList(VideoDataModule):
         super().__init__(**options)
         if not (train or test or val):
             raise DataError(f"{type(self).__name__} needs a list of videos: give at least train= or test=.")
+        check_rate("val_fraction", val_fraction)
+        check_seed("split_seed", split_seed)
         self.files = {name: Path(file) for name, file in (("train", train), ("val", val), ("test", test)) if file}
         self.root = None if root is None else str(root)
         self.classes = classes
         self.val_fraction, self.split_seed = val_fraction, split_seed
 
+    @property
+    def homes(self) -> list[str]:
+        """``root``, or the folders of the lists."""
+        return [self.root] if self.root is not None else [str(file.parent) for file in self.files.values()]
+
     @functools.cached_property
     def class_names(self) -> list[str]:
         """``classes``, or the labels of the training list (or of the only list), sorted; numbers sort as numbers."""
         if self.classes is not None:
-            file = Path(self.classes)
-            return file.read_text(encoding="utf-8").splitlines() if file.is_file() else list(read_labels(str(file)))
+            return read_classes(self.classes)
         return self._classes_in(self.files.get("train") or next(iter(self.files.values())))
 
     def _classes_in(self, file: Path) -> list[str]:
@@ -74,20 +81,19 @@ class VideoList(VideoDataModule):
     def _rows(self, file: Path) -> list[tuple[str, str]]:
         if not file.is_file():
             raise DataError(f"There is no list {file}.")
-        with file.open(newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text, skipinitialspace=True)
-            header = reader.fieldnames or []
-            missing = [name for name in COLUMNS if name not in header]
-            if missing:
-                raise DataError(
-                    f"{file} has no column {' or '.join(map(repr, missing))}; its first line is "
-                    f"{','.join(header) or 'empty'!r} and must name the columns path and label."
-                )
-            rows = []
-            for row in reader:
-                if not row["path"] or not row["label"]:
-                    raise DataError(f"{file}, line {reader.line_num}: path or label is empty.")
-                rows.append((row["path"], row["label"].strip()))
+        reader = csv.DictReader(io.StringIO(open_tree(file.parent).read(file.name), newline=""), skipinitialspace=True)
+        header = reader.fieldnames or []
+        missing = [name for name in COLUMNS if name not in header]
+        if missing:
+            raise DataError(
+                f"{file} has no column {' or '.join(map(repr, missing))}; its first line is "
+                f"{','.join(header) or 'empty'!r} and must name the columns path and label."
+            )
+        rows = []
+        for row in reader:
+            if not row["path"] or not row["label"]:
+                raise DataError(f"{file}, line {reader.line_num}: path or label is empty.")
+            rows.append((row["path"], row["label"].strip()))
         if not rows:
             raise DataError(f"{file} lists no videos.")
         return rows

@@ -36,6 +36,7 @@ class BatchSampler:
         count: videos.
         batch_size: videos in a batch of one process.
         shards: of each video, the shard it is in; or None.
+        list_id: a number that stands for the list of videos; a place in an epoch is of one list only.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class BatchSampler:
         rank: int = 0,
         world_size: int = 1,
         shards: np.ndarray | None = None,
+        list_id: int = 0,
     ) -> None:
         if shuffle and count < world_size:
             raise DataError(f"there are {count} training videos for {world_size} processes; use fewer.")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
-        self.rank, self.world_size, self.shards = rank, world_size, shards
+        self.rank, self.world_size, self.shards, self.list_id = rank, world_size, shards, list_id
         self.epoch, self.start = 0, 0
 
     def _used(self) -> int:
@@ -107,41 +109,54 @@ class ClipLoader:
         self.sampler = self.batch_sampler = sampler  # Lightning asks for both, and calls set_epoch
         own = torch.Generator()  # else every epoch would take a number from the process's
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=own, **options)
-        self._done = 0
+        self._epoch, self._done = 0, 0  # batches of that epoch that were handed out
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
         # a generator: the sampler is asked when the first batch is, and by then knows its epoch
-        self._done = self.sampler.start
-        for batch in self._loader:
-            self._done += 1
-            yield batch
+        self._epoch, self._done = self.sampler.epoch, self.sampler.start
+        try:
+            for batch in self._loader:
+                self._done += 1
+                yield batch
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
+                raise
+            raise DataError(
+                f"a process that reads videos crashed or hung ({error}). `tempozoo data check` finds videos that make "
+                "their decoder do so; if memory ran out, lower num_workers or batch_size."
+            ) from error
         self.sampler.set_epoch(self.sampler.epoch + 1)  # for loops that do not say which epoch it is
 
     def _shape(self) -> dict[str, int]:
+        """What decides which videos the batches of an epoch hold."""
         s = self.sampler
-        return {
-            "videos": s.count, "batch_size": s.batch_size, "processes": s.world_size, "seed": s.seed
-        }  # fmt: skip
+        kind = {"videos": s.count, "list_id": s.list_id, "sharded": int(s.shards is not None)}
+        return {**kind, "batch_size": s.batch_size, "processes": s.world_size, "seed": s.seed}
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and how many of its batches were handed out, with what decides which videos those were."""
-        return {"epoch": self.sampler.epoch, "batches": self._done, **self._shape()}
+        """The epoch and how many of its batches were handed out; behind the last of them, the next epoch."""
+        epoch = self.sampler.epoch
+        done = self._done if self._epoch == epoch else self.sampler.start
+        over = done >= len(self.sampler)
+        return {"epoch": epoch + over, "batches": 0 if over else done, **self._shape()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on behind the batches that were handed out.
 
         Raises:
-            ConfigError: in the middle of an epoch, with other data or batches than before.
+            ConfigError: in the middle of an epoch, with other videos or batches than before.
         """
         differing = [key for key, value in self._shape().items() if state.get(key) != value]
-        if differing and state["batches"] > 0:
+        if differing and state["batches"]:
             key = differing[0]
+            what = f"with {key} {state.get(key)}, and now {key} is {self._shape()[key]}"
+            if key in ("list_id", "sharded"):
+                what = "over another list of videos, or the same in another order"
             raise ConfigError(
-                f"the run to go on with was in the middle of an epoch with {key} {state.get(key)}, and now {key} is "
-                f"{self._shape()[key]}: which videos it has seen would be lost. Resume it as it was, or from the "
-                "checkpoint of an epoch's end."
+                f"the run to go on with was in the middle of an epoch {what}: which videos it has seen would be lost. "
+                "Resume it as it was, or from the checkpoint of an epoch's end."
             )
-        self.sampler.epoch, self.sampler.start, self._done = state["epoch"], state["batches"], state["batches"]
+        self.sampler.epoch, self.sampler.start = self._epoch, self._done = state["epoch"], state["batches"]

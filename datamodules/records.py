@@ -19,12 +19,14 @@ class Source:
     span: of a longer video, seconds ``[start, stop)``; of a folder of frames, frame numbers ``[start, stop)`` from 0.
     place: of a video in a shard, the offset and the number of its bytes.
     name: what messages and reports call it; the path, if not given.
+    open_end: the span of a folder of frames may pass its end, as that of a video file may; else that is an error.
     """
 
     path: str
     span: tuple[float, float] | None = None
     place: tuple[int, int] | None = None
     name: str = ""
+    open_end: bool = False
 
     def __str__(self) -> str:
         return self.name or self.path
@@ -38,6 +40,7 @@ class VideoRecords:
     labels: int64, ``(n,)``, or ``(n, heads)`` where a video has one of each of several kinds; -1 where unknown.
     ids: a name for each, unique in the split; the path, but for segments and videos in shards.
     listed: how many videos the annotations name; those that are not there are not in the arrays.
+    open_end: of each ``Source``.
     """
 
     paths: np.ndarray
@@ -46,6 +49,7 @@ class VideoRecords:
     listed: int
     spans: np.ndarray | None = None
     places: np.ndarray | None = None
+    open_end: bool = False
 
     @classmethod
     def of(
@@ -57,6 +61,7 @@ class VideoRecords:
         spans: Sequence[tuple[float, float]] | None = None,
         places: Sequence[tuple[int, int]] | None = None,
         listed: int | None = None,
+        open_end: bool = False,
     ) -> VideoRecords:
         """From lists of equal length.
 
@@ -75,6 +80,7 @@ class VideoRecords:
             len(paths) if listed is None else listed,
             None if spans is None else np.asarray(spans, dtype=np.float64).reshape(len(paths), 2),
             None if places is None else np.asarray(places, dtype=np.int64).reshape(len(paths), 2),
+            open_end,
         )
 
     def __len__(self) -> int:
@@ -95,4 +101,4 @@ class VideoRecords:
         """Where video ``number`` is."""
         span = None if self.spans is None else (float(self.spans[number, 0]), float(self.spans[number, 1]))
         place = None if self.places is None else (int(self.places[number, 0]), int(self.places[number, 1]))
-        return Source(str(self.paths[number]), span, place, str(self.ids[number]))
+        return Source(str(self.paths[number]), span, place, str(self.ids[number]), self.open_end)

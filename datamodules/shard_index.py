@@ -103,22 +103,23 @@ def scan(shard: str) -> list[Video]:
 def _videos(shard: str, tar: tarfile.TarFile, size: int) -> list[Video]:
     found = []
     for key, members in itertools.groupby((m for m in tar if m.isfile()), lambda m: split_member(m.name)[0]):
-        sample = {split_member(member.name)[1]: member for member in members}
-        video = next((member for ending, member in sample.items() if ending.endswith(VIDEO_EXTENSIONS)), None)
-        if video is None:
+        sample = {member.name: (split_member(member.name)[1], member) for member in members}
+        videos = [member for ending, member in sample.values() if ending.endswith(VIDEO_EXTENSIONS)]
+        if not videos:
             continue
-        if video.offset_data + video.size > size:
-            raise DataError(f"{shard} is truncated in {video.name}; fetch it again.")
         texts = {
             ending: tar.extractfile(member).read().decode("utf-8", "replace")  # type: ignore[union-attr]
-            for ending, member in sample.items()
+            for ending, member in sample.values()
             if ending in (".cls", ".json", ".txt") and member.size <= TEXT
         }
         about = _json(texts.get(".json", ""))
         label = texts.get(".cls") or next((str(about[n]) for n in LABELS if n in about), texts.get(".txt", ""))
-        path = about.get("path", video.name)
-        written = isinstance(path, str) and member_key(path) == key
-        found.append(Video(path if written else video.name, video.offset_data, video.size, label.strip()))
+        path = about.get("path")
+        written = len(videos) == 1 and isinstance(path, str) and member_key(path) == key
+        for video in videos:  # several, if their names differ behind a first dot: the label is of all of them
+            if video.offset_data + video.size > size:
+                raise DataError(f"{shard} is truncated in {video.name}; fetch it again.")
+            found.append(Video(path if written else video.name, video.offset_data, video.size, label.strip()))
     return found
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import functools
-from pathlib import Path
 from typing import Any
 
+from datamodules.annotations import read_classes
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.shards import ShardTree
 from zoo.errors import DataError
-from zoo.index import read_labels
 
 
 class ShardList(VideoDataModule):
@@ -59,8 +58,7 @@ class ShardList(VideoDataModule):
     def class_names(self) -> list[str]:
         """``classes``, or the labels, sorted; numbers sort as numbers."""
         if self.classes is not None:
-            file = Path(self.classes)
-            return file.read_text(encoding="utf-8").splitlines() if file.is_file() else list(read_labels(self.classes))
+            return read_classes(self.classes)
         names = set(self._labels(next(iter(self.roots))))
         if len(names) < 2:
             raise DataError(f"The shards of {self.root} have {len(names)} class; at least 2 are needed.")

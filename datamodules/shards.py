@@ -32,6 +32,14 @@ class AbsentError(DataError):
     """There is no such file, where there might have been one."""
 
 
+class ForbiddenError(DataError):
+    """A file that may not be read, or not be known to be missing."""
+
+
+class UnreachableError(DataError):
+    """A host that failed again and again, which may be well again later."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """What shards.json holds: files, and columns with a value for each video.
@@ -130,7 +138,7 @@ class ShardTree(Tree):
             return True
         try:
             return bool(fetch(f"{self.root}/{name}", 0, 1))
-        except AbsentError:
+        except (AbsentError, ForbiddenError):  # S3 forbids to know of files that are not there, if none may be listed
             return False
 
     def read(self, name: str) -> str:
@@ -142,7 +150,7 @@ class ShardTree(Tree):
         try:
             return fetch(f"{self.root}/{name}").decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise DataError(f"{self.root}/{name} cannot be read as text: {error}.") from error
+            raise DataError(f"{self.root}/{name} is not UTF-8 ({error}); save it as UTF-8.") from error
 
     def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
         """Records of videos given by relative path, which is their id too, unless ``more`` has others."""
@@ -190,7 +198,8 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
     """Bytes ``[start, stop)`` of a file or URL, as far as it has them; a host that fails is asked again a few times.
 
     Raises:
-        DataError: it is not there, or cannot be read.
+        AbsentError, ForbiddenError, UnreachableError: it is not there, is forbidden, or its host fails again and again.
+        DataError: it cannot be read.
     """
     if "://" not in path:
         try:
@@ -210,9 +219,11 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
             raise AbsentError(f"{path} cannot be read: there is no such file.") from error
         except Exception as error:  # each kind of store has its own
             status = getattr(error, "status", None)  # of HTTP
+            forbidden = status == 403 or isinstance(error, PermissionError)
             refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
-            if pause is None or refused or isinstance(error, PermissionError):
-                raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
+            if pause is None or refused or forbidden:
+                kind = ForbiddenError if forbidden else DataError if refused else UnreachableError
+                raise kind(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
             time.sleep(pause)
     raise AssertionError
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -34,13 +34,12 @@ class Tree:
     @functools.cached_property
     def names(self) -> list[str]:
         """Relative paths of all videos, sorted; hidden files and folders are left out."""
-        found = []
-        for folder, subfolders, files in os.walk(self.root, followlinks=True):
-            subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-            relative = Path(folder).relative_to(self.root).as_posix()
-            prefix = "" if relative == "." else f"{relative}/"
-            found += [prefix + f for f in files if f.lower().endswith(VIDEO_EXTENSIONS) and not f.startswith(".")]
-        return sorted(found)
+        return sorted(
+            below + file
+            for below, files in walk(self.root)
+            for file in files
+            if file.lower().endswith(VIDEO_EXTENSIONS)
+        )
 
     @functools.cached_property
     def stems(self) -> dict[str, str]:
@@ -56,7 +55,10 @@ class Tree:
         home = Path(self.root, below)
         if not home.is_dir():
             raise DataError(f"There is no folder {home}.")
-        return sorted(p.name for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
+        try:
+            return sorted(p.name for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
+        except OSError as error:
+            raise DataError(f"The folder {home} cannot be read ({error.strerror}).") from error
 
     def has_folder(self, name: str) -> bool:
         """Whether there is such a sub-folder."""
@@ -84,12 +86,45 @@ class Tree:
             return path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
             raise DataError(f"There is no annotation file {path}.") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise DataError(f"{path} cannot be read as text: {error}.") from error
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
+        except OSError as error:
+            raise DataError(f"{path} cannot be read: {error}.") from error
 
     def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
         """Records of videos (or folders of frames) given by relative path; ``more`` is of ``VideoRecords.of``."""
         return VideoRecords.of([os.path.join(self.root, name) for name in names], labels, **more)
+
+
+def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
+    """Every folder below a root, as "" or "a/b/", and the names of the files in it; hidden ones are left out.
+
+    Links are followed, two to the same place both, but for those that lead back to a folder they are in.
+
+    Raises:
+        DataError: a folder cannot be read: its videos would be missing without a word.
+    """
+    waiting = [("", [Path(os.path.realpath(root))])]  # a folder, and what those on the way to it and itself really are
+    while waiting:
+        below, way = waiting.pop()
+        folder = os.path.join(root, below)
+        try:
+            with os.scandir(folder) as entries:
+                found = [entry for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            raise DataError(
+                f"The folder {Path(folder)} cannot be read ({error.strerror}). Mend its permissions, or choose another."
+            ) from error
+        files = []
+        for entry in found:
+            linked = entry.is_symlink()
+            if not (os.path.isdir(entry.path) if linked else entry.is_dir()):
+                files.append(entry.name)
+                continue
+            real = Path(os.path.realpath(entry.path)) if linked else way[-1] / entry.name
+            if not linked or not any(real == place or real in place.parents for place in way):
+                waiting.append((f"{below}{entry.name}/", [*way, real]))
+        yield below, files
 
 
 def open_tree(root: str | Path) -> Tree:

@@ -14,7 +14,7 @@ from datamodules.annotations import find_annotations
 from datamodules.base import VideoDataModule, log
 from datamodules.records import VideoRecords
 from datamodules.tree import open_tree, present
-from zoo.errors import ConfigError, DataError, check_rate
+from zoo.errors import ConfigError, DataError, check_rate, check_seed
 
 CLASSES = 101
 LISTED = {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}  # training and test videos of the three official splits
@@ -55,6 +55,7 @@ class UCF101(VideoDataModule):
         if split not in LISTED:
             raise ConfigError(f"split is {split!r}; choose from {', '.join(map(str, LISTED))}.")
         check_rate("val_fraction", val_fraction)
+        check_seed("split_seed", split_seed)
         self.root, self.annotations, self.split = root, annotations, split
         self.val_fraction, self.split_seed = val_fraction, split_seed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, ClassVar
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -30,7 +31,7 @@ from lit_modules.network import (
 )
 from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, Rules, lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
-from lit_modules.scores import Scores, measured, merged
+from lit_modules.scores import Scores, measured, merged, merged_scores
 from zoo.errors import ConfigError
 from zoo.hub.checkpoint import CONFIG_KEY
 
@@ -72,7 +73,8 @@ class VideoClassifier(L.LightningModule):
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         freeze_backbone: train the classifier only.
         head_warmup_epochs: train the classifier only for the first epochs.
-        ema_decay: average the weights over the run with this decay; validation and checkpoints use the average.
+        ema_decay: average the weights over the run with this decay, lower at first; validation and checkpoints use the
+            average.
         view_chunk: clips per forward pass when a test video has many views; lower it if memory runs out.
     """
 
@@ -149,6 +151,8 @@ class VideoClassifier(L.LightningModule):
         set_dropout(self.network, dropout, drop_path)
         self.network.set_grad_checkpointing(grad_checkpointing)
         classes = self.network.config["options"]["num_classes"]
+        if self.heads and (mixup or cutmix):
+            raise ConfigError("mixup and cutmix need one label for each clip, not several heads; set them to 0.")
         self.mixing = Mixing(mixup, cutmix, classes)
         self.train_metrics = accuracies(classes, "train_")
         self.scores: Scores = {}  # of the videos validated or tested; of all processes when that has ended
@@ -226,12 +230,14 @@ class VideoClassifier(L.LightningModule):
         clips, labels = self.mixing(batch["video"], batch["label"])
         logits = self(clips)
         loss = heads_loss(logits, labels, self.head_sizes, self.hparams["label_smoothing"])
-        self.log("train_loss", loss, prog_bar=True, on_step=True, on_epoch=True, batch_size=len(labels))
+        self.log("train_loss_step", loss, prog_bar=True)
+        self.log("train_loss_epoch", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         if labels.ndim == 1:  # not of mixed clips, nor of several heads
             self.train_metrics.update(logits.detach().float(), labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
+        self._merge_skipped("train")
         if any(metric.update_called for metric in self.train_metrics.values()):
             self.log_dict(self.train_metrics.compute())
         self.train_metrics.reset()
@@ -240,8 +246,7 @@ class VideoClassifier(L.LightningModule):
         """SGD or AdamW over the recipe's parameter groups, with its schedule stepped every batch."""
         h = self.hparams
         lr = h["lr"] * (self.total_batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
-        options = {key: h[key] for key in GROUP_OPTIONS}
-        groups = parameter_groups(self.network, lr, h["weight_decay"], **options, rules=self.group_rules)
+        groups = self._groups(lr)
         optimizer: torch.optim.Optimizer
         if h["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(groups, lr, momentum=h["momentum"], nesterov=h["nesterov"])
@@ -253,6 +258,10 @@ class VideoClassifier(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def _groups(self, lr: float) -> list[dict[str, Any]]:
+        options = {key: self.hparams[key] for key in GROUP_OPTIONS}
+        return parameter_groups(self.network, lr, self.hparams["weight_decay"], **options, rules=self.group_rules)
+
     def total_batch_size(self) -> int:
         """Clips per step, over all devices and accumulated batches."""
         data = getattr(self.trainer, "datamodule", None)
@@ -263,7 +272,7 @@ class VideoClassifier(L.LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """The averaging of weights, if asked for."""
         decay = self.hparams["ema_decay"]
-        return [EMAWeightAveraging(decay=decay)] if decay else []
+        return [WeightAveraging(avg_fn=functools.partial(averaged, decay=decay))] if decay else []
 
     # validation, testing, prediction -----------------------------------------------------------------------------
 
@@ -300,15 +309,22 @@ class VideoClassifier(L.LightningModule):
 
     def _log_measured(self, prefix: str) -> None:
         """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
-        self.scores = merged(self.scores)
+        self.scores = merged_scores(self.scores)
         found = {prefix + key: value for key, value in measured(self.scores, self.heads).items()}
-        skipped = merged(getattr(getattr(self.trainer, "datamodule", None), "skipped", {}).get(prefix[:-1], {}))
-        if skipped:
+        if skipped := self._merge_skipped(prefix[:-1]):
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
             found[f"{prefix}left_out"] = float(len(skipped))
         shown = [name for name in (f"{prefix}top1",) if name in found]
         self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True, sync_dist=True)
         self.log_dict(found, sync_dist=True)
+
+    def _merge_skipped(self, split: str) -> dict[str, str]:
+        """The unreadable videos of all processes, which may be too many; their data modules then know of all."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        skipped = merged(getattr(data, "skipped", {}).get(split, {}))
+        if skipped:
+            data.check_bad(split, skipped)
+        return skipped
 
     # checkpoints -------------------------------------------------------------------------------------------------
 
@@ -316,9 +332,29 @@ class VideoClassifier(L.LightningModule):
         """Put the network's config beside its weights, so that the file explains itself."""
         checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=self.provenance())
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a run of other parameter groups: its optimiser's state would be that of other parameters.
+
+        Raises:
+            ConfigError: it was written by another recipe, or an earlier version of this one.
+        """
+        saved = [len(g["params"]) for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]]
+        resumed = self._trainer is not None and self.trainer.state.fn == "fit"
+        if resumed and saved and saved != [len(group["params"]) for group in self._groups(1.0)]:
+            raise ConfigError(
+                "the run to go on with has other parameter groups: it is of another recipe, or of an earlier version "
+                "of this one. Start a new run from its weights with --from."
+            )
+
     def provenance(self) -> dict[str, Any]:
         """Where the network's weights come from; ``zoo.push`` asks for it."""
         return provenance_of(self)
+
+
+def averaged(average: Tensor, current: Tensor, updates: Tensor | int, decay: float) -> Tensor:
+    """The next moving average. It begins with a lower decay, so that short runs do not keep their first weights."""
+    decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
+    return decay * average + (1 - decay) * current
 
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:

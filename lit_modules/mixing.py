@@ -28,13 +28,8 @@ class Mixing:
         """Clips ``(B, C, T, H, W)`` and labels ``(B,)`` -> clips and shares of classes ``(B, classes)``.
 
         Without mixing, both as they are.
-
-        Raises:
-            ConfigError: labels of several heads.
         """
         if self.mix is None:
             return clips, labels
-        if labels.ndim > 1:
-            raise ConfigError("mixup and cutmix need one label for each clip, not several heads; set them to 0.")
         mixed, shares = self.mix(tv_tensors.Video(clips), labels)
         return mixed.as_subclass(Tensor), shares

@@ -114,6 +114,7 @@ def take_protocol(network: Any, name: str, image_size: int | None = None) -> Non
     frames = network.config["options"]["num_frames"]
     if frames != protocol.num_frames:
         protocol = protocol.with_frames(frames)
+    protocol = replace(protocol, heads=network.protocol.heads)  # of the classifier, not of how clips are made
     network.protocol = protocol if image_size is None else protocol.with_size(image_size)
     network.config["protocol"] = network.protocol.to_dict()
 
@@ -125,6 +126,8 @@ def set_heads(network: Any, heads: Mapping[str, int]) -> None:
         ConfigError: their class counts do not add up to the network's.
     """
     classes = network.config["options"]["num_classes"]
+    if len(heads) < 2:
+        raise ConfigError(f"heads is {dict(heads)}; give two or more classifiers, or leave it out for one.")
     if sum(heads.values()) != classes:
         raise ConfigError(f"heads {dict(heads)} have {sum(heads.values())} classes in all, the network has {classes}.")
     network.protocol = replace(network.protocol, heads=tuple(heads.items()))

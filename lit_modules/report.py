@@ -21,12 +21,15 @@ from zoo.hub.files import atomic_path
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
 
+ODD = "surrogateescape"  # file names may be of any bytes
+IN_TESTS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
+            "crops", "average")  # fmt: skip
 Head = tuple[str, list[str], slice]  # name ("" of the only one), class names, its outputs
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
     """A CSV file, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=ODD) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
@@ -44,8 +47,8 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true")
     if classes <= 60:
-        axes.set_xticks(range(classes), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(classes), names, fontsize=8)
+        axes.set_xticks(range(classes), names, rotation=90, fontsize=8, parse_math=False)
+        axes.set_yticks(range(classes), names, fontsize=8, parse_math=False)
     if classes <= 30:
         for row, column in zip(*np.nonzero(confusion), strict=True):
             colour = "white" if shares[row, column] > 0.5 else "black"
@@ -78,8 +81,11 @@ def _best_columns(head: Head, count: int = 5) -> list[str]:
     return [f"{prefix}{what}{k}" for k in numbers for what in ("prediction", "score")]
 
 
-def published(network: Any) -> dict[str, Any] | None:
-    """What was published for these weights, where they are those of an index entry, untouched: percent and views."""
+def published(network: Any, protocol: Protocol) -> dict[str, Any] | None:
+    """What was published for these weights, where they are those of an index entry, untouched: percent and views.
+
+    ``differing`` names what of the published protocol is not that of this test.
+    """
     origin = provenance_now(network)
     if "entry" not in origin or "fine_tuned_from" in origin:
         return None
@@ -87,8 +93,10 @@ def published(network: Any) -> dict[str, Any] | None:
     if entry.reported.top1 is None or entry.init:
         return None
     said = entry.reported
+    differing = {name: getattr(entry.protocol, name) for name in IN_TESTS
+                 if getattr(entry.protocol, name) != getattr(protocol, name)}  # fmt: skip
     return {"entry": entry.name, "dataset": entry.dataset, "top1": said.top1, "top5": said.top5, "views": said.views,
-            "size": said.size, "source": said.source}  # fmt: skip
+            "size": said.size, "source": said.source, "differing": differing}  # fmt: skip
 
 
 class TestReport(Callback):
@@ -108,28 +116,30 @@ class TestReport(Callback):
         """Write the files and print the table."""
         module: Any = pl_module
         data: Any = getattr(trainer, "datamodule", None)
-        skipped = merged(getattr(data, "skipped", {}).get("test", {}))
+        skipped = getattr(data, "skipped", {}).get("test", {})  # of all processes by now
         if not trainer.is_global_zero:
             return
         network, scores = module.network, module.scores
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
-        self._write_predictions(folder, scores, heads_of(network))
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test_")}
         records = data.datasets["test"].records if data is not None else None
+        protocol = network.protocol if data is None else data.datasets["test"].protocol
         summary = {
             "network": network.report.name,
             "weights": fingerprint(network.state_dict()),
             "data": None if data is None else type(data).__name__,
             "metrics": metrics,
-            "published": published(network),
+            "published": published(network, protocol),
             "videos": len(scores),
             "listed": len(scores) + len(skipped) if records is None else records.listed,
             "skipped": skipped,
-            "protocol": (network.protocol if data is None else data.datasets["test"].protocol).to_dict(),
+            "protocol": protocol.to_dict(),
         }
+        _print_summary(summary, heads_of(network), folder)  # first: what follows may meet a full disk
         with atomic_path(folder / "test.json") as temporary:
-            temporary.write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        _print_summary(summary, heads_of(network), folder)
+            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+            temporary.write_text(text, encoding="utf-8", errors=ODD)
+        self._write_predictions(folder, scores, heads_of(network))
 
     def _write_predictions(self, folder: Path, scores: Any, heads: list[Head]) -> None:
         header, rows = ["path"], [[path] for path in sorted(scores)]
@@ -175,7 +185,7 @@ def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> 
     console = Console()
 
     def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(_printable(line), highlight=False, markup=False, soft_wrap=True)
 
     say(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
     console.print(table)
@@ -183,14 +193,17 @@ def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> 
     say(f"Protocol: {protocol}")
     if said:
         say(f"Published: {said['dataset']}, {said['views']} views at {said['size']} ({said['source']})")
-        used = f"{protocol.clips}x{protocol.crops}"
-        if str(said["views"]) != used:
-            say(f"The published figures are of {said['views']} views, these of {used}.")
+        for name, theirs in said["differing"].items():
+            say(f"The published figures are of {name} {theirs}, these of {getattr(protocol, name)}.")
     if missing > len(summary["skipped"]):
         say(f"{missing - len(summary['skipped'])} listed videos are not there or excluded.")
     for reason in summary["skipped"].values():  # which name their file
         say(f"Left out: {reason}")
     say(f"Predictions, confusion matrix, summary: {folder}")
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 class PredictionReport(Callback):
@@ -222,7 +235,7 @@ class PredictionReport(Callback):
         heads = heads_of(pl_module.network)
         rows: list[list[str]] = []
         for path, values in scores.items():
-            console.print(path, style="bold", markup=False, highlight=False, soft_wrap=True)
+            console.print(_printable(path), style="bold", markup=False, highlight=False, soft_wrap=True)
             rows.append([path])
             for _, names, outputs in heads:
                 best = _best(values[outputs], names, self.top)
@@ -230,7 +243,7 @@ class PredictionReport(Callback):
                 for label, score in zip(best[::2], best[1::2], strict=True):
                     console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False, markup=False)
         for reason in skipped.values():
-            console.print(f"Left out: {reason}", highlight=False, markup=False, soft_wrap=True)
+            console.print(_printable(f"Left out: {reason}"), highlight=False, markup=False, soft_wrap=True)
         if rows:
             columns = [column for head in heads for column in _best_columns(head, self.top)]
             write_csv(self.folder / "predictions.csv", ["path", *columns], rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,19 @@ def merged(part: Mapping[str, T]) -> dict[str, T]:
     parts: list[Mapping[str, T]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, dict(part))
     return {name: value for one in parts for name, value in one.items()}
+
+
+def merged_scores(part: Scores) -> Scores:
+    """``merged`` of scores; packed, as rows are views of a batch and each would take all of it along."""
+    if not (part and torch.distributed.is_available() and torch.distributed.is_initialized()):
+        packed: dict[str, Any] = {}
+    else:
+        labels, rows = (torch.stack(column) for column in zip(*part.values(), strict=True))
+        packed = {str(torch.distributed.get_rank()): (list(part), labels, rows)}
+    found = dict(part)
+    for names, labels, rows in merged(packed).values():
+        found |= dict(zip(names, zip(labels, rows, strict=True), strict=True))
+    return found
 
 
 def measured(scores: Scores, heads: Mapping[str, int] | None = None) -> dict[str, float]:

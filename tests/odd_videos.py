@@ -56,9 +56,13 @@ def encode(
     mux: dict[str, str] | None = None,
     aspect: Fraction | None = None,
     grey: bool = False,
+    to: Any = None,
 ) -> Path:
-    """A video of ``pictures``. ``times`` are display times in 1/100 s, of a video that has not 25 frames a second."""
-    with av.open(str(path), "w", format=container, container_options=mux or {}) as out:
+    """A video of ``pictures``, written to ``to`` if that is given.
+
+    ``times`` are display times in 1/100 s, of a video that has not 25 frames a second.
+    """
+    with av.open(to or str(path), "w", format=container, container_options=mux or {}) as out:
         stream: Any = out.add_stream(codec, rate=25, options=FAST.get(codec, {}) | {"b": "2000000"} | (options or {}))
         stream.height, stream.width, stream.pix_fmt = *size, pix_fmt
         stream.codec_context.thread_count = 1
@@ -117,6 +121,27 @@ def _with_sound(path: Path) -> Path:
     return path
 
 
+class _Pipe:
+    """A file that can be written, and nothing else."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.write_bytes(b"")
+
+    def write(self, data: bytes) -> int:
+        with self._path.open("ab") as file:
+            return file.write(data)
+
+
+def _bottom_up(path: Path) -> Path:
+    """Rows of pixels from the last to the first, as Windows stores bitmaps: a height above 0 says so."""
+    data = encode(path, "rawvideo", "avi", pix_fmt="bgr24").read_bytes()
+    at = data.index(b"strf") + 16  # of BITMAPINFOHEADER, behind its size and width
+    height = int.from_bytes(data[at : at + 4], "little", signed=True)
+    path.write_bytes(data[:at] + abs(height).to_bytes(4, "little") + data[at + 4 :])
+    return path
+
+
 VARIABLE = [n * 4 + (n * n) % 3 + 30 * (n > 10) for n in range(FRAMES)]  # in 1/100 s, with a gap
 
 ODD: dict[str, Callable[[Path], Path]] = {
@@ -159,6 +184,9 @@ ODD: dict[str, Callable[[Path], Path]] = {
     "single_frame": lambda p: encode(p, frames=1),
     "grey": lambda p: encode(p, "ffv1", "matroska", pix_fmt="gray", grey=True),
     "lossless_rgb": lambda p: encode(p, "ffv1", "matroska", pix_fmt="bgr0"),
+    "paletted": lambda p: encode(p, "qtrle", "mov", pix_fmt="gray", grey=True),
+    "bottom_up_avi": _bottom_up,
+    "avi_piped": lambda p: encode(p, "mpeg4", "avi", to=_Pipe(p), options={"g": "8"}),
     "huge_gop": lambda p: encode(p, options={"g": "250", "bf": "0"}),
 }  # fmt: skip
 

@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -25,6 +26,7 @@ from odd_videos import BAD_KINDS, FRAMES, ODD_KINDS, encode, flipped, make_bad, 
 
 from datamodules.records import Source
 from datamodules.video.decoding import DECODERS, VideoReader, open_video
+from datamodules.video.pixels import stacked
 from datamodules.video.torchcodec_reader import TorchcodecReader
 from zoo.errors import ConfigError, DataError
 
@@ -60,14 +62,6 @@ def test_all_of_this_holds_for_torchcodec(tmp_path: Path) -> None:
     assert re.search(r"(\d+) passed, 1 skipped", done.stdout), done.stdout[-500:]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
     """The bytes of an odd video; each is made once."""
@@ -81,7 +75,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
 def written(kind: str) -> np.ndarray:
     """What went into the file, ``(n, H, W, 3)``, as it is to be shown."""
     size = (37, 53) if "odd_size" in kind else (48, 64)
-    video = pictures(1 if kind == "single_frame" else FRAMES, size, grey=kind == "grey")
+    video = pictures(1 if kind == "single_frame" else FRAMES, size, grey=kind in ("grey", "paletted"))
+    if kind == "bottom_up_avi":
+        video = video[:, ::-1]
     if kind == "copied_from_within":
         video = video[13:]
     turns = int(kind.removeprefix("turned_")) // 90 if kind.startswith("turned_") else 0
@@ -143,6 +139,23 @@ def test_spans_are_the_frames_between_two_times(kind: str, tmp_path: Path, odd: 
     for span in [(1.0, 2.0), (0.41, 0.42), (0.5, 0.2), (-2.0, -1.0)]:
         with pytest.raises(DataError, match=r"v.mp4 has no frames from -?[\d.]+ s to"):
             open_video(Source(str(path), span), DECODER)
+
+
+def test_frames_are_in_memory_once(tmp_path: Path, odd: Odd) -> None:
+    class Kept(VideoReader):
+        def _unique(self, wanted: np.ndarray) -> torch.Tensor:
+            self.made = super()._unique(wanted)
+            return self.made
+
+    with Kept(put(odd("h264"), tmp_path / "v.mp4")) as reader:
+        frames = reader.frames(range(FRAMES))
+        assert frames is reader.made
+        assert torch.equal(reader.frames([3, 1, 3]), frames[[3, 1, 3]])
+    tracemalloc.start()
+    stacked((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 1.5 * FRAMES * 64 * 64 * 3
 
 
 def test_spans_read_only_their_packets(tmp_path: Path) -> None:
@@ -216,7 +229,7 @@ def test_holes_without_end_are_given_up(kind: str, tmp_path: Path, odd: Odd) -> 
     os.truncate(path, size // 3)
     os.truncate(path, 1 << 40)
     start = time.monotonic()
-    with pytest.raises(DataError, match=r"v.mp4 took longer than 0.3 s to decode"):
+    with pytest.raises(DataError, match=r"v.mp4 took longer than 0\.\d+ s to decode"):
         decode(path, seconds=0.3)
     assert time.monotonic() - start < 2
 
@@ -228,6 +241,15 @@ def test_files_cut_short_are_refused(kind: str, percent: int, tmp_path: Path, od
     os.truncate(path, path.stat().st_size * percent // 100)
     with pytest.raises(DataError, match=r"v.mp4"):
         decode(path)
+
+
+@pytest.mark.parametrize("kind", ["vp9", "sound_first"])
+def test_matroska_files_cut_in_their_first_bytes_are_refused(kind: str, tmp_path: Path, odd: Odd) -> None:
+    data = odd(kind)
+    segment = data.index(b"\x18\x53\x80\x67")
+    for size in range(segment, segment + 16):
+        with pytest.raises(DataError, match=r"v.mp4"):
+            decode(put(data[:size], tmp_path / "v.mp4"))
 
 
 @pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mpeg4_mp4", "mjpeg_avi", "flv"])
@@ -258,7 +280,7 @@ def test_a_deadline_in_the_past(tmp_path: Path, odd: Odd) -> None:
         open_video(path, DECODER, deadline=time.monotonic() - 1)
     with open_video(path, DECODER, deadline=time.monotonic() + 0.2) as reader:
         time.sleep(0.2)
-        with pytest.raises(DataError, match=r"v.mp4 took longer than 0.2 s"):
+        with pytest.raises(DataError, match=r"v.mp4 took longer than 0\.\d+ s"):
             reader.frames([0])
 
 

@@ -75,6 +75,11 @@ def test_epic_segments_of_frames_count_from_one(tmp_path: Path, layout: str) -> 
     data = EpicKitchens100(tmp_path, frames=True)
     with open_video(data.split_records("val").source(0)) as reader:
         assert level(reader.frames(range(len(reader)))) == list(range(5, 15))  # files 6 to 15
+    (tmp_path / layout / "frame_0000000020.jpg").unlink()
+    for number in range(12, 20):
+        (tmp_path / layout / f"frame_{number:010d}.jpg").unlink()
+    with open_video(EpicKitchens100(tmp_path, frames=True).split_records("val").take([0]).source(0)) as reader:
+        assert len(reader) == 6  # files 6 to 11: a video may end before its last segment does
     batch = next(iter(ready(EpicKitchens100(tmp_path, frames=True, num_workers=0), "test").test_dataloader()))
     assert (batch["path"], batch["label"].tolist()) == (["P02_102_0"], [[96, 299]])
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from PIL import Image
 
 from datamodules.records import Source
 from datamodules.video.decoding import open_video
+from datamodules.video.frame_reader import _kept
 from zoo.errors import DataError
 
 
@@ -41,6 +44,48 @@ def test_frames_come_in_natural_order(folder: Path) -> None:
     for span in [(3, 13), (4, 4), (-1, 3)]:
         with pytest.raises(DataError, match=r"video has 12 frames; frames -?\d+ to \d+ are not among them"):
             open_video(Source(str(folder), span))
+    with open_video(Source(str(folder), (3, 13), open_end=True)) as reader:
+        assert torch.equal(reader.frames(range(len(reader))), wanted[3:])
+    with pytest.raises(DataError, match="frames 12 to 12 are not among them"):
+        open_video(Source(str(folder), (12, 20), open_end=True))
+
+
+@pytest.mark.parametrize("padded", [True, False])
+def test_long_folders_are_listed_once_until_they_change(
+    padded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def name(number: int) -> str:
+        return f"v1_{number:05d}.jpg" if padded else f"v1_{number}.jpg"
+
+    for number in range(8, 14):
+        Image.fromarray(np.full((8, 8, 3), 16 * number, np.uint8)).save(tmp_path / name(number))
+    scandir, listed = os.scandir, []
+    monkeypatch.setattr(os, "scandir", lambda folder: (listed.append(folder), scandir(folder))[1])
+
+    def levels() -> list[int]:
+        with open_video(tmp_path) as reader:
+            return (reader.frames(range(len(reader))).float().mean((1, 2, 3)) / 16).round().int().tolist()
+
+    for _ in range(3):
+        assert levels() == list(range(8, 14))
+    assert len(listed) == 1
+    Image.new("RGB", (8, 8)).save(tmp_path / name(15))  # one is left out: no plain count any more
+    os.utime(tmp_path, ns=(1, 1))
+    assert levels() == [*range(8, 14), 0]
+    (tmp_path / name(9)).unlink()
+    os.utime(tmp_path, ns=(2, 2))
+    assert levels() == [8, *range(10, 14), 0]
+
+
+def test_what_is_kept_of_many_long_folders_is_little(tmp_path: Path) -> None:
+    for number in range(2000):
+        (tmp_path / f"frame_{number:010d}.jpg").touch()
+    place = (str(tmp_path), tmp_path.stat().st_mtime_ns)
+    kept = _kept(*place)
+    assert kept is not None and len(pickle.dumps(kept)) < 200
+    assert (len(kept), kept[0], kept[1999]) == (2000, "frame_0000000000.jpg", "frame_0000001999.jpg")
+    (tmp_path / "cover.jpg").touch()
+    assert _kept(place[0], place[1] + 1) is None
 
 
 def test_flow_hidden_and_other_files_are_no_frames(folder: Path) -> None:

@@ -45,7 +45,9 @@ def test_either_of_both_and_neither_of_none() -> None:
     with pytest.raises(ConfigError, match="mixup is -1; it must be at least 0"):
         Mixing(-1, 0, 4)
     with pytest.raises(ConfigError, match="not several heads"):
-        both(clips, labels[:, None].expand(4, 2))
+        VideoClassifier("c2d_r18", num_classes=4, heads={"a": 2, "b": 2}, options={"width": 8}, mixup=0.8)
+    with pytest.raises(ConfigError, match="give two or more classifiers"):
+        VideoClassifier("c2d_r18", num_classes=4, heads={"a": 4}, options={"width": 8})
 
 
 def test_a_training_step_takes_mixed_clips() -> None:

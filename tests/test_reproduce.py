@@ -56,7 +56,7 @@ def test_one_command_tests_an_entry_as_published(
     printed = capsys.readouterr().out
     summary = json.loads((tmp_path / "out" / "test.json").read_text())
     assert (summary["data"], summary["videos"], summary["listed"]) == ("Kinetics", 11, 12)
-    assert summary["published"] == REPORTED | {"entry": entry, "dataset": "kinetics400"}
+    assert summary["published"] == REPORTED | {"entry": entry, "dataset": "kinetics400", "differing": {}}
     assert (summary["protocol"]["clips"], summary["protocol"]["crops"]) == (2, 3)
     top1 = 100 * summary["metrics"]["test_top1"]
     for text in ("11 of 12 videos", "76.30 %", f"{top1:.2f} %", f"{top1 - 76.3:+.2f}", "1 listed videos are not there"):
@@ -64,7 +64,7 @@ def test_one_command_tests_an_entry_as_published(
     assert "The published figures are of" not in printed
     args = ["test", "--entry", entry, "--data", str(root), "--data.crops", "1", *QUIET, "--out", str(tmp_path / "two")]
     assert main(args) == 0
-    assert "The published figures are of 2x3 views, these of 2x1." in capsys.readouterr().out
+    assert "The published figures are of crops 3, these of 1." in capsys.readouterr().out
 
 
 def test_what_is_not_the_entry_has_no_published_figure(entry: str, motion_folder: Path, tmp_path: Path) -> None:
@@ -77,7 +77,7 @@ def test_what_is_not_the_entry_has_no_published_figure(entry: str, motion_folder
 def test_mistakes_are_named(entry: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = kinetics(tmp_path / "k400", motion_folder, missing=4)
     for arguments, says in (
-        (["--entry", entry], "test needs data"),
+        (["--entry", entry], f"--entry {entry} needs the folder of kinetics400: --data FOLDER"),
         (["--entry", entry, "--from", entry, "--data", str(root)], "--entry and --from both name the network"),
         (["--entry", "tanet_r18.wep", "--data", str(root)], "Did you mean 'tanet_r18.web'"),
         (["--entry", entry, "--data", str(root)], "4 of the 12 videos that Kinetics-400 val lists are not below"),

@@ -85,6 +85,14 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
     assert all(losses[s["epoch"], s["batch"]] == s["loss"] for s in Watch(str(second)).seen())
 
 
+def test_an_epoch_s_end_is_gone_on_with_in_other_batches(whole: Path, motion_folder: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(fit(motion_folder, first, epochs=1)) == 0
+    resumed = ["--ckpt_path", str(first / "checkpoints" / "last.ckpt")]
+    assert main([*fit(motion_folder, second, 16), *resumed]) == 0
+    assert [(s["epoch"], s["batch"], len(s["paths"])) for s in Watch(str(second)).seen()] == [(1, 0, 16), (1, 1, 16)]
+
+
 def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """``tempozoo`` with DDP on two processes of this machine, started by torchrun."""
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",

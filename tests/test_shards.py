@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from datamodules import VideoFolder, shards
 from datamodules.records import VideoRecords
 from datamodules.shard_index import expand, member_key, pack, scan, split_member
 from datamodules.shard_list import ShardList
-from datamodules.shards import Manifest, ShardTree, read_place
+from datamodules.shards import Manifest, ShardTree, UnreachableError, read_place
 from datamodules.tools.commands import data
 from datamodules.tree import Tree, open_tree
 from datamodules.video.decoding import open_video
@@ -133,6 +134,19 @@ def test_prepare_writes_shards_and_goes_on(videos: Path, packed: Path, capsys: p
     assert json.loads((packed / "shards.json").read_bytes())["path"] == json.loads(manifest)["path"]
 
 
+def test_a_shard_that_was_lost_is_made_again_and_no_other(
+    videos: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "packed"
+    shutil.copytree(packed, to)
+    (to / "shards-000000.tar").unlink()
+    before = {path: path.read_bytes() for path in to.glob("*.tar")}
+    data(["prepare", str(videos), "--to", str(to), "--shards", "2", "--crf", "0"])
+    assert "5 videos are ready" in (told := capsys.readouterr().out) and "2 of them new" in told
+    assert before == {path: path.read_bytes() for path in before}
+    assert open_tree(to).names == sorted(NAMES)
+
+
 def test_webdataset_reads_what_is_written(videos: Path, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     root = write_shards(videos, tmp_path / "shards")
@@ -222,7 +236,7 @@ def test_hosts_that_fail_are_asked_again(
     shard.cut, shard.faulty = 100, 1
     assert read_place(source.path, source.place) == expected
     shard.statuses = [503] * 3
-    with pytest.raises(DataError, match=r"shards-000000.tar cannot be read .*503"):
+    with pytest.raises(UnreachableError, match=r"shards-000000.tar cannot be read .*503"):
         read_place(source.path, source.place)
     before = len(loopback.requests)
     with pytest.raises(DataError, match="no such file"):
@@ -231,6 +245,11 @@ def test_hosts_that_fail_are_asked_again(
     with pytest.raises(DataError, match="403"):
         read_place(source.path, source.place)
     assert len(loopback.requests) == before + 2
+    served["labels.csv"].statuses = [403]
+    assert not open_tree(url).exists("labels.csv")  # as S3 answers for what is not there, where nobody may list it
+    served["labels.csv"].statuses = [403]
+    with pytest.raises(DataError, match=r"labels.csv cannot be read .*403"):
+        open_tree(url).read("labels.csv")
     shard.ranges = False
     with pytest.raises(DataError, match="range requests"):
         read_place(source.path, source.place)
@@ -327,6 +346,19 @@ def test_shards_of_others_are_indexed(
     module.trainer = SimpleNamespace(training=True, testing=False, predicting=False, world_size=1, global_rank=0)
     module.setup("fit")
     assert len(module.datasets["train"]) == 6
+
+
+def test_every_video_of_a_sample_is_indexed_with_its_label(tmp_path: Path) -> None:
+    names = [f"clip.{number}.mp4" for number in range(5)] + ["clip.avi", "clip.AVI"]
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        member(tar, "clip.json", b'{"path": "other/clip.mp4", "label": "jump"}')
+        for name in names:
+            member(tar, name, name.encode())
+        member(tar, "next.mp4", b"next")
+    data(["index", str(tmp_path / "a.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
+    tree = open_tree(tmp_path / "index")
+    assert contents(tree.records(tree.names)) == {name: name.encode() for name in names} | {"next.mp4": b"next"}
+    assert tree.labels([*names, "next.mp4"]) == ["jump"] * 7 + [""]
 
 
 def test_far_shards_are_indexed_by_their_headers(foreign: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,9 +17,13 @@ from datamodules.folder import VideoFolder
 from datamodules.list import VideoList
 from datamodules.mmaction import MMActionList
 from datamodules.shard_index import pack, scan
-from datamodules.shards import Manifest
+from datamodules.shard_list import ShardList
+from datamodules.shards import Manifest, read_place
+from datamodules.tools.check import find_sources, frame_folders
+from datamodules.tools.prepare import _annotations
 from datamodules.tree import Tree
-from zoo.errors import DataError
+from datamodules.ucf101 import UCF101
+from zoo.errors import ConfigError, DataError
 
 
 def shards_of(root: Path, home: Path) -> Path:
@@ -83,6 +88,98 @@ def test_videos_below_a_folder_of_the_same_beginning_stay_out(tmp_path: Path) ->
     assert relative(data, data.split_records("test")) == ["val/b/1.mp4"]
 
 
+def test_links_are_followed_but_never_round(tmp_path: Path) -> None:
+    touch(tmp_path, "v/a/1.mp4", "v/a/f/1.jpg", "v/b/2.mp4", "v/a/l.csv", "far/3.mp4", "far/l.txt")
+    links = {
+        "a/back": "..",
+        "b/a": "../a",
+        "b/self": ".",
+        "a/b": "../b",
+        "a/up": tmp_path,
+        "a/none": "none",
+        "a/o": "o",
+    }
+    for link, target in links.items():
+        (tmp_path / "v" / link).symlink_to(target)
+    for home in "ab":  # two classes that share a folder
+        (tmp_path / "v" / home / "far").symlink_to(tmp_path / "far")
+    found = ["a/1.mp4", "a/b/2.mp4", "a/b/far/3.mp4", "a/far/3.mp4", "b/2.mp4", "b/a/1.mp4", "b/a/far/3.mp4",
+             "b/far/3.mp4"]  # fmt: skip
+    assert Tree(tmp_path / "v").names == found
+    assert sorted(source.name for source in find_sources(str(tmp_path / "v"))) == sorted([*found, "a/f", "b/a/f"])
+    copied = [path.as_posix() for path in _annotations(tmp_path / "v")]
+    assert sorted(copied) == ["a/b/far/l.txt", "a/far/l.txt", "a/l.csv", "b/a/far/l.txt", "b/a/l.csv", "b/far/l.txt"]
+
+
+def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.mp4")
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(20):  # a path longer than a system call takes; root may read all that permissions forbid
+        os.mkdir("x" * 250, dir_fd=here)
+        below = os.open("x" * 250, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    for look in (lambda: Tree(tmp_path).names, lambda: frame_folders(Tree(tmp_path)), lambda: _annotations(tmp_path)):
+        with pytest.raises(DataError, match=r"The folder .*xxx cannot be read \(File name too long\)"):
+            look()
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid"])
+def test_validation_videos_by_the_usual_names(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, *(f"train/{c}/{i}.mp4" for c in "ab" for i in range(3)), f"{name}/a/7.mp4", f"{name}/b/8.mp4")
+    data = VideoFolder(tmp_path)
+    assert len(data.split_records("train")) == 6
+    for split in ("val", "test"):
+        assert relative(data, data.split_records(split)) == [f"{name}/a/7.mp4", f"{name}/b/8.mp4"]
+    touch(tmp_path, "val/b/9.mp4")
+    data = VideoFolder(tmp_path)
+    assert relative(data, data.split_records("val"))[-1] == "val/b/9.mp4"
+
+
+def test_splits_that_cannot_be_made_are_refused(tmp_path: Path) -> None:
+    rows = write(tmp_path / "l.csv", ["path,label"])
+    makers: list[Callable[..., VideoDataModule]] = [
+        lambda **more: VideoFolder(tmp_path, **more),
+        lambda **more: VideoList(rows, **more),
+        lambda **more: MMActionList(rows, **more),
+        lambda **more: UCF101(tmp_path, **more),
+    ]
+    for make in makers:
+        for fraction in (7, -0.1, 1.0):
+            with pytest.raises(ConfigError, match=f"val_fraction is {fraction}; it must be at least 0 and below 1"):
+                make(val_fraction=fraction)
+        for seed in (-1, 0.5):
+            with pytest.raises(ConfigError, match=f"split_seed is {seed}; it must be a whole number"):
+                make(split_seed=seed)
+    with pytest.raises(ConfigError, match=r"val_fraction \+ test_fraction is 1\.2"):
+        VideoFolder(tmp_path, val_fraction=0.6, test_fraction=0.6)
+
+
+def test_class_files_are_read_as_they_are_saved(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    rows = write(tmp_path / "l.csv", ["path,label", "a.mp4,walk"])
+
+    def names(content: str, encoding: str = "utf-8") -> list[str]:
+        (tmp_path / "names.txt").write_text(content, encoding=encoding)
+        return VideoList(test=rows, classes=tmp_path / "names.txt").class_names
+
+    assert names("run \r\nwalk\r\n\n  \n", "utf-8-sig") == ["run", "walk"] == names("run\nwalk")
+    for content, message in (
+        ("run\n\nwalk", "names.txt, line 2 is empty"),
+        ("run\nwalk\nrun\n", "names.txt, line 3: 'run' is there twice"),
+    ):
+        with pytest.raises(DataError, match=message):
+            names(content)
+    with pytest.raises(DataError, match=r"names.txt is not UTF-8 .*; save it as UTF-8"):
+        names("läuft\ngeht", "latin-1")
+    assert len(VideoList(test=rows, classes="kinetics400").class_names) == 400
+    assert ShardList("x", classes=str(write(tmp_path / "names.txt", ["a", "b", ""]))).class_names == ["a", "b"]
+    (tmp_path / "l.csv").write_text("path,label\na.mp4,läuft\n", encoding="latin-1")
+    with pytest.raises(DataError, match=r"l.csv is not UTF-8 .*; save it as UTF-8"):
+        VideoList(test=rows).split_records("test")
+
+
 def test_listed_videos_may_have_another_ending_or_a_whole_path(tmp_path: Path) -> None:
     touch(tmp_path, "lists/x/a.mp4", "elsewhere/b.avi", "lists/c.webm")
     rows = ["path,label", "x/a.avi,1", f"{tmp_path}/elsewhere/b.avi,0", "c,1", "gone.mp4,0"]
@@ -97,9 +194,24 @@ def test_listed_videos_may_have_another_ending_or_a_whole_path(tmp_path: Path) -
 def test_files_to_predict_count_once_and_do_not_mix_with_shards(motion_folder: Path, tmp_path: Path) -> None:
     one = sorted((motion_folder / "val").rglob("*.mp4"))[0]
     assert len(VideoFiles([one, motion_folder / "val", one]).split_records("predict")) == 12
+    here = Path(os.path.relpath(one))
+    (tmp_path / "link.mp4").symlink_to(one)
+    assert len(VideoFiles([here, f"./{here}", one, here.parent, tmp_path / "link.mp4"]).split_records("predict")) == 3
     shards = shards_of(motion_folder / "val", tmp_path / "s")
     with pytest.raises(DataError, match="in shards and in files cannot be predicted in one go"):
         VideoFiles([one, shards])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="There are no videos below"):
         VideoFiles([tmp_path / "empty"])
+
+
+def test_videos_of_two_shard_folders_may_have_the_same_names(motion_folder: Path, tmp_path: Path) -> None:
+    one, two = (shards_of(motion_folder / split, tmp_path / split) for split in ("val", "test"))
+    assert len(set(Tree(motion_folder / "val").names) & set(Tree(motion_folder / "test").names)) == 12
+    records = VideoFiles([one, two, one]).split_records("predict")
+    names = Tree(motion_folder / "val").names
+    assert records.ids.tolist() == [f"{root}/{name}" for root in (one, two) for name in names]
+    assert VideoFiles([one]).split_records("predict").ids.tolist() == names
+    for number, split in ((0, "val"), (12, "test")):
+        source = records.source(number)
+        assert read_place(source.path, source.place or (0, 0)) == (motion_folder / split / names[0]).read_bytes()

@@ -199,7 +199,9 @@ def _classes(config: Mapping[str, Any]) -> list[str]:
     shown = labels if len(labels) <= CLASSES_LISTED else labels[:10]
     lines = [f"- `{number}` {escape(label)}" for number, label in enumerate(shown)]
     rest = [f"- and {len(labels) - len(shown)} more, in `config.json`"] if len(shown) < len(labels) else []
-    return [f"## Classes\n\n{classes}, by the number of their logit:\n\n" + "\n".join(lines + rest)]
+    heads = ", ".join(f"{count} of {escape(name)}" for name, count in config["protocol"].get("heads", ()))
+    what = f"{classes} ({heads}: classifiers side by side)" if heads else str(classes)
+    return [f"## Classes\n\n{what}, by the number of their logit:\n\n" + "\n".join(lines + rest)]
 
 
 def _results(
@@ -208,7 +210,10 @@ def _results(
     if not results or not measured:
         return []
     rows = {METRICS[key]: _percent(value) for key, value in measured.items()}
-    rows["chance"] = _percent(100 / config["options"]["num_classes"])
+    if config["protocol"].get("heads"):  # an action is right when every one of its labels is
+        rows = {f"{title}, of actions": value for title, value in rows.items()}
+    else:
+        rows["chance"] = _percent(100 / config["options"]["num_classes"])
     names = {"dataset": "data", "views": "views (clips x crops)", "frames": "frames", "size": "crop, pixels"}
     names |= {"videos": "videos", "left_out": "videos not scored"}
     rows |= {title: results[key] for key, title in names.items() if key in results}

@@ -100,6 +100,12 @@ def check_rate(what: str, value: float) -> None:
         raise ConfigError(f"{what} is {value}; it must be at least 0 and below 1.")
 
 
+def check_seed(what: str, value: int) -> None:
+    """Refuse seeds that are no whole number of at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ConfigError(f"{what} is {value!r}; it must be a whole number of at least 0.")
+
+
 def check_odd(what: str, kernel_size: int) -> None:
     """Refuse temporal kernels that would move frames from their place."""
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:

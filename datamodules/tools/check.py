@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from datamodules.records import Source
 from datamodules.shards import ShardTree
 from datamodules.tools.outputs import write_rows, written
 from datamodules.tools.parallel import each
-from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree
+from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree, walk
 from datamodules.video.decoding import open_video
 from datamodules.video.frame_reader import FRAME_EXTENSIONS
 from zoo.errors import DataError, ZooError
@@ -118,9 +117,8 @@ def find_sources(root: str) -> list[Source]:
 def frame_folders(tree: Tree) -> list[str]:
     """Relative paths of the folders that hold pictures and no videos, sorted."""
     found = []
-    for folder, subfolders, files in os.walk(tree.root, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        names = [name.lower() for name in files if not name.startswith(".")]
+    for below, files in walk(tree.root):
+        names = [name.lower() for name in files]
         if any(n.endswith(FRAME_EXTENSIONS) for n in names) and not any(n.endswith(VIDEO_EXTENSIONS) for n in names):
-            found.append(Path(folder).relative_to(tree.root).as_posix())
+            found.append(below.rstrip("/") or ".")
     return sorted(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from datamodules.shards import MANIFEST
 from datamodules.tools.encode import Encoding, encode
 from datamodules.tools.outputs import sweep, write_rows, written
 from datamodules.tools.parallel import each
-from datamodules.tree import Tree
+from datamodules.tree import Tree, walk
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.hub.files import locked
 
@@ -85,7 +84,8 @@ def prepare(
         write_rows(to / PROBLEMS, ("path", "problem"), sorted(bad.items()))
         done = [target for target, source in targets.items() if source not in bad]
         if limit is not None and done:
-            _pack_all(to, home, [name for name in done if name not in packed], limit, workers)
+            held = _pack_all(to, home, [name for name in done if name not in packed], limit, workers)
+            done = [target for target in targets if target in held]
     return Prepared(done, [target for target in todo if targets[target] not in bad], bad)
 
 
@@ -145,9 +145,8 @@ def _check_settings(file: Path, settings: dict[str, object]) -> None:
 
 def _annotations(root: Path) -> list[Path]:
     found = []
-    for home, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = [Path(home, name) for name in files if name.lower().endswith(COPIED) and not name.startswith(".")]
+    for below, files in walk(root):
+        paths = [root / below / name for name in files if name.lower().endswith(COPIED)]
         found += [path.relative_to(root) for path in paths if path.is_file() and path.stat().st_size <= LARGEST]
     return [path for path in found if str(path) not in (SETTINGS, PROBLEMS, MANIFEST)]
 
@@ -190,10 +189,10 @@ def _packed(to: Path) -> set[str]:
     return set(index_shards([str(shard) for shard in there], workers=1).path) if there else set()
 
 
-def _pack_all(to: Path, home: Path, names: Sequence[str], limit: tuple[int, bool], workers: int | None) -> None:
-    """Move videos into shards after those that are there, and say in shards.json what is where."""
+def _pack_all(to: Path, home: Path, names: Sequence[str], limit: tuple[int, bool], workers: int | None) -> set[str]:
+    """Move videos into shards after those that are there, say in shards.json what is where, and return what is."""
     most, in_bytes = limit
-    number = len(_shards(to))
+    number = 1 + max((int(s.stem[7:]) for s in _shards(to) if s.stem[7:].isdecimal()), default=-1)
     group: list[str] = []
     held = 0
     for at, name in enumerate(names):
@@ -206,4 +205,6 @@ def _pack_all(to: Path, home: Path, names: Sequence[str], limit: tuple[int, bool
             group, held, number = [], 0, number + 1
     shutil.rmtree(home, ignore_errors=True)
     there = [shard.name for shard in _shards(to)]
-    index_shards([str(to / name) for name in there], there, workers).write(to)
+    manifest = index_shards([str(to / name) for name in there], there, workers)
+    manifest.write(to)
+    return set(manifest.path)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import av
 import numpy as np
+import torch
 from av.video.reformatter import Interpolation, VideoReformatter
+from torch import Tensor
+
+from zoo.errors import DataError
 
 # these have a converter of their own in FFmpeg, which looks neither at the interpolation nor at anything else
 DIRECT = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
@@ -28,7 +34,12 @@ def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
 
 
 def _plain(frame: av.VideoFrame) -> av.VideoFrame:
-    """The samples and the colour matrix, without what else a frame says of itself."""
+    """The samples and the colour matrix, without what else a frame says of itself.
+
+    A frame with a palette, or whose rows are stored from the bottom up, is RGB and stays as it is.
+    """
+    if any(plane.line_size <= 0 for plane in frame.planes):
+        return frame
     plain = av.VideoFrame(frame.width, frame.height, frame.format.name)
     for target, plane in zip(plain.planes, frame.planes, strict=True):
         rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)
@@ -37,3 +48,21 @@ def _plain(frame: av.VideoFrame) -> av.VideoFrame:
         to[:, :width] = rows[: len(to), :width]
     plain.colorspace, plain.color_range = frame.colorspace, frame.color_range
     return plain
+
+
+def stacked(pictures: Iterable[np.ndarray], count: int, name: str) -> Tensor:
+    """``count`` pictures ``(H, W, 3)`` -> ``(count, 3, H, W)``, held in memory once.
+
+    Raises:
+        DataError: they differ in size; ``name`` is the video's.
+    """
+    frames: np.ndarray | None = None
+    for number, picture in enumerate(pictures):
+        if frames is None:
+            frames = np.empty((count, *picture.shape), np.uint8)
+        if picture.shape != frames.shape[1:]:
+            sizes = sorted([picture.shape[:2], frames.shape[1:3]])
+            raise DataError(f"the frames of {name} differ in size: {sizes[0]} and {sizes[1]}.")
+        frames[number] = picture
+    assert frames is not None
+    return torch.from_numpy(frames).permute(0, 3, 1, 2)

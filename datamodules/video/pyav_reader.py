@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from datamodules.records import Source
-from datamodules.video.pixels import rgb
+from datamodules.video.pixels import rgb, stacked
 from datamodules.video.whole import check_whole
 from zoo.errors import DataError
 
@@ -46,21 +46,9 @@ class VideoReader:
         self.source = source if isinstance(source, Source) else Source(str(source))
         self._deadline, self._opened = deadline, time.monotonic()
         self._file = self._open_file()
+        self._open_container()
         try:
-            # HMDB51 has titles that are not UTF-8
-            self._container = av.open(self._file, metadata_errors="replace", timeout=self._time_left())
-        except (av.FFmpegError, OSError, ValueError) as error:
-            self._check_time()
-            raise DataError(f"{self.source} cannot be opened as a video: {_reason(error)}.") from error
-        try:
-            stream = self._container.streams.best("video")
-            if stream is None:
-                raise DataError(f"{self.source} has no video stream.")
-            if stream.codec_context is None:
-                raise DataError(f"{self.source} has a video stream of a kind that FFmpeg does not know.")
-            self._stream: Any = stream
-            # loader workers are the parallelism; a thread pool for each of them only costs memory
-            self._stream.codec_context.thread_count = 1
+            self._stream: Any = self._best_stream()
             self._index_packets()
         except (av.FFmpegError, OSError) as error:
             self.close()
@@ -90,6 +78,38 @@ class VideoReader:
         except OSError as error:
             raise DataError(f"{self.source} cannot be read: {_reason(error)}.") from error
         return str(path)
+
+    def _open_container(self) -> None:
+        try:
+            # HMDB51 has titles that are not UTF-8
+            self._container: Any = av.open(self._file, metadata_errors="replace", timeout=self._time_left())
+        except (av.FFmpegError, OSError, ValueError) as error:
+            self._check_time()
+            raise DataError(f"{self.source} cannot be opened as a video: {_reason(error)}.") from error
+
+    def _best_stream(self) -> Any:
+        stream = self._container.streams.best("video")
+        if stream is None:
+            raise DataError(f"{self.source} has no video stream.")
+        if stream.codec_context is None:
+            raise DataError(f"{self.source} has a video stream of a kind that FFmpeg does not know.")
+        # loader workers are the parallelism; a thread pool for each of them only costs memory
+        stream.codec_context.thread_count = 1
+        return stream
+
+    def _has_palette(self) -> bool:
+        return self._stream.codec_context.pix_fmt == "pal8"
+
+    def _rewind(self) -> None:
+        """To the first packet. FFmpeg gives a palette with that one only, and once: all would be black after a jump."""
+        if not self._has_palette():
+            self._container.seek(0)
+            return
+        self._container.close()
+        if isinstance(self._file, io.BytesIO):
+            self._file.seek(0)
+        self._open_container()
+        self._stream = self._best_stream()
 
     def _time_left(self) -> float | None:
         self._check_time()
@@ -145,7 +165,7 @@ class VideoReader:
         # frames can only be counted by decoding them; those of MPEG program streams differ after seeking
         name = self._container.format.name
         guessed = name == "mpeg" or (name == "avi" and self._stream.codec_context.has_b_frames)
-        known = known and len(set(times)) == len(times) and not guessed
+        known = known and len(set(times)) == len(times) and not guessed and not self._has_palette()
         if self.source.span is not None:
             self._check_span(known, len(times))
         self._times = np.sort(np.array(times, np.int64)) if known else None
@@ -153,7 +173,7 @@ class VideoReader:
         self._key_starts = np.array([keys[key] for key in sorted(keys)], np.int64)
         self._length = len(times)
         if not known:
-            self._container.seek(0)
+            self._rewind()
             self._length = sum(1 for _ in self._decoded())
         if self._length == 0:
             raise DataError(f"{self.source} has no frames.")
@@ -198,25 +218,24 @@ class VideoReader:
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted, order = np.unique(numbers, return_inverse=True)
-        return self._unique(wanted)[torch.from_numpy(order)]
+        frames = self._unique(wanted)
+        return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
 
     def _unique(self, wanted: np.ndarray) -> Tensor:
-        pictures: list[np.ndarray] = []
         try:
-            found = self._by_number(wanted) if self._times is None else self._by_time(wanted)
-            for number, frame in zip(wanted.tolist(), found, strict=True):
-                if frame.is_corrupt:
-                    raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} is corrupt.")
-                pictures.append(rgb(frame, self._reformatter))
+            return stacked(self._pictures(wanted), len(wanted), str(self.source))
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(error) from error
-        sizes = {picture.shape[:2] for picture in pictures}
-        if len(sizes) > 1:
-            raise DataError(f"the frames of {self.source} differ in size: {' and '.join(map(str, sorted(sizes)))}.")
-        return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+    def _pictures(self, wanted: np.ndarray) -> Iterator[np.ndarray]:
+        found = self._by_number(wanted) if self._times is None else self._by_time(wanted)
+        for number, frame in zip(wanted.tolist(), found, strict=True):
+            if frame.is_corrupt:
+                raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} is corrupt.")
+            yield rgb(frame, self._reformatter)
 
     def _by_number(self, wanted: np.ndarray) -> Iterator[av.VideoFrame]:
-        self._container.seek(0)
+        self._rewind()
         frames = enumerate(self._decoded())
         for number in wanted.tolist():
             frame = next((frame for at, frame in frames if at == number), None)

@@ -26,11 +26,15 @@ def video_decoder() -> Any:
         ConfigError: torchcodec or FFmpeg's libraries are missing.
     """
     try:
+        import torchcodec
         from torchcodec.decoders import VideoDecoder
+
+        if torchcodec.ffmpeg_major_version is None:  # it can be imported all the same
+            raise ImportError("FFmpeg's libraries are missing")
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
             "decoder 'torchcodec' cannot be loaded: it needs `pip install torchcodec` and the libraries of FFmpeg "
-            "4 to 8 (e.g. `apt-get install ffmpeg`); decoder 'pyav' needs neither."
+            "4 to 9 (e.g. `apt-get install ffmpeg`); decoder 'pyav' needs neither."
         ) from error
     return VideoDecoder
 

@@ -12,12 +12,13 @@ from zoo.errors import DataError
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+PIPED = 0xFFFFFFFF  # what AVI files have for a size, or 0, if nobody could go back and fill it in
 
 
 def check_whole(file: BinaryIO, name: str) -> None:
     """Refuse an empty file and one that ends before its own end; leaves the file at its start.
 
-    Of other formats (MPEG, FLV, WMV) and of files that were written without being able to go back, nothing is known.
+    Of other formats (MPEG, FLV, WMV) and of files that were written to a pipe, nothing is known.
 
     Raises:
         DataError: it is empty or cut short.
@@ -30,7 +31,8 @@ def check_whole(file: BinaryIO, name: str) -> None:
     if head[4:8] in BOXES:
         end = _end_of_boxes(file, size)
     elif head[:4] == b"RIFF":
-        end = 8 + int.from_bytes(head[4:8], "little")
+        length = int.from_bytes(head[4:8], "little")
+        end = 0 if length in (0, PIPED) else 8 + length
     elif head[:4] == EBML and SEGMENT in head:
         end = _end_of_segment(head)
     else:
@@ -57,7 +59,9 @@ def _end_of_boxes(file: BinaryIO, size: int) -> int:
 def _end_of_segment(head: bytes) -> int:
     """Matroska, WebM (RFC 8794, 4): the number of leading zero bits says how long a size is; all ones: not known."""
     at = head.index(SEGMENT) + 4
-    length = 9 - head[at].bit_length()
+    length = 9 - int.from_bytes(head[at : at + 1], "big").bit_length()
+    if at + length > len(head):
+        return at + length  # cut within the size
     mask = (1 << 7 * length) - 1
     size = int.from_bytes(head[at : at + length], "big") & mask
     return 0 if size == mask else at + length + size
