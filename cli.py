@@ -190,6 +190,12 @@ def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     return {"callbacks": [reports[verb](folder)]} if verb in reports else {}
 
 
+def classes_of(data: Any) -> list[str] | None:
+    """Class names of a data module whose folder is there; a wrong one is found before any weights are fetched."""
+    data.check_root()
+    return data.class_names
+
+
 def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     """fit, validate, test, predict: LightningCLI with subclass modes, and four shorthands.
 
@@ -208,8 +214,8 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     class TempozooCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # the protocol goes the other way, from network to data, when the Trainer brings the two together
-            for name in ("class_names", "heads"):
-                parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+            parser.link_arguments("data", "model.init_args.class_names", classes_of, apply_on="instantiate")
+            parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
 
         def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
             super().parse_arguments(parser, args)

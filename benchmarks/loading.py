@@ -27,6 +27,7 @@ from torch.nn.functional import interpolate
 from datamodules.sampling import sample
 from datamodules.transforms import resize_short_side, view_crops
 from datamodules.video.decoding import open_video
+from datamodules.video.time_limit import within
 from zoo.errors import ZooError
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 
@@ -41,6 +42,7 @@ CLIP = Protocol.from_dict(
     DEFAULT_PROTOCOL.to_dict() | {"num_frames": 8, "interval": 8, "sampling": "interval", "clips": 10, "crops": 3}
 )
 SPAN = 64  # frames that a clip of 8 frames, interval 8, comes from
+LIMIT = 60.0  # seconds
 Load = Callable[[Path, np.ndarray], Any]
 
 
@@ -65,9 +67,14 @@ def write_video(path: Path, height: int, width: int, gop: int, seed: int) -> Pat
 
 
 def ours(decoder: str) -> Load:
+    """As in training, with a limit on the time."""
+
     def load(path: Path, numbers: np.ndarray) -> Any:
-        with open_video(path, decoder) as reader:
-            return reader.frames(numbers)
+        def read() -> torch.Tensor:
+            with open_video(path, decoder, deadline=time.monotonic() + LIMIT) as reader:
+                return reader.frames(numbers)
+
+        return within(LIMIT, str(path), read)
 
     return load
 

@@ -143,6 +143,15 @@ class VideoDataModule(L.LightningDataModule):
         assert self.root is not None
         return open_tree(self.root)
 
+    def check_root(self) -> None:
+        """Raise what opening ``tree`` would, where the data are not made later.
+
+        Raises:
+            DataError: there is no such folder.
+        """
+        if self.root is not None:
+            _ = self.tree
+
     # Lightning ---------------------------------------------------------------------------------------------------
 
     @property

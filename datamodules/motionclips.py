@@ -60,6 +60,9 @@ class MotionClips(VideoFolder):
             "style": style,
         }
 
+    def check_root(self) -> None:
+        """The folder is made by ``prepare_data``."""
+
     def prepare_data(self) -> None:
         """Write the clips, unless they are there."""
         write_motion_clips(Path(self.root), **self.arguments)

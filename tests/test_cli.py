@@ -18,7 +18,7 @@ from conftest import FOUR
 import zoo
 from cli import main
 from lit_modules import TAda2D, TANet, VideoClassifier
-from lit_modules.base import accuracies, match_classes
+from lit_modules.base import accuracies, averaged, match_classes
 from lit_modules.optim import lr_factor, parameter_groups
 from zoo.errors import ConfigError
 
@@ -420,3 +420,12 @@ def test_bad_settings_are_named() -> None:
             tiny(**options)
     with pytest.raises(ConfigError, match="options= goes with a bare architecture"):
         VideoClassifier("tanet_r50.k400_8f", options={"width": 8})
+
+
+def test_moving_averages_begin_with_a_lower_decay() -> None:
+    """By the tenth part of a short run, the first weights are forgotten."""
+    average = torch.tensor(1.0)
+    for updates in range(1, 21):
+        average = averaged(average, torch.tensor(0.0), updates, decay=0.999)
+    assert average < 1e-3
+    assert averaged(torch.tensor(1.0), torch.tensor(0.0), 10**6, decay=0.999) == pytest.approx(0.999)

@@ -82,6 +82,8 @@ def test_mistakes_are_named(entry: str, motion_folder: Path, tmp_path: Path, cap
         (["--entry", "tanet_r18.wep", "--data", str(root)], "Did you mean 'tanet_r18.web'"),
         (["--entry", entry, "--data", str(root)], "4 of the 12 videos that Kinetics-400 val lists are not below"),
         (["--entry", entry, "--data", str(tmp_path / "none")], f"There is no folder {tmp_path / 'none'}"),
+        # before its weights, which are not in the cache, are asked for
+        (["--entry", NAMES["two"], "--data", str(tmp_path / "none")], f"There is no folder {tmp_path / 'none'}"),
     ):
         assert main(["test", *arguments, "--out", str(tmp_path / "out")]) == 1
         assert says in capsys.readouterr().err
