@@ -194,9 +194,8 @@ class VideoDataModule(L.LightningDataModule):
         """Folders that names of videos are relative to, in lists of them."""
         return [] if self.root is None else [str(self.root)]
 
-    def _names(self, records: VideoRecords) -> list[str]:
+    def _relative(self, names: list[str]) -> list[str]:
         """Names of videos without what is only true of this machine."""
-        names = records.ids.tolist()
         for home in self.homes:
             names = [name.removeprefix(os.path.join(home, "")) for name in names]
         return names
@@ -210,7 +209,8 @@ class VideoDataModule(L.LightningDataModule):
         except OSError as error:
             raise DataError(f"the list of videos to leave out, {self.exclude}, cannot be read: {error}.") from error
         listed = {line.strip() for line in lines if line.strip() and not line.startswith("# ")}
-        known = zip(self._names(records), records.ids.tolist(), records.paths.tolist(), strict=True)
+        ids, paths = records.ids.tolist(), records.paths.tolist()  # of segments, a path is that of several
+        known = zip(ids, self._relative(ids), paths, self._relative(paths), strict=True)
         keep = [number for number, names in enumerate(known) if listed.isdisjoint(names)]
         log.warning("%s: %d videos are left out, as %s says", split, len(records) - len(keep), self.exclude)
         if not keep:
@@ -231,7 +231,7 @@ class VideoDataModule(L.LightningDataModule):
             )
 
     def _list_id(self, records: VideoRecords) -> int:
-        return zlib.crc32("\n".join(self._names(records)).encode("utf-8", "surrogateescape"))
+        return zlib.crc32("\n".join(self._relative(records.ids.tolist())).encode("utf-8", "surrogateescape"))
 
     def _pairs(self, protocol: Protocol) -> list[tuple[int, int]]:
         wanted = self.flip_names() if self.flip_pairs is None else self.flip_pairs

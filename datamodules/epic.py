@@ -32,8 +32,8 @@ class EpicKitchens100(VideoDataModule):
     nouns behind the same 300). Of a video file, found by name (P01_01.MP4) anywhere below ``root``, a segment is what
     lies from start_timestamp to before stop_timestamp. Of frames, in ``rgb_frames/P01/P01_01/frame_0000000001.jpg`` or
     ``P01/rgb_frames/P01_01/...``, it is start_frame to stop_frame, both included; they count from 1. A segment that
-    passes the end of its video ends there. Testing uses the
-    validation segments, as the labels of the test set are not public.
+    passes the end of its video ends there. Testing uses the validation segments, as the labels of the test set are not
+    public.
 
     Args:
         root: folder, or shards, with the videos; or folder with the frames.
