@@ -16,6 +16,7 @@ from conftest import FOUR, SMALL, numbered_video
 import zoo
 from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
 from datamodules.base import split_stratified
+from datamodules.records import VideoRecords
 from datamodules.sampling import sample
 from datamodules.video.decoding import VideoReader
 from zoo.errors import ConfigError, DataError, IndexFileError, UnknownNameError
@@ -391,3 +392,12 @@ def test_videos_of_a_list_are_left_out_by_the_names_in_it(motion_folder: Path, t
     for root in (None, tmp_path):
         data = VideoList(test=file, root=root, exclude=tmp_path / "exclude.txt", num_workers=0)
         assert [Path(p).name for p in ready(data, "test").datasets["test"].records.paths] == ["c.mp4", "d.mp4"]
+
+
+def test_segments_are_left_out_by_name_or_with_their_video(tmp_path: Path) -> None:
+    (tmp_path / "exclude.txt").write_text("P01/a.mp4\nthree\n")
+    data = VideoFolder(tmp_path, exclude=tmp_path / "exclude.txt")
+    paths = [tmp_path / "P01" / name for name in ("a.mp4", "a.mp4", "b.mp4", "b.mp4")]
+    records = VideoRecords.of(paths, [0, 1, 0, 1], ids=["one", "two", "three", "four"], spans=[(0, 1), (1, 2)] * 2)
+    left = data._without_excluded("test", records)
+    assert (left.ids.tolist(), left.listed) == (["four"], 4)
