@@ -163,9 +163,7 @@ class VideoDataModule(L.LightningDataModule):
         """Build the splits that a stage needs, with the protocol of the Trainer's network."""
         check_decoder(self.reading["decoder"])
         if getattr(self.trainer, "overfit_batches", 0):
-            raise ConfigError(
-                "overfit_batches is not for these loaders; use limit_train_batches, and train=, val= alike."
-            )
+            raise ConfigError("overfit_batches is not for these loaders; use limit_train_batches.")
         network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
         protocol = self.protocol or getattr(network, "protocol", None)
         if protocol is None:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from datamodules.annotations import read_classes
+from datamodules.annotations import read_classes, read_table
 from datamodules.base import VideoDataModule, split_stratified
 from datamodules.records import VideoRecords
 from datamodules.tree import Tree, open_tree, present
@@ -81,19 +79,8 @@ class VideoList(VideoDataModule):
     def _rows(self, file: Path) -> list[tuple[str, str]]:
         if not file.is_file():
             raise DataError(f"There is no list {file}.")
-        reader = csv.DictReader(io.StringIO(open_tree(file.parent).read(file.name), newline=""), skipinitialspace=True)
-        header = reader.fieldnames or []
-        missing = [name for name in COLUMNS if name not in header]
-        if missing:
-            raise DataError(
-                f"{file} has no column {' or '.join(map(repr, missing))}; its first line is "
-                f"{','.join(header) or 'empty'!r} and must name the columns path and label."
-            )
-        rows = []
-        for row in reader:
-            if not row["path"] or not row["label"]:
-                raise DataError(f"{file}, line {reader.line_num}: path or label is empty.")
-            rows.append((row["path"], row["label"].strip()))
+        table = read_table(open_tree(file.parent), file.name, COLUMNS)
+        rows = [(row["path"], row["label"]) for _, row in table]
         if not rows:
             raise DataError(f"{file} lists no videos.")
         return rows

@@ -353,8 +353,9 @@ class VideoClassifier(L.LightningModule):
 
 def averaged(average: Tensor, current: Tensor, updates: Tensor | int, decay: float) -> Tensor:
     """The next moving average. It begins with a lower decay, so that short runs do not keep their first weights."""
-    decay = min(decay, (1 + int(updates)) / (10 + int(updates)))
-    return decay * average + (1 - decay) * current
+    count = torch.as_tensor(updates)  # on its device: reading it would wait for the device at every parameter
+    share = ((1 + count) / (10 + count)).clamp(max=decay)
+    return share * average + (1 - share) * current
 
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:

@@ -170,7 +170,7 @@ def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCapt
         names([("path", "class"), ("a.mp4", "x")]).class_names  # noqa: B018
     with pytest.raises(DataError, match="lists no videos"):
         names([("path", "label")]).class_names  # noqa: B018
-    with pytest.raises(DataError, match="l.csv, line 3: path or label is empty"):
+    with pytest.raises(DataError, match="l.csv, line 3: label is empty"):
         names([("path", "label"), ("a.mp4", "x"), ("b.mp4", "")]).class_names  # noqa: B018
     with pytest.raises(DataError, match="has 1 class; at least 2"):
         names([("path", "label"), ("a.mp4", "x")]).class_names  # noqa: B018

@@ -84,7 +84,7 @@ def test_a_decoder_without_its_libraries_is_named_before_anything_is_read(
 
 def test_videos_of_a_list_are_left_out_by_the_names_in_it(motion_folder: Path, tmp_path: Path) -> None:
     names = ["#clap 1.mp4", "sub/b.mp4", "c.mp4", "d.mp4"]
-    for name, video in zip(names, sorted(motion_folder.rglob("*.mp4")), strict=False):
+    for name, video in zip(names, sorted(motion_folder.rglob("*.mp4"))[:4], strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(video.read_bytes())
     file = write_list(tmp_path / "l.csv", [("path", "label"), *((name, "xy"[n % 2]) for n, name in enumerate(names))])
