@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import logging
 import os
 import pickle
@@ -322,6 +323,19 @@ def test_configs_of_other_formats_are_refused(saved: Path) -> None:
         file.write_text(json.dumps(config | change))
         with pytest.raises(IndexFileError, match=says):
             zoo.load(saved)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the permissions of POSIX")
+def test_all_that_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+    umask = os.umask(0o027)
+    try:
+        folder = zoo.save(zoo.create("tanet_r18", **SMALL), tmp_path / "shared")
+    finally:
+        os.umask(umask)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {
+        "config.json": "0o640",
+        "model.safetensors": "0o640",
+    }
 
 
 def test_a_failed_write_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

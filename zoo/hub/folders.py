@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors.torch import save_file
@@ -33,12 +35,18 @@ def write_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str
     for key, tensor in plain.items():  # safetensors refuses tensors that share memory
         if owners[tensor.untyped_storage().data_ptr()] > 1:
             plain[key] = tensor.clone()
-    places = atomic_path(folder / CONFIG_FILE), atomic_path(folder / WEIGHTS_FILE)
-    with disk_errors(folder), places[0] as config_file, places[1] as weights:  # the weights take their place first
+    with (
+        disk_errors(folder),
+        atomic_path(folder / CONFIG_FILE) as config_file,
+        TemporaryDirectory(prefix=f".{WEIGHTS_FILE}.", dir=folder) as scratch,  # safetensors leaves files of its own
+    ):
+        weights = Path(scratch) / WEIGHTS_FILE
         save_file(plain, weights, metadata={"tempozoo": json.dumps(config, ensure_ascii=False)})
+        weights.chmod(config_file.stat().st_mode)  # safetensors 0.8 lets their owner alone read them
         text = json.dumps({**config, DIGEST_KEY: sha256_of(weights)}, indent=2, ensure_ascii=False)
         config_file.write_text(text + "\n", encoding="utf-8")
         (folder / CONFIG_FILE).unlink(missing_ok=True)
+        weights.replace(folder / WEIGHTS_FILE)  # before the config, which is told of them
     return folder
 
 
@@ -46,7 +54,7 @@ def sweep(folder: Path) -> None:
     """Remove what killed writers have left in a folder; for whoever holds its lock."""
     for name in (WEIGHTS_FILE, CONFIG_FILE):
         for left in folder.glob(f".{name}.*"):
-            left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def move_model(source: Path, folder: Path) -> Path:
