@@ -81,13 +81,12 @@ class BatchSampler:
         return share
 
     def __len__(self) -> int:
-        used, batch = self._used(), self.batch_size
-        mine = used // self.world_size + (self.rank < used % self.world_size)
-        return -(-mine // batch)
+        most = -(-self._used() // self.world_size)  # videos of a process
+        return -(-most // self.batch_size)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         share = self._share()
-        for at in range(self.start * self.batch_size, len(share), self.batch_size):
+        for at in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = share[at : at + self.batch_size].tolist()
             yield [(number, derived_seed(self.seed, self.epoch, number)) for number in batch]
 

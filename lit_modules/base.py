@@ -32,6 +32,7 @@ from lit_modules.network import (
 from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, Rules, lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
 from lit_modules.scores import Scores, measured, merged, merged_scores
+from lit_modules.sharded import blank_pass, is_sharded, passes_behind
 from zoo.errors import ConfigError
 from zoo.hub.checkpoint import CONFIG_KEY
 
@@ -188,7 +189,12 @@ class VideoClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
+        if self.hparams["ema_decay"] and is_sharded(self.trainer):
+            raise ConfigError("ema_decay needs whole weights, which FSDP shards: set it to null, or train with DDP.")
         self.network.train()  # the zoo hands networks out in eval mode
+        options = {key: self.hparams[key] for key in GROUP_OPTIONS}  # now: FSDP will change names and shapes
+        decay = self.hparams["weight_decay"]
+        self._groups = parameter_groups(self.network, 1.0, decay, **options, rules=self.group_rules)
         partly = self.hparams["freeze_backbone"] or self.hparams["head_warmup_epochs"]
         if partly and isinstance(self.trainer.strategy, DDPStrategy):  # which otherwise waits for every gradient
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
@@ -239,14 +245,14 @@ class VideoClassifier(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         self._merge_skipped("train")
         if any(metric.update_called for metric in self.train_metrics.values()):
-            self.log_dict(self.train_metrics.compute())
+            self.log_dict(self.train_metrics.compute(), sync_dist=True)
         self.train_metrics.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
         """SGD or AdamW over the recipe's parameter groups, with its schedule stepped every batch."""
         h = self.hparams
         lr = h["lr"] * (self.total_batch_size() / h["lr_batch_size"] if h["lr_batch_size"] else 1.0)
-        groups = self._groups(lr)
+        groups = [{**group, "lr": group["lr"] * lr} for group in self._groups]
         optimizer: torch.optim.Optimizer
         if h["optimizer"] == "sgd":
             optimizer = torch.optim.SGD(groups, lr, momentum=h["momentum"], nesterov=h["nesterov"])
@@ -258,16 +264,21 @@ class VideoClassifier(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _groups(self, lr: float) -> list[dict[str, Any]]:
-        options = {key: self.hparams[key] for key in GROUP_OPTIONS}
-        return parameter_groups(self.network, lr, self.hparams["weight_decay"], **options, rules=self.group_rules)
-
     def total_batch_size(self) -> int:
         """Clips per step, over all devices and accumulated batches."""
         data = getattr(self.trainer, "datamodule", None)
         loader = self.trainer.train_dataloader
         per_device = getattr(data, "batch_size", None) or getattr(loader, "batch_size", None) or 1
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def configure_gradient_clipping(
+        self, optimizer: Any, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """As Lightning does; with FSDP also by norm, which only FSDP knows, as every process has a share of it."""
+        if gradient_clip_val and gradient_clip_algorithm in (None, "norm") and is_sharded(self.trainer):
+            self.trainer.strategy.model.clip_grad_norm_(gradient_clip_val)  # type: ignore[union-attr, operator]
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def configure_callbacks(self) -> list[Callback]:
         """The averaging of weights, if asked for."""
@@ -280,7 +291,7 @@ class VideoClassifier(L.LightningModule):
         self.scores = {}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._score(batch)
+        self._score(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_measured("val_")
@@ -293,19 +304,25 @@ class VideoClassifier(L.LightningModule):
         self.scores = {}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        self._score(batch)
+        self._score(batch, batch_idx)
 
     def on_test_epoch_end(self) -> None:
         self._log_measured("test_")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Paths of the batch's videos and their scores ``(B, classes)``."""
-        return {"path": batch["path"], "scores": self.score_views(batch["video"]) if batch["path"] else torch.empty(0)}
+        views = batch["video"]  # none where every video was unreadable, or the process has read all of its own
+        passes = -(-views.shape[:2].numel() // self.hparams["view_chunk"])
+        behind = passes_behind(self._trainer, passes, self.device)
+        scores = self.score_views(views) if passes else torch.empty(0)
+        for _ in range(behind):
+            blank_pass(self.network, self.device)
+        return {"path": batch["path"], "scores": scores}
 
-    def _score(self, batch: dict[str, Any]) -> None:
-        if batch["path"]:  # else every video of the batch was unreadable; the data module has named them
-            scores = self.score_views(batch["video"]).cpu()
-            self.scores |= dict(zip(batch["path"], zip(batch["label"].cpu(), scores, strict=True), strict=True))
+    def _score(self, batch: dict[str, Any], batch_idx: int) -> None:
+        found = self.predict_step(batch, batch_idx)
+        pairs = zip(batch["label"].cpu(), found["scores"].cpu(), strict=True)
+        self.scores |= dict(zip(found["path"], pairs, strict=True))
 
     def _log_measured(self, prefix: str) -> None:
         """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
@@ -340,7 +357,7 @@ class VideoClassifier(L.LightningModule):
         """
         saved = [len(g["params"]) for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]]
         resumed = self._trainer is not None and self.trainer.state.fn == "fit"
-        if resumed and saved and saved != [len(group["params"]) for group in self._groups(1.0)]:
+        if resumed and saved and saved != [len(group["params"]) for group in self._groups]:
             raise ConfigError(
                 "the run to go on with has other parameter groups: it is of another recipe, or of an earlier version "
                 "of this one. Start a new run from its weights with --from."

@@ -17,6 +17,7 @@ from rich.table import Table
 
 import zoo
 from lit_modules.scores import merged
+from lit_modules.sharded import whole_weights
 from zoo.hub.files import atomic_path
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
@@ -114,11 +115,13 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the files and print the table."""
-        module: Any = pl_module
+        with whole_weights(trainer):
+            if trainer.is_global_zero:
+                self._report(trainer, pl_module)
+
+    def _report(self, trainer: L.Trainer, module: Any) -> None:
         data: Any = getattr(trainer, "datamodule", None)
         skipped = getattr(data, "skipped", {}).get("test", {})  # of all processes by now
-        if not trainer.is_global_zero:
-            return
         network, scores = module.network, module.scores
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test_")}

@@ -158,8 +158,9 @@ def stand_in(file: str) -> Any:
     module._trainer = SimpleNamespace(
         datamodule=SimpleNamespace(batch_size=batch), train_dataloader=None, world_size=row.gpus,
         accumulate_grad_batches=1, max_epochs=config["trainer"]["max_epochs"],
-        estimated_stepping_batches=100 * config["trainer"]["max_epochs"],
+        estimated_stepping_batches=100 * config["trainer"]["max_epochs"], strategy=None,
     )  # fmt: skip
+    module.setup("fit")
     return module
 
 

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from two_processes import two_processes
 from watch import Watch
 
 from cli import main
 
-HERE = Path(__file__).parent
 # norms without batch statistics: with them, two processes of batch 4 are not one of batch 8
 NET = ["--model", "VideoClassifier", "--model.name", "tadaconvnextv2_tiny", "--model.num_frames", "4",
        "--model.options", '{"width": 8, "dropout": 0.0}', "--model.image_size", "32",
@@ -91,15 +88,6 @@ def test_an_epoch_s_end_is_gone_on_with_in_other_batches(whole: Path, motion_fol
     resumed = ["--ckpt_path", str(first / "checkpoints" / "last.ckpt")]
     assert main([*fit(motion_folder, second, 16), *resumed]) == 0
     assert [(s["epoch"], s["batch"], len(s["paths"])) for s in Watch(str(second)).seen()] == [(1, 0, 16), (1, 1, 16)]
-
-
-def two_processes(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    """``tempozoo`` with DDP on two processes of this machine, started by torchrun."""
-    run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
-           "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "-m", "cli", *arguments,
-           "--trainer.devices", "2", "--trainer.strategy", "ddp"]  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}:{HERE}"}
-    return subprocess.run(run, capture_output=True, text=True, env=environment, timeout=240)
 
 
 @pytest.fixture(scope="module")
