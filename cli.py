@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +117,35 @@ def output_folder(verb: str, own: dict[str, str], rest: Sequence[str]) -> Path:
     if "--out" not in own:
         return Path("runs") / f"{verb}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(own["--out"])
-    again = "SLURM_RESTART_COUNT" in os.environ  # of the very same command, which Lightning goes on with by itself
-    if verb == "fit" and (folder / "checkpoints").exists() and not again:
-        if not any(token.split("=")[0] == "--ckpt_path" for token in rest):
-            raise ConfigError(
-                f"{folder} already holds a run. Choose another --out, or go on with it: "
-                f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
-            )
-        metrics = folder / "metrics.csv"
-        if metrics.exists():  # the logger would begin the file anew
-            taken = len(list(folder.glob("metrics-*.csv")))
-            with contextlib.suppress(FileNotFoundError):  # another process of the run was quicker
-                metrics.rename(folder / f"metrics-{taken + 1}.csv")
+    resumed = any(token.split("=")[0] == "--ckpt_path" for token in rest)
+    if verb == "fit" and (folder / "checkpoints").exists() and not resumed and not restarted():
+        raise ConfigError(
+            f"{folder} already holds a run. Choose another --out, or go on with it: "
+            f"--ckpt_path {folder / 'checkpoints' / 'last.ckpt'}"
+        )
     return folder
+
+
+def restarted() -> bool:
+    """Whether this is the very same command again: of a job that SLURM put back, or processes that torchrun did."""
+    return any(os.environ.get(name, "0") != "0" for name in ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT"))
+
+
+def to_go_on_with(folder: Path, rest: Sequence[str]) -> list[str]:
+    """``--ckpt_path`` of a command that was restarted and does not name one: the last checkpoint of its folder."""
+    last, named = folder / "checkpoints" / "last.ckpt", any(token.split("=")[0] == "--ckpt_path" for token in rest)
+    # what Lightning writes when SLURM announces the end of a job, it also finds by itself
+    if named or not restarted() or not last.is_file() or any(folder.glob("hpc_ckpt_*.ckpt")):
+        return []
+    return ["--ckpt_path", str(last)]
+
+
+def keep_metrics(folder: Path) -> None:
+    """Give the metrics of a run that is gone on with another name: the logger empties its file."""
+    numbers = itertools.count(1)
+    free = next(file for file in (folder / f"metrics-{n}.csv" for n in numbers) if not file.exists())
+    with contextlib.suppress(FileNotFoundError):  # there is none, or another process of the run was quicker
+        (folder / "metrics.csv").rename(free)
 
 
 def check_resumed(verb: str, path: str) -> None:
@@ -143,7 +160,7 @@ def check_resumed(verb: str, path: str) -> None:
         raise ConfigError(f"{path} holds weights only, no run to go on with; start from it with --from.")
 
 
-def of_entry(own: dict[str, str], rest: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+def of_entry(own: dict[str, str], rest: Sequence[str], files: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     """``--entry NAME --data FOLDER`` as ``--from NAME --data CLASS --data.root FOLDER``, with the class of its data."""
     import datamodules
     import zoo
@@ -153,7 +170,7 @@ def of_entry(own: dict[str, str], rest: Sequence[str]) -> tuple[dict[str, str], 
     entry, words = zoo.info(own["--entry"]), list(rest)
     at = next((i for i, word in enumerate(words) if word == "--data" or word.startswith("--data=")), None)
     if at is None:
-        if any(word.split("=")[0] in ("--config", "-c") for word in words):
+        if files or any(word.split("=")[0] in ("--config", "-c") for word in words):
             return {**own, "--from": entry.name}, words
         raise ConfigError(f"--entry {entry.name} needs the folder of {entry.dataset}: --data FOLDER.")
     word = words[at].partition("=")[2] or "".join(words[at + 1 : at + 2])
@@ -171,21 +188,14 @@ def of_entry(own: dict[str, str], rest: Sequence[str]) -> tuple[dict[str, str], 
 
 def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     """The Trainer's defaults: the callbacks that a command always has."""
-    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+    from lightning.pytorch.callbacks import LearningRateMonitor
 
+    from lit_modules.checkpoints import run_checkpoints
     from lit_modules.report import PredictionReport, TestReport
 
     if verb == "fit":
-        best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_top1", mode="max")
-        # not save_last=True: that one is only written when the best one is
-        last = ModelCheckpoint(
-            folder / "checkpoints", "last", enable_version_counter=False, save_on_train_epoch_end=True
-        )
-        # in long epochs as well, so that a run that is killed loses minutes
-        often = ModelCheckpoint(
-            folder / "checkpoints", "last", enable_version_counter=False, train_time_interval=timedelta(minutes=15)
-        )
-        return {"callbacks": [best, last, often, LearningRateMonitor()], "max_epochs": 30, "log_every_n_steps": 10}
+        callbacks = [*run_checkpoints(folder / "checkpoints"), LearningRateMonitor()]
+        return {"callbacks": callbacks, "max_epochs": 30, "log_every_n_steps": 10}
     reports = {"test": TestReport, "predict": PredictionReport}
     return {"callbacks": [reports[verb](folder)]} if verb in reports else {}
 
@@ -205,11 +215,14 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that Lightning makes
     import lightning as L
+    from lightning.fabric.plugins import TorchCheckpointIO
+    from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import CSVLogger
 
     import datamodules
     import lit_modules
+    from lit_modules.checkpoints import WholeFiles
 
     class TempozooCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -228,15 +241,27 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
         def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
             # here and not in the configuration, so that the saved one names no folder and can be used again
             kwargs["default_root_dir"] = str(folder)
+            said = self.config_init[verb].trainer
             if verb != "fit":
                 kwargs["logger"] = False
-            elif self.config_init[verb].trainer.logger in (None, True):
+            elif said.logger in (None, True):
+                keep_metrics(folder)
                 kwargs["logger"] = CSVLogger(folder, name="", version="")
-            return super().instantiate_trainer(**kwargs)
+            # callbacks that need what was switched off
+            absent = [LearningRateMonitor] if said.logger is False else []
+            absent += [ModelCheckpoint] if said.enable_checkpointing is False else []
+            defaults = self.trainer_defaults.get("callbacks", [])
+            self.trainer_defaults["callbacks"] = [one for one in defaults if not isinstance(one, tuple(absent))]
+            trainer = super().instantiate_trainer(**kwargs)
+            if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
+                trainer.strategy.checkpoint_io = WholeFiles()
+            return trainer
 
     class SaveConfigOfFit(SaveConfigCallback):
         def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
             if stage == "fit":
+                self.config = self.config.clone()
+                self.config.ckpt_path = None  # else whoever uses the file again would go on with that run
                 super().setup(trainer, pl_module, stage)
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and hardware notes
@@ -245,22 +270,25 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
     own, plain, rest = split_arguments(arguments)
     if "--entry" in own:
-        own, rest = of_entry(own, rest)
+        own, rest = of_entry(own, rest, plain)
     asks_help = any(token in FLAGS or token.endswith(".help") for token in rest)
     given = {token.split("=")[0] for token in rest}
     configured = bool(given & {"--config", "-c"})
     before: list[str] = []
     after: list[str] = []
     if "--from" in own:
+        if given & {"--model.name", "--model.init_args.name"}:
+            raise ConfigError("--from and --model.name both name the network; give one of them.")
         if not configured and "--model" not in given:
             before += ["--model", "VideoClassifier"]
         after += ["--model.init_args.name", own["--from"]]
-        if configured:  # the configured class and recipe, but these weights
-            after += ["--model.init_args.options", "null", "--model.init_args.weights", "null"]
+        for name, value in (("options", "null"), ("weights", "null"), ("pretrained", "true")):
+            if configured and not given & {f"--model.{name}", f"--model.init_args.{name}"}:
+                after += [f"--model.init_args.{name}", value]  # the configured class and recipe, but these weights
     if plain and verb != "predict":
         raise ConfigError(f"{verb} takes no plain argument {plain[0]!r}; name the data with --data and --data.root.")
     if plain:
-        before += ["--data", "VideoFiles", "--data.paths", json.dumps(plain)]
+        (after if configured else before).extend(["--data", "VideoFiles", "--data.paths", json.dumps(plain)])
     if verb in ("validate", "test"):
         after += ["--verbose", str(verb == "validate").lower()]  # our own table follows a test
     if not asks_help and not configured:
@@ -286,7 +314,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
-            args=[verb, *before, *rest, *after],
+            args=[verb, *before, *rest, *after, *(to_go_on_with(folder, rest) if verb == "fit" else [])],
         )
     except SystemExit:  # Lightning ends this way when it is interrupted
         if verb == "fit" and (last := folder / "checkpoints" / "last.ckpt").is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -258,9 +259,12 @@ class VideoClassifier(L.LightningModule):
             optimizer = torch.optim.SGD(groups, lr, momentum=h["momentum"], nesterov=h["nesterov"])
         else:
             optimizer = torch.optim.AdamW(groups, lr)
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = total / max(self.trainer.max_epochs or 1, 1)
-        factor = lr_factor(h["schedule"], total, per_epoch, **{key: h[key] for key in SCHEDULE_OPTIONS})
+        total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise ConfigError("the schedule needs the length of the run: set trainer.max_epochs or trainer.max_steps.")
+        self.trainer.fit_loop.setup_data()  # which max_steps alone does not ask for
+        per_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        factor = lr_factor(h["schedule"], int(total), per_epoch, **{key: h[key] for key in SCHEDULE_OPTIONS})
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -355,6 +359,7 @@ class VideoClassifier(L.LightningModule):
         Raises:
             ConfigError: it was written by another recipe, or an earlier version of this one.
         """
+        self.untrained_head = False
         saved = [len(g["params"]) for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]]
         resumed = self._trainer is not None and self.trainer.state.fn == "fit"
         if resumed and saved and saved != [len(group["params"]) for group in self._groups]:
@@ -372,7 +377,7 @@ def averaged(average: Tensor, current: Tensor, updates: Tensor | int, decay: flo
     """The next moving average. It begins with a lower decay, so that short runs do not keep their first weights."""
     count = torch.as_tensor(updates)  # on its device: reading it would wait for the device at every parameter
     share = ((1 + count) / (10 + count)).clamp(max=decay)
-    return share * average + (1 - share) * current
+    return average + (1 - share) * (current - average)  # in this form it leaves alone what does not change
 
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:

@@ -15,6 +15,8 @@ SETTINGS = (
     "optimizer", "lr", "lr_batch_size", "momentum", "nesterov", "weight_decay", "schedule", *SCHEDULE_OPTIONS,
     *GROUP_OPTIONS, "label_smoothing", "dropout", "drop_path", "freeze_backbone", "head_warmup_epochs", "ema_decay",
 )  # fmt: skip
+# and those, of the module or its data, that are told of where they are not what they are by default
+CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
 
 
 def provenance_of(module: L.LightningModule) -> dict[str, Any]:
@@ -61,6 +63,8 @@ def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "gradient_clip_val": trainer.gradient_clip_val,
     }
+    changes = {**module.hparams, **getattr(getattr(trainer, "datamodule", None), "reading", {})}
+    settings |= {name: changes[name] for name, off in CHANGES.items() if changes.get(name, off) != off}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     kept = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}
     return {"class": type(module).__name__} | kept

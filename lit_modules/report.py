@@ -128,7 +128,7 @@ class TestReport(Callback):
         records = data.datasets["test"].records if data is not None else None
         protocol = network.protocol if data is None else data.datasets["test"].protocol
         summary = {
-            "network": network.report.name,
+            "network": trainer.ckpt_path or network.report.name,
             "weights": fingerprint(network.state_dict()),
             "data": None if data is None else type(data).__name__,
             "metrics": metrics,
@@ -136,6 +136,7 @@ class TestReport(Callback):
             "videos": len(scores),
             "listed": len(scores) + len(skipped) if records is None else records.listed,
             "skipped": skipped,
+            "untested": 0 if records is None else len(records) - len(scores) - len(skipped),
             "protocol": protocol.to_dict(),
         }
         _print_summary(summary, heads_of(network), folder)  # first: what follows may meet a full disk
@@ -163,7 +164,8 @@ class TestReport(Callback):
 
 
 def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> None:
-    metrics, said, missing = summary["metrics"], summary["published"] or {}, summary["listed"] - summary["videos"]
+    metrics, said, untested = summary["metrics"], summary["published"] or {}, summary["untested"]
+    missing = summary["listed"] - summary["videos"] - len(summary["skipped"]) - untested
     table = Table()
     table.add_column("metric")
     table.add_column("measured", justify="right")
@@ -198,8 +200,10 @@ def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> 
         say(f"Published: {said['dataset']}, {said['views']} views at {said['size']} ({said['source']})")
         for name, theirs in said["differing"].items():
             say(f"The published figures are of {name} {theirs}, these of {getattr(protocol, name)}.")
-    if missing > len(summary["skipped"]):
-        say(f"{missing - len(summary['skipped'])} listed videos are not there or excluded.")
+    if untested:
+        say(f"ONLY A PART: {untested} videos were not tested, as the Trainer's limits say.")
+    if missing:
+        say(f"{missing} listed videos are not there or excluded.")
     for reason in summary["skipped"].values():  # which name their file
         say(f"Left out: {reason}")
     say(f"Predictions, confusion matrix, summary: {folder}")
@@ -215,6 +219,10 @@ class PredictionReport(Callback):
     def __init__(self, folder: str | Path, top: int = 5) -> None:
         self.folder, self.top = Path(folder), top
         self._scores: dict[str, torch.Tensor] = {}
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin anew."""
+        self._scores = {}
 
     def on_predict_batch_end(
         self,
@@ -232,12 +240,17 @@ class PredictionReport(Callback):
         """Print and write."""
         data: Any = getattr(trainer, "datamodule", None)
         scores, skipped = merged(self._scores), merged(getattr(data, "skipped", {}).get("predict", {}))
+        if skipped:
+            data.check_bad("predict", skipped)  # of all processes
         if not trainer.is_global_zero:
             return
         console = Console()
         heads = heads_of(pl_module.network)
         rows: list[list[str]] = []
-        for path, values in scores.items():
+        records = data.datasets["predict"].records if data is not None else None
+        asked = list(scores) if records is None else map(str, records.ids)  # in the order they were, of all processes
+        for path in dict.fromkeys(path for path in asked if path in scores):
+            values = scores[path]
             console.print(_printable(path), style="bold", markup=False, highlight=False, soft_wrap=True)
             rows.append([path])
             for _, names, outputs in heads:
@@ -247,7 +260,6 @@ class PredictionReport(Callback):
                     console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False, markup=False)
         for reason in skipped.values():
             console.print(_printable(f"Left out: {reason}"), highlight=False, markup=False, soft_wrap=True)
-        if rows:
-            columns = [column for head in heads for column in _best_columns(head, self.top)]
-            write_csv(self.folder / "predictions.csv", ["path", *columns], rows)
-            console.print(f"Written to {self.folder / 'predictions.csv'}", highlight=False, soft_wrap=True)
+        columns = [column for head in heads for column in _best_columns(head, self.top)]
+        write_csv(self.folder / "predictions.csv", ["path", *columns], rows)
+        console.print(f"Written to {self.folder / 'predictions.csv'}", highlight=False, soft_wrap=True)

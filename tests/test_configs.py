@@ -158,7 +158,8 @@ def stand_in(file: str) -> Any:
     module._trainer = SimpleNamespace(
         datamodule=SimpleNamespace(batch_size=batch), train_dataloader=None, world_size=row.gpus,
         accumulate_grad_batches=1, max_epochs=config["trainer"]["max_epochs"],
-        estimated_stepping_batches=100 * config["trainer"]["max_epochs"], strategy=None,
+        estimated_stepping_batches=100 * config["trainer"]["max_epochs"], num_training_batches=100,
+        fit_loop=SimpleNamespace(setup_data=lambda: None), strategy=None,
     )  # fmt: skip
     module.setup("fit")
     return module

@@ -82,6 +82,23 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
     assert all(losses[s["epoch"], s["batch"]] == s["loss"] for s in Watch(str(second)).seen())
 
 
+def test_accumulated_gradients_are_not_lost(motion_folder: Path, tmp_path: Path) -> None:
+    """A checkpoint that is due after the first batch of a step is written after the second."""
+    runs = [tmp_path / name for name in ("whole", "first", "second")]
+    due = ["--trainer.accumulate_grad_batches", "2", "--trainer.callbacks+", "lit_modules.checkpoints.BetweenSteps",
+           "--trainer.callbacks.train_time_interval", "0:00:01", "--trainer.callbacks.filename", "due",
+           "--trainer.callbacks.enable_version_counter", "false", "--trainer.callbacks.dirpath"]  # fmt: skip
+    arguments = [[*fit(motion_folder, run, 4, epochs=1), *due, str(run / "checkpoints")] for run in runs]
+    assert main(arguments[0]) == 0
+    stop = ["--trainer.callbacks+", "watch.Watch", "--trainer.callbacks.folder", str(tmp_path),
+            "--trainer.callbacks.pause", "0 2", "--trainer.callbacks.stop", "0 4"]  # fmt: skip
+    with pytest.raises(RuntimeError, match="stopped"):
+        main([*arguments[1], *stop])
+    assert main([*arguments[2], "--ckpt_path", str(runs[1] / "checkpoints" / "due.ckpt")]) == 0
+    wanted, found = (tensors(run / "checkpoints" / "last.ckpt") for run in (runs[0], runs[2]))
+    assert all(torch.equal(found[key], wanted[key]) for key in wanted)
+
+
 def test_an_epoch_s_end_is_gone_on_with_in_other_batches(whole: Path, motion_folder: Path, tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     assert main(fit(motion_folder, first, epochs=1)) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ class Watch(Callback):
     Args:
         kill: "RANK EPOCH BATCH": where kill -9 strikes, once that step is done.
         stop: "EPOCH BATCH": where an exception does.
+        pause: "EPOCH BATCH": which takes more than a second.
     """
 
-    def __init__(self, folder: str, kill: str = "", stop: str = "") -> None:
+    def __init__(self, folder: str, kill: str = "", stop: str = "", pause: str = "") -> None:
         self.folder = Path(folder)
-        self.kill, self.stop = ([int(part) for part in text.split()] for text in (kill, stop))
+        self.kill, self.stop, self.pause = ([int(part) for part in text.split()] for text in (kill, stop, pause))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note the step; perhaps die."""
@@ -31,6 +33,8 @@ class Watch(Callback):
             file.write(json.dumps(seen | {"loss": float(outputs["loss"])}) + "\n")
         if self.kill == [rank, trainer.current_epoch, batch_idx]:
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.pause == [trainer.current_epoch, batch_idx]:
+            time.sleep(1.1)
         if self.stop == [trainer.current_epoch, batch_idx]:
             raise RuntimeError("stopped")
 

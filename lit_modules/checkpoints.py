@@ -1,0 +1,64 @@
+"""The checkpoints that a run writes: its best state, and its last one, which it goes on from."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from zoo.hub.files import atomic_path
+
+
+class WholeFiles(TorchCheckpointIO):
+    """A checkpoint that replaces another is written beside it, and takes its place when it is whole.
+
+    Lightning writes to the folder for temporary files first; where that is on another disk, it then copies over the
+    old file, and whoever is killed while it does has neither.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a file; one on another machine ("s3://...") as Lightning does."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
+            left.unlink(missing_ok=True)
+        with atomic_path(path) as temporary:
+            torch.save(checkpoint, temporary)
+
+
+class BetweenSteps(ModelCheckpoint):
+    """Lightning's, but never among the batches whose gradients are accumulated: checkpoints do not hold gradients."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Write if it is due and a step has ended."""
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+class Best(ModelCheckpoint):
+    """Lightning's, but a run whose folder was moved still knows which of its checkpoints is the best, and how good."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from what a checkpoint says of the best one, if that is here."""
+        best = Path(str(self.dirpath), Path(state_dict["best_model_path"]).name)
+        if best.is_file():
+            (score,) = state_dict["best_k_models"].values()
+            here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
+            state_dict = state_dict | here | {"best_k_models": {str(best): score}}
+        super().load_state_dict(state_dict)
+
+
+def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:
+    """Into ``folder``: ``best.ckpt`` by validation top-1; ``last.ckpt`` every epoch and every quarter of an hour."""
+    last: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
+    return [
+        Best(folder, "best", monitor="val_top1", mode="max", enable_version_counter=False),
+        ModelCheckpoint(**last, save_on_train_epoch_end=True),  # save_last would only be written with the best one
+        BetweenSteps(**last, train_time_interval=timedelta(minutes=15)),
+    ]
