@@ -32,8 +32,9 @@ class EpicKitchens100(VideoDataModule):
     nouns behind the same 300). Of a video file, found by name (P01_01.MP4) anywhere below ``root``, a segment is what
     lies from start_timestamp to before stop_timestamp. Of frames, in ``rgb_frames/P01/P01_01/frame_0000000001.jpg`` or
     ``P01/rgb_frames/P01_01/...``, it is start_frame to stop_frame, both included; they count from 1. A segment that
-    passes the end of its video ends there. Testing uses the validation segments, as the labels of the test set are not
-    public.
+    passes the end of its video ends there. Frames count as 50 a second, as those of 2020 are (P01_101, not P01_01): of
+    those of 2018, most of 60, a clip at a fixed interval lasts a sixth less. Testing uses the validation segments, as
+    the labels of the test set are not public.
 
     Args:
         root: folder, or shards, with the videos; or folder with the frames.
@@ -42,7 +43,7 @@ class EpicKitchens100(VideoDataModule):
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
     """
 
-    frame_rate = 50.0  # of frames; those of the 2018 part (P01_01, not P01_101) were extracted at 60
+    frame_rate = 50.0
 
     def __init__(
         self, root: str | Path, annotations: str | Path | None = None, frames: bool = False, **options: Any

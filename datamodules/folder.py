@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from datamodules.base import VideoDataModule, split_stratified
 from datamodules.records import VideoRecords
+from datamodules.tree import SPLITS, split_of
 from zoo.errors import DataError, check_rate, check_seed
 
-VALIDATION = ("val", "validation", "valid")
+log = logging.getLogger("datamodules")
 
 
 class VideoFolder(VideoDataModule):
     """Videos in ``root/train/<class>/``, ``root/val/<class>/``, ``root/test/<class>/``; or in ``root/<class>/``.
 
-    The folder of validation videos may also be called ``validation`` or ``valid``; the first of the three counts.
-    Without split folders the videos are split at random, per class, the same way for the same seed. With a
-    ``train`` folder but no ``val``, validation videos are split off the training ones; with no ``test``, testing
-    uses the validation videos.
+    Split folders may have the usual other names, in whatever case: ``training``; ``validation``, ``valid``,
+    ``validate``; ``testing``. Without them the videos are split at random, per class, the same way for the same seed.
+    With training videos but none to validate, those are split off the training ones; with none to test, testing uses
+    the validation videos. Classes are those of the training videos, or of the first split there is. Videos that are in
+    no class folder, or beside the split folders, are not read, and a warning counts them.
 
     Args:
         root: the folder, or shards made of one.
@@ -55,13 +59,35 @@ class VideoFolder(VideoDataModule):
             raise DataError(f"{error} Give root a folder with one sub-folder of videos per class.") from None
 
     @functools.cached_property
-    def _has_splits(self) -> bool:
-        return "train" in self._classes_of("")
+    def _homes(self) -> dict[str, str]:
+        """The folder of each split that has one; none if the class folders are directly in ``root``."""
+        folders = self._classes_of("")
+        named = [name for name in folders if split_of(name)]
+        # beside others, and with videos directly in it, such a folder is that of a class
+        splits = len(named) == len(folders) or any(map(self.tree.folders, named))
+        homes = {}
+        for split, names in SPLITS.items():
+            found = [name for name in named if split_of(name) == split]
+            if splits and found:
+                homes[split] = min(found, key=lambda name: names.index(name.lower()))
+        self._warn_unread([f"{home}/" for home in homes.values()] or [""])
+        return homes
+
+    def _warn_unread(self, homes: list[str]) -> None:
+        """Count the videos that are in no class folder, by the folder in ``root`` that they are in."""
+        places = Counter(
+            video.split("/")[0] if "/" in video else "."
+            for video in self.tree.names
+            if not any(video.startswith(home) and "/" in video[len(home) :] for home in homes)
+        )
+        if places:
+            where = ", ".join(f"{count} in {place}" for place, count in sorted(places.items()))
+            log.warning("%s: videos in no class folder of a split are not read: %s", self.root, where)
 
     @functools.cached_property
     def class_names(self) -> list[str]:
         """Names of the class folders, sorted."""
-        home = "train" if self._has_splits else ""
+        home = next(iter(self._homes.values()), "")
         where, names = os.path.join(self.root, home), self._classes_of(home)
         if len(names) < 2:
             raise DataError(
@@ -97,16 +123,18 @@ class VideoFolder(VideoDataModule):
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
         split = "test" if split == "predict" else split
-        if not self._has_splits:
+        homes = self._homes
+        if not homes:
             return self._part(split, "", {"train": 1.0, **self.fractions})
-        if split == "test" and not self.tree.has_folder("test"):
+        if split == "test" and "test" not in homes:
             split = "val"
-        if split == "test":
-            return self._scan("test")
-        val = next((name for name in VALIDATION if self.tree.has_folder(name)), None)
-        if val is not None:
-            return self._scan(val if split == "val" else "train")
-        return self._part(split, "train", {"train": 1.0, "val": self.fractions["val"]})
+        if split in homes and (split != "train" or "val" in homes):
+            return self._scan(homes[split])
+        if "train" not in homes:
+            raise DataError(
+                f"{self.root} has {' and '.join(homes.values())}, but no folder train: it is for testing only."
+            )
+        return self._part(split, homes["train"], {"train": 1.0, "val": self.fractions["val"]})
 
     def _part(self, split: str, home: str, fractions: dict[str, float]) -> VideoRecords:
         """One part of a folder that is split at random."""

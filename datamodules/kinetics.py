@@ -132,8 +132,12 @@ class Kinetics(VideoDataModule):
         videos = self._videos(split)
         if self.version in PARTS:
             validation = {key for key, _, _ in self._videos("val")} if split == "train" else set()
-            once = {key: (key, label, name) for key, label, name in reversed(videos) if key not in validation}
-            videos = list(reversed(once.values()))  # of each, the first
+            once: dict[str, tuple[str, int, str | None]] = {}
+            for video in videos:  # of each the first that is there: versions differ in where they cut it
+                key, _, name = video
+                if key not in validation and (key not in once or (once[key][2] is None and name is not None)):
+                    once[key] = video
+            videos = list(once.values())
         names = [name for _, _, name in videos]
         there = present(names, self.max_missing, f"Kinetics-{self.version} {split}", self.tree.root)
         return self.tree.records([names[i] for i in there], [videos[i][1] for i in there], listed=len(videos))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import json
 import re
 import tarfile
@@ -16,7 +15,7 @@ from urllib.parse import urlsplit
 from datamodules.shards import Manifest, file_system
 from datamodules.tools.outputs import written
 from datamodules.tools.parallel import each
-from datamodules.tree import VIDEO_EXTENSIONS
+from datamodules.tree import VIDEO_EXTENSIONS, warn_unread
 from zoo.errors import ConfigError, DataError, ZooError
 
 BLOCK = 1 << 16  # bytes read for each header of a distant shard
@@ -25,7 +24,7 @@ LABELS = ("label", "cls", "class")  # names it goes by in a sample's .json
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
-class Video(NamedTuple):
+class Member(NamedTuple):
     """One video of a shard; ``path`` is as in the manifest, or the member's name."""
 
     path: str
@@ -72,11 +71,11 @@ def pack(root: Path, names: Sequence[str], target: Path) -> None:
 # looking through -------------------------------------------------------------------------------------------------
 
 
-def scan(shard: str) -> list[Video]:
-    """The videos of a shard, a path or URL; only headers, labels and paths are read.
+def scan(shard: str) -> tuple[list[Member], list[str]]:
+    """The videos of a shard, a path or URL, and the names of its other files; only headers, labels and paths are read.
 
     Raises:
-        DataError: it is no tar file, truncated, compressed, or served only as a whole.
+        DataError: it is no tar file, damaged, cut short, compressed, or served only as a whole.
     """
     try:
         if "://" in shard:
@@ -93,34 +92,57 @@ def scan(shard: str) -> list[Video]:
                 raise DataError(f"{shard} is compressed, so that no video can be read by its place; unpack it.")
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                return _videos(shard, tar, size)
+                found = _videos(shard, tar, size)
+                _check_end(shard, file, tar.offset)
+                return found
     except ZooError:
         raise
     except Exception as error:  # of tarfile, and of each kind of store
         raise DataError(f"{shard} cannot be read as a tar file ({error}).") from error
 
 
-def _videos(shard: str, tar: tarfile.TarFile, size: int) -> list[Video]:
-    found = []
-    for key, members in itertools.groupby((m for m in tar if m.isfile()), lambda m: split_member(m.name)[0]):
-        sample = {member.name: (split_member(member.name)[1], member) for member in members}
-        videos = [member for ending, member in sample.values() if ending.endswith(VIDEO_EXTENSIONS)]
-        if not videos:
+def _check_end(shard: str, file: Any, end: int) -> None:
+    """Where the members end there are zeros, and nothing else: Python stops at a damaged header as at the end."""
+    file.seek(end)
+    rest = file.read(TEXT)
+    if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
+        raise DataError(f"{shard} is damaged, cut short, or joined from several at byte {end}; fetch or pack it again.")
+
+
+def _videos(shard: str, tar: tarfile.TarFile, size: int) -> tuple[list[Member], list[str]]:
+    # of each key; what belongs together may be apart
+    videos: dict[str, list[tarfile.TarInfo]] = {}
+    texts: dict[str, dict[str, str]] = {}
+    others: dict[str, list[str]] = {}
+    seen = set()
+    for member in tar:
+        if not member.isfile() or any(part.startswith(".") for part in PurePosixPath(member.name).parts):
             continue
-        texts = {
-            ending: tar.extractfile(member).read().decode("utf-8", "replace")  # type: ignore[union-attr]
-            for ending, member in sample.values()
-            if ending in (".cls", ".json", ".txt") and member.size <= TEXT
-        }
-        about = _json(texts.get(".json", ""))
-        label = texts.get(".cls") or next((str(about[n]) for n in LABELS if n in about), texts.get(".txt", ""))
+        if member.name in seen:
+            raise DataError(f"{shard} has {member.name} more than once; pack it again with different names.")
+        seen.add(member.name)
+        key, ending = split_member(member.name)
+        if ending.endswith(VIDEO_EXTENSIONS):
+            if member.offset_data + member.size > size:
+                raise DataError(f"{shard} is truncated in {member.name}; fetch it again.")
+            videos.setdefault(key, []).append(member)
+            continue
+        others.setdefault(key, []).append(member.name)
+        if ending in (".cls", ".json", ".txt") and member.size <= TEXT:
+            content: Any = tar.extractfile(member)
+            texts.setdefault(key, {})[ending] = content.read().decode("utf-8", "replace")
+    found = []
+    for key, members in videos.items():
+        known = texts.get(key, {})
+        about = _json(known.get(".json", ""))
+        labels = [str(about[n]) for n in LABELS if isinstance(about.get(n), (str, int, float))]
+        label = known.get(".cls") or next(iter(labels), known.get(".txt", ""))
         path = about.get("path")
-        written = len(videos) == 1 and isinstance(path, str) and member_key(path) == key
-        for video in videos:  # several, if their names differ behind a first dot: the label is of all of them
-            if video.offset_data + video.size > size:
-                raise DataError(f"{shard} is truncated in {video.name}; fetch it again.")
-            found.append(Video(path if written else video.name, video.offset_data, video.size, label.strip()))
-    return found
+        written = path if len(members) == 1 and isinstance(path, str) and member_key(path) == key else ""
+        for member in members:  # several, if their names differ behind a first dot: the label is of all of them
+            name = written or str(PurePosixPath(member.name))
+            found.append(Member(name, member.offset_data, member.size, label.strip()))
+    return found, [name for key, names in others.items() if key not in videos for name in names]
 
 
 def _json(text: str) -> dict[str, Any]:
@@ -145,17 +167,33 @@ def index_shards(shards: Sequence[str], names: Sequence[str] | None = None, work
     for result in results:
         if isinstance(result, ZooError):
             raise result
-    rows = [(number, video) for number, videos in enumerate(results) for video in videos]  # type: ignore[union-attr]
+    scanned: list[Any] = results
+    warn_unread("the shards", [name for _, others in scanned for name in others])
+    rows = [(number, video) for number, (videos, _) in enumerate(scanned) for video in videos]
     if not rows:
         raise DataError(f"There is no video in {shards[0]} or the {len(shards) - 1} other shards.")
-    paths = [video.path for _, video in rows]
-    if len(set(paths)) < len(paths):  # keys that begin anew in every shard
-        paths = [f"{PurePosixPath(urlsplit(shards[number]).path).stem}/{video.path}" for number, video in rows]
-    repeated = [path for path, count in Counter(paths).items() if count > 1]
-    if repeated:
-        raise DataError(f"{repeated[0]} is more than once in the shards.")
+    paths = _unique(shards, rows)
     columns = [[getattr(video, name) for _, video in rows] for name in ("offset", "size", "label")]
     return Manifest(list(names or shards), paths, [number for number, _ in rows], *columns)
+
+
+def _unique(shards: Sequence[str], rows: Sequence[tuple[int, Member]]) -> list[str]:
+    """Paths of videos; where keys begin anew in every shard, behind as much of the shards' own as tells them apart.
+
+    Raises:
+        DataError: a shard was given twice.
+    """
+    places = [(urlsplit(shard).path if "://" in shard else shard).lstrip("/") for shard in shards]
+    homes = [PurePosixPath(place).with_suffix("").parts for place in places]
+    paths = [video.path for _, video in rows]
+    for depth in range(1, max(map(len, homes)) + 1):
+        if len(set(paths)) == len(paths):
+            break
+        paths = [str(PurePosixPath(*homes[number][-depth:], video.path)) for number, video in rows]
+    repeated = [path for path, count in Counter(paths).items() if count > 1]
+    if repeated:
+        raise DataError(f"{repeated[0]} is more than once in the shards; give each shard once.")
+    return paths
 
 
 def expand(given: Sequence[str]) -> list[str]:

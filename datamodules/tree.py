@@ -6,8 +6,10 @@ Data sets ask it by relative path, with "/" between the parts, so that they read
 from __future__ import annotations
 
 import functools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +18,26 @@ import numpy as np
 from datamodules.records import VideoRecords
 from zoo.errors import DataError
 
-VIDEO_EXTENSIONS = (".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
+log = logging.getLogger("datamodules")
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
+    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt",
+)  # fmt: skip
+# annotations, label lists, licences and pictures: nobody takes them for videos
+OTHER_EXTENSIONS = (
+    ".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md", ".pkl", ".cls", ".jpg", ".jpeg", ".png",
+)  # fmt: skip
+# names of the folders of splits, in lower case; of several the first counts
+SPLITS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "validate"),
+    "test": ("test", "testing"),
+}
+
+
+def split_of(folder: str) -> str | None:
+    """The split that a folder of some name is of, in whatever case; None if of none."""
+    return next((split for split, names in SPLITS.items() if folder.lower() in names), None)
 
 
 class Tree:
@@ -34,12 +55,13 @@ class Tree:
     @functools.cached_property
     def names(self) -> list[str]:
         """Relative paths of all videos, sorted; hidden files and folders are left out."""
-        return sorted(
-            below + file
-            for below, files in walk(self.root)
-            for file in files
-            if file.lower().endswith(VIDEO_EXTENSIONS)
-        )
+        found: list[str] = []
+        others: list[str] = []
+        for below, files in walk(self.root):
+            for file in files:
+                (found if file.lower().endswith(VIDEO_EXTENSIONS) else others).append(below + file)
+        warn_unread(self.root, others)
+        return sorted(found)
 
     @functools.cached_property
     def stems(self) -> dict[str, str]:
@@ -94,6 +116,17 @@ class Tree:
     def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
         """Records of videos (or folders of frames) given by relative path; ``more`` is of ``VideoRecords.of``."""
         return VideoRecords.of([os.path.join(self.root, name) for name in names], labels, **more)
+
+
+def warn_unread(where: str, names: Iterable[str]) -> None:
+    """Tell in one line of files that have no ending of a video, but might be meant as such."""
+    endings = (PurePosixPath(name).suffix.lower() for name in names)
+    counts = Counter(ending or "without an ending" for ending in endings if ending not in OTHER_EXTENSIONS)
+    if counts:
+        most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
+        what = ", ".join(f"{count} {ending}" for ending, count in most)
+        more = f" and {len(counts) - 5} more endings" if len(counts) > 5 else ""
+        log.warning("%s: %d files are not read as videos: %s%s", where, counts.total(), what, more)
 
 
 def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:

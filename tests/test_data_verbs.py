@@ -25,6 +25,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from datamodules import VideoFolder
+from datamodules.tools.check import check
 from datamodules.tools.commands import data
 from datamodules.tools.encode import Encoding, encode
 from datamodules.tools.outputs import TEMPORARY
@@ -123,6 +124,32 @@ def test_check_finds_every_kind_of_bad_file_and_nothing_else(
     assert len(records) == len(good)
 
 
+def test_problems_are_told_without_the_video_but_with_the_frame(tmp_path: Path) -> None:
+    for name in ("1", "2", "34"):
+        (tmp_path / name).mkdir()
+        for number in range(1, 4):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number:05d}.jpg")
+    (tmp_path / "1" / "00001.jpg").write_bytes(b"")
+    (tmp_path / "34" / "00003.jpg").write_bytes(b"\xff")
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "b.mp4").symlink_to("nowhere")
+    found = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
+    (alone,) = check(str(tmp_path / "1"), workers=1).rows
+    assert found["1"] == alone.problem
+    assert found["1"].startswith("00001.jpg cannot be read as a picture: cannot identify image file '00001.jpg'")
+    assert found["34"].startswith("00003.jpg cannot be read as a picture") and found["2"] == ""
+    assert found["a.mp4"] == "is empty (0 bytes)." and found["b.mp4"] == "There is no video: a link to nowhere."
+
+
+def test_names_that_no_list_can_hold_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a\nb.mp4", "# c.mp4", " d.mp4", "e.mp4"):
+        (tmp_path / "v" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "v" / name).write_bytes(b"")
+    data(["check", str(tmp_path / "v"), "--out", str(tmp_path), "--workers", "1"])
+    assert "3 of them have names that no list can hold: rename ' d.mp4'" in capsys.readouterr().out
+    assert (tmp_path / "exclude.txt").read_text().splitlines()[1:] == ["e.mp4"]
+
+
 def test_check_needs_something_to_check(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos or folders of frames"):
         data(["check", str(tmp_path)])
@@ -213,6 +240,8 @@ def test_prepare_refuses_what_would_lose_something(tmp_path: Path) -> None:
             data(["prepare", str(root), "--to", str(to)])
     with pytest.raises(DataError, match=r"a/x.avi and a/x.mp4 would both become a/x.mp4"):
         data(["prepare", str(root), "--to", str(tmp_path / "small")])
+    with pytest.raises(ConfigError, match="https://host/videos is an address; prepare needs a folder"):
+        data(["prepare", "https://host/videos", "--to", str(tmp_path / "small")])
     assert sorted(os.listdir(tmp_path)) == ["videos"]
     for text, size in (("1000", (1000, False)), ("256MB", (256_000_000, True)), ("2 gb", (2 * 10**9, True))):
         assert parse_shards(text) == size
@@ -263,12 +292,12 @@ def test_prepare_killed_goes_on_where_it_was(tmp_path: Path, another: subprocess
 def test_stats_say_what_packets_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("left", 3), ("right", 1)):
         for number in range(count):
-            numbered_video(tmp_path / "train" / name / f"{number}.mp4", 20, (360, 400), sc_threshold="0")
-    (tmp_path / "train" / "left" / "bad.mp4").write_bytes(b"nothing")
+            numbered_video(tmp_path / "Training" / name / f"{number}.mp4", 20, (360, 400), sc_threshold="0")
+    (tmp_path / "Training" / "left" / "bad.mp4").write_bytes(b"nothing")
     data(["stats", str(tmp_path)])
     told = capsys.readouterr().out
     assert "5 videos (4 looked at, 1 more cannot be read)" in told and "h264 100 %" in told
-    assert re.search(r"train/left\W+4\b", told) and re.search(r"train/right\W+1\b", told)
+    assert re.search(r"Training/left\W+4\b", told) and re.search(r"Training/right\W+1\b", told)
     assert re.search(r"short side\W+360\W+360\W+360", told) and re.search(r"seconds\W+0\.8\W", told)
     assert "2 folders of 1 to 4 videos" in told
     assert "short side of 360" in told and "all since the last" not in told and "data prepare" in told

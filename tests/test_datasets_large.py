@@ -157,6 +157,10 @@ def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) 
     }
     assert list(found(data, "val").values()) == ["yoga", "picking apples"]
     assert data.split_records("train").listed == 4
+    (tmp_path / "videos/aaaaaaaaaaa_000000_000010.mp4").unlink()  # of 400; 600 cuts it elsewhere
+    data = Kinetics(tmp_path, version="710")
+    assert found(data, "train")["videos/aaaaaaaaaaa_000005_000015.mp4"] == "sipping cup"
+    assert len(data.split_records("train")) == data.split_records("train").listed == 4
 
 
 # Diving48 ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import io
 import os
 import re
 import subprocess
@@ -22,11 +23,16 @@ import av
 import numpy as np
 import pytest
 import torch
-from odd_videos import BAD_KINDS, FRAMES, ODD_KINDS, encode, flipped, make_bad, make_odd, pictures
+from odd_videos import BAD_KINDS, FRAMES, ODD_KINDS, _silence, encode, flipped, make_bad, make_odd, pictures
 
+from datamodules import shards
+from datamodules.motionclips import write_video
 from datamodules.records import Source
+from datamodules.shard_index import pack, scan
+from datamodules.tree import Tree
 from datamodules.video.decoding import DECODERS, VideoReader, open_video
 from datamodules.video.pixels import stacked
+from datamodules.video.pyav_reader import COVER
 from datamodules.video.torchcodec_reader import TorchcodecReader
 from zoo.errors import ConfigError, DataError
 
@@ -193,6 +199,77 @@ def test_videos_inside_a_shard(tmp_path: Path) -> None:
         with open_video(source, DECODER) as inside, open_video(Source(str(video), (0.2, 0.6)), DECODER) as alone:
             assert len(inside) == len(alone) == 10
             assert torch.equal(inside.frames(range(10)), alone.frames(range(10)))
+
+
+@pytest.mark.parametrize("kind", ["lossless_rgb", "odd_size", "huge_gop", "fragmented", "mpegts", "paletted"])
+def test_large_videos_inside_a_shard_are_read_block_by_block(
+    kind: str, tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "BLOCK", 512)  # what they hold is a header and a few hundred bytes each
+    monkeypatch.setattr(shards, "KEPT", 2)
+    video = put(odd(kind), tmp_path / "v.mp4")
+    pack(tmp_path, [video.name], tmp_path / "s.tar")
+    ((_, *place, _),) = scan(str(tmp_path / "s.tar"))[0]
+    for span in (None, (0.2, 0.6)) if kind != "paletted" else (None,):
+        source = Source(str(tmp_path / "s.tar"), span, (place[0], place[1]), "v.mp4")
+        with open_video(source, DECODER) as inside, open_video(Source(str(video), span), DECODER) as alone:
+            assert isinstance(inside, VideoReader) and isinstance(inside._file, io.BufferedReader)
+            assert getattr(inside, "_decoder", None) is None or DECODER == "torchcodec"
+            wanted = [len(alone) - 1, 0, len(alone) // 2]
+            assert len(inside) == len(alone)
+            assert torch.equal(inside.frames(wanted), alone.frames(wanted))
+            everything = alone.frames(range(len(alone)))
+            assert torch.equal(inside.frames(range(len(alone))), everything)
+    size = video.stat().st_size
+    os.truncate(tmp_path / "s.tar", place[0] + size // 2)
+    with pytest.raises(DataError, match=r"^v.mp4 in .*s.tar ends \d+ bytes too early"):
+        decode(Source(str(tmp_path / "s.tar"), None, (place[0], place[1]), "v.mp4"))
+
+
+@pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
+def test_both_decoders_of_a_large_video_have_a_place_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "BLOCK", 4096)
+    noise = np.random.default_rng(0).integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)
+    write_video(tmp_path / "v.mp4", noise)
+    pack(tmp_path, ["v.mp4"], tmp_path / "s.tar")
+    ((_, offset, size, _),) = scan(str(tmp_path / "s.tar"))[0]
+    everything = decode(tmp_path / "v.mp4")
+    with open_video(Source(str(tmp_path / "s.tar"), None, (offset, size), "v.mp4"), DECODER) as reader:
+        assert isinstance(reader, TorchcodecReader) and reader._decoder is not None
+        for n in range(200):  # PyAV goes on where torchcodec fails
+            assert torch.equal(reader.frames([199 - n])[0], everything[199 - n])
+            assert torch.equal(VideoReader._unique(reader, np.array([n]))[0], everything[n])
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    if int(av.__version__.split(".")[0]) < 15:
+        pytest.skip("PyAV does not tell pictures from videos")
+    for name, flags in (("song.mp4", COVER), ("video.mp4", 0)):
+        with av.open(str(tmp_path / name), "w") as out:
+            sound = out.add_stream("aac", rate=16000)
+            stream = out.add_stream("mjpeg", rate=1, width=64, height=48, pix_fmt="yuvj420p")
+            stream.disposition = av.stream.Disposition(flags)
+            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 90, np.uint8), format="rgb24")
+            out.mux([*stream.encode(picture.reformat(format="yuvj420p")), *stream.encode()])
+            out.mux([*sound.encode(_silence(0)), *sound.encode()])
+    assert decode(tmp_path / "video.mp4").shape == (1, 3, 48, 64)
+    with pytest.raises(DataError, match=r"song.mp4 has no video stream, only a cover picture"):
+        decode(tmp_path / "song.mp4")
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec", "container"),
+    [
+        (".mts", "libx264", "mpegts"), (".m2ts", "mpeg2video", "mpegts"), (".m2t", "mpeg2video", "mpegts"),
+        (".ogv", "libvpx", "ogg"), (".asf", "msmpeg4", "asf"), (".vob", "mpeg2video", "vob"), (".divx", "mpeg4", "avi"),
+        (".f4v", "libx264", "mp4"), (".3g2", "mpeg4", "3g2"), (".m2v", "mpeg2video", "mpeg2video"),
+        (".mxf", "mpeg2video", "mxf"), (".qt", "mpeg4", "mov"),
+    ],
+)  # fmt: skip
+def test_videos_of_rarer_endings_are_read(ending: str, codec: str, container: str, tmp_path: Path) -> None:
+    path = encode(tmp_path / f"v{ending.upper()}", codec, container)
+    assert Tree(tmp_path).names == [path.name]
+    assert decode(path).shape[:2] == (FRAMES, 3)
 
 
 def test_frames_of_two_sizes_make_no_clip(tmp_path: Path) -> None:

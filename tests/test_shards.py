@@ -66,7 +66,7 @@ def write_shards(root: Path, to: Path) -> Path:
     """The videos as they are, two in a shard, and shards.json."""
     for number in range(0, len(NAMES), 2):
         pack(root, NAMES[number : number + 2], to / f"shards-{number // 2:06d}.tar")
-    found = [(n, video) for n, shard in enumerate(sorted(to.glob("*.tar"))) for video in scan(str(shard))]
+    found = [(n, video) for n, shard in enumerate(sorted(to.glob("*.tar"))) for video in scan(str(shard))[0]]
     columns = [[getattr(video, name) for _, video in found] for name in ("offset", "size", "label")]
     files = sorted(shard.name for shard in to.glob("*.tar"))
     Manifest(files, [video.path for _, video in found], [n for n, _ in found], *columns).write(to)

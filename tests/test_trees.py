@@ -33,7 +33,7 @@ def shards_of(root: Path, home: Path) -> Path:
     home.mkdir()
     for number, shard in enumerate(shards):
         pack(root, names[number::2], shard)
-    rows = [(number, video) for number, shard in enumerate(shards) for video in scan(str(shard))]
+    rows = [(number, video) for number, shard in enumerate(shards) for video in scan(str(shard))[0]]
     columns = [[getattr(video, name) for _, video in rows] for name in ("offset", "size", "label")]
     Manifest([s.name for s in shards], [video.path for _, video in rows], [n for n, _ in rows], *columns).write(home)
     return home
@@ -125,7 +125,59 @@ def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
             look()
 
 
-@pytest.mark.parametrize("name", ["val", "validation", "valid"])
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    told = [record.getMessage() for record in caplog.records]
+    caplog.clear()
+    return told
+
+
+def test_split_folders_have_the_usual_names_in_whatever_case(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for train, val, test in (("Train", "validate", "Test"), ("training", "VALID", "testing")):
+        root = tmp_path / train
+        touch(root, *(f"{home}/{c}/{i}.mp4" for home in (train, val, test) for c in "ab" for i in range(3)))
+        for place in (root, shards_of(root, tmp_path / f"{train}-shards")):
+            data = VideoFolder(place)
+            assert data.class_names == ["a", "b"]
+            for split, home in (("train", train), ("val", val), ("test", test)):
+                records = data.split_records(split)
+                assert [n.removeprefix(f"{root}/") for n in map(str, records.ids)] == [
+                    f"{home}/{c}/{i}.mp4" for c in "ab" for i in range(3)
+                ]
+    touch(tmp_path / "x", *(f"{home}/{i}.mp4" for home in ("train", "car") for i in range(4)))
+    assert VideoFolder(tmp_path / "x").class_names == ["car", "train"]  # vehicles
+    assert not warnings(caplog)
+
+
+def test_half_copied_folders_serve_for_what_is_there(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"val/{c}/{i}.mp4" for c in "ab" for i in range(3)))
+    data = VideoFolder(tmp_path)
+    assert data.class_names == ["a", "b"]
+    assert len(data.split_records("test")) == len(data.split_records("val")) == 6
+    with pytest.raises(DataError, match="has val, but no folder train: it is for testing only"):
+        data.split_records("train")
+
+
+def test_what_is_not_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    touch(one, *(f"{home}/{c}/{i}.mp4" for home in ("train", "Val", "validation") for c in "ab" for i in range(5)))
+    touch(one, "c/1.mp4", "c/d/2.mp4", "3.mp4", "train/4.mp4", "labels.csv", "c/5.jpg")
+    for place in (one, shards_of(one, tmp_path / "shards")):
+        caplog.clear()
+        data = VideoFolder(place)
+        assert [len(data.split_records(split)) for split in ("train", "val", "test")] == [10, 10, 10]
+        assert warnings(caplog) == [
+            f"{place}: videos in no class folder of a split are not read: 1 in ., 2 in c, 1 in train, 10 in validation"
+        ]
+    touch(two, *(f"{c}/{i}.{end}" for c in "ab" for i, end in enumerate(["mp4", "MTS", "ogv", "x", "y", "xmp4", "X"])))
+    touch(two, "a/raw", "a/.hidden", "notes.md", "a/a.tar.gz", "b/0.mp4.part", "b/1.aac", "b/2.aac", "b/3.aac")
+    data = VideoFolder(two)
+    assert sum(len(data.split_records(split)) for split in ("train", "val", "test")) == 6
+    assert warnings(caplog) == [
+        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more endings"
+    ]
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "valid", "validate"])
 def test_validation_videos_by_the_usual_names(tmp_path: Path, name: str) -> None:
     touch(tmp_path, *(f"train/{c}/{i}.mp4" for c in "ab" for i in range(3)), f"{name}/a/7.mp4", f"{name}/b/8.mp4")
     data = VideoFolder(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -44,6 +45,12 @@ class Report:
         """The videos with a problem."""
         return [row for row in self.rows if row.problem]
 
+    @property
+    def nameless(self) -> list[str]:
+        """Those of bad videos that a list of a name a line would not say, or would say of another."""
+        bare = (row.path for row in self.bad)
+        return [path for path in bare if path != path.strip() or re.search("[\r\n]", path) or path.startswith("# ")]
+
     def kinds(self) -> Counter[str]:
         """How many videos have each problem, whatever they and the numbers in it are."""
         return Counter(re.sub(r"\d+(\.\d+)?", "N", row.problem) for row in self.bad)
@@ -57,7 +64,7 @@ class Report:
         write_rows(folder / REPORT, Checked._fields, self.rows)
         lines = [
             f"# {len(self.bad)} of {len(self.rows)} videos cannot be read, see {REPORT}",
-            *(b.path for b in self.bad),
+            *(row.path for row in self.bad if row.path not in self.nameless),
         ]
         with written(folder / EXCLUDE) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
@@ -80,11 +87,17 @@ def check(root: str, decoder: str = "pyav", workers: int | None = None, time_lim
     rows = []
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, ZooError):
-            where = Path(root, source.name)
-            text = str(result).replace(str(where), "").replace(source.path, "").replace(source.name, "")
-            result = Checked(source.name, problem=text.strip(" :"))
+            result = Checked(source.name, problem=_problem(source, str(result)))
         rows.append(result)
     return Report(rows)
+
+
+def _problem(source: Source, text: str) -> str:
+    """What is wrong, without the name of the video; of a folder of frames with that of the frame."""
+    folder = f"{Path(source.path)}{os.sep}"
+    if source.place is None and folder in text:
+        return text.replace(folder, "")
+    return re.sub(rf"(^|\s){re.escape(str(source))}(?=[\s:,]|$)", "", text, count=1).strip(" :")
 
 
 def check_video(source: Source, decoder: str) -> Checked:

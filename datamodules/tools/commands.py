@@ -62,6 +62,8 @@ def _check(asked: Any) -> None:
     print(f"Wrote {folder / REPORT}")
     if report.bad:
         print(f"Leave the others out of training and testing with: --data.exclude {exclude}")
+    if report.nameless:
+        print(f"{len(report.nameless)} of them have names that no list can hold: rename {report.nameless[0]!r}")
 
 
 def _stats_options(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +100,8 @@ def _prepare_options(parser: argparse.ArgumentParser) -> None:
 def _prepare(asked: Any) -> None:
     from datamodules.tools.prepare import PROBLEMS, prepare
 
+    if "://" in asked.root:
+        raise ConfigError(f"{asked.root} is an address; prepare needs a folder on this machine, so copy it here first.")
     encoding = Encoding(asked.short_side, asked.gop, asked.crf)
     to = Path(asked.to)
     result = prepare(Path(asked.root), to, encoding, asked.shards, asked.workers, asked.time_limit)

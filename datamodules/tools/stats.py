@@ -5,7 +5,6 @@ From headers and packets alone; nothing is decoded.
 
 from __future__ import annotations
 
-import io
 import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,12 +15,12 @@ import av
 from rich.table import Table
 
 from datamodules.records import Source
-from datamodules.shards import read_place
+from datamodules.shards import open_place
 from datamodules.tools.parallel import each
-from datamodules.tree import open_tree
+from datamodules.tree import open_tree, split_of
+from datamodules.video.pyav_reader import video_stream
 from zoo.errors import DataError, ZooError
 
-SPLITS = ("train", "val", "valid", "validation", "test")
 SHOWN = 20  # classes in the table
 LARGE, FAR = 320, 32  # a short side and a distance of key frames from which preparing pays; it makes them 256 and 16
 
@@ -47,13 +46,11 @@ def look(source: Source) -> Video:
     """
     file: Any = source.path
     if source.place is not None:
-        file = io.BytesIO(read_place(source.path, source.place, source.name))
+        file = open_place(source.path, source.place, source.name)
     try:
         size = source.place[1] if source.place else Path(source.path).stat().st_size
         with av.open(file, metadata_errors="replace") as container:
-            stream: Any = container.streams.best("video")
-            if stream is None:
-                raise DataError(f"{source} has no video stream.")
+            stream = video_stream(container, source)
             packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
             if not packets:
                 raise DataError(f"{source} has no frames.")
@@ -132,7 +129,7 @@ def _classes(names: Sequence[str]) -> list[str | Table]:
     counts: Counter[tuple[str, ...]] = Counter()
     for name in names:
         folders = PurePosixPath(name).parts[:-1]
-        counts[folders[: 2 if folders[:1] and folders[0].lower() in SPLITS else 1]] += 1
+        counts[folders[: 2 if folders[:1] and split_of(folders[0]) else 1]] += 1
     if set(counts) == {()}:
         return []
     sizes = sorted(counts.values())

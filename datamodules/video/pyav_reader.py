@@ -24,6 +24,7 @@ from datamodules.video.pixels import rgb, stacked
 from datamodules.video.whole import check_whole
 from zoo.errors import DataError
 
+COVER = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 DELAY = 4  # frames that a decoder may hold back to put them in order; a jump throws them away
 
 
@@ -59,12 +60,13 @@ class VideoReader:
         self.fps = float(self._stream.average_rate or self._stream.guessed_rate or 30)
         self._reformatter = VideoReformatter()
 
-    def _open_file(self) -> str | io.BytesIO:
-        """The path of a regular file that is whole as far as its header tells, or the bytes of a video in a shard."""
+    def _open_file(self) -> str | io.BytesIO | io.BufferedReader:
+        """The path of a regular file that is whole as far as its header tells, or a video in a shard as a file."""
         if self.source.place is not None:
-            from datamodules.shards import read_place
+            from datamodules.shards import open_place
 
-            file = io.BytesIO(read_place(self.source.path, self.source.place, str(self.source)))
+            part = self.source.span is not None
+            file = open_place(self.source.path, self.source.place, str(self.source), part)
             check_whole(file, str(self.source))
             return file
         path = Path(self.source.path)
@@ -83,14 +85,14 @@ class VideoReader:
         try:
             # HMDB51 has titles that are not UTF-8
             self._container: Any = av.open(self._file, metadata_errors="replace", timeout=self._time_left())
+        except DataError:  # of a shard
+            raise
         except (av.FFmpegError, OSError, ValueError) as error:
             self._check_time()
             raise DataError(f"{self.source} cannot be opened as a video: {_reason(error)}.") from error
 
     def _best_stream(self) -> Any:
-        stream = self._container.streams.best("video")
-        if stream is None:
-            raise DataError(f"{self.source} has no video stream.")
+        stream = video_stream(self._container, self.source)
         if stream.codec_context is None:
             raise DataError(f"{self.source} has a video stream of a kind that FFmpeg does not know.")
         # loader workers are the parallelism; a thread pool for each of them only costs memory
@@ -106,7 +108,7 @@ class VideoReader:
             self._container.seek(0)
             return
         self._container.close()
-        if isinstance(self._file, io.BytesIO):
+        if not isinstance(self._file, str):
             self._file.seek(0)
         self._open_container()
         self._stream = self._best_stream()
@@ -281,6 +283,21 @@ class VideoReader:
 
     def __exit__(self, *error: Any) -> None:
         self.close()
+
+
+def video_stream(container: Any, source: Source) -> Any:
+    """The stream of a file that is its video.
+
+    Raises:
+        DataError: there is none; the cover picture of a song is none.
+    """
+    stream = container.streams.best("video")
+    if stream is None:
+        raise DataError(f"{source} has no video stream.")
+    flags = getattr(stream, "disposition", None)  # PyAV tells it from version 15 on
+    if getattr(flags, "value", 0) & COVER:
+        raise DataError(f"{source} has no video stream, only a cover picture.")
+    return stream
 
 
 def _reason(error: Exception) -> str:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.records import Source
+from datamodules.shards import PlaceFile
 from datamodules.video.pyav_reader import VideoReader
 from zoo.errors import ConfigError
 
@@ -62,7 +64,11 @@ class TorchcodecReader(VideoReader):
         self._decoder: Any = None
         if self._times is None:
             return
-        file = self._file if isinstance(self._file, str) else self._file.getvalue()
+        file: Any = self._file
+        if isinstance(file, io.BytesIO):
+            file = file.getvalue()
+        elif isinstance(file, io.BufferedReader):
+            file = cast(PlaceFile, file.raw).opened()
         keys = set(self._keys.tolist())
         frames = [{"pts": t, "duration": 1, "key_frame": int(t in keys)} for t in self._times.tolist()]
         with contextlib.suppress(*REFUSALS):
