@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from zoo.commands import ZOO_VERBS
 from zoo.config import check_config
@@ -104,8 +104,7 @@ def split_arguments(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]
             own[name] = value if equals else tokens.pop(0)
         elif token.startswith("-"):
             rest.append(token)
-            optional = token.endswith(".help") and tokens and tokens[0].startswith("-")
-            if not equals and token not in FLAGS and not optional and tokens:
+            if not equals and token not in FLAGS and tokens and not tokens[0].startswith("--"):  # but "-1" is a value
                 rest.append(tokens.pop(0))
         else:
             plain.append(token)
@@ -146,6 +145,7 @@ def keep_metrics(folder: Path) -> None:
     free = next(file for file in (folder / f"metrics-{n}.csv" for n in numbers) if not file.exists())
     with contextlib.suppress(FileNotFoundError):  # there is none, or another process of the run was quicker
         (folder / "metrics.csv").rename(free)
+        print(f"The metrics so far are in {free} now.")
 
 
 def check_resumed(verb: str, path: str) -> None:
@@ -191,10 +191,10 @@ def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     from lightning.pytorch.callbacks import LearningRateMonitor
 
     from lit_modules.checkpoints import run_checkpoints
-    from lit_modules.report import PredictionReport, TestReport
+    from lit_modules.report import FitReport, PredictionReport, TestReport
 
     if verb == "fit":
-        callbacks = [*run_checkpoints(folder / "checkpoints"), LearningRateMonitor()]
+        callbacks = [*run_checkpoints(folder / "checkpoints"), LearningRateMonitor(), FitReport()]
         return {"callbacks": callbacks, "max_epochs": 30, "log_every_n_steps": 10}
     reports = {"test": TestReport, "predict": PredictionReport}
     return {"callbacks": [reports[verb](folder)]} if verb in reports else {}
@@ -204,6 +204,11 @@ def classes_of(data: Any) -> list[str] | None:
     """Class names of a data module whose folder is there; a wrong one is found before any weights are fetched."""
     data.check_root()
     return data.class_names
+
+
+def nobody(data: Any) -> None:
+    """No class names of a data module, but a folder that is there."""
+    data.check_root()
 
 
 def run_trainer(verb: str, arguments: Sequence[str]) -> None:
@@ -219,15 +224,30 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
     import datamodules
     import lit_modules
     from lit_modules.checkpoints import WholeFiles
+    from lit_modules.options import explained
+
+    def classes(package: Any, base: type) -> dict[str, type]:
+        found = {name: getattr(package, name) for name in package.__all__ if name != "VideoDataModule"}
+        return {name: value for name, value in found.items() if isinstance(value, type) and issubclass(value, base)}
+
+    known = {"data": classes(datamodules, L.LightningDataModule), "model": classes(lit_modules, L.LightningModule)}
+
+    class Parser(LightningArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+            if not self.exit_on_error:  # of a class of which another may take the options
+                super().error(message, ex)
+            raise ConfigError(explained(message, known)) from ex
 
     class TempozooCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # the protocol goes the other way, from network to data, when the Trainer brings the two together
-            parser.link_arguments("data", "model.init_args.class_names", classes_of, apply_on="instantiate")
+            names = nobody if verb == "predict" else classes_of  # the network's own stay as they are
+            parser.link_arguments("data", "model.init_args.class_names", names, apply_on="instantiate")
             parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
 
         def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -252,7 +272,10 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             absent += [ModelCheckpoint] if said.enable_checkpointing is False else []
             defaults = self.trainer_defaults.get("callbacks", [])
             self.trainer_defaults["callbacks"] = [one for one in defaults if not isinstance(one, tuple(absent))]
-            trainer = super().instantiate_trainer(**kwargs)
+            try:
+                trainer = super().instantiate_trainer(**kwargs)
+            except (MisconfigurationException, ValueError, TypeError) as error:  # of a device or strategy
+                raise ConfigError(f"these --trainer options do not work here: {error}") from error
             if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one that was asked for
                 trainer.strategy.checkpoint_io = WholeFiles()
             return trainer
@@ -265,9 +288,17 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
                 super().setup(trainer, pl_module, stage)
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # its tips and hardware notes
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # this is how a console command calls it
-    warnings.filterwarnings("ignore", ".*LeafSpec.*")
-    warnings.filterwarnings("ignore", ".*smaller than the logging interval.*")
+    for nothing_to_do in (
+        "LightningCLI's args parameter",  # this is how a console command calls it
+        ".*LeafSpec.*",
+        ".*smaller than the logging interval.*",
+        ".*sync_dist=True.*",  # what is logged is the same in all processes
+        ".*Grad strides do not match bucket view strides.*",  # of kernels of one pixel, whose strides mean nothing
+        ".*Experiment logs directory.*",  # keep_metrics has seen to it
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*The dirpath has changed.*",  # a run that is gone on with elsewhere
+    ):
+        warnings.filterwarnings("ignore", nothing_to_do)
     own, plain, rest = split_arguments(arguments)
     if "--entry" in own:
         own, rest = of_entry(own, rest, plain)
@@ -313,6 +344,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             trainer_defaults=callbacks_of(verb, folder),
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=Parser,
             parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
             args=[verb, *before, *rest, *after, *(to_go_on_with(folder, rest) if verb == "fit" else [])],
         )

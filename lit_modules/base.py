@@ -16,13 +16,14 @@ import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics import MeanMetric
 
+from lit_modules.checkpoints import averaged
 from lit_modules.heads import heads_loss, heads_scores
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_network,
+    check_classes,
     frames_of,
     head_initialised,
     match_classes,
@@ -32,10 +33,11 @@ from lit_modules.network import (
 )
 from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, Rules, lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
-from lit_modules.scores import Scores, measured, merged, merged_scores
+from lit_modules.scores import Scores, accuracies, measured, merged, merged_scores
 from lit_modules.sharded import blank_pass, is_sharded, passes_behind
 from zoo.errors import ConfigError
 from zoo.hub.checkpoint import CONFIG_KEY
+from zoo.models import ARCHITECTURES
 
 log = logging.getLogger("lit_modules")
 
@@ -134,17 +136,19 @@ class VideoClassifier(L.LightningModule):
         if class_names is not None and num_classes not in (None, len(class_names)):
             raise ConfigError(f"num_classes is {num_classes}, but {len(class_names)} class_names were given.")
         self.save_hyperparameters()
+        by_name = class_names is not None and pretrained and name not in ARCHITECTURES  # with the classifier it has
         self.network: Any = build_network(
             name,
             weights=weights,
             pretrained=pretrained,
-            num_classes=len(class_names) if class_names is not None else num_classes,
+            num_classes=None if by_name else len(class_names) if class_names is not None else num_classes,
             num_frames=frames_of(protocol) if num_frames is None and protocol is not None else num_frames,
             image_size=image_size,
             options=options,
         )
-        if class_names is not None and (done := match_classes(self.network, class_names)):
-            log.warning("%s: the classifier was %s", name, done)
+        self.matched = None if class_names is None else match_classes(self.network, class_names)
+        if self.matched:
+            log.warning("%s: the classifier was %s", name, self.matched)
         if protocol is not None:
             take_protocol(self.network, protocol, image_size)
         if heads is not None:
@@ -156,6 +160,7 @@ class VideoClassifier(L.LightningModule):
         if self.heads and (mixup or cutmix):
             raise ConfigError("mixup and cutmix need one label for each clip, not several heads; set them to 0.")
         self.mixing = Mixing(mixup, cutmix, classes)
+        self.train_loss = MeanMetric()
         self.train_metrics = accuracies(classes, "train_")
         self.scores: Scores = {}  # of the videos validated or tested; of all processes when that has ended
 
@@ -238,15 +243,19 @@ class VideoClassifier(L.LightningModule):
         logits = self(clips)
         loss = heads_loss(logits, labels, self.head_sizes, self.hparams["label_smoothing"])
         self.log("train_loss_step", loss, prog_bar=True)
-        self.log("train_loss_epoch", loss, on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self.train_loss.update(loss.detach(), len(labels))
         if labels.ndim == 1:  # not of mixed clips, nor of several heads
             self.train_metrics.update(logits.detach().float(), labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
         self._merge_skipped("train")
+        # as numbers, the same in all processes: what Lightning has to reduce, a progress bar may ask one process for
+        found = {"train_loss_epoch": self.train_loss.compute()}
         if any(metric.update_called for metric in self.train_metrics.values()):
-            self.log_dict(self.train_metrics.compute(), sync_dist=True)
+            found |= self.train_metrics.compute()
+        self.log_dict({name: float(value) for name, value in found.items()})
+        self.train_loss.reset()
         self.train_metrics.reset()
 
     def configure_optimizers(self) -> dict[str, Any]:
@@ -301,8 +310,23 @@ class VideoClassifier(L.LightningModule):
         self._log_measured("val_")
 
     def on_test_start(self) -> None:
+        self._check_head()
+
+    def on_validation_start(self) -> None:
+        if self.trainer.state.fn == "validate":
+            self._check_head()
+
+    def _check_head(self) -> None:
+        """Refuse to measure weights whose classifier is random: it would be taken for theirs."""
+        name = self.hparams["name"]
+        if self.untrained_head and self.network.report.source is not None:
+            what = self.matched or "left out of these weights"
+            raise ConfigError(
+                f"the classifier of {name} was {what}. There is nothing to measure before it is trained: correct the "
+                f"labels, or fine-tune with `tempozoo fit --from {name}`."
+            )
         if self.untrained_head:
-            log.warning("the classifier of %s was not trained for these classes: expect chance", self.hparams["name"])
+            log.warning("the classifier of %s was not trained for these classes: expect chance", name)
 
     def on_test_epoch_start(self) -> None:
         self.scores = {}
@@ -336,8 +360,8 @@ class VideoClassifier(L.LightningModule):
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
             found[f"{prefix}left_out"] = float(len(skipped))
         shown = [name for name in (f"{prefix}top1",) if name in found]
-        self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True, sync_dist=True)
-        self.log_dict(found, sync_dist=True)
+        self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True)
+        self.log_dict(found)
 
     def _merge_skipped(self, split: str) -> dict[str, str]:
         """The unreadable videos of all processes, which may be too many; their data modules then know of all."""
@@ -360,6 +384,7 @@ class VideoClassifier(L.LightningModule):
             ConfigError: it was written by another recipe, or an earlier version of this one.
         """
         self.untrained_head = False
+        check_classes(self.network, checkpoint.get(CONFIG_KEY) or {})
         saved = [len(g["params"]) for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]]
         resumed = self._trainer is not None and self.trainer.state.fn == "fit"
         if resumed and saved and saved != [len(group["params"]) for group in self._groups]:
@@ -371,21 +396,3 @@ class VideoClassifier(L.LightningModule):
     def provenance(self) -> dict[str, Any]:
         """Where the network's weights come from; ``zoo.push`` asks for it."""
         return provenance_of(self)
-
-
-def averaged(average: Tensor, current: Tensor, updates: Tensor | int, decay: float) -> Tensor:
-    """The next moving average. It begins with a lower decay, so that short runs do not keep their first weights."""
-    count = torch.as_tensor(updates)  # on its device: reading it would wait for the device at every parameter
-    share = ((1 + count) / (10 + count)).clamp(max=decay)
-    return average + (1 - share) * (current - average)  # in this form it leaves alone what does not change
-
-
-def accuracies(classes: int, prefix: str) -> MetricCollection:
-    """Top-1, top-5 (capped at the class count) and mean class accuracy."""
-    metrics = {
-        "top1": MulticlassAccuracy(classes, average="micro"),
-        "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
-        "mean_class": MulticlassAccuracy(classes, average="macro"),
-    }
-    # as a compute group, top-5 would become a copy of top-1 whenever a first batch happens to score the same
-    return MetricCollection(metrics, prefix=prefix, compute_groups=False)

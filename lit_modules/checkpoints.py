@@ -1,4 +1,4 @@
-"""The checkpoints that a run writes: its best state, and its last one, which it goes on from."""
+"""What a run keeps of its weights: checkpoints of the best and the last state, and their moving average."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
 from zoo.hub.files import atomic_path
 
@@ -62,3 +63,10 @@ def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:
         ModelCheckpoint(**last, save_on_train_epoch_end=True),  # save_last would only be written with the best one
         BetweenSteps(**last, train_time_interval=timedelta(minutes=15)),
     ]
+
+
+def averaged(average: Tensor, current: Tensor, updates: Tensor | int, decay: float) -> Tensor:
+    """The next moving average. It begins with a lower decay, so that short runs do not keep their first weights."""
+    count = torch.as_tensor(updates)  # on its device: reading it would wait for the device at every parameter
+    share = ((1 + count) / (10 + count)).clamp(max=decay)
+    return average + (1 - share) * (current - average)  # in this form it leaves alone what does not change

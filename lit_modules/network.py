@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 import zoo
@@ -46,7 +46,11 @@ def head_initialised(network: Any) -> bool:
 
 
 def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
-    """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None."""
+    """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None.
+
+    Outputs are told apart by name. Where all classes are among the network's, those are taken; otherwise the classifier
+    begins anew.
+    """
     names = list(class_names)
     if len(names) < 2:
         raise ConfigError(f"there must be at least 2 classes, got {names}.")
@@ -55,26 +59,57 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     done = None
     if labels == names:
         return None
-    if labels is not None and sorted(labels) == sorted(names):
+    if labels is not None and set(names) <= set(labels):
         order = [labels.index(name) for name in names]
-        with torch.no_grad():
-            for parameter in network.get_classifier().parameters():
-                parameter.copy_(parameter[order].clone())
+        rows = {key: value[order].clone() for key, value in network.get_classifier().state_dict().items()}
+        if len(names) < len(labels):
+            network.reset_classifier(len(names))
+        network.get_classifier().load_state_dict(rows)
         protocol = protocol.with_classes(order)
         done = "reordered, as the data has its classes in another order"
+        if len(names) < len(labels):
+            done = f"cut down to the data's {len(names)} of its {len(labels)} classes"
     elif labels is not None or network.get_classifier().out_features != len(names):
         network.reset_classifier(len(names))
         protocol = protocol.with_classes([])
         head = [key for key in network.state_dict() if key.startswith(network.head_prefix)]
         initialised = dict.fromkeys((*network.report.initialised, *head))
         network.report = replace(network.report, initialised=tuple(initialised))
-        done = "re-initialised, as the data has other classes"
+        done = "re-initialised, as the data has other classes" + _unknown(names, labels or [])
     elif not head_initialised(network):
         done = "taken to have the data's classes in their order, as its own have no names"
     network.labels, network.protocol = tuple(names), protocol
     network.config["labels"], network.config["protocol"] = names, protocol.to_dict()
     network.config["options"]["num_classes"] = len(names)
     return done
+
+
+def _unknown(names: Sequence[str], labels: Sequence[str]) -> str:
+    """Which of a data set's classes a network that has others of them does not have."""
+    absent = [name for name in names if name not in labels]
+    if not labels or len(absent) == len(names):
+        return ""
+    lower = {label.lower(): label for label in labels}
+    close = difflib.get_close_matches(absent[0].lower(), lower, 1)
+    meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
+    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
+    return f": it has no {absent[0]!r}{meant}{more}"
+
+
+def check_classes(network: Any, config: Mapping[str, Any]) -> None:
+    """Refuse a run's checkpoint whose config has other classes than a network, or has them in another order.
+
+    Raises:
+        ConfigError: what to do instead.
+    """
+    theirs = config.get("labels") or range(config.get("options", {}).get("num_classes", 0))
+    ours = network.labels or range(network.config["options"]["num_classes"])
+    if config and list(theirs) != list(ours):
+        others = "others, or in another order" if len(theirs) == len(ours) else f"the data {len(ours)}"
+        raise ConfigError(
+            f"the checkpoint to go on with has {len(theirs)} classes, {others}. Give the data that it was made with, "
+            "or take its weights for other classes with --from."
+        )
 
 
 def set_dropout(network: Any, dropout: float | None, drop_path: float | None) -> None:

@@ -88,6 +88,8 @@ def published(network: Any, protocol: Protocol) -> dict[str, Any] | None:
     ``differing`` names what of the published protocol is not that of this test.
     """
     origin = provenance_now(network)
+    if network.report.published is False:  # a file of the same tensors, but not the one that the figures are of
+        return None
     if "entry" not in origin or "fine_tuned_from" in origin:
         return None
     entry = zoo.info(origin["entry"])
@@ -130,6 +132,7 @@ class TestReport(Callback):
         summary = {
             "network": trainer.ckpt_path or network.report.name,
             "weights": fingerprint(network.state_dict()),
+            "loaded": str(network.report) if trainer.ckpt_path is None else f"weights from {trainer.ckpt_path}.",
             "data": None if data is None else type(data).__name__,
             "metrics": metrics,
             "published": published(network, protocol),
@@ -195,6 +198,7 @@ def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> 
     say(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
     console.print(table)
     protocol = Protocol.from_dict(summary["protocol"])
+    say(f"Loaded: {summary['loaded']}")
     say(f"Protocol: {protocol}")
     if said:
         say(f"Published: {said['dataset']}, {said['views']} views at {said['size']} ({said['source']})")
@@ -211,6 +215,35 @@ def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> 
 
 def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
+
+
+class FitReport(Callback):
+    """Says what a training starts from and on what, and where its best state is; on by default in ``tempozoo fit``."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Videos, classes, weights."""
+        if not trainer.is_global_zero:
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        network: Any = pl_module.network
+        counts = [f"{len(videos)} {split}" for split, videos in getattr(data, "datasets", {}).items()]
+        classes = network.config["options"]["num_classes"]
+        console = Console()
+        if counts:
+            words = f"{type(data).__name__}: {', '.join(counts)} videos, {classes} classes"
+            console.print(words, highlight=False, markup=False, soft_wrap=True)
+        how = f"Goes on from {trainer.ckpt_path}" if trainer.ckpt_path else f"Starts from {network.report}"
+        console.print(_printable(how), highlight=False, markup=False, soft_wrap=True)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """The best checkpoint."""
+        if not trainer.is_global_zero:
+            return
+        for callback in trainer.checkpoint_callbacks:
+            if callback.monitor == "val_top1" and callback.best_model_path:  # type: ignore[attr-defined]
+                score = 100 * float(callback.best_model_score)  # type: ignore[attr-defined]
+                words = f"Best validation top-1 {score:.2f} %: {callback.best_model_path}"  # type: ignore[attr-defined]
+                Console().print(_printable(words), highlight=False, markup=False, soft_wrap=True)
 
 
 class PredictionReport(Callback):

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.functional.classification import multiclass_accuracy
 
 from lit_modules.heads import heads_measured
@@ -61,3 +63,14 @@ def measured(scores: Scores, heads: Mapping[str, int] | None = None) -> dict[str
         "loss": F.nll_loss(values.clamp_min(1e-12).log(), labels),
     }
     return {key: float(value) for key, value in found.items()}
+
+
+def accuracies(classes: int, prefix: str) -> MetricCollection:
+    """Top-1, top-5 (capped at the class count) and mean class accuracy."""
+    metrics = {
+        "top1": MulticlassAccuracy(classes, average="micro"),
+        "top5": MulticlassAccuracy(classes, top_k=min(5, classes), average="micro"),
+        "mean_class": MulticlassAccuracy(classes, average="macro"),
+    }
+    # as a compute group, top-5 would become a copy of top-1 whenever a first batch happens to score the same
+    return MetricCollection(metrics, prefix=prefix, compute_groups=False)

@@ -18,8 +18,10 @@ from conftest import FOUR
 import zoo
 from cli import main
 from lit_modules import TAda2D, TANet, VideoClassifier
-from lit_modules.base import accuracies, averaged, match_classes
+from lit_modules.checkpoints import averaged
+from lit_modules.network import match_classes
 from lit_modules.optim import lr_factor, parameter_groups
+from lit_modules.scores import accuracies
 from zoo.errors import ConfigError
 
 TINY = ["--model.options", '{"width": 8, "dropout": 0.0}', "--model.num_frames", "4", "--model.image_size", "32"]

@@ -16,8 +16,7 @@ from test_cli import QUIET, TINY, data_options, rows_of
 from two_processes import two_processes
 
 from cli import main
-from lit_modules.base import averaged
-from lit_modules.checkpoints import WholeFiles
+from lit_modules.checkpoints import WholeFiles, averaged
 from lit_modules.scores import measured
 from zoo.provenance import fingerprint
 

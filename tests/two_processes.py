@@ -15,7 +15,8 @@ def two_processes(arguments: list[str], strategy: str = "ddp") -> subprocess.Com
     """Run a command; ``strategy`` is "ddp", "fsdp_cpu" or "fsdp_cpu_blocks" (every block a unit of its own)."""
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
            "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", str(HERE / "two_processes.py"), *arguments,
-           "--trainer.devices", "2", "--trainer.strategy", strategy]  # fmt: skip
+           "--trainer.devices", "2", "--trainer.strategy", strategy,
+           "--trainer.enable_progress_bar", "true"]  # fmt: skip  # which only one process has
     return subprocess.run(run, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=240)
 
 
