@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from datamodules.dataset import VideoDataset, collate
-from datamodules.loading import BatchSampler, ClipLoader
+from datamodules.loading import BatchSampler, ClipLoader, derived_number
 from datamodules.records import VideoRecords
+from datamodules.sampling import sample
 from datamodules.transforms import normalise
 from datamodules.tree import Tree, open_tree
 from datamodules.video.decoding import DECODERS, check_decoder
@@ -112,7 +113,8 @@ class VideoDataModule(L.LightningDataModule):
         self.exclude, self.max_missing, self.max_bad_fraction = exclude, max_missing, max_bad_fraction
         self.protocol: Protocol | None = None
         self.datasets: dict[str, VideoDataset] = {}
-        self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason
+        self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason; of the last pass, in training of all
+        self._named: dict[str, set[str]] = {}  # split -> paths that the log has named
         self.repeated: set[str] = set()
         self._train_loader: ClipLoader | None = None
         self._place: dict[str, Any] | None = None  # in the epoch of a run that is gone on with
@@ -183,6 +185,8 @@ class VideoDataModule(L.LightningDataModule):
             self._check_same_everywhere(split, records)
             if len(records) < records.listed:
                 log.warning("%s: %d of %d listed videos are there", split, len(records), records.listed)
+            sample(single, single.num_frames, 30.0, (0, single.clips))  # what cannot be is said here, not in a worker
+            self.skipped[split], self._named[split] = {}, set()
             self.datasets[split] = VideoDataset(
                 records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate, **self.reading
             )
@@ -203,7 +207,7 @@ class VideoDataModule(L.LightningDataModule):
         if self.exclude is None:
             return records
         try:
-            lines = Path(self.exclude).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+            lines = Path(self.exclude).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
         except OSError as error:
             raise DataError(f"the list of videos to leave out, {self.exclude}, cannot be read: {error}.") from error
         listed = {line.strip() for line in lines if line.strip() and not line.startswith("# ")}
@@ -265,6 +269,7 @@ class VideoDataModule(L.LightningDataModule):
         return ClipLoader(
             dataset,
             sampler,
+            None if train else lambda: self.skipped.update({split: {}}),  # what could not be read then may be well now
             num_workers=workers,
             **more,
             collate_fn=collate,
@@ -276,6 +281,7 @@ class VideoDataModule(L.LightningDataModule):
         self._train_loader = self._loader("train")
         if self._place is not None:
             self._train_loader.load_state_dict(self._place)
+            self._place = None
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
@@ -305,10 +311,11 @@ class VideoDataModule(L.LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Keep the account of videos that could not be read; stop when there are too many."""
         split = self._split_of_stage()
-        account = self.skipped.setdefault(split, {})
+        account, named = self.skipped[split], self._named[split]
         for path, reason in batch.pop("skipped"):
-            if path not in account:
-                account[path] = reason
+            account.setdefault(path, reason)
+            if path not in named:
+                named.add(path)
                 what = "replaced by another" if split == "train" else "left out"
                 log.warning("%s video %s: %s", split, what, reason)
         for path in batch.pop("repeated"):
@@ -337,6 +344,7 @@ class VideoDataModule(L.LightningDataModule):
             )
 
     def teardown(self, stage: str) -> None:
+        self._place = None  # of a checkpoint that was only tested, or of a run that failed before it began
         for split, account in self.skipped.items():
             if account:
                 log.warning("%d of %d %s videos could not be read", len(account), len(self.datasets[split]), split)
@@ -344,36 +352,46 @@ class VideoDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """uint8 frames -> normalised floats ``(..., C, T, H, W)``, on the device."""
         if len(batch["path"]):
-            protocol = next(iter(self.datasets.values())).protocol
+            protocol = self.datasets[self._split_of_stage()].protocol
             batch["video"] = normalise(batch["video"], protocol.mean, protocol.std)
         return batch
 
 
 def split_stratified(
-    labels: np.ndarray, fractions: Mapping[str, float], seed: int, names: Sequence[str], where: str
+    labels: np.ndarray,
+    fractions: Mapping[str, float],
+    seed: int,
+    names: Sequence[str],
+    where: str,
+    paths: Sequence[str] | None = None,
 ) -> dict[str, np.ndarray]:
-    """Split indices so that each class keeps its share; the first split takes what the others leave.
+    """Split indices: each video goes where a number drawn from the seed and its path without ending says.
 
-    Every class gets at least one video in every split.
+    So it stays there whatever other videos come or go, and when it is encoded anew or put into a shard; shares are as
+    asked for on average. Where a class would have no video in a split, its largest split gives one: only in a class so
+    small that this happens can others that come or go move a video, one for each split that lacks its own.
+
+    Args:
+        fractions: of each split; the first takes what the others leave.
+        paths: of the videos, relative to their root; their numbers, if not given.
 
     Raises:
         DataError: a class with fewer videos than splits.
     """
-    splits = list(fractions)
-    generator = np.random.Generator(np.random.PCG64(seed))
-    parts: dict[str, list[np.ndarray]] = {split: [] for split in splits}
+    first, *others = fractions
+    splits = [*others, first]
+    stems = (os.path.splitext(path)[0] for path in paths or map(str, range(len(labels))))
+    drawn = np.array([derived_number(seed, stem) for stem in stems])
+    part = np.searchsorted(np.cumsum([fractions[split] for split in others]), drawn, side="right")
     for label, name in enumerate(names):
-        members = generator.permutation(np.flatnonzero(labels == label))
+        members = np.flatnonzero(labels == label)
         if len(members) < len(splits):
             raise DataError(
                 f"class {name!r} of {where} has {len(members)} video{'s' * (len(members) != 1)}, too few to split into "
-                f"{', '.join(splits)}: add videos, remove the class, or give separate folders or lists for the splits."
+                f"{', '.join(fractions)}: add videos, remove the class, or give folders or lists for the splits."
             )
-        start = 0
-        for after, split in enumerate(splits[1:], start=1):
-            spare = len(members) - start - 1 - (len(splits) - after)  # the first split and those to come keep one each
-            count = 1 + min(max(round(fractions[split] * len(members)) - 1, 0), spare)
-            parts[split].append(members[start : start + count])
-            start += count
-        parts[splits[0]].append(members[start:])
-    return {split: np.sort(np.concatenate(found)) for split, found in parts.items()}
+        for number in range(len(splits)):
+            if number not in part[members]:
+                givers = members[part[members] == np.bincount(part[members]).argmax()]
+                part[givers[drawn[givers].argmin()]] = number
+    return {split: np.flatnonzero(part == splits.index(split)) for split in fractions}

@@ -21,6 +21,7 @@ from datamodules.video.time_limit import within
 from zoo.errors import DataError, ZooError
 from zoo.protocol import Protocol
 
+LONGEST = 20  # times the short side: a frame longer than that would be gigabytes when resized
 REPLACEMENTS = 10  # videos tried in place of an unreadable one before training gives up on its place in the batch
 
 
@@ -30,7 +31,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
     An item of a training split holds ``repeats`` clips ``(T, 3, S, S)``, uint8 RGB; of the other splits all views of a
     video in one tensor ``(V, T, 3, S, S)``, uint8, or float32 from 0 to 255 where the protocol resizes floats. A video
     that cannot be read is replaced in training, deterministically, by another one that can; in the other splits its
-    item has no clip. Either way ``skipped`` names it.
+    item has no clip. Either way ``skipped`` names it. It is tried again whenever it is asked for; in training, where an
+    endless one would cost a minute in every epoch, at its turns 2, 4, 8, ... in a worker.
 
     Args:
         flip_pairs: classes that trade places when a clip is mirrored.
@@ -57,7 +59,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.mirror = dict(flip_pairs) | {b: a for a, b in flip_pairs}
         self.decoder, self.frame_rate, self.time_limit = decoder, frame_rate, time_limit
         self.repeats, self.erasing, self.color_jitter = repeats, erasing, color_jitter
-        self._unreadable: dict[int, str] = {}  # in this process: what took a minute to fail is not tried again
+        # in this process, of videos that could not be read: how many turns they had since, and why
+        self._failed: dict[int, tuple[int, str]] = {}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -76,15 +79,18 @@ class VideoDataset(Dataset[dict[str, Any]]):
             source, label = self.records.source(at), torch.as_tensor(self.records.labels[at])
             if seed is not None:  # for each attempt: how far one got before it failed leaves no trace
                 torch.manual_seed(derived_seed(seed, attempt))
+            turns, reason = self._failed.get(at, (0, ""))
             try:
-                if at in self._unreadable:
-                    raise DataError(self._unreadable[at])
+                # it may be well again, but may take a minute to fail: its turns 1, 2, 4, 8, ... are tried
+                if turns & (turns + 1):
+                    raise DataError(reason)
                 clips, repeated, mirrored = self._clips(source)
             except DataError as error:
-                if not isinstance(error, UnreachableError):
-                    self._unreadable[at] = str(error)
+                if self.split == "train" and not isinstance(error, UnreachableError):
+                    self._failed[at] = turns + 1, str(error)
                 skipped.append((str(source), str(error)))
                 continue
+            self._failed.pop(at, None)
             labels = [self._mirrored(label) if m else label for m in mirrored]
             return {"video": clips, "label": labels, "path": str(source), "repeated": repeated, "skipped": skipped}
         return {"video": [], "label": [], "path": str(source), "repeated": False, "skipped": skipped}
@@ -98,13 +104,20 @@ class VideoDataset(Dataset[dict[str, Any]]):
         views = [None] * self.repeats if train else [(k, protocol.clips) for k in range(protocol.clips)]
         deadline = None if self.time_limit is None else time.monotonic() + self.time_limit
 
+        def resized(frames: Tensor) -> Tensor:
+            height, width = frames.shape[-2:]
+            if max(height, width) > LONGEST * min(height, width):
+                raise DataError(f"{source} has frames of {width} x {height} pixels, too narrow to be cut into views.")
+            return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
+
         def read() -> tuple[bool, np.ndarray, Tensor]:
             try:
                 with open_video(source, self.decoder, self.frame_rate, deadline=deadline) as reader:
                     repeated = len(reader) < protocol.num_frames
                     clips = [sample(protocol, len(reader), reader.fps, view) for view in views]
                     wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
-                    return repeated, position.reshape(len(clips), -1), reader.frames(wanted)
+                    frames = reader.frames(wanted) if train else resized(reader.frames(wanted))
+                    return repeated, position.reshape(len(clips), -1), frames
             except ZooError:
                 raise
             except Exception as error:  # a damaged file may raise anything
@@ -114,9 +127,12 @@ class VideoDataset(Dataset[dict[str, Any]]):
         if train:
             made = [train_clip(frames[rows], protocol, self.flip, self.erasing, self.color_jitter) for rows in position]
             return [clip for clip, _ in made], repeated, [mirrored for _, mirrored in made]
-        frames = resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
         crops = view_crops(frames, protocol.crop, protocol.crops, protocol.pixels)
-        return [torch.stack([crop[rows] for rows in position for crop in crops])], repeated, [False]
+        made_of = [(rows, crop) for rows in position for crop in crops]
+        video = torch.empty((len(made_of), position.shape[1], *crops[0].shape[1:]), dtype=frames.dtype)
+        for place, (rows, crop) in zip(video, made_of, strict=True):  # torch.stack would hold them all twice
+            place.copy_(crop[rows])
+        return [video], repeated, [False]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ randomness from (seed, epoch, video, turn): so a run that is killed and resumed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,12 @@ WINDOW = 4096  # videos that are shuffled together when they are read from shard
 def derived_seed(*parts: int) -> int:
     """A seed for torch, in [0, 2 ** 63), that differs with every part."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def derived_number(seed: int, text: str) -> float:
+    """A number from 0 to 1 that follows from a seed and a text alone, on every machine."""
+    digest = hashlib.blake2b(f"{seed}/{text}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 class BatchSampler:
@@ -48,13 +55,14 @@ class BatchSampler:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
-        shards: np.ndarray | None = None,
+        shards: Iterable[Any] | None = None,
         list_id: int = 0,
     ) -> None:
         if shuffle and count < world_size:
             raise DataError(f"there are {count} training videos for {world_size} processes; use fewer.")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
-        self.rank, self.world_size, self.shards, self.list_id = rank, world_size, shards, list_id
+        self.rank, self.world_size, self.list_id = rank, world_size, list_id
+        self.shards = None if shards is None else np.unique(list(shards), return_inverse=True)[1]  # as numbers from 0
         self.epoch, self.start = 0, 0
 
     def _used(self) -> int:
@@ -73,8 +81,8 @@ class BatchSampler:
         if self.shards is None:
             return order[: self._used()][self.rank :: self.world_size]
         if self.shuffle:
-            names, shard = np.unique(self.shards, return_inverse=True)
-            order = order[np.argsort(draw.permutation(len(names))[shard[order]], kind="stable")]
+            turns = draw.permutation(self.shards.max() + 1)
+            order = order[np.argsort(turns[self.shards[order]], kind="stable")]
         share = np.array_split(order[: self._used()], self.world_size)[self.rank]
         if self.shuffle:
             share = np.concatenate([draw.permutation(share[i : i + WINDOW]) for i in range(0, len(share), WINDOW)])
@@ -100,11 +108,14 @@ class ClipLoader:
     """A DataLoader that Lightning neither wraps nor shuffles, and whose place in the epoch goes into checkpoints.
 
     Args:
+        begin: is called at the start of every pass over the videos.
         options: of torch's DataLoader.
     """
 
-    def __init__(self, dataset: Dataset[Any], sampler: BatchSampler, **options: Any) -> None:
-        self.dataset = dataset
+    def __init__(
+        self, dataset: Dataset[Any], sampler: BatchSampler, begin: Callable[[], object] | None = None, **options: Any
+    ) -> None:
+        self.dataset, self._begin = dataset, begin
         self.sampler = self.batch_sampler = sampler  # Lightning asks for both, and calls set_epoch
         own = torch.Generator()  # else every epoch would take a number from the process's
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=own, **options)
@@ -116,6 +127,8 @@ class ClipLoader:
     def __iter__(self) -> Iterator[Any]:
         # a generator: the sampler is asked when the first batch is, and by then knows its epoch
         self._epoch, self._done = self.sampler.epoch, self.sampler.start
+        if self._begin is not None:
+            self._begin()
         try:
             for batch in self._loader:
                 self._done += 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +34,38 @@ class Source:
         return self.name or self.path
 
 
+class Names(Sequence[str]):
+    """Texts in one piece of UTF-8: a list of objects would be copied bit by bit in every worker, and numpy's arrays of
+    texts give each the room of the longest, four bytes a character.
+
+    A number picks a text, an array of numbers a subset, which shares the bytes.
+    """
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+        ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
+        self._bytes, self._bounds = b"".join(parts), np.stack([np.append(0, ends)[:-1], ends], axis=-1)
+
+    def __len__(self) -> int:
+        return len(self._bounds)
+
+    def __getitem__(self, number: Any) -> Any:
+        if np.ndim(number):
+            part = object.__new__(Names)
+            part._bytes, part._bounds = self._bytes, self._bounds[number]
+            return part
+        start, stop = self._bounds[number]
+        return self._bytes[start:stop].decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        for start, stop in self._bounds.tolist():
+            yield self._bytes[start:stop].decode("utf-8", "surrogateescape")
+
+    def tolist(self) -> list[str]:
+        """All of them, as numpy's arrays say it."""
+        return list(self)
+
+
 @dataclass(frozen=True)
 class VideoRecords:
     """The videos of a split. Arrays, not lists: workers then share them instead of copying them bit by bit.
@@ -43,9 +77,9 @@ class VideoRecords:
     open_end: of each ``Source``.
     """
 
-    paths: np.ndarray
+    paths: Names
     labels: np.ndarray
-    ids: np.ndarray
+    ids: Names
     listed: int
     spans: np.ndarray | None = None
     places: np.ndarray | None = None
@@ -69,12 +103,13 @@ class VideoRecords:
             DataError: two videos of the same name.
         """
         known = np.full(len(paths), -1) if labels is None else np.asarray(labels)
-        names = np.array([str(p) for p in (paths if ids is None else ids)], dtype=np.str_)
-        unique, counts = np.unique(names, return_counts=True)
-        if len(unique) < len(names):
-            raise DataError(f"{unique[counts > 1][0]} is listed more than once in a split; remove all but one.")
+        named = list(map(str, paths if ids is None else ids))
+        if len(set(named)) < len(named):
+            twice = min(name for name, count in Counter(named).items() if count > 1)
+            raise DataError(f"{twice} is listed more than once in a split; remove all but one.")
+        names = Names(named)
         return cls(
-            np.array([str(p) for p in paths], dtype=np.str_),
+            names if ids is None else Names(map(str, paths)),
             known.astype(np.int64),
             names,
             len(paths) if listed is None else listed,
@@ -88,17 +123,20 @@ class VideoRecords:
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> VideoRecords:
         """A subset, in the order given; what was not there counts as listed still."""
-        parts = {
-            name: None if values is None else values[numbers]
-            for name, values in (
-                ("paths", self.paths), ("labels", self.labels), ("ids", self.ids), ("spans", self.spans),
-                ("places", self.places),
-            )
-        }  # fmt: skip
-        return replace(self, listed=len(numbers) + self.listed - len(self), **parts)
+        numbers = np.asarray(numbers, dtype=np.int64)
+        paths = self.paths[numbers]
+        return replace(
+            self,
+            paths=paths,
+            labels=self.labels[numbers],
+            ids=paths if self.ids is self.paths else self.ids[numbers],
+            listed=len(numbers) + self.listed - len(self),
+            spans=None if self.spans is None else self.spans[numbers],
+            places=None if self.places is None else self.places[numbers],
+        )
 
     def source(self, number: int) -> Source:
         """Where video ``number`` is."""
         span = None if self.spans is None else (float(self.spans[number, 0]), float(self.spans[number, 1]))
         place = None if self.places is None else (int(self.places[number, 0]), int(self.places[number, 1]))
-        return Source(str(self.paths[number]), span, place, str(self.ids[number]), self.open_end)
+        return Source(self.paths[number], span, place, self.ids[number], self.open_end)

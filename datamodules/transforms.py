@@ -115,7 +115,7 @@ def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     first, which comes to the same but for rounding. Both take 222 to 226 pixels for 224; here they stay what they are.
     """
     height, width = frames.shape[-2:]
-    sides = [int(min(height, width) * scale) for scale in MULTI_SCALES]
+    sides = [max(1, int(min(height, width) * scale)) for scale in MULTI_SCALES]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     box_h, box_w = pairs[_choice(len(pairs))]
     places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]

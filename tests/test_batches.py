@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, zip_longest
@@ -155,6 +157,31 @@ def test_work_that_takes_longer_is_left_behind(blocking: Callable[[], Any]) -> N
     with pytest.raises(DataError, match="a.mp4 took longer than 0.2 s to decode"):
         within(0.2, "a.mp4", blocking)
     assert time.monotonic() - begin < 2
+
+
+def test_work_that_ends_late_leaves_neither_thread_nor_result() -> None:
+    class Frames:
+        pass
+
+    made: list[weakref.ref[Frames]] = []
+
+    def late(error: bool) -> Frames:
+        time.sleep(0.2)
+        frames = Frames()
+        made.append(weakref.ref(frames))
+        if error:
+            raise ValueError("too late")  # its traceback has the frames as well
+        return frames
+
+    before = threading.active_count()
+    for number in range(6):
+        with pytest.raises(DataError):
+            within(0.01, "a.mp4", functools.partial(late, number % 2 == 0))
+    end = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < end:
+        time.sleep(0.05)
+    assert threading.active_count() <= before
+    assert [frames() for frames in made] == [None] * 6
 
 
 def test_the_decoding_thread_is_kept_and_replaced_after_a_limit() -> None:

@@ -19,7 +19,7 @@ def test_repeats_are_cut_anew_from_one_decode(motion_folder: Path, monkeypatch: 
     data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8, repeats=2, color_jitter=0.4, erasing=1.0))
     calls = []
     original = VideoReader.frames
-    monkeypatch.setattr(VideoReader, "frames", lambda self, i: calls.append(i) or original(self, i))
+    monkeypatch.setattr(VideoReader, "frames", lambda self, i, *more: calls.append(i) or original(self, i, *more))
     loader = data.train_dataloader()
     assert len(loader) == 8  # of 4 videos each
     batch = next(iter(loader))
@@ -52,6 +52,8 @@ def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None
     records = ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"].records
     assert (len(records), records.listed) == (10, 12)
     assert set(whole.paths) - set(records.paths) == {str(motion_folder / "test/meets/meets_0000.mp4"), whole.paths[-1]}
+    out.write_text("test/meets/meets_0000.mp4\n", encoding="utf-8-sig")  # as some editors save it
+    assert len(ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"]) == 11
     with pytest.raises(DataError, match="none.txt, cannot be read"):
         ready(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
     out.write_text("\n".join(whole.ids))
@@ -71,6 +73,12 @@ def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None
 def test_options_that_cannot_be_are_named(options: dict[str, Any], says: str, motion_folder: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         VideoFolder(motion_folder, **options)
+
+
+def test_clips_that_a_sampler_cannot_cut_are_refused_before_anything_is_read(motion_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="'twice' sampling gives 1 or 2 test clips, not 3; set clips to 1 or 2"):
+        ready(VideoFolder(motion_folder, clips=3), "test", sampling="twice", interval=None)
+    ready(VideoFolder(motion_folder, clips=3), "fit", sampling="twice", interval=None)
 
 
 def test_a_decoder_without_its_libraries_is_named_before_anything_is_read(

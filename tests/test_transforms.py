@@ -229,6 +229,14 @@ def only_crops(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(transforms, "GREY", 0.0)
 
 
+@pytest.mark.parametrize("augment", list(AUGMENTATIONS))
+@pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1), (1, 1), (2, 3)])
+def test_frames_of_a_pixel_cost_no_run(augment: str, height: int, width: int) -> None:
+    protocol = replace(DEFAULT_PROTOCOL, train_crop=32, augment=augment)
+    for _ in range(20):
+        assert train_clip(noise(height, width), protocol, flip=True)[0].shape == (2, 3, 32, 32)
+
+
 @pytest.mark.parametrize("augment", ["rand_augment", "resized_crop"])
 def test_boxes_are_of_the_published_sizes(augment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """8 to 100 % of the area, 3:4 to 4:3 (TAdaConv V2's configurations)."""

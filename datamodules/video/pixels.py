@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import av
 import numpy as np
@@ -50,19 +50,28 @@ def _plain(frame: av.VideoFrame) -> av.VideoFrame:
     return plain
 
 
-def stacked(pictures: Iterable[np.ndarray], count: int, name: str) -> Tensor:
+def stacked(
+    pictures: Iterable[np.ndarray], count: int, name: str, each: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """``count`` pictures ``(H, W, 3)`` -> ``(count, 3, H, W)``, held in memory once.
+
+    Args:
+        each: what becomes of a picture ``(1, 3, H, W)`` before the next one is decoded, if anything.
 
     Raises:
         DataError: they differ in size; ``name`` is the video's.
     """
     frames: np.ndarray | None = None
+    shape: tuple[int, ...] = ()
     for number, picture in enumerate(pictures):
-        if frames is None:
-            frames = np.empty((count, *picture.shape), np.uint8)
-        if picture.shape != frames.shape[1:]:
-            sizes = sorted([picture.shape[:2], frames.shape[1:3]])
+        shape = shape or picture.shape
+        if picture.shape != shape:
+            sizes = sorted([picture.shape[:2], shape[:2]])
             raise DataError(f"the frames of {name} differ in size: {sizes[0]} and {sizes[1]}.")
+        if each is not None:
+            picture = each(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+        if frames is None:
+            frames = np.empty((count, *picture.shape), picture.dtype)
         frames[number] = picture
     assert frames is not None
     return torch.from_numpy(frames).permute(0, 3, 1, 2)

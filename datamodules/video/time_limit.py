@@ -18,18 +18,20 @@ class _Thread:
 
     def __init__(self) -> None:
         self.process = os.getpid()  # a forked process has the object, and no thread
-        self.work: SimpleQueue[Callable[[], Any]] = SimpleQueue()
+        self.work: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()  # None: there is no more
         self.done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name="decoding").start()
 
     def _run(self) -> None:
-        while True:
-            work = self.work.get()
+        while (work := self.work.get()) is not None:
+            done: tuple[Any, BaseException | None]
             try:
-                self.done.put((work(), None))
+                done = work(), None
             except BaseException as error:
-                self.done.put((None, error))
-            del work  # and the frames that it holds
+                done = None, error
+            if self.work.empty():  # else nobody waits for it
+                self.done.put(done)
+            del work, done  # and the frames that they hold
 
 
 _KEPT = threading.local()
@@ -39,8 +41,8 @@ def within(seconds: float | None, name: str, work: Callable[[], T]) -> T:
     """The result of ``work``, or its error; None for ``seconds`` sets no limit.
 
     It runs in a thread, which is left behind if it takes longer: decoders release the interpreter's lock, so the caller
-    goes on, but a call that never returns keeps a core busy until its process ends. Readers check a deadline of their
-    own between frames, so that this stays the exception.
+    goes on, and the thread ends with the call. One that never returns keeps a core busy until its process ends; readers
+    check a deadline of their own between frames, so that this stays the exception.
 
     Raises:
         DataError: it took longer.
@@ -53,11 +55,17 @@ def within(seconds: float | None, name: str, work: Callable[[], T]) -> T:
     thread.work.put(work)
     try:
         result, error = thread.done.get(timeout=seconds)
-    except Empty:
-        del _KEPT.thread
+    except BaseException as reason:
+        del _KEPT.thread  # what it still gives would be taken for the next result
+        thread.work.put(None)
+        if not isinstance(reason, Empty):  # but an interruption
+            raise
         raise DataError(
             f"{name} took longer than {seconds:g} s to decode; raise time_limit if it is only long."
         ) from None
-    if error is not None:
-        raise error
-    return result
+    try:
+        if error is not None:
+            raise error
+        return result
+    finally:
+        del error  # whose traceback has this function, and frames of the video
