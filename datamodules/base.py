@@ -9,17 +9,16 @@ import functools
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-import numpy as np
 import torch
 
 from datamodules.dataset import VideoDataset, collate
-from datamodules.loading import BatchSampler, ClipLoader, derived_number
+from datamodules.loading import BatchSampler, ClipLoader
 from datamodules.records import VideoRecords
 from datamodules.sampling import sample
 from datamodules.transforms import normalise
@@ -116,6 +115,7 @@ class VideoDataModule(L.LightningDataModule):
         self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason; of the last pass, in training of all
         self._named: dict[str, set[str]] = {}  # split -> paths that the log has named
         self.repeated: set[str] = set()
+        self._loaders: list[ClipLoader] = []
         self._train_loader: ClipLoader | None = None
         self._place: dict[str, Any] | None = None  # in the epoch of a run that is gone on with
 
@@ -266,7 +266,7 @@ class VideoDataModule(L.LightningDataModule):
         more: dict[str, Any] = {"prefetch_factor": 2 if train else 1} if workers else {}  # views of a test are many
         if workers and limit is not None:  # of a decoder that lets nobody else run, not even the clock
             more["timeout"] = 300 + 2 * limit * sampler.batch_size
-        return ClipLoader(
+        loader = ClipLoader(
             dataset,
             sampler,
             None if train else lambda: self.skipped.update({split: {}}),  # what could not be read then may be well now
@@ -276,6 +276,8 @@ class VideoDataModule(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and split in ("train", "val"),
         )
+        self._loaders.append(loader)
+        return loader
 
     def train_dataloader(self) -> ClipLoader:
         self._train_loader = self._loader("train")
@@ -344,6 +346,8 @@ class VideoDataModule(L.LightningDataModule):
             )
 
     def teardown(self, stage: str) -> None:
+        while self._loaders:
+            self._loaders.pop().close()
         self._place = None  # of a checkpoint that was only tested, or of a run that failed before it began
         for split, account in self.skipped.items():
             if account:
@@ -355,43 +359,3 @@ class VideoDataModule(L.LightningDataModule):
             protocol = self.datasets[self._split_of_stage()].protocol
             batch["video"] = normalise(batch["video"], protocol.mean, protocol.std)
         return batch
-
-
-def split_stratified(
-    labels: np.ndarray,
-    fractions: Mapping[str, float],
-    seed: int,
-    names: Sequence[str],
-    where: str,
-    paths: Sequence[str] | None = None,
-) -> dict[str, np.ndarray]:
-    """Split indices: each video goes where a number drawn from the seed and its path without ending says.
-
-    So it stays there whatever other videos come or go, and when it is encoded anew or put into a shard; shares are as
-    asked for on average. Where a class would have no video in a split, its largest split gives one: only in a class so
-    small that this happens can others that come or go move a video, one for each split that lacks its own.
-
-    Args:
-        fractions: of each split; the first takes what the others leave.
-        paths: of the videos, relative to their root; their numbers, if not given.
-
-    Raises:
-        DataError: a class with fewer videos than splits.
-    """
-    first, *others = fractions
-    splits = [*others, first]
-    stems = (os.path.splitext(path)[0] for path in paths or map(str, range(len(labels))))
-    drawn = np.array([derived_number(seed, stem) for stem in stems])
-    part = np.searchsorted(np.cumsum([fractions[split] for split in others]), drawn, side="right")
-    for label, name in enumerate(names):
-        members = np.flatnonzero(labels == label)
-        if len(members) < len(splits):
-            raise DataError(
-                f"class {name!r} of {where} has {len(members)} video{'s' * (len(members) != 1)}, too few to split into "
-                f"{', '.join(fractions)}: add videos, remove the class, or give folders or lists for the splits."
-            )
-        for number in range(len(splits)):
-            if number not in part[members]:
-                givers = members[part[members] == np.bincount(part[members]).argmax()]
-                part[givers[drawn[givers].argmin()]] = number
-    return {split: np.flatnonzero(part == splits.index(split)) for split in fractions}

@@ -116,7 +116,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
                     repeated = len(reader) < protocol.num_frames
                     clips = [sample(protocol, len(reader), reader.fps, view) for view in views]
                     wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
-                    frames = reader.frames(wanted) if train else resized(reader.frames(wanted))
+                    frames = reader.frames(wanted, None if train else resized)
                     return repeated, position.reshape(len(clips), -1), frames
             except ZooError:
                 raise

@@ -9,8 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import VideoDataModule, split_stratified
+from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
+from datamodules.splits import split_stratified
 from datamodules.tree import SPLITS, split_of
 from zoo.errors import DataError, check_rate, check_seed
 
@@ -28,8 +29,9 @@ class VideoFolder(VideoDataModule):
 
     Args:
         root: the folder, or shards made of one.
-        val_fraction, test_fraction: shares of an automatic split.
-        split_seed: of an automatic split.
+        val_fraction: share of each class that an automatic split keeps for validation.
+        test_fraction: share of each class that an automatic split keeps for testing.
+        split_seed: which videos these are.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
     """
 
@@ -139,5 +141,6 @@ class VideoFolder(VideoDataModule):
     def _part(self, split: str, home: str, fractions: dict[str, float]) -> VideoRecords:
         """One part of a folder that is split at random."""
         records, where = self._scan(home), os.path.join(self.root, home)
-        parts = split_stratified(records.labels, fractions, self.split_seed, self.class_names, where)
+        paths = self._relative(records.ids.tolist())
+        parts = split_stratified(paths, records.labels, fractions, self.split_seed, self.class_names, where)
         return records.take(parts[split])

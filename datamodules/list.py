@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from datamodules.annotations import read_classes, read_table
-from datamodules.base import VideoDataModule, split_stratified
+from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
+from datamodules.splits import split_stratified
 from datamodules.tree import Tree, open_tree, present
 from zoo.errors import DataError, check_rate, check_seed
 
@@ -26,12 +27,14 @@ class VideoList(VideoDataModule):
     class; without ``test``, testing uses the validation videos.
 
     Args:
-        train, val, test: CSV files. train also fixes the classes; leave it out to test with a network that
-            knows its own.
+        train: CSV file; it also fixes the classes. Leave it out to test with a network that knows its own.
+        val: CSV file; if not given, validation videos are split off the training ones.
+        test: CSV file; if not given, testing uses the validation videos.
         root: folder, or shards made of one, that paths are relative to.
         classes: all classes in label order, as a text file with one name a line or a label set of the zoo
             ("kinetics400"), where the lists may not show all of them; labels may then be numbers as well.
-        val_fraction, split_seed: of an automatic validation split.
+        val_fraction: share of each class of the training videos that an automatic split keeps for validation.
+        split_seed: which videos these are.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
     """
 
@@ -125,7 +128,6 @@ class VideoList(VideoDataModule):
             raise DataError(f"{type(self).__name__} was given no {split} list: pass {split}= a file.")
         records = self._read(self.files["train"])
         fractions = {"train": 1.0, "val": self.val_fraction}
-        where = str(self.files["train"])
-        return records.take(
-            split_stratified(records.labels, fractions, self.split_seed, self.class_names, where)[split]
-        )
+        where, paths = str(self.files["train"]), self._relative(records.ids.tolist())
+        parts = split_stratified(paths, records.labels, fractions, self.split_seed, self.class_names, where)
+        return records.take(parts[split])

@@ -119,6 +119,7 @@ class ClipLoader:
         self.sampler = self.batch_sampler = sampler  # Lightning asks for both, and calls set_epoch
         own = torch.Generator()  # else every epoch would take a number from the process's
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=own, **options)
+        self._batches: Any = None  # of the pass that is under way, and the processes that make them
         self._epoch, self._done = 0, 0  # batches of that epoch that were handed out
 
     def __len__(self) -> int:
@@ -129,8 +130,9 @@ class ClipLoader:
         self._epoch, self._done = self.sampler.epoch, self.sampler.start
         if self._begin is not None:
             self._begin()
+        self._batches = iter(self._loader)
         try:
-            for batch in self._loader:
+            for batch in self._batches:
                 self._done += 1
                 yield batch
         except RuntimeError as error:
@@ -141,6 +143,12 @@ class ClipLoader:
                 "their decoder do so; if memory ran out, lower num_workers or batch_size."
             ) from error
         self.sampler.set_epoch(self.sampler.epoch + 1)  # for loops that do not say which epoch it is
+
+    def close(self) -> None:
+        """End the processes that read videos. Left to the garbage collector, each may take five seconds to go."""
+        if hasattr(self._batches, "_shutdown_workers"):
+            self._batches._shutdown_workers()
+        self._batches = self._loader._iterator = None
 
     def _shape(self) -> dict[str, int]:
         """What decides which videos the batches of an epoch hold."""

@@ -24,8 +24,9 @@ class MMActionList(VideoList):
     labels of a video, or with an offset, are refused.
 
     Args:
-        train, val, test: lists. Without ``val``, validation videos are split off the training ones, per class; without
-            ``test``, testing uses the validation videos.
+        train: list; it also fixes how many classes there are, unless ``classes`` names them.
+        val: list; if not given, validation videos are split off the training ones, per class.
+        test: list; if not given, testing uses the validation videos.
         root: folder, or shards made of one, that paths are relative to (``data_prefix`` in MMAction2); if not given,
             the folder of each list.
         classes: names of the classes in label order, as a text file with one a line (MMAction2's label maps) or a label

@@ -29,9 +29,12 @@ class MotionClips(VideoFolder):
     Args:
         root: folder to write to, or that holds it already.
         classes: all twelve, or some.
-        train_clips, val_clips, test_clips: number per class.
+        train_clips: number per class for training.
+        val_clips: number per class for validation.
+        test_clips: number per class for testing.
         seed: of the scenes.
-        frames, size: frames per clip and their side in pixels.
+        frames: number per clip.
+        size: side of a frame in pixels.
         style: "a" or "b", two disjoint sets of shapes, textures, backgrounds and hues.
         options: of VideoDataModule; ``flip`` is off, it would change the labels.
     """

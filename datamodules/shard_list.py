@@ -19,7 +19,9 @@ class ShardList(VideoDataModule):
     name or number. Testing uses the validation videos where there are no test ones.
 
     Args:
-        train, val, test: folders or URLs that hold shards.json.
+        train: folder or URL that holds the shards.json of the training videos.
+        val: the same of the validation videos.
+        test: the same of the test videos.
         classes: all classes in label order, as a text file with one name a line or a label set of the zoo
             ("kinetics400"); default: the labels of the training videos (or of the only ones), sorted.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...

@@ -356,8 +356,10 @@ class VideoClassifier(L.LightningModule):
         """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
         self.scores = merged_scores(self.scores)
         found = {prefix + key: value for key, value in measured(self.scores, self.heads).items()}
-        if skipped := self._merge_skipped(prefix[:-1]):
+        skipped = self._merge_skipped(prefix[:-1])
+        if skipped:
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
+        if skipped or f"{prefix}left_out" in self.trainer.callback_metrics:  # of an earlier pass
             found[f"{prefix}left_out"] = float(len(skipped))
         shown = [name for name in (f"{prefix}top1",) if name in found]
         self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import multiprocessing
 import re
 import shutil
 from pathlib import Path
@@ -48,6 +49,7 @@ def run(motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     arguments = ["fit", "--model", "TANet", "--model.name", "tanet_r18", *TINY, "--model.ema_decay", "0.9"]
     arguments += [*data_options(motion_folder, 2), "--trainer.max_epochs", "2", *QUIET, "--out", str(out)]
     assert main(arguments) == 0
+    assert not multiprocessing.active_children()  # whom nobody would wait for patiently
     return out
 
 

@@ -147,10 +147,28 @@ def test_spans_are_the_frames_between_two_times(kind: str, tmp_path: Path, odd: 
             open_video(Source(str(path), span), DECODER)
 
 
+def test_frames_are_changed_a_few_at_a_time(tmp_path: Path, odd: Odd) -> None:
+    path = encode(tmp_path / "long.mp4", frames=2 * FRAMES)
+
+    def half(frames: torch.Tensor) -> torch.Tensor:
+        seen.append(len(frames))
+        return frames[..., ::2, ::2].float()
+
+    for video in (path, put(odd("mpeg4_avi"), tmp_path / "b.avi")):
+        seen: list[int] = []
+        with open_video(video, DECODER) as reader:
+            numbers = [5, 3, 3, *range(len(reader))]
+            assert torch.equal(reader.frames(numbers, half), reader.frames(numbers)[..., ::2, ::2].float())
+        assert sum(seen) == len(reader)
+        assert max(seen) <= 16
+
+
 def test_frames_are_in_memory_once(tmp_path: Path, odd: Odd) -> None:
     class Kept(VideoReader):
-        def _unique(self, wanted: np.ndarray) -> torch.Tensor:
-            self.made = super()._unique(wanted)
+        def _unique(
+            self, wanted: np.ndarray, each: Callable[[torch.Tensor], torch.Tensor] | None = None
+        ) -> torch.Tensor:
+            self.made = super()._unique(wanted, each)
             return self.made
 
     with Kept(put(odd("h264"), tmp_path / "v.mp4")) as reader:

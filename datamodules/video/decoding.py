@@ -6,7 +6,7 @@ which needs the system's. A folder of frames is read as a video is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,8 +30,12 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def frames(self, indices: Sequence[int] | np.ndarray) -> Tensor:
+    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``.
+
+        Args:
+            each: what becomes of frames ``(n, 3, H, W)``, a few at a time, before the next ones are decoded: resized at
+                once, those of a large video take little memory.
 
         Raises:
             DataError: a frame cannot be decoded.

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,8 @@ class FrameReader:
     def __len__(self) -> int:
         return self._length
 
-    def frames(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``.
+    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``, or what ``each`` makes of them.
 
         Raises:
             DataError: a file is no picture or a damaged one, frames differ in size, or the deadline has passed.
@@ -108,7 +108,7 @@ class FrameReader:
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted, order = np.unique(numbers, return_inverse=True)
         pictures = (self._picture(self._names[self._start + n]) for n in wanted.tolist())
-        frames = stacked(pictures, len(wanted), str(self.source))
+        frames = stacked(pictures, len(wanted), str(self.source), each)
         return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
 
     def _picture(self, name: str) -> np.ndarray:

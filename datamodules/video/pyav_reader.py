@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -209,8 +209,8 @@ class VideoReader:
     def __len__(self) -> int:
         return self._length
 
-    def frames(self, indices: Sequence[int] | np.ndarray) -> Tensor:
-        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``.
+    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``, or what ``each`` makes of them.
 
         Raises:
             DataError: a frame cannot be decoded, they differ in size, or the deadline has passed.
@@ -220,12 +220,12 @@ class VideoReader:
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted, order = np.unique(numbers, return_inverse=True)
-        frames = self._unique(wanted)
+        frames = self._unique(wanted, each)
         return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
 
-    def _unique(self, wanted: np.ndarray) -> Tensor:
+    def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         try:
-            return stacked(self._pictures(wanted), len(wanted), str(self.source))
+            return stacked(self._pictures(wanted), len(wanted), str(self.source), each)
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(error) from error
 

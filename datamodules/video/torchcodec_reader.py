@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -79,13 +80,13 @@ class TorchcodecReader(VideoReader):
                 custom_frame_mappings=json.dumps({"frames": frames}),
             )
 
-    def _unique(self, wanted: np.ndarray) -> Tensor:
+    def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if self._decoder is not None:
             chunks = np.split(wanted, range(CHUNK, len(wanted), CHUNK))
             with contextlib.suppress(*REFUSALS):
-                frames = [self._chunk(chunk) for chunk in chunks]
+                frames = [each(self._chunk(chunk)) if each else self._chunk(chunk) for chunk in chunks]
                 return frames[0] if len(frames) == 1 else torch.cat(frames)
-        return super()._unique(wanted)
+        return super()._unique(wanted, each)
 
     def _chunk(self, wanted: np.ndarray) -> Tensor:
         assert self._times is not None
