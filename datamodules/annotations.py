@@ -27,7 +27,10 @@ def find_annotations(tree: Tree, names: Sequence[str], folders: Sequence[str] = 
         if tree.exists(path):
             return path
     places = [f"{tree.root}/{folder}".rstrip("/") for folder in folders]
-    raise DataError(f"There is no annotation file {' or '.join(names[:3])} in {' or '.join(places[:4])}.")
+    raise DataError(
+        f"There is no annotation file {' or '.join(names[:3])} in {' or '.join(places[:4])}. Videos without the "
+        "official files are for VideoFolder or VideoList."
+    )
 
 
 def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:

@@ -184,7 +184,9 @@ class VideoDataModule(L.LightningDataModule):
             records = self._without_excluded(split, self.split_records(split))
             self._check_same_everywhere(split, records)
             if len(records) < records.listed:
-                log.warning("%s: %d of %d listed videos are there", split, len(records), records.listed)
+                log.warning(
+                    "%s: %d of %d listed videos are there, and not left out", split, len(records), records.listed
+                )
             sample(single, single.num_frames, 30.0, (0, single.clips))  # what cannot be is said here, not in a worker
             self.skipped[split], self._named[split] = {}, set()
             self.datasets[split] = VideoDataset(
@@ -266,10 +268,11 @@ class VideoDataModule(L.LightningDataModule):
         more: dict[str, Any] = {"prefetch_factor": 2 if train else 1} if workers else {}  # views of a test are many
         if workers and limit is not None:  # of a decoder that lets nobody else run, not even the clock
             more["timeout"] = 300 + 2 * limit * sampler.batch_size
+        skipped = self.skipped  # and not self: loaders that know of their maker wait for the garbage collector
         loader = ClipLoader(
             dataset,
             sampler,
-            None if train else lambda: self.skipped.update({split: {}}),  # what could not be read then may be well now
+            None if train else lambda: skipped.update({split: {}}),  # what could not be read then may be well now
             num_workers=workers,
             **more,
             collate_fn=collate,
@@ -338,8 +341,11 @@ class VideoDataModule(L.LightningDataModule):
         """
         self.skipped[split] = account
         listed = len(self.datasets[split])
-        if len(account) > self.max_bad_fraction * listed and not (split == "predict" and len(account) < listed):
-            first = next(iter(account.values()))
+        first = next(iter(account.values()), "")
+        if split == "predict":
+            if len(account) == listed:
+                raise DataError(f"None of the {listed} videos can be read: {first}")
+        elif len(account) > self.max_bad_fraction * listed:
             raise DataError(
                 f"{len(account)} of {listed} {split} videos cannot be read (the first: {first}), more than "
                 f"max_bad_fraction={self.max_bad_fraction} allows. Mend or remove them, or raise it."

@@ -31,7 +31,7 @@ class VideoFiles(VideoDataModule):
             if "://" in path or Path(path).is_dir():
                 tree = open_tree(path)
                 if not tree.names:
-                    raise DataError(f"There are no videos below {path}.")
+                    raise DataError(f"There are no videos below {path}; folders of frames are read by a data set.")
                 self.found.append((tree.root, tree.records(tree.names)))
             elif Path(path).exists():
                 self.found.append((path, VideoRecords.of([path])))

@@ -127,8 +127,13 @@ class VideoFolder(VideoDataModule):
         split = "test" if split == "predict" else split
         homes = self._homes
         if not homes:
-            return self._part(split, "", {"train": 1.0, **self.fractions})
+            part = self._part(split, "", {"train": 1.0, **self.fractions})
+            if split == "test":
+                share = f"{len(part)} of its {len(self.tree.names)} videos"
+                log.warning("%s has no folder test: the test part of its automatic split is read, %s", self.root, share)
+            return part
         if split == "test" and "test" not in homes:
+            log.warning("%s has no folder test: the videos for validation are read", self.root)
             split = "val"
         if split in homes and (split != "train" or "val" in homes):
             return self._scan(homes[split])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from datamodules.splits import split_stratified
 from datamodules.tree import Tree, open_tree, present
 from zoo.errors import DataError, check_rate, check_seed
 
+log = logging.getLogger("datamodules")
 COLUMNS = ("path", "label")
 
 
@@ -121,6 +123,7 @@ class VideoList(VideoDataModule):
         """See the class; "predict" is the test split."""
         split = "test" if split == "predict" else split
         if split == "test" and "test" not in self.files:
+            log.warning("%s was given no test list: the videos for validation are read", type(self).__name__)
             split = "val"
         if split in self.files and (split != "train" or "val" in self.files):
             return self._read(self.files[split])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, ZooError
 
 Draw = tuple[int, int]  # number of a video, seed of its clips
 WINDOW = 4096  # videos that are shuffled together when they are read from shards, one shard after another
@@ -135,6 +135,8 @@ class ClipLoader:
             for batch in self._batches:
                 self._done += 1
                 yield batch
+        except ZooError as error:  # which a worker gives a traceback for a text
+            raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
                 raise

@@ -19,7 +19,7 @@ from typing import Any
 from datamodules.records import VideoRecords
 from datamodules.tools.outputs import written
 from datamodules.tree import VIDEO_EXTENSIONS, Tree
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 
 MANIFEST = "shards.json"
 PAUSES = (0.5, 2.0, 5.0)  # seconds before a host that failed is asked again
@@ -252,7 +252,7 @@ class PlaceFile(io.RawIOBase):
 def _exactly(path: str, start: int, stop: int, name: str) -> bytes:
     content = fetch(path, max(start, 0), stop)
     if len(content) > stop - start:
-        raise DataError(f"{path} is served only as a whole: the host has to answer range requests.")
+        raise ConfigError(f"{path} is served only as a whole: the host has to answer range requests.")
     if len(content) < stop - start:
         what = f"{name or 'A video'} in {path}"
         raise DataError(f"{what} ends {stop - start - len(content)} bytes too early: the shard is truncated.")

@@ -144,8 +144,9 @@ class SomethingV2(TwentyBN):
         odd = sorted(name for name in listed.keys() | wanted if str(listed.get(name)) != wanted.get(name))
         if odd:
             raise DataError(
-                f"{self.tree.root}/{file} gives {odd[0]!r} the number {listed.get(odd[0])}, the label set "
-                f"{self.labels} {wanted.get(odd[0])}. It must be the official file."
+                f"{self.tree.root}/{file} gives {odd[0]!r} the number {listed.get(odd[0], 'none')}, the label set "
+                f"{self.labels} {wanted.get(odd[0], 'none')}. It must be the official file; for a part of the classes, "
+                "or others, use VideoList."
             )
 
     def _rows(self, split: str) -> list[tuple[str, str]]:

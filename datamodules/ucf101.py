@@ -72,7 +72,10 @@ class UCF101(VideoDataModule):
         where, lines = self._lines("classInd.txt")
         names = {words[0]: words[-1] for words in lines}
         if list(names) != [str(number) for number in range(1, CLASSES + 1)]:
-            raise DataError(f"{where} must name {CLASSES} classes, numbered from 1, and names {len(names)}.")
+            raise DataError(
+                f"{where} must name {CLASSES} classes, numbered from 1, and names {len(names)}; for a part of them "
+                "use VideoFolder or VideoList."
+            )
         return list(names.values())
 
     def _listed(self, part: str) -> tuple[str, list[str], np.ndarray]:

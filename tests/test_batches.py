@@ -99,6 +99,20 @@ def loader(workers: int = 0, **changes: Any) -> ClipLoader:
     return ClipLoader(Numbers(), sampler, num_workers=workers, collate_fn=list)
 
 
+class Refused(Dataset[Any]):
+    def __getitem__(self, draw: tuple[int, int]) -> int:
+        raise ConfigError("host: it has to answer ConfigError: twice")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_a_worker_is_its_sentence_alone(workers: int) -> None:
+    made = ClipLoader(Refused(), BatchSampler(4, 2, shuffle=False), num_workers=workers)
+    with pytest.raises(ConfigError) as caught:
+        next(iter(made))
+    made.close()
+    assert str(caught.value).endswith("twice") and "Traceback" not in str(caught.value)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
     whole = list(loader())

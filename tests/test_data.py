@@ -229,7 +229,7 @@ def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         data = ready(VideoList(tmp_path / "l.csv", val=tmp_path / "l.csv", max_missing=0.2, num_workers=0))
     assert (len(data.datasets["train"]), data.datasets["train"].records.listed) == (8, 10)
-    assert "train: 8 of 10 listed videos are there" in caplog.text
+    assert "train: 8 of 10 listed videos are there, and not left out" in caplog.text
     write_list(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
     with pytest.raises(DataError, match="has the label 'z', which is not one of the classes"):
         VideoList(tmp_path / "l.csv", test=tmp_path / "t.csv").split_records("test")

@@ -251,7 +251,7 @@ def test_hosts_that_fail_are_asked_again(
     with pytest.raises(DataError, match=r"labels.csv cannot be read .*403"):
         open_tree(url).read("labels.csv")
     shard.ranges = False
-    with pytest.raises(DataError, match="range requests"):
+    with pytest.raises(ConfigError, match="range requests"):
         read_place(source.path, source.place)
     with pytest.raises(DataError, match=r"shards.json cannot be read"):
         open_tree(url + "/elsewhere")

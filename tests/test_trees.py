@@ -166,14 +166,16 @@ def test_what_is_not_read_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
         data = VideoFolder(place)
         assert [len(data.split_records(split)) for split in ("train", "val", "test")] == [10, 10, 10]
         assert warnings(caplog) == [
-            f"{place}: videos in no class folder of a split are not read: 1 in ., 2 in c, 1 in train, 10 in validation"
+            f"{place}: videos in no class folder of a split are not read: 1 in ., 2 in c, 1 in train, 10 in validation",
+            f"{place} has no folder test: the videos for validation are read",
         ]
     touch(two, *(f"{c}/{i}.{end}" for c in "ab" for i, end in enumerate(["mp4", "MTS", "ogv", "x", "y", "xmp4", "X"])))
     touch(two, "a/raw", "a/.hidden", "notes.md", "a/a.tar.gz", "b/0.mp4.part", "b/1.aac", "b/2.aac", "b/3.aac")
     data = VideoFolder(two)
     assert sum(len(data.split_records(split)) for split in ("train", "val", "test")) == 6
     assert warnings(caplog) == [
-        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more endings"
+        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more endings",
+        f"{two} has no folder test: the test part of its automatic split is read, 2 of its 6 videos",
     ]
 
 

@@ -106,8 +106,13 @@ def _prepare(asked: Any) -> None:
     to = Path(asked.to)
     result = prepare(Path(asked.root), to, encoding, asked.shards, asked.workers, asked.time_limit)
     print(f"{len(result.done)} videos are ready in {to}, {len(result.new)} of them new.")
+    print(f"{asked.root} takes {_megabytes(Path(asked.root))} MB, {to} {_megabytes(to)} MB.")
     if result.problems:
         print(f"{len(result.problems)} cannot be read and were left out, see {to / PROBLEMS}")
+
+
+def _megabytes(folder: Path) -> str:
+    return f"{sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e6:,.1f}"
 
 
 def _index_options(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +131,9 @@ def _index(asked: Any) -> None:
     file = manifest.write(Path(asked.to))
     labelled = sum(map(bool, manifest.label))
     print(f"{len(manifest.path)} videos in {len(manifest.shards)} shards, {labelled} with a label. Wrote {file}")
+    if not labelled:
+        print("Without labels they serve a data set that knows its videos by name. The folder of shards that")
+        print("`data prepare` made is a root as it is.")
 
 
 VERBS = (

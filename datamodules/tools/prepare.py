@@ -122,7 +122,7 @@ def _targets(tree: Tree) -> dict[str, str]:
             raise DataError(f"{targets[target]} and {name} would both become {target}; rename one of them.")
         targets[target] = name
     if not targets:
-        raise DataError(f"There are no videos below {tree.root}.")
+        raise DataError(f"There are no videos below {tree.root}; folders of frames are read as they are.")
     return targets
 
 

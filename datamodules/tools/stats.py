@@ -82,7 +82,7 @@ def stats(root: str, limit: int | None = None, workers: int | None = None, time_
     tree = open_tree(root)
     names = tree.names
     if not names:
-        raise DataError(f"There are no videos below {root}.")
+        raise DataError(f"There are no videos below {root}; folders of frames have nothing to tell.")
     count = len(names) if limit is None else min(len(names), max(1, limit))
     some = [names[number * len(names) // count] for number in range(count)]
     records = tree.records(some, ids=some)
@@ -145,7 +145,7 @@ def _classes(names: Sequence[str]) -> list[str | Table]:
 
 
 def advice(found: Stats) -> list[str]:
-    """What to do so that reading takes less time; nothing where there is nothing to gain."""
+    """What to do so that reading takes less time, or that there is little to gain."""
     short = statistics.median(min(v.width, v.height) for v in found.videos)
     gop = statistics.median(v.gop for v in found.videos)
     lines = []
@@ -163,4 +163,4 @@ def advice(found: Stats) -> list[str]:
             "A copy with a short side of 256 and a key frame in every 16 may decode up to ten times faster: "
             f"tempozoo data prepare {found.root} --to FOLDER"
         )
-    return lines
+    return lines or ["Small frames, key frames close by: `tempozoo data prepare` would gain little."]
