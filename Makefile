@@ -6,6 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
+	@echo "The command tempozoo is in $(BIN): source $(BIN)/activate"
 
 # two processes of one thread each finish sooner than one of two, and share fixtures by file
 test: .venv/installed

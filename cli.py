@@ -180,6 +180,11 @@ def of_entry(own: dict[str, str], rest: Sequence[str], files: Sequence[str]) -> 
     if Path(word).is_dir() or "://" in word or not is_class:  # else the data are said in full
         found = datamodules.for_dataset(entry.dataset)
         if found is None:
+            if entry.init:
+                raise ConfigError(
+                    f"{entry.name} is an untrained start for fine-tuning: there is no published figure to reproduce. "
+                    f"Train it (tempozoo fit --from {entry.name}), then test its checkpoint with --from."
+                )
             raise ConfigError(f"no data set here has the classes of {entry.dataset}; name one with --data CLASS.")
         more = [f"--data.{name}={value}" for name, value in found[1].items()]
         said = ["--data", found[0].__name__, "--data.root", word, *more]
@@ -229,7 +234,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     import datamodules
     import lit_modules
     from lit_modules.checkpoints import WholeFiles
-    from lit_modules.options import explained
+    from lit_modules.options import HELP, explained
 
     def classes(package: Any, base: type) -> dict[str, type]:
         found = {name: getattr(package, name) for name in package.__all__ if name != "VideoDataModule"}
@@ -249,6 +254,11 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             names = nobody if verb == "predict" else classes_of  # the network's own stay as they are
             parser.link_arguments("data", "model.init_args.class_names", names, apply_on="instantiate")
             parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
+
+        def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+            parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+            parser._action_groups[-1].title = f"Of Trainer.{subcommand}"  # it was the beginning of its documentation
+            return parser
 
         def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
             super().parse_arguments(parser, args)
@@ -345,7 +355,11 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=Parser,
-            parser_kwargs={"prog": "tempozoo", "description": "Train, test and predict with the networks of the zoo."},
+            parser_kwargs={
+                "prog": "tempozoo",
+                "description": "Train, test and predict with the networks of the zoo.",
+                **{one: {"usage": f"tempozoo {one} {use}", "description": what} for one, (use, what) in HELP.items()},
+            },
             args=[verb, *before, *rest, *after, *(to_go_on_with(folder, rest) if verb == "fit" else [])],
         )
     except SystemExit:  # Lightning ends this way when it is interrupted

@@ -40,7 +40,8 @@ class VideoDataModule(L.LightningDataModule):
     Args:
         batch_size: clips per training and validation batch, per device.
         num_workers: decoding processes; default one per core, at most 8.
-        clips, crops: temporal and spatial views of a test video; crops is 1, 3 or 10 (five of the ten are mirrored).
+        clips: temporal views of a test video.
+        crops: spatial views of each of its clips: 1, 3 or 10 (five of the ten are mirrored).
         augment: how training clips are made: "short_side", "multi_scale", "rand_augment" or "resized_crop", see
             ``zoo.protocol``.
         flip: mirror training clips at random. Turn it off where left and right are different classes.

@@ -12,6 +12,7 @@ import csv
 import html
 import io
 import json
+import shlex
 import shutil
 import time
 from pathlib import Path
@@ -27,15 +28,22 @@ from datamodules.video.decoding import VideoReader
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"
+if CONFIG.is_relative_to(Path.cwd()):
+    CONFIG = CONFIG.relative_to(Path.cwd())  # in the commands that are printed
 START = "tanet_r18.motionclips8"
 VIEWS = ["--data.clips", "3"]  # the videos are square, so more crops would be the same crop
 
 
 def run(*arguments: str) -> None:
-    """A tempozoo command, as typed."""
-    print("\n$ tempozoo " + " ".join(arguments), flush=True)
+    """A tempozoo command, printed as it can be typed."""
+    print("\n$ " + shlex.join(["tempozoo", *arguments]), flush=True)
     if tempozoo(list(arguments)):
         raise SystemExit(1)
+
+
+def as_text(value: Any) -> str:
+    """An option's value as it is typed."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def without_operator(folder: Path) -> Path:
@@ -137,7 +145,7 @@ def main() -> None:
     runs = {"TANet, fine-tuned": out / "tanet", "C2D, trained the same way": out / "c2d"}
     starts = {out / "tanet": START, out / "c2d": str(without_operator(out / "c2d-start"))}
     recipe = yaml.safe_load(CONFIG.read_text())["data"]["init_args"]
-    test_data = [token for key, value in recipe.items() for token in (f"--data.{key}", str(value))]
+    test_data = [token for key, value in recipe.items() for token in (f"--data.{key}", as_text(value))]
     for folder, name in starts.items():
         run("fit", "--config", str(CONFIG), "--model.init_args.name", name, *data, "--out", str(folder),
             "--trainer.enable_model_summary", "false")  # fmt: skip

@@ -27,6 +27,7 @@ from lit_modules.network import (
     frames_of,
     head_initialised,
     match_classes,
+    refuse_untrained,
     set_dropout,
     set_heads,
     take_protocol,
@@ -57,21 +58,30 @@ class VideoClassifier(L.LightningModule):
             command line takes them from the data. Their losses are added.
         protocol: an index name whose protocol (frames, sampling, sizes, views) is to be used instead of that of
             ``name``: what is published for ImageNet weights says nothing of videos.
-        num_frames, image_size: frames per clip and side of its crops, if not as published.
+        num_frames: frames per clip, if not as published.
+        image_size: side of the crops, if not as published.
         options: of a bare architecture, such as ``{"width": 16}``.
         optimizer: "sgd" (Nesterov optional) or "adamw".
         lr: peak learning rate for a batch of ``lr_batch_size`` clips; scaled to the batch in use, over all devices.
-        lr_batch_size: None takes lr as it is.
-        head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr for the classifier, the temporal operator
-            and biases; ``new_bias_lr_scale`` is that of the classifier's and the operator's biases, if another.
+        lr_batch_size: clips of a step that lr is for; None takes lr as it is.
+        momentum: of SGD.
+        nesterov: use Nesterov's form of it.
+        head_lr_scale: multiple of lr for the classifier.
+        operator_lr_scale: multiple of lr for the temporal operator.
+        bias_lr_scale: multiple of lr for biases, on top of either; those of norms are left out.
+        new_bias_lr_scale: instead of ``bias_lr_scale``, for the biases of the classifier and the operator.
         layer_decay: the rate of each block is this times that of the block behind it.
-        weight_decay, decay_bias: norms never decay, unless the recipe's ``group_rules`` say so.
-        schedule: "cosine", "cosine_after_warmup", "steps" (by ``gamma`` at ``milestones``, fractions of the run) or
-            "constant"; see ``lit_modules.optim.lr_factor``.
-        warmup_epochs, warmup_start: linear warm-up from that multiple of lr.
+        weight_decay: of weights; norms never decay, unless the recipe's ``group_rules`` say so.
+        decay_bias: whether biases decay as well.
+        schedule: "cosine", "cosine_after_warmup", "steps" or "constant"; see ``lit_modules.optim.lr_factor``.
+        milestones: where "steps" has its steps, as fractions of the run.
+        gamma: what "steps" multiplies the rate with at each of them.
+        warmup_epochs: of linear warm-up; one of more than a quarter of the run is cut to a tenth of it.
+        warmup_start: multiple of lr at which the warm-up begins.
         min_lr_scale: multiple of lr at which the cosine ends.
         label_smoothing: of the cross-entropy.
-        mixup, cutmix: alpha of MixUp and CutMix, 0 for none; with both, each batch takes one of them at random.
+        mixup: alpha of MixUp, 0 for none.
+        cutmix: alpha of CutMix, 0 for none; with both, each batch takes one of them at random.
         dropout: before the classifier, if not as published.
         drop_path: rate of leaving out the last block's branches, 0 at the first, of networks that have it.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
@@ -310,23 +320,12 @@ class VideoClassifier(L.LightningModule):
         self._log_measured("val_")
 
     def on_test_start(self) -> None:
-        self._check_head()
+        if self.untrained_head:
+            refuse_untrained(self.network, self.hparams["name"], self.matched)
 
     def on_validation_start(self) -> None:
-        if self.trainer.state.fn == "validate":
-            self._check_head()
-
-    def _check_head(self) -> None:
-        """Refuse to measure weights whose classifier is random: it would be taken for theirs."""
-        name = self.hparams["name"]
-        if self.untrained_head and self.network.report.source is not None:
-            what = self.matched or "left out of these weights"
-            raise ConfigError(
-                f"the classifier of {name} was {what}. There is nothing to measure before it is trained: correct the "
-                f"labels, or fine-tune with `tempozoo fit --from {name}`."
-            )
-        if self.untrained_head:
-            log.warning("the classifier of %s was not trained for these classes: expect chance", name)
+        if self.untrained_head and self.trainer.state.fn == "validate":
+            refuse_untrained(self.network, self.hparams["name"], self.matched)
 
     def on_test_epoch_start(self) -> None:
         self.scores = {}

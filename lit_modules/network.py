@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import nn
 import zoo
 from zoo.errors import ConfigError, check_rate
 from zoo.models import ARCHITECTURES
+
+log = logging.getLogger("lit_modules")
 
 
 def build_network(
@@ -94,6 +97,25 @@ def _unknown(names: Sequence[str], labels: Sequence[str]) -> str:
     meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
     more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
     return f": it has no {absent[0]!r}{meant}{more}"
+
+
+def refuse_untrained(network: Any, name: str, why: str | None) -> None:
+    """Refuse to measure trained weights with an untrained classifier: the result would be taken for theirs.
+
+    Args:
+        name: of the network.
+        why: what was done to its classifier, if anything.
+
+    Raises:
+        ConfigError: unless all its weights are random.
+    """
+    if network.report.source is None:
+        log.warning("%s has random weights: expect chance", name)
+        return
+    raise ConfigError(
+        f"the classifier of {name} was {why or 'not among these weights'}. There is nothing to measure before it is "
+        f"trained: correct the labels, or fine-tune with `tempozoo fit --from {name}`."
+    )
 
 
 def check_classes(network: Any, config: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is wrong with an option of the command line, in one line: the parser's own account has twenty-five."""
+"""Options of the commands that Lightning runs: what they are for, and what is wrong with one, in one line."""
 
 from __future__ import annotations
 
@@ -11,9 +11,27 @@ from typing import Any
 KINDS = {"data": "data set", "model": "recipe"}
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
+NETWORK = "X is an index name, a folder, a .ckpt or hf-hub:user/repo. --out FOLDER says where to write."
+HELP = {  # of the commands that Lightning runs: what stands behind them, and what they do
+    "fit": (
+        "--config RECIPE [options], or --model CLASS --data CLASS [options]",
+        f"Train; --from X starts from other weights than the recipe's. {NETWORK}",
+    ),
+    "validate": ("--from X --data CLASS [options]", f"Score the validation videos. {NETWORK}"),
+    "test": (
+        "--from X --data CLASS [options], or --entry NAME --data FOLDER [options]",
+        f"Score the test videos, with the views of the network's protocol. {NETWORK} With --entry and an index name, "
+        "--data is the folder of its data set.",
+    ),
+    "predict": (
+        "--from X [options] FILES",
+        f"Name what is seen in FILES: videos, folders of videos, or addresses of shards. {NETWORK}",
+    ),
+}
+
 
 def explained(message: str, classes: Mapping[str, Mapping[str, Any]]) -> str:
-    """A message of the parser (jsonargparse) in the words of the one who typed.
+    """A message of the parser (jsonargparse), which has some 25 lines, in the words of the one who typed.
 
     Args:
         message: as the parser gives it, over many lines.

@@ -13,11 +13,11 @@ import yaml
 from loopback import Loopback
 from loopback_hub import LoopbackHub
 from test_download import refused
-from tiny_zoo import DRIVE_ID, FILE, NAMES, OTHER, WEB, cached, files_of, same, start, write_index
+from tiny_zoo import DRIVE_ID, FILE, NAMES, OTHER, WEB, WEB_TOO, cached, files_of, same, start, write_index
 
 import zoo
 from cli import main
-from zoo.errors import CheckpointError, ConfigError, DigestError, OfflineError
+from zoo.errors import CheckpointError, ConfigError, DigestError, OfflineError, UnknownNameError
 
 # digests ---------------------------------------------------------------------------------------------------------
 
@@ -268,3 +268,69 @@ def test_a_mirror_that_is_no_folder_is_named(net: Loopback, monkeypatch: pytest.
         config.write_text(text)
         with pytest.raises(ConfigError, match=says):
             zoo.load(NAMES["web"])
+
+
+# hosts that cannot be reached ------------------------------------------------------------------------------------
+
+
+def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
+    net: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = WEB.replace("tanet", "again")
+    net.put(WEB, FILE, statuses=[404] * 9)
+    net.put(again, FILE)
+    names = [NAMES[kind] for kind in ("web", "two", "drive", "folder")]
+    assert main(["mirror", *names, "--to", str(tmp_path / "mirror")]) == 1
+    out, err = capsys.readouterr()
+    assert f"{NAMES['web']}: FAILED: {WEB} answers 404" in out
+    assert f"{NAMES['two']}: {tmp_path}" in out  # of a host with an error for one file, the others are asked for
+    assert out.count("cannot be reached") == 2 and f"{NAMES['drive']}: FAILED: https://drive" in out
+    assert f"Not tried, as their hosts cannot be reached: {NAMES['folder']}\n" in out
+    assert "3 of 4 could not be mirrored" in err
+    assert sorted(r.host for r in net.requests if r.method == "CONNECT") == ["drive.google.com", "other.test"]
+
+
+def test_without_a_connection_each_host_is_tried_in_one_go(
+    net: Loopback, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "")
+    for run in (1, 2):  # the next command tries again
+        assert main(["download", NAMES["web"], NAMES["two"]]) == 1
+        assert caplog.text.count("files.test cannot be reached; trying again") == 2 * run
+        assert caplog.text.count("other.test cannot be reached; trying again") == 2 * run
+    assert "2 of 2 could not be fetched" in capsys.readouterr().err
+
+
+def test_a_mirror_that_cannot_be_reached_is_said_once(
+    net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    net.put(WEB, FILE)
+    net.put(WEB_TOO, FILE)
+    with LoopbackHub() as hub:
+        hub.point(monkeypatch, tmp_path / "home")
+    monkeypatch.setenv("TEMPOZOO_MIRROR", "hf-hub:alice/weights")
+    assert main(["download", NAMES["web"], NAMES["two"]]) == 0
+    assert caplog.text.count("hf-hub:alice/weights could not be fetched") == 1
+
+
+# what is not in the index ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["info", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["download", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["convert", "file.pth", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["mirror", "xyz*", "--to", "x"], "No network matches 'xyz*'. `tempozoo list` shows all of them."),
+        (["verify", "x[yz]"], "No network matches 'x[yz]'. `tempozoo list` shows all of them."),
+    ],
+)
+def test_unknown_names_are_told_in_the_terms_of_the_command_line(
+    command: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 1
+    assert capsys.readouterr().err == f"tempozoo: {says}\n"
+    with pytest.raises(UnknownNameError, match=r"zoo.list_models\(\) lists all names"):
+        zoo.info("xyz")

@@ -45,6 +45,7 @@ from zoo.errors import (
     NoSpaceError,
     OfflineError,
     QuotaExceededError,
+    UnreachableError,
     WebPageError,
 )
 from zoo.hub import transfer
@@ -305,10 +306,10 @@ def test_a_length_that_never_comes_is_an_error(net: Loopback) -> None:
 
 
 def test_unknown_hosts_and_no_network_are_soon_given_up(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused(AccessError, "files.test.* cannot be reached")  # the proxy's answer
+    refused(UnreachableError, "files.test.* cannot be reached")  # the proxy's answer
     monkeypatch.setenv("HTTPS_PROXY", "")
     monkeypatch.setenv("https_proxy", "")
-    assert "3 attempts" in refused(IncompleteError, "files.test cannot be reached")
+    assert "3 attempts" in refused(UnreachableError, "files.test cannot be reached")
 
 
 @pytest.mark.parametrize(

@@ -262,6 +262,10 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "give four lists"),
         ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
         ("c2d_r18", {**SMALL, "labels": ["a"]}, "1 labels for 4 classes"),
+        ("tanet_r18", {**SMALL, "foo": 1}, "no option 'foo'; it has num_classes, .*, op_options, non_local.$"),
+        ("slowfast_tada_r50", {"depth": 18}, "no option 'depth'; it has adapted, routing, .*, dropout.$"),
+        ("r2plus1d_tada_r50", {"foo": 1}, "no option 'foo'; it has parts, num_classes"),
+        ("tanet_r18", {**SMALL, "op_options": {"foo": 1}}, r"TAM.__init__\(\) got an unexpected"),
     ],
 )
 def test_impossible_networks_are_named(arch: str, options: dict[str, Any], says: str) -> None:

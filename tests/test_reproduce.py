@@ -67,11 +67,13 @@ def test_one_command_tests_an_entry_as_published(
     assert "The published figures are of crops 3, these of 1." in capsys.readouterr().out
 
 
-def test_what_is_not_the_entry_has_no_published_figure(entry: str, motion_folder: Path, tmp_path: Path) -> None:
-    """Other classes, so another classifier."""
+def test_other_classes_than_the_entry_s_are_not_scored(
+    entry: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     data = ["--data", "VideoFolder", "--data.root", str(motion_folder), "--data.clips", "1", "--data.crops", "1"]
-    assert main(["test", "--entry", entry, *data, *QUIET, "--out", str(tmp_path)]) == 0
-    assert json.loads((tmp_path / "test.json").read_text())["published"] is None
+    assert main(["test", "--entry", entry, *data, *QUIET, "--out", str(tmp_path / "out")]) == 1
+    assert f"the classifier of {entry} was re-initialised, as the data has other classes" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_mistakes_are_named(entry: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -10,11 +10,12 @@ from pathlib import Path
 
 from zoo.cache import clear_cache, list_cache, verify_entry
 from zoo.conversion import convert
-from zoo.errors import CheckpointError, ZooError
+from zoo.errors import CheckpointError, SkippedError, ZooError
 from zoo.hub.checkpoint import SUFFIX
 from zoo.hub.digests import read_digests
+from zoo.hub.download import each_host_once
 from zoo.hub.settings import cache_folder
-from zoo.index import BUNDLED
+from zoo.index import BUNDLED, Entry, load_index
 from zoo.loading import info, list_models, load, save
 from zoo.published import find_weights, obtain
 
@@ -26,28 +27,45 @@ def _where(name: str) -> str:
     return "bundled" if folder.parent == BUNDLED else f"cached, {folder}"
 
 
+def _entry(name: str) -> Entry:
+    """What ``info`` gives; of an unknown name, the error is for those who type commands."""
+    index = load_index()
+    if name not in index.entries:
+        raise index.unknown(name, "`tempozoo list`")
+    return index[name]
+
+
+def _no_match(pattern: str) -> ZooError:
+    return ZooError(f"No network matches {pattern!r}. `tempozoo list` shows all of them.")
+
+
 def _matching(patterns: Iterable[str]) -> list[str]:
     """Names of the index that match one of some shell patterns."""
     names: dict[str, None] = {}
     for pattern in patterns:
         found = list_models(pattern)
-        if not found:
-            info(pattern)  # says what it might have been
-        names.update(dict.fromkeys(found))
+        if not found and any(sign in pattern for sign in "*?["):
+            raise _no_match(pattern)
+        names.update(dict.fromkeys(found or [_entry(pattern).name]))
     return list(names)
 
 
 def _each(names: Sequence[str], what: str, act: Callable[[str], str]) -> None:
     """Do something for each name and print what came of it; go on after a failure, and end in an error then."""
-    failed = 0
-    for name in names:
-        try:
-            print(f"{name}: {act(name)}", flush=True)
-        except ZooError as error:
-            failed += 1
-            print(f"{name}: FAILED: {error}", flush=True)
+    failed, skipped = 0, []
+    with each_host_once():
+        for name in names:
+            try:
+                print(f"{name}: {act(name)}", flush=True)
+            except SkippedError:
+                skipped.append(name)
+            except ZooError as error:
+                failed += 1
+                print(f"{name}: FAILED: {error}", flush=True)
+    if skipped:
+        print(f"Not tried, as their hosts cannot be reached: {', '.join(skipped)}")
     if failed:
-        raise ZooError(f"{failed} of {len(names)} could not be {what}; see above.")
+        raise ZooError(f"{failed + len(skipped)} of {len(names)} could not be {what}; see above.")
 
 
 def list_verb(arguments: Sequence[str]) -> None:
@@ -62,7 +80,7 @@ def list_verb(arguments: Sequence[str]) -> None:
     asked = parser.parse_args(arguments)
     names = list_models(asked.pattern, dataset=asked.dataset, arch=asked.arch)
     if not names:
-        raise ZooError(f"No network matches {asked.pattern!r}. `tempozoo list` shows all of them.")
+        raise _no_match(asked.pattern)
     table = Table(caption="top-1 / top-5 as published, with these views (clips x crops)", caption_justify="left")
     for column in ("name", "data", "frames", "top-1 / top-5", "views", "M params", "GMACs", "weights"):
         table.add_column(column, justify="left" if column in ("name", "data", "weights") else "right", no_wrap=True)
@@ -80,7 +98,7 @@ def info_verb(arguments: Sequence[str]) -> None:
     """Everything the index says of one network."""
     parser = argparse.ArgumentParser("tempozoo info", description="Show everything the index says of a network.")
     parser.add_argument("name")
-    e = info(parser.parse_args(arguments).name)
+    e = _entry(parser.parse_args(arguments).name)
     labels = e.class_names()
     seen = read_digests().get(e.name)
     noted = f"not published; first seen here {seen.get('date')}: {seen['sha256']}" if seen else "not published"
@@ -116,7 +134,7 @@ def convert_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("name", help="the index name it belongs to")
     parser.add_argument("--out", help="folder to write (default: the cache, where load() finds it)")
     asked = parser.parse_args(arguments)
-    print(f"Wrote {convert(asked.file, asked.name, asked.out)}")
+    print(f"Wrote {convert(asked.file, _entry(asked.name).name, asked.out)}")
 
 
 def export_verb(arguments: Sequence[str]) -> None:

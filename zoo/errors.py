@@ -62,6 +62,14 @@ class IncompleteError(DownloadError):
     """Fewer bytes came than the host announced, or the host did not answer in time, again and again."""
 
 
+class UnreachableError(IncompleteError):
+    """A host that no connection could be made to."""
+
+
+class SkippedError(UnreachableError):
+    """A file that was not asked for: no connection could be made to its host before, in the same command."""
+
+
 class DigestError(DownloadError):
     """A file's sha256 is not the one in the index, or not the one of its first download."""
 

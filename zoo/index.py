@@ -196,12 +196,12 @@ class Index:
             raise self.unknown(name)
         return self.entries[name]
 
-    def unknown(self, name: str) -> ZooError:
-        """The error for a name that is not here: never released, or unknown, with near ones."""
+    def unknown(self, name: str, listing: str = "zoo.list_models()") -> ZooError:
+        """The error for a name that is not here: never released, or unknown, with near ones and what lists all."""
         if name in self.unreleased:
             return UnreleasedError(f"The weights of {name} were never released: {self.unreleased[name]}")
         tags = [n for n in self.entries if n.startswith(f"{name}.")]
-        hint = f"Its checkpoints: {', '.join(tags)}." if tags else "zoo.list_models() lists all names."
+        hint = f"Its checkpoints: {', '.join(tags)}." if tags else f"{listing} lists all names."
         return UnknownNameError.of("model", name, self.entries, hint)
 
     def find(self, pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:

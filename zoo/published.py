@@ -22,6 +22,7 @@ from zoo.errors import (
     DownloadError,
     IndexFileError,
     OfflineError,
+    SkippedError,
     UnknownNameError,
     WeightsNotFoundError,
     ZooError,
@@ -175,7 +176,7 @@ def _fill(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, prog
         if remote and offline():
             skipped = True
             continue
-        if failures:
+        if failures and not isinstance(failures[-1], SkippedError):
             log.warning("%s", failures[-1])
         try:
             return way()
@@ -184,8 +185,9 @@ def _fill(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, prog
     text = " ".join(str(failure) for failure in failures)
     if skipped:
         raise _offline(entry, root, text.rstrip(".") or problem)
-    kind = type(failures[-1])
-    if not issubclass(kind, DownloadError):  # the file came, and is not what it should be
+    tried = [failure for failure in failures if not isinstance(failure, SkippedError)]
+    kind = type((tried or failures)[-1])
+    if not tried or not issubclass(kind, DownloadError):  # the latter: the file came, and is not what it should be
         raise kind(text) from failures[-1]
     raise kind(f"{text} By hand: {by_hand(entry, root)}") from failures[-1]
 

@@ -8,10 +8,19 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from zoo.errors import AccessError, CheckpointError, IncompleteError, NoSpaceError, ZooError
+from zoo.errors import (
+    AccessError,
+    CheckpointError,
+    IncompleteError,
+    NoSpaceError,
+    SkippedError,
+    UnreachableError,
+    ZooError,
+)
 from zoo.hub.files import disk_errors, locked
 from zoo.hub.settings import offline
 from zoo.hub.transfer import TryAgain, in_folder, prepare, transfer
@@ -21,6 +30,32 @@ log = logging.getLogger("zoo")
 WHOLE = "file"  # name of a file in its `.parts` folder once all of it has come
 BACKOFF = 1.0  # seconds before the second attempt, doubled for each further one, up to LONGEST_WAIT
 LONGEST_WAIT = 60.0
+HUB = "huggingface.co"
+_unreached: ContextVar[set[str] | None] = ContextVar("_unreached", default=None)
+
+
+@contextlib.contextmanager
+def each_host_once() -> Iterator[None]:
+    """As long as this lasts, nothing more is asked of a host once no connection to it could be made."""
+    token = _unreached.set(set())
+    try:
+        yield
+    finally:
+        _unreached.reset(token)
+
+
+@contextlib.contextmanager
+def asking(host: str) -> Iterator[None]:
+    """Around what is asked of a host; SkippedError if that is to be left, see ``each_host_once``."""
+    unreached = _unreached.get()
+    if unreached is not None and host in unreached:
+        raise SkippedError(f"{host} could not be reached before.")
+    try:
+        yield
+    except UnreachableError:
+        if unreached is not None:
+            unreached.add(host)
+        raise
 
 
 def place_for(kind: str, url: str, file: str | None) -> Path:
@@ -31,7 +66,7 @@ def place_for(kind: str, url: str, file: str | None) -> Path:
     elif kind == "gdrive_folder":
         names = [parts.netloc, parts.path.split("/")[3], file or ""]
     elif kind == "hf":
-        names = ["huggingface.co", *url.removeprefix("hf-hub:").split("/"), file or ""]
+        names = [HUB, *url.removeprefix("hf-hub:").split("/"), file or ""]
     else:
         names = [parts.netloc, *parts.path.strip("/").split("/")]
     return Path(*(quote(name, safe=" @+=,()") for name in names))
@@ -119,11 +154,12 @@ def _fetch(kind: str, url: str, file: str | None, parts: Path, progress: bool) -
     if (parts / WHOLE).is_file():
         return parts / WHOLE
     try:
-        if kind == "hf":
-            from zoo.hub.hf import fetch_hub_file
+        with asking(place_for(kind, url, file).parts[0]):
+            if kind == "hf":
+                from zoo.hub.hf import fetch_hub_file
 
-            return fetch_hub_file(url, file or "", parts, progress).replace(parts / WHOLE)
-        return _attempts(kind, url, file, parts, progress)
+                return fetch_hub_file(url, file or "", parts, progress).replace(parts / WHOLE)
+            return _attempts(kind, url, file, parts, progress)
     except ZooError as error:
         if isinstance(error, NoSpaceError) or not any(parts.glob(f"{WHOLE}*")):
             shutil.rmtree(parts, ignore_errors=True)
@@ -145,7 +181,8 @@ def _attempts(kind: str, url: str, file: str | None, parts: Path, progress: bool
             failures = 1 if come > most else failures + 1  # as long as bytes come, there is hope
             most = max(most, come)
             if failures >= error.patience:
-                raise IncompleteError(f"{error}; {failures} attempts in a row brought nothing.") from error
+                kind_of = IncompleteError if error.connected or most else UnreachableError
+                raise kind_of(f"{error}; {failures} attempts in a row brought nothing.") from error
             if error.wait > LONGEST_WAIT:
                 raise IncompleteError(f"{error} and asks to wait for {error.wait / 60:.0f} minutes.") from error
             seconds = max(error.wait, min(BACKOFF * 2 ** (failures - 1) * random.uniform(0.5, 1.0), LONGEST_WAIT))

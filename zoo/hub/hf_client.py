@@ -8,12 +8,21 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.errors import AccessError, DownloadError, HubError, NoSpaceError, UnknownNameError, ZooError
+from zoo.errors import (
+    AccessError,
+    DownloadError,
+    HubError,
+    NoSpaceError,
+    UnknownNameError,
+    UnreachableError,
+    ZooError,
+)
 from zoo.hub.settings import offline
 
 # huggingface_hub is imported in functions: few need it, and `import zoo` should be quick
 
 LIBRARY = "tempozoo"  # library_name of our model cards
+UNCONNECTED = ("ConnectError", "ConnectTimeout", "ProxyError")  # of its transport
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token of https://huggingface.co/settings/tokens"
 
 
@@ -49,7 +58,8 @@ def fetch_errors(name: str, repo: str, revision: str) -> Iterator[None]:
             raise AccessError(f"The Hub refused the token for {name}: {LOG_IN}.") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise NoSpaceError(f"No space is left for {name}: make room, or set HF_HOME to another disk.") from error
-        raise DownloadError(
+        kind = UnreachableError if _unconnected(error) else DownloadError
+        raise kind(
             f"{name} could not be fetched ({first_line(error)}) and is not wholly in the local Hub cache; try again, "
             "or fetch the repository on another machine and pass its folder."
         ) from error
@@ -107,6 +117,13 @@ def push_errors(repo: str) -> Iterator[None]:
 
 def _is_transport(error: BaseException) -> bool:
     return type(error).__module__.startswith("httpx")  # httpx or httpx2: the client's versions differ in it
+
+
+def _unconnected(error: BaseException | None) -> bool:
+    """Whether there was no connection: the client wraps what its transport says of that."""
+    while error is not None and not (_is_transport(error) and type(error).__name__ in UNCONNECTED):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _refusal(repo: str, error: Any) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zoo.errors import CheckpointError, ConfigError, IncompleteError
-from zoo.hub.download import fetched, place_for
+from zoo.hub.download import HUB, asking, fetched, place_for
 from zoo.hub.files import disk_errors, readable, refuse_page
 from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
@@ -66,7 +66,8 @@ def mirrored(mirror: str, name: str, work: Path, progress: bool = True) -> Itera
     elif mirror.startswith(HUB_PREFIX):
         repo, inside = hub_place(mirror, name)
         with _emptied(work / "mirror" / name) as parts:
-            got = fetch_hub_folder(HUB_PREFIX + repo, parts / "hub", progress, folder=inside)
+            with asking(HUB):
+                got = fetch_hub_folder(HUB_PREFIX + repo, parts / "hub", progress, folder=inside)
             for file in FILES:
                 (got / file).resolve().replace(parts / file)  # the Hub's cache has links
             yield parts

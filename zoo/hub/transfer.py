@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from zoo.errors import AccessError, DownloadError, NoSpaceError, QuotaExceededError
+from zoo.errors import AccessError, DownloadError, NoSpaceError, QuotaExceededError, UnreachableError
 
 # requests, gdown and rich are imported in functions: few loads need them
 
@@ -31,12 +31,13 @@ NOTES = "noted.json"  # in the folder of a half file: its version and total
 class TryAgain(Exception):
     """A failure that may pass.
 
-    wait: how long the host asks to wait, seconds. patience: attempts without a new byte that it is worth.
+    wait: how long the host asks to wait, seconds. patience: attempts without a new byte that it is worth. connected:
+    whether there was a connection.
     """
 
-    def __init__(self, what: str, wait: float = 0.0, patience: int = ATTEMPTS) -> None:
+    def __init__(self, what: str, wait: float = 0.0, patience: int = ATTEMPTS, connected: bool = True) -> None:
         super().__init__(what)
-        self.wait, self.patience = wait, patience
+        self.wait, self.patience, self.connected = wait, patience, connected
 
 
 def prepare(kind: str, url: str, parts: Path) -> None:
@@ -178,16 +179,22 @@ def _of_drive(text: str, url: str) -> DownloadError:
 def _of_request(error: Any, url: str) -> Exception:
     """What a failed request means."""
     import requests
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
 
     if error.response is not None:
         return _of_status(error.response, url)
-    if isinstance(error, requests.exceptions.SSLError | requests.exceptions.ProxyError | ValueError):
+    if isinstance(error, requests.exceptions.ProxyError):
+        return UnreachableError(f"{url} cannot be reached: {error}")
+    if isinstance(error, requests.exceptions.SSLError | ValueError):
         return AccessError(f"{url} cannot be reached: {error}")
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    connected = not isinstance(reason, NewConnectionError | ConnectTimeoutError)
     if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
-        return TryAgain(f"no answer in time from {urlsplit(url).netloc}")
+        return TryAgain(f"no answer in time from {urlsplit(url).netloc}", connected=connected)
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return TryAgain(f"{url}: the connection broke off")
-    return TryAgain(f"{urlsplit(url).netloc} cannot be reached", patience=3)  # no network, most often
+    # no network, most often
+    return TryAgain(f"{urlsplit(url).netloc} cannot be reached", patience=3, connected=connected)
 
 
 def _of_status(response: Any, url: str) -> Exception:

@@ -47,6 +47,19 @@ ARCHITECTURES |= plugins.ARCHITECTURES
 ARCHITECTURES |= hosts.ARCHITECTURES
 
 
+def options_of(arch: str) -> list[str]:
+    """Names of an architecture's options, those of the network that its builder passes others on to included."""
+    builder: Any = ARCHITECTURES[arch]
+    made = getattr(builder, "func", builder)
+    names: dict[str, None] = {}
+    for step in (builder, *(made.__mro__[1:] if isinstance(made, type) else (pytorchvideo.PTVNet,))):
+        parameters = inspect.signature(step).parameters.values()
+        names.update({each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY})
+        if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+            break
+    return list(names)
+
+
 def takes(arch: str, option: str) -> bool:
     """Whether an architecture's builder has an option of that name."""
     return arch in ARCHITECTURES and option in inspect.signature(ARCHITECTURES[arch]).parameters
@@ -75,4 +88,8 @@ def build(arch: str, **options: Any) -> VideoNetwork:
     try:
         return ARCHITECTURES[arch](**options)
     except (TypeError, RuntimeError, OverflowError, MemoryError) as error:  # the last three: numbers too large
+        known = options_of(arch)
+        for name in options:
+            if name not in known and f"argument {name!r}" in str(error):
+                raise ConfigError(f"{arch} has no option {name!r}; it has {', '.join(known)}.") from error
         raise ConfigError(f"{arch} cannot be built with {options}: {error}") from error
