@@ -205,17 +205,6 @@ def callbacks_of(verb: str, folder: Path) -> dict[str, Any]:
     return {"callbacks": [reports[verb](folder)]} if verb in reports else {}
 
 
-def classes_of(data: Any) -> list[str] | None:
-    """Class names of a data module whose folder is there; a wrong one is found before any weights are fetched."""
-    data.check_root()
-    return data.class_names
-
-
-def nobody(data: Any) -> None:
-    """No class names of a data module, but a folder that is there."""
-    data.check_root()
-
-
 def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     """fit, validate, test, predict: LightningCLI with subclass modes, and four shorthands.
 
@@ -242,6 +231,10 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
 
     known = {"data": classes(datamodules, L.LightningDataModule), "model": classes(lit_modules, L.LightningModule)}
 
+    def classes_of(data: Any) -> list[str] | None:
+        data.look(verb)  # so what is wrong with the data is found before any weights are fetched
+        return None if verb == "predict" else data.class_names  # a network names what it sees in its own words
+
     class Parser(LightningArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> NoReturn:
             if not self.exit_on_error:  # of a class of which another may take the options
@@ -251,8 +244,7 @@ def run_trainer(verb: str, arguments: Sequence[str]) -> None:
     class TempozooCLI(LightningCLI):
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             # the protocol goes the other way, from network to data, when the Trainer brings the two together
-            names = nobody if verb == "predict" else classes_of  # the network's own stay as they are
-            parser.link_arguments("data", "model.init_args.class_names", names, apply_on="instantiate")
+            parser.link_arguments("data", "model.init_args.class_names", classes_of, apply_on="instantiate")
             parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
 
         def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

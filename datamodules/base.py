@@ -29,6 +29,7 @@ from zoo.protocol import CHOICES, CROPS, Protocol
 
 log = logging.getLogger("datamodules")
 SPLITS = ("train", "val", "test", "predict")
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
 
 
 class VideoDataModule(L.LightningDataModule):
@@ -116,6 +117,7 @@ class VideoDataModule(L.LightningDataModule):
         self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason; of the last pass, in training of all
         self._named: dict[str, set[str]] = {}  # split -> paths that the log has named
         self.repeated: set[str] = set()
+        self._found: dict[str, VideoRecords] = {}  # split -> its videos, until it is set up
         self._loaders: list[ClipLoader] = []
         self._train_loader: ClipLoader | None = None
         self._place: dict[str, Any] | None = None  # in the epoch of a run that is gone on with
@@ -146,14 +148,19 @@ class VideoDataModule(L.LightningDataModule):
         assert self.root is not None
         return open_tree(self.root)
 
-    def check_root(self) -> None:
-        """Raise what opening ``tree`` would, where the data are not made later.
+    def look(self, stage: str) -> None:
+        """Find the videos of a stage: what is wrong with them is best told before a network is fetched for them.
 
         Raises:
-            DataError: there is no such folder.
+            DataError: of ``root``, of annotations, of videos that are not there.
         """
+        check_decoder(self.reading["decoder"])
         if self.root is not None:
             _ = self.tree
+        self._found = {split: self._kept(split) for split in STAGES[stage]}
+
+    def _kept(self, split: str) -> VideoRecords:
+        return self._without_excluded(split, self.split_records(split))
 
     # Lightning ---------------------------------------------------------------------------------------------------
 
@@ -179,10 +186,9 @@ class VideoDataModule(L.LightningDataModule):
         pairs = self._pairs(protocol)
         if protocol.crops == 10 and (pairs or not flip) and stage in ("test", "predict"):
             log.warning("five of ten crops are mirror images, though mirroring changes classes here or was not trained")
-        needed = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
-        for split in needed.get(stage or "fit", SPLITS):
+        for split in STAGES.get(stage or "fit", SPLITS):
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol
-            records = self._without_excluded(split, self.split_records(split))
+            records = self._found.pop(split) if split in self._found else self._kept(split)
             self._check_same_everywhere(split, records)
             if len(records) < records.listed:
                 log.warning(

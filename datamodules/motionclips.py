@@ -63,8 +63,8 @@ class MotionClips(VideoFolder):
             "style": style,
         }
 
-    def check_root(self) -> None:
-        """The folder is made by ``prepare_data``."""
+    def look(self, stage: str) -> None:
+        """Not yet: ``prepare_data`` makes the folder."""
 
     def prepare_data(self) -> None:
         """Write the clips, unless they are there."""
