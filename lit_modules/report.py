@@ -240,7 +240,7 @@ class FitReport(Callback):
         if not trainer.is_global_zero:
             return
         for callback in trainer.checkpoint_callbacks:
-            if callback.monitor == "val_top1" and callback.best_model_path:  # type: ignore[attr-defined]
+            if callback.monitor == "val_top1" and callback.best_model_score is not None:  # type: ignore[attr-defined]
                 score = 100 * float(callback.best_model_score)  # type: ignore[attr-defined]
                 words = f"Best validation top-1 {score:.2f} %: {callback.best_model_path}"  # type: ignore[attr-defined]
                 Console().print(_printable(words), highlight=False, markup=False, soft_wrap=True)
