@@ -30,7 +30,7 @@ HELP = {  # of the commands that Lightning runs: what stands behind them, and wh
 }
 
 
-def explained(message: str, classes: Mapping[str, Mapping[str, Any]]) -> str:
+def format_parser_error(message: str, classes: Mapping[str, Mapping[str, Any]]) -> str:
     """A message of the parser (jsonargparse), which has some 25 lines, in the words of the one who typed.
 
     Args:

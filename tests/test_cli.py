@@ -197,7 +197,7 @@ def test_unreadable_videos_are_named_beside_the_accuracy(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["dance"], "there is no command 'dance'"),
+        (["dance"], "There is no command 'dance'"),
         (["list", "nothing*"], "No network matches"),
         (["info", "tanet_r50.k400_9f"], "Did you mean 'tanet_r50.k400_8f'"),
         (["convert", "none.pth", "tanet_r50.k400_8f"], "There is no weight file none.pth"),

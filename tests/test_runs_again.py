@@ -117,7 +117,7 @@ def test_a_wrong_checkpoint_takes_nothing_away(run: Path, tmp_path: Path, capsys
     before = sorted(path.name for path in run.iterdir())
     arguments = ["--ckpt_path", str(run / "checkpoints" / "lst.ckpt"), "--out", str(run)]
     assert main(["fit", "--config", str(run / "config.yaml"), *arguments]) == 1
-    assert "lst.ckpt is no file" in capsys.readouterr().err
+    assert "lst.ckpt does not exist" in capsys.readouterr().err
     assert sorted(path.name for path in run.iterdir()) == before
 
 

@@ -238,16 +238,3 @@ def push_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="of a new repository")
     asked = vars(parser.parse_args(arguments))
     print(f"Pushed: {push(asked.pop('model'), asked.pop('repo'), create_pr=asked.pop('pr'), **asked)}")
-
-
-ZOO_VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    "list": list_verb,
-    "info": info_verb,
-    "download": download_verb,
-    "convert": convert_verb,
-    "verify": verify_verb,
-    "cache": cache_verb,
-    "mirror": mirror_verb,
-    "export-checkpoint": export_verb,
-    "push": push_verb,
-}
