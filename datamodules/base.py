@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -99,9 +100,9 @@ class VideoDataModule(L.LightningDataModule):
         for name, value in (("erasing", erasing), ("max_missing", max_missing), ("max_bad_fraction", max_bad_fraction)):
             if not 0 <= value <= 1:
                 raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
-        if color_jitter < 0:
+        if not 0 <= color_jitter < math.inf:
             raise ConfigError(f"color_jitter is {color_jitter}; it must be at least 0.")
-        if time_limit is not None and time_limit <= 0:
+        if time_limit is not None and not 0 < time_limit < math.inf:
             raise ConfigError(f"time_limit is {time_limit}; it must be above 0 seconds, or null for none.")
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
@@ -364,7 +365,8 @@ class VideoDataModule(L.LightningDataModule):
         self._place = None  # of a checkpoint that was only tested, or of a run that failed before it began
         for split, account in self.skipped.items():
             if account:
-                log.warning("%d of %d %s videos could not be read", len(account), len(self.datasets[split]), split)
+                count, kind = len(self.datasets[split]), "" if split == "predict" else f"{split} "
+                log.warning("%d of %d %svideos could not be read", len(account), count, kind)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """uint8 frames -> normalised floats ``(..., C, T, H, W)``, on the device."""

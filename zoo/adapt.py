@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class LoadReport:
         return self.source is not None and not self.initialised and not self.adapted
 
     def __str__(self) -> str:
-        parts = [f"{self.name}: " + (f"weights from {self.source}" if self.source else "random weights")]
+        parts = [self._start()]
         if self.published is not None:
             parts.append("digest as published" if self.published else "DIGEST NOT AS PUBLISHED")
         if self.source and self.initialised:
@@ -46,6 +47,14 @@ class LoadReport:
         if self.ignored:
             parts.append(f"ignored {listing(self.ignored)}")
         return "; ".join(parts) + "."
+
+    def _start(self) -> str:
+        """Name and file; only the file where the name is that file or its folder."""
+        if self.source is None:
+            return f"{self.name}: random weights"
+        if Path(self.name) in (Path(self.source), Path(self.source).parent):
+            return f"weights of {self.source}"
+        return f"{self.name}: weights from {self.source}"
 
 
 def listing(keys: Any, most: int = 4) -> str:

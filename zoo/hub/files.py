@@ -24,6 +24,7 @@ from torch import Tensor
 
 from zoo.errors import AccessError, CheckpointError, NoSpaceError, WebPageError
 from zoo.hub.torchscript import is_torchscript, read_torchscript
+from zoo.hub.utf8 import utf8_path
 
 log = logging.getLogger("zoo")
 
@@ -117,7 +118,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: it is damaged, or holds other than plain tensors.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as utf8, safe_open(utf8, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again.") from error
