@@ -13,6 +13,10 @@ from zoo.errors import CheckpointError
 from zoo.text import printable
 
 
+# A network whose operator is not in its file has more numbers than the file; in the index, at most 4 times as many.
+MAX_GROWTH = 8
+
+
 @dataclass(frozen=True)
 class LoadReport:
     """What a network was loaded from, and what of it was not taken as it stood.

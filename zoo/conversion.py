@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from zoo.adapt import fit, listing
+from zoo.adapt import MAX_GROWTH, fit, listing
 from zoo.arguments import check_path, check_text
 from zoo.config import UNTRAINED, config_of
 from zoo.convert import CONVERTERS, RULES_VERSION, apply_rules
@@ -140,7 +140,8 @@ def matching_entries(path: str | os.PathLike[str]) -> list[str]:
 
 def _fits(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> bool:
     params = sum(value.numel() for key, value in tensors.items() if not key.endswith(BUFFERS))
-    if params > entry.params or (params < entry.params and not entry.init):
+    growth = MAX_GROWTH if entry.init else 1
+    if not params <= entry.params <= growth * params:
         return False  # without building the network, which takes most of the time
     network = outline(entry.arch, **entry.options)
     try:

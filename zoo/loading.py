@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.adapt import LoadReport, fit, listing
+from zoo.adapt import MAX_GROWTH, LoadReport, fit, listing
 from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
 from zoo.config import COUNTS, UNTRAINED, check_config, check_options, config_of
 from zoo.conversion import matches_hint, read_published
 from zoo.errors import CheckpointError, ConfigError, IndexFileError, ZooError, check_int
 from zoo.hub.checkpoint import SUFFIX, read_checkpoint
 from zoo.hub.files import sha256_of
-from zoo.hub.folders import read_model, write_model
+from zoo.hub.folders import CONFIG_FILE, read_model, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
 from zoo.hub.settings import offline
 from zoo.index import Entry, load_index
@@ -31,8 +31,6 @@ from zoo.text import printable
 from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
 
 log = logging.getLogger("zoo")
-# A network whose operator is not in its file has more elements than the file, in published ones up to 3 times as many.
-MAX_GROWTH = 8
 
 
 def dress(
@@ -246,22 +244,33 @@ def _from_file(path: Path, pretrained: bool) -> Origin:
 
 def _from_folder(folder: Path, pretrained: bool) -> Origin:
     tensors, config, file, digest = read_model(folder)
-    return origin_of(config, file, digest, tensors, pretrained)
+    config_file = folder / CONFIG_FILE
+    where = config_file if os.path.isfile(config_file) else file
+    return origin_of(config, file, digest, tensors, pretrained, where)
 
 
 def origin_of(
-    config: Any, file: Path, digest: str, tensors: dict[str, torch.Tensor], pretrained: bool = True
+    config: Any,
+    file: Path,
+    digest: str,
+    tensors: dict[str, torch.Tensor],
+    pretrained: bool = True,
+    config_file: Path | None = None,
 ) -> Origin:
-    """The origin that a saved network's config describes; ``file``, with that sha256, is where it comes from.
+    """The origin that a saved network's config describes.
 
     The tensors are compared with the network on the meta device: whatever the config says, no more memory is then
     taken than the file has, also where only the architecture is used (``pretrained=False``).
+
+    Args:
+        file: the weight file, with its sha256.
+        config_file: the file that holds the config, for messages; None: the weight file.
 
     Raises:
         IndexFileError: the config, or a value in it, cannot be used.
         CheckpointError: the tensors are not those of the network.
     """
-    where = printable(str(file))
+    where = printable(str(config_file or file))
     protocol = check_config(config, where)
     provenance = dict(config.get("provenance") or {})
     untrained = provenance.pop(UNTRAINED, False)
@@ -271,7 +280,7 @@ def origin_of(
         host = outline(arch, **options)
     except (ZooError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise IndexFileError(f"{where}: {arch} cannot be built with these options: {error}") from error
-    fit(host, dict(tensors), options, options, where=where, operator_untrained=untrained)
+    fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=untrained)
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:
         raise IndexFileError(

@@ -169,11 +169,11 @@ def check_protocol(values: Mapping[str, Any]) -> None:
     side = max(values["resize"], values["train_crop"])
     if values["num_frames"] * side**2 > MAX_PIXELS:
         raise ConfigError(
-            f"a clip has {values['num_frames']} frames of {side} x {side} pixels; the most is {MAX_PIXELS} pixels in all."
+            f"a clip has {values['num_frames']} frames of {side} x {side} pixels; it may have {MAX_PIXELS} pixels in all."
         )
-    for name, low in (("mean", -MAX_MEAN), ("std", MIN_STD)):
+    for name, least in (("mean", -MAX_MEAN), ("std", MIN_STD)):
         for number, value in enumerate(_check_list(name, values[name])):
-            check_number(f"{name}[{number}]", value, low, MAX_MEAN)
+            check_number(f"{name}[{number}]", value, least, MAX_MEAN)
     if not len(values["mean"]) == len(values["std"]) > 0:
         raise ConfigError(f"mean has {len(values['mean'])} values and std {len(values['std'])}; give one per channel.")
     _check_flip_pairs(values["flip_pairs"])
