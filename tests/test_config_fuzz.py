@@ -22,9 +22,9 @@ SECONDS = 10.0  # for one file; machines that run tests are busy
 # what a mutation puts in place of a value
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 4, 8, 16, 255, 65536, 10**6, 10**9, 2**63, 10**200, 0.0, -0.0, 0.5, 1e-30, 1e300,
-    float("nan"), float("inf"), float("-inf"), "", "x", "4", "prob", "\x1b[31m", "\u202eabc", "\ud800", "名前", "a" * 5000,
-    "../../etc/passwd", [], [1], [[]], [[0, 1]], [0.0, 0.0, 0.0], [1.0, 1.0], ["a", "b", "c", "d"], ["a"] * 4,
-    list(range(1000)), {}, {"a": 1}, {"hidden": 10**9}, {"blocks": [[0], [0], [0], [0]]}, {"kernel_size": 5},
+    float("nan"), float("inf"), float("-inf"), "", "x", "4", "prob", "\x1b[31m", "\u202eabc", "\ud800", "名前",
+    "a" * 5000, "../../etc/passwd", [], [1], [[]], [[0, 1]], [0.0, 0.0, 0.0], [1.0, 1.0], ["a", "b", "c", "d"],
+    ["a"] * 4, list(range(1000)), {}, {"a": 1}, {"hidden": 10**9}, {"blocks": [[0], [0], [0], [0]]}, {"kernel_size": 5},
 ]  # fmt: skip
 KEYS = [
     "arch",
