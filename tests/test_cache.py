@@ -286,7 +286,7 @@ def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
     assert f"{NAMES['two']}: {tmp_path}" in out  # of a host with an error for one file, the others are asked for
     assert out.count("cannot be reached") == 2 and f"{NAMES['drive']}: FAILED: https://drive" in out
     assert f"Skipped because their hosts cannot be reached: {NAMES['folder']}\n" in out
-    assert "3 of 4 could not be mirrored" in err
+    assert "3 of 4 networks could not be mirrored" in err
     assert sorted(r.host for r in net.requests if r.method == "CONNECT") == ["drive.google.com", "other.test"]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from test_cli import QUIET, TINY
 
 import zoo
@@ -223,3 +224,15 @@ def test_recipes_accept_their_own_defaults() -> None:
 def test_arguments_are_shown_as_they_are_typed() -> None:
     arguments = TrainerArguments(network="x", options=["--data.root=a b", "--print_config"], files=["c d"])
     assert arguments.command_line("fit") == "tempozoo fit --from x --data.root 'a b' --print_config 'c d'"
+
+
+def test_a_published_file_is_named_with_the_entries_that_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "resnet 18.pth"
+    torch.save(zoo.load(BUNDLED).state_dict(), file)
+    assert main(["predict", "--from", str(file), str(tmp_path)]) == 1
+    message = f"{file} is a published file of {BUNDLED}. Give both: --from {BUNDLED} --model.weights '{file}'"
+    assert capsys.readouterr().err == f"tempozoo: {message}\n"
+    torch.save({"x": torch.zeros(1)}, file)
+    assert resolve_network(str(file)) == str(file)  # zoo.load reports what is wrong with it
+    assert main(["predict", "--from", str(file), str(tmp_path)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("tempozoo: ")

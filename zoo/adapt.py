@@ -11,6 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import CheckpointError
+from zoo.text import printable
+
+# A network whose operator is not in its file has more numbers than the file; in the index, at most 4 times as many.
+MAX_GROWTH = 8
 
 
 @dataclass(frozen=True)
@@ -50,18 +54,20 @@ class LoadReport:
 
     def _start(self) -> str:
         """Name and file; only the file where the name is that file or its folder."""
+        name = printable(self.name)
         if self.source is None:
-            return f"{self.name}: random weights"
+            return f"{name}: random weights"
+        source = printable(self.source)
         if Path(self.name) in (Path(self.source), Path(self.source).parent):
-            return f"weights of {self.source}"
-        return f"{self.name}: weights from {self.source}"
+            return f"weights of {source}"
+        return f"{name}: weights from {source}"
 
 
 def listing(keys: Any, most: int = 4) -> str:
-    """A few keys, and how many more there are."""
+    """A few keys as printable text, and how many more there are."""
     keys = list(keys)
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return ", ".join(printable(str(key)[:200]) for key in keys[:most]) + more
 
 
 def adapt_stem(weight: Tensor, channels: int) -> Tensor:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from zoo.errors import CheckpointError
-from zoo.hub.folders import WEIGHTS_FILE
+from zoo.adapt import listing
+from zoo.conversion import matching_entries
+from zoo.errors import CheckpointError, ZooError
+from zoo.hub.checkpoint import SUFFIX
+from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE
 from zoo.index import load_index
 from zoo.text import printable
 
+SAFETENSORS = ".safetensors"
 CHECKPOINT_FOLDER = "checkpoints"  # of a run, with best.ckpt and last.ckpt
 
 
@@ -39,12 +44,14 @@ def resolve_network(name: str) -> str:
     A run's folder stands for its best checkpoint, or its last one if there is no best. Other names are unchanged.
 
     Raises:
-        CheckpointError: a run without checkpoints.
+        CheckpointError: a run without checkpoints, or a published file, which needs the name of its index entry.
     """
     if name in load_index().entries:
         return name
     name = expand_home(name)
     folder = Path(name)
+    if folder.is_file():
+        _refuse_published(folder)
     if not folder.is_dir() or (folder / WEIGHTS_FILE).exists():
         return name
     for checkpoint in ("best.ckpt", "last.ckpt"):
@@ -55,3 +62,19 @@ def resolve_network(name: str) -> str:
     if (folder / CHECKPOINT_FOLDER).is_dir():
         raise CheckpointError(f"{folder / CHECKPOINT_FOLDER} contains neither best.ckpt nor last.ckpt.")
     return name
+
+
+def _refuse_published(path: Path) -> None:
+    """Refuse a published file and name the index entries that it fits; leave other files to ``zoo.load``."""
+    if path.suffix == SUFFIX or (path.suffix == SAFETENSORS and path.with_name(CONFIG_FILE).exists()):
+        return
+    try:
+        entries = matching_entries(path)
+    except ZooError:
+        return
+    if entries:
+        others = f" or {listing(entries[1:], 7)}" if len(entries) > 1 else ""
+        raise CheckpointError(
+            f"{path} is a published file of {entries[0]}{others}. Give both: "
+            f"{shlex.join(['--from', entries[0], '--model.weights', str(path)])}"
+        )

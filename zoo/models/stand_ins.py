@@ -163,6 +163,8 @@ def stand_in(op: str, conv: nn.Conv2d, num_frames: int, **options: Any) -> nn.Co
     }
     try:
         made: Any = STAND_INS[op](conv, num_frames, shape, **options)
+    except ConfigError:  # it names the option already
+        raise
     except TypeError as error:
         raise ConfigError(f"the operator {op!r} cannot be built with {options}: {error}") from error
     made.padding_mode = conv.padding_mode
