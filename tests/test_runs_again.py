@@ -190,7 +190,7 @@ def test_a_warm_up_is_as_long_whatever_ends_the_run(run: Path, tmp_path: Path, c
     )
     endless = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:05", "--out", str(tmp_path / "none")]
     assert main([*fit, *endless]) == 1
-    assert "set trainer.max_epochs or trainer.max_steps" in capsys.readouterr().err
+    assert "set --trainer.max_epochs or --trainer.max_steps" in capsys.readouterr().err
 
 
 def test_a_run_tells_how_clips_were_changed(run: Path) -> None:
