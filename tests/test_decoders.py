@@ -30,9 +30,9 @@ from datamodules.motionclips import write_video
 from datamodules.records import Source
 from datamodules.shard_index import pack, scan
 from datamodules.tree import Tree
+from datamodules.video.containers import COVER
 from datamodules.video.decoding import DECODERS, VideoReader, open_video
 from datamodules.video.pixels import stacked
-from datamodules.video.pyav_reader import COVER
 from datamodules.video.torchcodec_reader import TorchcodecReader
 from zoo.errors import ConfigError, DataError
 
