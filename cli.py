@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from zoo.commands import ZOO_VERBS
 from zoo.config import check_config
 from zoo.errors import ConfigError, ZooError
+from zoo.text import printable
 
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
 USAGE = """usage: tempozoo <command> [options]
@@ -69,7 +70,7 @@ def main(args: Sequence[str] | None = None) -> int:
         ours = zoo_error(error)
         if ours is None:
             raise
-        print(f"tempozoo: {ours}", file=sys.stderr)
+        print(f"tempozoo: {printable(str(ours))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("tempozoo: interrupted. A download goes on where it stopped when it is asked for again.", file=sys.stderr)

@@ -35,9 +35,10 @@ DELAY = 4  # frames that a decoder may hold back to put them in order; a jump th
 class VideoReader:
     """An open video: its frames by number.
 
-    ``len(reader)`` is the number of frames, ``reader.fps`` the average frame rate of the whole video. Use it in a
-    ``with`` block. Of a source with a span only the packets of that span are read, and frame 0 is the first one at or
-    after its start; second 0 is the first frame of the video, whatever time the file gives to that.
+    ``len(reader)`` is the number of frames, ``reader.key_frames`` the number of those that can be decoded alone, and
+    ``reader.fps`` the average frame rate of the whole video. Use it in a ``with`` block. Of a source with a span only
+    the packets of that span are read, and frame 0 is the first one at or after its start; second 0 is the first frame
+    of the video, whatever time the file gives to that.
 
     Args:
         source: a path, or where the video is in a longer one or in a shard.
@@ -50,7 +51,7 @@ class VideoReader:
     def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
         self.source = source if isinstance(source, Source) else Source(str(source))
         self._deadline, self._opened = deadline, time.monotonic()
-        self._file, self._seekable = self._open_file(), True
+        self._file, self._seekable, self.key_frames = self._open_file(), True, 0
         self._open_container()
         try:
             self._stream: Any = video_stream(self._container, str(self.source))
@@ -176,6 +177,7 @@ class VideoReader:
                 keys[pts] = pts if dts is None else min(pts, dts)
             if not packet.is_discard and (pts is None or first <= pts < last):
                 times.append(pts)
+                self.key_frames += packet.is_keyframe
         if corrupt >= 0:
             raise DataError(f"{self.source} is damaged: a packet near frame {corrupt} is corrupt.")
         # AVI has no display times: with B frames those given are guesses, and packets may hold two frames or none, so
@@ -222,6 +224,11 @@ class VideoReader:
         if not count:
             length = (self._container.duration or 0) / av.time_base
             raise DataError(f"{self.source} has no frames from {start:g} s to {stop:g} s; it lasts {length:.2f} s.")
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the video's format, such as "h264"."""
+        return str(self._stream.codec_context.codec.canonical_name)
 
     def __len__(self) -> int:
         return self._length

@@ -110,7 +110,7 @@ def _walk_boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
     """End of the last box of an MP4 or MOV file, and whether the file has two headers, each with its own index.
 
     ISO/IEC 14496-12, 4.2: a box begins with a 32-bit size and a name. Size 1: a 64-bit size follows; size 0: to the
-    end. Boxes of other names than ``BOXES`` do not count for the end: a decoder does not miss them, or they are garbage.
+    end. Boxes of other names than ``BOXES`` do not count for the end: decoders do not miss them, or they are garbage.
     """
     end = at = 0
     names: list[bytes] = []
