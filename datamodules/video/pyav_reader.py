@@ -29,6 +29,7 @@ NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
 # Decoders that may be told before each packet whether to decode frames that no other frame refers to. Others ignore it,
 # or keep the setting of the first packet (libdav1d), or lose frames (dirac).
 SKIPPING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
+FALSE_KEYS = frozenset({"dirac", "rpza"})  # formats whose packets are marked as key frames although they are not
 DELAY = 4  # frames that a decoder may hold back to put them in order; a jump throws them away
 
 
@@ -185,7 +186,7 @@ class VideoReader:
         # raw streams are made up by FFmpeg
         name = self._container.format.name
         guessed = name == "mpeg" or (name == "avi" and self._stream.codec_context.has_b_frames)
-        guessed = guessed or bool(self._container.format.flags & NO_TIMESTAMPS)
+        guessed = guessed or bool(self._container.format.flags & NO_TIMESTAMPS) or self.codec in FALSE_KEYS
         known = known and len(set(times)) == len(times) and not guessed and not self._has_palette()
         if self.source.span is not None:
             self._check_span(known, len(times))
