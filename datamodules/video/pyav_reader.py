@@ -29,7 +29,8 @@ NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
 # Decoders that may be told before each packet whether to decode frames that no other frame refers to. Others ignore it,
 # or keep the setting of the first packet (libdav1d), or lose frames (dirac).
 SKIPPING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
-FALSE_KEYS = frozenset({"dirac", "rpza"})  # formats whose packets are marked as key frames although they are not
+# Formats whose packets may be marked as key frames although they are not.
+FALSE_KEYS = frozenset({"dirac", "gif", "rpza"})
 DELAY = 4  # frames that a decoder may hold back to put them in order; a jump throws them away
 
 
