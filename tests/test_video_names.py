@@ -19,7 +19,8 @@ from datamodules.video.decoding import open_video
 NAMES = [
     b"2024-05-01T12:30:00.mp4", b"http:x.mp4", b"concat:a|b.mp4", b"file:x.mp4", b"img%d.mp4", b"img%03d.mp4",
     b"a b.mp4", "\U0001f600 \u00e9.mp4".encode(), b"line\nbreak.mp4", b"-dash.mp4", b"it's \"quoted\".mp4",
-    b"not utf-8 \xff\xfe.mp4", b"escape \x1b[31m.mp4", b"a*?[1]{2}.mp4", b"back\\slash.mp4", b"tab\t.mp4", b"[bold]x.mp4", b"#1.mp4", b"$HOME.mp4",
+    b"not utf-8 \xff\xfe.mp4", b"escape \x1b[31m.mp4", b"a*?[1]{2}.mp4", b"back\\slash.mp4",
+    b"tab\t.mp4", b"[bold]x.mp4", b"#1.mp4", b"$HOME.mp4",
 ]  # fmt: skip
 
 

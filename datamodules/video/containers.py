@@ -19,6 +19,7 @@ FORMATS = (
     "smjpeg", "smk", "swf", "thp", "ty", "vc1", "vc1test", "vivo", "vvc", "webm", "webp_pipe", "wtv", "yuv4mpegpipe",
 )  # fmt: skip
 OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+MAX_PIXELS = 1 << 26  # of a frame: 8192 x 8192. A damaged header may give any size
 COVER = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
 
@@ -52,7 +53,8 @@ def video_stream(container: Any, name: str) -> Any:
     """The video stream of a container.
 
     Raises:
-        DataError: there is none, only the cover picture of a song, or FFmpeg has no decoder for it.
+        DataError: there is none, only the cover picture of a song, FFmpeg has no decoder for it, or its frames are too
+            large.
     """
     stream = container.streams.best("video")
     if stream is None:
@@ -62,6 +64,10 @@ def video_stream(container: Any, name: str) -> Any:
         raise DataError(f"{name} has no video stream, only a cover picture.")
     if stream.codec_context is None:
         raise DataError(f"{name} has a video stream that FFmpeg has no decoder for. Convert it to H.264.")
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if width * height > MAX_PIXELS:
+        raise DataError(f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS} pixels are supported.")
+    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change within the stream
     # loader workers are the parallelism; a thread pool for each of them only costs memory
     stream.codec_context.thread_count = 1
     return stream
