@@ -188,6 +188,36 @@ def test_containers_that_cannot_seek_are_decoded_from_the_start(container: str, 
     check_random_access(path)
 
 
+CUT: dict[str, dict[str, Any]] = {
+    "h264_closed_gop": {"container": "mpegts", "options": B_FRAMES},
+    "h264_open_gop": {"container": "mpegts", "options": B_FRAMES | {"x264-params": "open-gop=1:scenecut=0"}},
+    "mpeg2": {"codec": "mpeg2video", "container": "mpegts", "options": B_FRAMES},
+    "hevc": {
+        "codec": "libx265", "container": "matroska",
+        "options": {"x265-params": "log-level=none:keyint=8:min-keyint=8:scenecut=0:bframes=3:pools=1:open-gop=1"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("first", ["key frame", "frame 3"])
+@pytest.mark.parametrize("kind", CUT)
+def test_streams_cut_without_encoding_have_the_frames_that_can_be_decoded(
+    kind: str, first: str, tmp_path: Path
+) -> None:
+    whole = encode(tmp_path / "whole", frames=40, **CUT[kind])
+    path = tmp_path / "cut"
+    with av.open(str(whole)) as source, av.open(str(path), "w", format=CUT[kind]["container"]) as out:
+        stream = source.streams.video[0]
+        copy = out.add_stream_from_template(stream)
+        copied = False
+        for number, packet in enumerate(source.demux(stream)):
+            copied = copied or (number > 3 and packet.is_keyframe if first == "key frame" else number == 3)
+            if copied and packet.dts is not None:
+                packet.stream = copy
+                out.mux(packet)
+    check_random_access(path)
+
+
 @pytest.mark.parametrize("container", ["h264", "hevc"])
 def test_spans_of_raw_streams_are_refused_with_the_reason(container: str, tmp_path: Path) -> None:
     path = encode(tmp_path / f"v.{container}", "libx264" if container == "h264" else "libx265", container)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from typing import Any
 
@@ -40,12 +41,15 @@ def open_container(file: str | io.IOBase, name: str, timeout: float | None = Non
         return av.open(target, container_options=OPTIONS, metadata_errors="replace", timeout=timeout)
     except DataError:  # of a video in a shard
         raise
-    except av.ArgumentError as error:  # also what FFmpeg raises for a format that is not in the list
+    except av.FFmpegError as error:
+        if error.errno != errno.EINVAL:
+            raise DataError(f"{name} cannot be opened as a video: {reason(error)}.") from error
+        # this is also what FFmpeg raises for a format that is not in the list
         raise DataError(
             f"{name} is not a video in a supported container format, or its header is damaged. Playlists and other "
             "files that refer to further files are not read; give the videos themselves."
         ) from error
-    except (av.FFmpegError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be opened as a video: {reason(error)}.") from error
 
 

@@ -187,19 +187,45 @@ class VideoReader:
         # raw streams are made up by FFmpeg
         name = self._container.format.name
         guessed = name == "mpeg" or (name == "avi" and self._stream.codec_context.has_b_frames)
-        guessed = guessed or bool(self._container.format.flags & NO_TIMESTAMPS) or self.codec in FALSE_KEYS
+        guessed = (
+            guessed
+            or bool(self._container.format.flags & NO_TIMESTAMPS)
+            or self._stream.codec_context.name in FALSE_KEYS
+        )
         known = known and len(set(times)) == len(times) and not guessed and not self._has_palette()
         if self.source.span is not None:
             self._check_span(known, len(times))
         self._times = np.sort(np.array(times, np.int64)) if known else None
         self._keys = np.array(sorted(keys), np.int64)
         self._key_starts = np.array([keys[key] for key in sorted(keys)], np.int64)
-        self._length = len(times)
+        self._drop_undecodable()
+        self._length = len(times) if self._times is None else len(self._times)
         if not known:
             self._rewind()
             self._length = sum(1 for _ in self._decoded())
         if self._length == 0:
             raise DataError(f"{self.source} has no frames.")
+
+    def _drop_undecodable(self) -> None:
+        """Leave out frames before the first key frame that cannot be decoded.
+
+        Recordings and copied parts may begin in the middle of a group of pictures, or with frames that refer to the
+        group before.
+        """
+        if (
+            self._times is None
+            or self.source.span is not None
+            or not len(self._keys)
+            or self._times[0] >= self._keys[0]
+        ):
+            return
+        self._rewind()
+        shown = []
+        for frame in self._decoded():
+            if frame.pts is not None and frame.pts >= self._keys[0]:
+                break
+            shown.append(frame.pts)
+        self._times = self._times[(self._times >= self._keys[0]) | np.isin(self._times, shown)]
 
     def _seek_span(self) -> tuple[float, float]:
         """Go to a key frame before the span; its start and stop in the time base of the stream."""
@@ -230,7 +256,8 @@ class VideoReader:
     @property
     def codec(self) -> str:
         """FFmpeg's name of the video's format, such as "h264"."""
-        return str(self._stream.codec_context.codec.canonical_name)
+        codec = self._stream.codec_context.codec
+        return str(getattr(codec, "canonical_name", codec.name))  # since PyAV 15; before, that of the decoder
 
     def __len__(self) -> int:
         return self._length
