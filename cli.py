@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from zoo import commands as zoo_commands
 from zoo.errors import ConfigError, ZooError
+from zoo.text import printable
 
 Arguments = Sequence[str]
 
@@ -108,7 +109,7 @@ def main(args: Sequence[str] | None = None) -> int:
         package_error = find_package_error(error)
         if package_error is None:
             raise
-        print(f"tempozoo: {package_error}", file=sys.stderr)
+        print(f"tempozoo: {printable(str(package_error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("tempozoo: interrupted. A download resumes where it stopped when it is repeated.", file=sys.stderr)
