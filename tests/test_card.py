@@ -21,11 +21,13 @@ from zoo.config import config_of
 from zoo.hub.digests import record_digest
 from zoo.models import ARCHITECTURES, build
 from zoo.provenance import LOCAL, public_config
+from zoo.text import printable
 
 HOSTILE = [
     "a|b", "<script>alert(1)</script>", 'with "quotes"', "two\nlines", "no", "1e3", ": x", "`code`",
     "*bold* _it_ ~~s~~", "[link](http://x.y)", "&lt;", "# head", "back\\slash", "![p](x.png)", "---", "1. first",
     "- item", "   ", "<b>", "\x00\x1b[0m", "</table>", "$$x$$", "ünïcode 动作", "'single'", "{{ x }}", "null",
+    "https://evil.example/x", "www.evil.example", "\u202egnp.exe", "@everyone",
 ]  # fmt: skip
 
 
@@ -48,8 +50,8 @@ def plain(html: str) -> str:
 
 
 def shown(text: str) -> str:
-    """What is to be seen of a text: without what cannot be printed, in one line."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split()) or "(no name)"
+    """What is to be seen of a text: one line, with escapes for control characters."""
+    return printable(" ".join(text.split())) or "(no name)"
 
 
 def test_any_label_is_shown_as_it_is() -> None:
@@ -75,6 +77,21 @@ def test_any_text_in_any_place_leaves_the_card_whole(text: str) -> None:
     assert html.count("<h1>") == 1
     assert "alert(1)" not in html or "&lt;script&gt;" in html
     assert escape(text).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://evil.example/x", r"https:\//evil.example/x"),
+        ("WWW.evil.example", r"WWW\.evil.example"),
+        ("a@evil.example", r"a\@evil.example"),
+        ("\u202egnp.exe", r"\\u202egnp.exe"),
+        ("\x1b[31mred", r"\\x1b\[31mred"),
+        ("x" * 5000, "x" * 1000 + "..."),
+    ],
+)
+def test_escape_prevents_links_and_shows_control_characters(text: str, shown: str) -> None:
+    assert escape(text) == shown
 
 
 @pytest.mark.parametrize("repo", ["alice/no", "alice/1e3", "1e3/1e3", "alice/0o17", "alice/2024-01-01", "a/null"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from zoo.text import is_printable, printable
+from zoo.text import MAX_JSON, brief, is_printable, parse_json, printable, read_json
 
 
 @pytest.mark.parametrize(
@@ -32,3 +34,44 @@ def test_printable_escapes_control_characters(text: str, shown: str) -> None:
 def test_printable_keeps_text_of_any_script(text: str) -> None:
     assert printable(text) == text
     assert is_printable(text)
+
+
+LONG = {
+    "integer": 10**5000,
+    "nested integer": [10**5000],
+    "text": "x" * 10**6,
+    "escapes": {"a": ["\x1b[31m"] * 1000},
+    "depth": [[[[[[[[1]]]]]]]],
+    "surrogate": "\ud800",
+}
+
+
+@pytest.mark.parametrize("kind", list(LONG))
+def test_brief_is_short_and_printable(kind: str) -> None:
+    shown = brief(LONG[kind])
+    assert len(shown) < 250
+    assert is_printable(shown)
+
+
+def test_brief_keeps_short_values() -> None:
+    for value in (3, -1.5, None, True, "tanet_r50", [1, 2], {"a": 1}, 10**30):
+        assert brief(value) == repr(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ('{"a": ' + "9" * 5000 + "}", "5000 digits"),
+        ("[" * 100000, "nested too deeply"),
+        ('{"a": ', "Expecting value"),
+        ("[" + "1," * (MAX_JSON // 2) + "1]", "longer than 16 MiB"),
+    ],
+    ids=["duplicate", "digits", "depth", "cut", "size"],
+)
+def test_parse_json_refuses(text: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_json(text)
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ValueError, match=says):
+        read_json(tmp_path / "a.json")

@@ -10,6 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import CheckpointError
+from zoo.text import printable
+
+
+# A network whose operator is not in its file has more numbers than the file; in the index, at most 4 times as many.
+MAX_GROWTH = 8
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class LoadReport:
         return self.source is not None and not self.initialised and not self.adapted
 
     def __str__(self) -> str:
-        parts = [f"{self.name}: " + (f"weights from {self.source}" if self.source else "random weights")]
+        name, source = printable(self.name), printable(self.source or "")
+        parts = [f"{name}: " + (f"weights from {source}" if source else "random weights")]
         if self.published is not None:
             parts.append("digest as published" if self.published else "DIGEST NOT AS PUBLISHED")
         if self.source and self.initialised:
@@ -49,10 +55,10 @@ class LoadReport:
 
 
 def listing(keys: Any, most: int = 4) -> str:
-    """A few keys, and how many more there are."""
+    """A few keys as printable text, and how many more there are."""
     keys = list(keys)
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(keys[:most]) + more
+    return ", ".join(printable(str(key)[:200]) for key in keys[:most]) + more
 
 
 def adapt_stem(weight: Tensor, channels: int) -> Tensor:

@@ -15,8 +15,10 @@ from zoo.index import Entry
 from zoo.models import ARCHITECTURES, RESNETS
 from zoo.protocol import Protocol
 from zoo.provenance import COPY_OF, INITIALISED, LOCAL, entry_of, hub_repository, is_published, public_config
+from zoo.text import printable
 
 CLASSES_LISTED = 60
+LONGEST = 1000  # characters of a text from the config
 TASK = "video-classification"
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 # what weights are published under, as the Hub calls it; anything else is "other" there, with a name
@@ -121,14 +123,19 @@ def _metrics(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def escape(text: Any) -> str:
-    """Any text as one line of Markdown that shows it as it is."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#|~$&!])", r"\\\1", line) or "(no name)"
+    """Any text as one line of Markdown that shows it as it is, cut to ``LONGEST`` characters.
+
+    Neither Markdown nor HTML in it has an effect, and addresses do not become links.
+    """
+    line = printable(" ".join(str(text)[: LONGEST + 1].split()))
+    line = line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
+    line = re.sub(r"([\\`*_{}\[\]<>()#|~$&!@])", r"\\\1", line)
+    return re.sub(r"(?<=:)(?=//)|(?<=www)(?=\.)", r"\\", line, flags=re.IGNORECASE) or "(no name)"
 
 
 def _yaml_text(text: Any) -> str:
     """A name for the metadata: YAML 1.2, which the Hub reads, has numbers that the client writes as plain words."""
-    line = " ".join(str(text).split())
+    line = printable(" ".join(str(text).split()))
     return line if re.search(r"[^\W\d_]{2}", line) else f"data set {line}".strip()
 
 

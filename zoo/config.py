@@ -1,4 +1,8 @@
-"""config.json: what a folder written by this package says of its network, and where its weights come from."""
+"""config.json: what a folder written by this package says of its network, and where its weights come from.
+
+The same description is in an index entry, a folder, a ``.ckpt`` and a repository of the Hub. ``check_config`` and
+``check_description`` validate it before anything is built from it: a file may come from anywhere.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,36 @@ from importlib import metadata
 from types import NoneType
 from typing import Any
 
-from zoo.errors import IndexFileError
-from zoo.protocol import Protocol
+from zoo.arguments import check_labels
+from zoo.errors import ConfigError, IndexFileError, UnknownNameError, check_int, check_number, check_rate
+from zoo.models import ARCHITECTURES
+from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol
+from zoo.text import brief, is_printable, printable
 
 FORMAT = 1
 UNTRAINED = "operator_untrained"  # in the provenance of converted image weights
+
+# Smallest and largest values of options that are whole numbers.
+COUNTS = {
+    "num_classes": (2, MAX_CLASSES),
+    "num_frames": BOUNDS["num_frames"],
+    "in_channels": (1, 1024),
+    "image_size": (16, BOUNDS["crop"][1]),
+    "width": (1, 8192),
+    "depth": (1, 256),
+    "heads": (1, 256),
+    "patch": (1, 256),
+    "alpha": (1, 64),
+    "fusion_kernel": (1, 99),
+}
+RATES = ("dropout", "drop_path")  # at least 0 and below 1
+NUMBERS = {"layer_scale": (0.0, 1000.0)}
+FLAGS = ("stem_pool", "temporal_projection", "double_tada")
+# options with values of their own, such as those of an operator, in which any number has these limits
+NESTED = ("op_options", "non_local", "routing", "op_stages", "adapted", "hidden", "parts")
+MAX_NESTED_INT, MAX_NESTED_FLOAT, MAX_NESTED_TEXT, MAX_NESTED_ITEMS = 65536, 1e6, 100, 1000
+# of the provenance, which is read by people only
+MAX_DEPTH, MAX_ITEMS, MAX_TEXT, MAX_INT = 8, 100_000, 10_000, 2**63
 
 
 def package_version() -> str:
@@ -40,17 +69,18 @@ def config_of(
     }
 
 
-def check_config(config: Any, where: str) -> None:
-    """Refuse a config of something else, of another format, or with parts missing.
+def check_config(config: Any, where: str) -> Protocol:
+    """Validate a config.json, or the config in a ``.ckpt``, and return its protocol.
 
     Raises:
-        IndexFileError: naming ``where``.
+        IndexFileError: naming ``where``, the field, its value and what it may be.
     """
+    where = printable(where)
     if not isinstance(config, Mapping) or "tempozoo" not in config:
         raise IndexFileError(f"{where}: the config was not written by this package.")
-    if config["tempozoo"] != FORMAT:
+    if type(config["tempozoo"]) is not int or config["tempozoo"] != FORMAT:
         raise IndexFileError(
-            f"{where}: written in format {config['tempozoo']}, this version reads {FORMAT}; upgrade tempozoo."
+            f"{where}: written in format {brief(config['tempozoo'])}, this version reads {FORMAT}; upgrade tempozoo."
         )
     missing = [key for key in ("arch", "options", "labels", "protocol") if key not in config]
     kinds: dict[str, tuple[type, ...]] = {
@@ -62,9 +92,116 @@ def check_config(config: Any, where: str) -> None:
     }
     for key in kinds.keys() & config.keys():
         if not isinstance(config[key], kinds[key]):
-            raise IndexFileError(f"{where}: {key} is {config[key]!r}; it was not written by this package.")
-    if not all(isinstance(label, str) for label in config.get("labels") or []):
-        raise IndexFileError(f"{where}: the labels are not all text.")
+            raise IndexFileError(f"{where}: {key} is {brief(config[key])}; it was not written by this package.")
     missing += [f"options.{key}" for key in ("num_classes", "num_frames") if key not in config.get("options", {})]
     if missing:
         raise IndexFileError(f"{where}: the config lacks {', '.join(missing)}.")
+    protocol = Protocol.from_dict(config["protocol"], where)
+    try:
+        check_description(config["arch"], config["options"], protocol, config["labels"])
+        check_provenance(config.get("provenance") or {})
+    except (ConfigError, UnknownNameError) as error:
+        raise IndexFileError(f"{where}: {error}") from error
+    return protocol
+
+
+def check_description(arch: str, options: Mapping[str, Any], protocol: Protocol, labels: Sequence[str] | None) -> None:
+    """Validate an architecture, its options and labels, and their agreement with a (valid) protocol.
+
+    Raises:
+        UnknownNameError: no such architecture.
+        ConfigError: naming the field, its value and what it may be.
+    """
+    if arch not in ARCHITECTURES:
+        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
+    check_options(options)
+    classes, frames, channels = options["num_classes"], options["num_frames"], options.get("in_channels", 3)
+    if frames != protocol.num_frames:
+        raise ConfigError(f"num_frames is {frames} in options and {protocol.num_frames} in protocol; they must agree.")
+    if len(protocol.mean) != channels:
+        raise ConfigError(
+            f"mean and std have {len(protocol.mean)} values for {channels} input channels; they must agree."
+        )
+    for number, pair in enumerate(protocol.flip_pairs):
+        if max(pair) >= classes:
+            raise ConfigError(f"flip_pairs[{number}] is {list(pair)}; classes are 0 to {classes - 1}.")
+    total = sum(count for _, count in protocol.heads)
+    if protocol.heads and total != classes:
+        raise ConfigError(f"heads have {total} classes in all, num_classes is {classes}; they must agree.")
+    if labels is not None:
+        check_labels("labels", labels, classes, MAX_LABEL)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Validate the type and range of an architecture's options; whether it has them is for its builder to say.
+
+    Raises:
+        ConfigError: naming the option, its value and what it may be.
+    """
+    for name, value in options.items():
+        if not isinstance(name, str):
+            raise ConfigError(f"the name of an option is {brief(name)}; it must be text.")
+        if name in COUNTS:
+            check_int(name, value, *COUNTS[name])
+        elif name in RATES:
+            check_rate(name, value)
+        elif name in NUMBERS:
+            check_number(name, value, *NUMBERS[name])
+        elif name in FLAGS:
+            if not isinstance(value, bool):
+                raise ConfigError(f"{name} is {brief(value)}; it must be true or false.")
+        else:
+            _check_nested(name, value)
+
+
+def _check_nested(name: str, value: Any) -> None:
+    for inner in _walk(name, value, depth=5, items=MAX_NESTED_ITEMS):
+        if isinstance(inner, int):
+            check_int(f"a number in {name}", int(inner), -MAX_NESTED_INT, MAX_NESTED_INT)
+        elif isinstance(inner, float):
+            check_number(f"a number in {name}", inner, -MAX_NESTED_FLOAT, MAX_NESTED_FLOAT)
+        elif isinstance(inner, str) and (len(inner) > MAX_NESTED_TEXT or not is_printable(inner)):
+            raise ConfigError(
+                f"a text in {name} is {brief(inner)}; it may have {MAX_NESTED_TEXT} characters in a line."
+            )
+
+
+def check_provenance(provenance: Any) -> None:
+    """Refuse a provenance that is not made of plain values (as in JSON) of bounded depth, number and size.
+
+    Raises:
+        ConfigError: naming the value.
+    """
+    for inner in _walk("provenance", provenance, MAX_DEPTH, MAX_ITEMS):
+        if isinstance(inner, str) and len(inner) > MAX_TEXT:
+            raise ConfigError(f"a text in provenance has {len(inner)} characters; the most is {MAX_TEXT}.")
+        if isinstance(inner, int) and abs(inner) > MAX_INT:
+            raise ConfigError(f"a number in provenance is {brief(inner)}; it must be within 64 bits.")
+    if not isinstance(provenance.get(UNTRAINED, False), bool):
+        raise ConfigError(f"provenance.{UNTRAINED} is {brief(provenance[UNTRAINED])}; it must be true or false.")
+
+
+def _walk(name: str, value: Any, depth: int, items: int) -> list[Any]:
+    """All keys and plain values inside ``value``; others, and too many or too deep ones, are refused."""
+    plain: list[Any] = []
+    level: list[Any] = [value]
+    for _ in range(depth):
+        deeper: list[Any] = []
+        for item in level:
+            if isinstance(item, Mapping):
+                if not all(isinstance(key, str) for key in item):
+                    raise ConfigError(f"a key in {name} is not text; it must be as in JSON.")
+                plain.extend(item)
+                deeper.extend(item.values())
+            elif isinstance(item, (list, tuple)):
+                deeper.extend(item)
+            elif item is None or isinstance(item, (bool, int, float, str)):
+                plain.append(item)
+            else:
+                raise ConfigError(f"a value in {name} is a {type(item).__name__}; it must be plain, as in JSON.")
+        if len(plain) + len(deeper) > items:
+            raise ConfigError(f"{name} holds over {items} values; that is the most.")
+        level = deeper
+    if level:
+        raise ConfigError(f"{name} is nested more than {depth} levels deep; that is the most.")
+    return plain

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from zoo.adapt import fit, listing
+from zoo.adapt import MAX_GROWTH, fit, listing
+from zoo.arguments import check_path, check_text
 from zoo.config import UNTRAINED, config_of
 from zoo.convert import CONVERTERS, RULES_VERSION, apply_rules
-from zoo.errors import CheckpointError, DigestError
+from zoo.errors import CheckpointError, DigestError, ZooError
 from zoo.hub.digests import check_digest, record_digest
 from zoo.hub.files import locked, read_tensors, sha256_of
 from zoo.hub.folders import sweep, write_model
 from zoo.hub.settings import cache_folder
 from zoo.index import Entry, load_index
 from zoo.models import outline
+from zoo.text import printable
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # what the networks hold beside parameters
 
 
 def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -33,12 +38,20 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
         UnknownNameError: no such entry.
         CheckpointError: a file that cannot be read, is of another network, or (DigestError) not the published one.
     """
+    check_path("source_file", source_file)
+    check_text("name", name)
+    check_path("out_dir", out_dir, optional=True)
     entry, path = load_index()[name], Path(source_file)
     if not path.is_file():
-        raise CheckpointError(f"There is no weight file {path}.")
+        raise CheckpointError(f"There is no weight file {printable(str(path))}.")
     digest = sha256_of(path)
     if out_dir is not None:
-        return convert_file(entry, path, Path(out_dir), digest)
+        try:
+            return convert_file(entry, path, Path(out_dir), digest)
+        except CheckpointError as error:
+            if type(error) is not CheckpointError:
+                raise
+            raise CheckpointError(f"{error} {matches_hint(path, name)}".rstrip()) from error
     try:
         check_digest(name, digest, entry.sha256, entry.sha256_prefix, path)
     except DigestError as error:
@@ -94,3 +107,57 @@ def read_published(entry: Entry, path: Path) -> tuple[dict[str, torch.Tensor], t
         f"{path} is not a file of {entry.name}: {len(best.unknown)} of its {len(raw)} keys are unknown to the "
         f"{first!r} format, such as {listing(best.unknown)}. Expected the file of {entry.sources[0].url}"
     )
+
+
+def matching_entries(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the index entries whose networks a publisher's file fits, by its keys and shapes, in index order.
+
+    Networks of one shape are not told apart: a file may fit several entries. It takes a few seconds at most.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not a file of weights.
+    """
+    check_path("path", path)
+    file = read_tensors(Path(path))
+    shapes = {key: torch.empty(value.shape, dtype=value.dtype, device="meta") for key, value in file.items()}
+    formats: dict[str | None, dict[str, torch.Tensor]] = {None: shapes}  # None: in our names already
+    for name, rules in CONVERTERS.items():
+        conversion = apply_rules(rules, shapes)
+        if conversion.tensors and not conversion.unknown:
+            formats[name] = conversion.tensors
+    names: list[str] = []
+    outcomes: dict[str, bool] = {}
+    for entry in load_index().entries.values():
+        # one file of an image network starts several entries, and one form of network is that of several
+        key = entry.sources[0].url if entry.init else f"{entry.arch} {sorted(entry.options.items())}"
+        if key not in outcomes:
+            candidates = [formats[name] for name in (entry.converter, None) if name in formats]
+            outcomes[key] = any(_fits(entry, tensors) for tensors in candidates)
+        if outcomes[key]:
+            names.append(entry.name)
+    return names
+
+
+def _fits(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> bool:
+    params = sum(value.numel() for key, value in tensors.items() if not key.endswith(BUFFERS))
+    growth = MAX_GROWTH if entry.init else 1
+    if not params <= entry.params <= growth * params:
+        return False  # without building the network, which takes most of the time
+    network = outline(entry.arch, **entry.options)
+    try:
+        fit(network, dict(tensors), entry.options, entry.options, where="", operator_untrained=entry.init)
+    except CheckpointError:
+        return False
+    return True
+
+
+def matches_hint(path: Path, name: str | None = None) -> str:
+    """A sentence that names the entries a file fits; empty if it fits none, or ``name``, or cannot be read."""
+    try:
+        names = matching_entries(path)
+    except ZooError:
+        return ""
+    if not names or name in names:
+        return ""
+    file = printable(path.name)
+    return f"{file} fits {listing(names, 8)}: give weights={printable(str(path))} with one of these names."

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import math
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
 
-from zoo.errors import IndexFileError, UnknownNameError, UnreleasedError, ZooError
+from zoo.config import check_description
+from zoo.errors import ConfigError, IndexFileError, UnknownNameError, UnreleasedError, ZooError
 from zoo.protocol import Protocol
+from zoo.text import brief, is_printable, printable
 
 _HERE = Path(__file__).parent
 BUNDLED = _HERE / "bundled"
@@ -119,30 +123,51 @@ class Entry:
         return read_labels(self.labels) if self.labels else None
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,), "int": (int,), "float": (int, float), "bool": (bool,), "None": (NoneType,),
+}  # fmt: skip
+
+
 def _make(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise IndexFileError(f"{where}: expected a block of fields, got {values!r}.")
+        raise IndexFileError(f"{where}: expected a block of fields, got {brief(values)}.")
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(values) - set(known))
     required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(required - set(values))
     for problem, names in (("unknown", unknown), ("missing", missing)):
         if names:
-            raise IndexFileError(f"{where}: {problem} field {', '.join(names)}.")
+            raise IndexFileError(f"{where}: {problem} field {printable(', '.join(names))}.")
+    for name, value in values.items():
+        _check_field(value, str(known[name].type), f"{where}.{name}")
     return cls(**values)
+
+
+def _check_field(value: Any, annotation: str, at: str) -> None:
+    """Check the type of a field that is a plain value; text must be printable, since it is printed."""
+    kinds = annotation.split(" | ")
+    if not set(kinds) <= set(_TYPES):
+        return
+    allowed = tuple(kind for name in kinds for kind in _TYPES[name])
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        raise IndexFileError(f"{at} is {brief(value)}; its type must be {' or '.join(kinds)}.")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise IndexFileError(f"{at} is {value}; it must be a finite number.")
+    if isinstance(value, str) and not is_printable(value):
+        raise IndexFileError(f"{at} is {brief(value)}; it must be one line without control characters.")
 
 
 def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper], where: str) -> Entry:
     """One block under ``models:``."""
-    at = f"{where}: models.{name}"
+    at = f"{where}: models.{printable(name)}"
     if not isinstance(block, Mapping):
-        raise IndexFileError(f"{at}: expected a block of fields, got {block!r}.")
+        raise IndexFileError(f"{at}: expected a block of fields, got {brief(block)}.")
     made = dict(block, name=name)
     arch, _, tag = name.partition(".")
     if not tag or made.get("arch") != arch:
         raise IndexFileError(f"{at}: a name is architecture.tag, and arch must be {arch!r}.")
-    if made.get("paper") not in papers:
-        raise IndexFileError(f"{at}: paper {made.get('paper')!r} is not one of {', '.join(papers)}.")
+    if not isinstance(made.get("paper"), str) or made["paper"] not in papers:
+        raise IndexFileError(f"{at}: paper {brief(made.get('paper'))} is not one of {', '.join(papers)}.")
     made["paper"] = papers[made["paper"]]
     for key, cls in (("licence", Licence), ("reported", Reported), ("gmacs", Gmacs)):
         made[key] = _make(cls, made.get(key), f"{at}.{key}")
@@ -152,19 +177,15 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
     for key, form in (("sha256", "[0-9a-f]{64}"), ("sha256_prefix", "[0-9a-f]{8,63}")):
         value = made.get(key)
         if value is not None and not (isinstance(value, str) and re.fullmatch(form, value)):
-            raise IndexFileError(f"{at}.{key} is {value!r}; it must be hex digits in quotes, {form[9:]} of them.")
-    options = made.get("options")
+            raise IndexFileError(f"{at}.{key} is {brief(value)}; it must be hex digits in quotes, {form[9:]} of them.")
+    options, labels = made.get("options"), made.get("labels")
     if not isinstance(options, Mapping) or not {"num_classes", "num_frames"} <= set(options):
-        raise IndexFileError(f"{at}.options: expected a block with num_classes and num_frames, got {options!r}.")
-    if options["num_frames"] != protocol.num_frames:
-        raise IndexFileError(
-            f"{at}: num_frames is {options['num_frames']} in options and {protocol.num_frames} in protocol."
-        )
-    if not isinstance(made.get("params"), int):
-        raise IndexFileError(f"{at}.params is {made.get('params')!r}; it must be a whole number.")
-    labels = made.get("labels")
-    if labels is not None and len(read_labels(labels)) != options["num_classes"]:
-        raise IndexFileError(f"{at}.labels: {labels} has not the {options['num_classes']} classes of options.")
+        raise IndexFileError(f"{at}.options: expected a block with num_classes and num_frames, got {brief(options)}.")
+    _check_field(labels, "str | None", f"{at}.labels")
+    try:
+        check_description(arch, options, protocol, read_labels(labels) if labels else None)
+    except (ConfigError, UnknownNameError) as error:
+        raise IndexFileError(f"{at}: {error}") from error
     sources = made.get("sources")
     if not isinstance(sources, list) or not sources:
         raise IndexFileError(f"{at}.sources: list at least one place to get the file from.")
@@ -177,8 +198,10 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
 def _check_source(source: Source, at: str) -> None:
     if source.kind not in SOURCE_KINDS:
         raise IndexFileError(f"{at}: kind {source.kind!r} is not one of {', '.join(SOURCE_KINDS)}.")
-    if not isinstance(source.url, str) or not re.fullmatch(SOURCE_KINDS[source.kind], source.url):
-        raise IndexFileError(f"{at}: {source.url!r} is no address of kind {source.kind}; see the others for its form.")
+    if not re.fullmatch(SOURCE_KINDS[source.kind], source.url):
+        raise IndexFileError(
+            f"{at}: {brief(source.url)} is no address of kind {source.kind}; see the others for its form."
+        )
     if (source.file is not None) != (source.kind in WITH_FILE):
         raise IndexFileError(f"{at}: file: belongs to kinds {' and '.join(WITH_FILE)}, and to these alone.")
 
@@ -216,12 +239,14 @@ class Index:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML in which a key that comes twice in a block is an error: of two entries of a name, one would be lost."""
+    """YAML whose keys are text, each given once in a block; otherwise one of two entries of a name would be lost."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As yaml's, whose dictionaries keep the last of several."""
+        """As yaml's, whose dictionaries keep the last of several equal keys."""
         seen: set[str] = set()
         for key, _ in node.value:
+            if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} comes twice", key.start_mark)
             seen.add(key.value)
@@ -234,10 +259,12 @@ def parse_index(path: Path) -> Index:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise IndexFileError(f"The index {path} cannot be read ({error.strerror}).") from error
+    except UnicodeDecodeError as error:
+        raise IndexFileError(f"The index {path} is not UTF-8 text: {error}.") from error
     try:
         content = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise IndexFileError(f"{path} is not valid YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a number or date
+        raise IndexFileError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if (
         not isinstance(content, Mapping)
         or content.get("schema") != 1
@@ -248,7 +275,10 @@ def parse_index(path: Path) -> Index:
         )
     shared = content.get("protocols", {})
     if not isinstance(shared, Mapping):
-        raise IndexFileError(f"{path}: protocols: expected a block of named protocols, got {shared!r}.")
+        raise IndexFileError(f"{path}: protocols: expected a block of named protocols, got {brief(shared)}.")
+    for part in ("papers", "models"):
+        if not isinstance(content[part], Mapping):
+            raise IndexFileError(f"{path}: {part}: expected a block of names, got {brief(content[part])}.")
     for key, values in shared.items():  # entries take them by YAML alias; one that none takes is checked as well
         Protocol.from_dict(values or {}, f"{path}: protocols.{key}")
     papers = {key: _make(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
@@ -256,7 +286,7 @@ def parse_index(path: Path) -> Index:
     _check_once(models, str(path))
     unreleased = content.get("unreleased", {})
     if not isinstance(unreleased, Mapping) or not all(isinstance(text, str) for text in unreleased.values()):
-        raise IndexFileError(f"{path}: unreleased: expected `name: what is known of it`, got {unreleased!r}.")
+        raise IndexFileError(f"{path}: unreleased: expected `name: what is known of it`, got {brief(unreleased)}.")
     if both := sorted(set(unreleased) & set(models)):
         raise IndexFileError(f"{path}: {', '.join(both)} cannot be in models: and in unreleased:.")
     return Index(path, models, unreleased)
@@ -284,6 +314,6 @@ def load_index() -> Index:
 def read_labels(name: str) -> tuple[str, ...]:
     """Class names of a label set (``zoo/labels/<name>.txt``), by class index."""
     path = _HERE / "labels" / f"{name}.txt"
-    if not path.is_file():
+    if not re.fullmatch(r"[\w-]+", name) or not path.is_file():
         raise UnknownNameError.of("label set", name, [p.stem for p in path.parent.glob("*.txt")])
     return tuple(path.read_text(encoding="utf-8").splitlines())

@@ -12,20 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.adapt import LoadReport, fit
-from zoo.config import UNTRAINED, check_config, config_of
-from zoo.conversion import read_published
-from zoo.errors import CheckpointError, ConfigError
+from zoo.adapt import MAX_GROWTH, LoadReport, fit, listing
+from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
+from zoo.config import COUNTS, UNTRAINED, check_config, check_options, config_of
+from zoo.conversion import matches_hint, read_published
+from zoo.errors import CheckpointError, ConfigError, IndexFileError, ZooError, check_int
 from zoo.hub.checkpoint import SUFFIX, read_checkpoint
 from zoo.hub.files import sha256_of
-from zoo.hub.folders import read_model, write_model
+from zoo.hub.folders import CONFIG_FILE, read_model, write_model
 from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
 from zoo.hub.settings import offline
 from zoo.index import Entry, load_index
 from zoo.models import build, outline, takes
-from zoo.protocol import DEFAULT_PROTOCOL, Protocol
+from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
 from zoo.provenance import provenance_now
 from zoo.published import Weights, obtain
+from zoo.text import printable
+from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
 
 log = logging.getLogger("zoo")
 
@@ -40,9 +43,6 @@ def dress(
     provenance: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Attach what every network of the zoo carries: config, labels, protocol, report. Returns it in eval mode."""
-    classes = options["num_classes"]
-    if labels is not None and len(labels) != classes:
-        raise ConfigError(f"there are {len(labels)} labels for {classes} classes; give one for each, or none.")
     dressed: Any = model
     dressed.labels = tuple(labels) if labels is not None else None
     dressed.protocol = protocol
@@ -65,27 +65,29 @@ def create(
     Raises:
         UnknownNameError, ConfigError: no such architecture, or options it cannot be built with.
     """
+    check_text("arch", arch)
     options = {"num_classes": 400, "num_frames": 8} | options
-    if takes(arch, "image_size"):
-        options["image_size"] = _check_size(image_size or DEFAULT_PROTOCOL.crop)
-    model = build(arch, **options)
+    check_options(options)
+    if labels is not None:
+        check_labels("labels", labels, options["num_classes"], MAX_LABEL)
     protocol = _adjust(DEFAULT_PROTOCOL, options, image_size)
+    if takes(arch, "image_size"):
+        options["image_size"] = protocol.crop
+    model = build(arch, **options)
     report = LoadReport(arch, initialised=tuple(model.state_dict()))
     return dress(model, arch, options, protocol, labels, report)
 
 
 def _adjust(protocol: Protocol, options: Mapping[str, Any], image_size: int | None) -> Protocol:
+    """A protocol for other frames, channels and sizes; a ConfigError if a clip would be too large."""
     if options["num_frames"] != protocol.num_frames:
         protocol = protocol.with_frames(options["num_frames"])
     if image_size is not None:
-        protocol = protocol.with_size(_check_size(image_size))
-    return protocol.with_channels(options.get("in_channels", len(protocol.mean)))
-
-
-def _check_size(image_size: int) -> int:
-    if not isinstance(image_size, int) or image_size < 16:
-        raise ConfigError(f"image_size is {image_size!r}; it must be a whole number of at least 16 pixels.")
-    return image_size
+        check_int("image_size", image_size, *COUNTS["image_size"])
+        protocol = protocol.with_size(image_size)
+    protocol = protocol.with_channels(options.get("in_channels", len(protocol.mean)))
+    check_protocol(protocol.to_dict())
+    return protocol
 
 
 def load(
@@ -122,14 +124,28 @@ def load(
 
     Raises:
         UnknownNameError: no such name; near matches are given.
+        ConfigError: an argument with a value that cannot be, or (ArgumentTypeError) of the wrong type.
+        IndexFileError: the file's config cannot be used; the message names the field.
         DownloadError: the entry's weights could not be fetched; its subclasses tell why, the message what to do.
         OfflineError: they would have to be, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set.
         CheckpointError: a file that cannot be read or does not fit; nothing is ever loaded in part.
     """
-    name = os.fspath(name)
-    origin = _find(name, weights, pretrained, cache_dir, progress)
+    check_path("name", name)
+    check_path("weights", weights, optional=True)
+    check_path("cache_dir", cache_dir, optional=True)
+    check_flag("pretrained", pretrained)
+    check_flag("progress", progress)
     wishes = {"num_classes": num_classes, "num_frames": num_frames, "in_channels": in_channels}
-    return assemble(name, origin, image_size, **wishes)
+    for what, value in {**wishes, "image_size": image_size}.items():
+        if value is not None:
+            check_int(what, value, *COUNTS[what])
+    name = os.fspath(name)
+    try:
+        return assemble(name, _find(name, weights, pretrained, cache_dir, progress), image_size, **wishes)
+    except CheckpointError as error:
+        if weights is None or not pretrained or type(error) is not CheckpointError:
+            raise
+        raise CheckpointError(f"{error} {matches_hint(Path(weights), name)}".rstrip()) from error
 
 
 @dataclass
@@ -147,25 +163,22 @@ class Origin:
     published: bool | None = None
     ignored: Sequence[str] = ()
     operator_untrained: bool = False
-    of_index: bool = False
 
 
 def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes: int | None) -> nn.Module:
     """Build the network of an origin, adapt it to ``wishes`` (num_classes, num_frames, in_channels), load it."""
     trained, labels = dict(origin.options), origin.labels
     options = trained | {key: value for key, value in wishes.items() if value is not None}
+    protocol = _adjust(origin.protocol, options, image_size)
     if image_size is not None and takes(origin.arch, "image_size"):
-        options["image_size"] = _check_size(image_size)
+        options["image_size"] = image_size
     where, untrained = str(origin.file), origin.operator_untrained
-    other_frames = options["num_frames"] != trained["num_frames"]
-    if origin.tensors is not None and (other_frames or not origin.of_index):
+    if origin.tensors is not None and options["num_frames"] != trained["num_frames"]:
         host: Any = outline(origin.arch, **trained)
-        # before anything of that size is made: a config may say anything
         fit(host, dict(origin.tensors), trained, trained, where=where, operator_untrained=untrained)
-        if other_frames and not untrained:
+        if not untrained:
             options = host.options_for_frames(options, options["num_frames"])
     model = build(origin.arch, **options)
-    protocol = _adjust(origin.protocol, options, image_size)
     if options["num_classes"] != trained["num_classes"]:
         labels, protocol = None, protocol.with_classes([])
     if origin.tensors is None:
@@ -189,49 +202,94 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
         if weights is not None:
             return _from_index(entry, Path(weights))
         return _from_index(entry, found=obtain(entry, cache_dir, progress=progress))
-    if weights is not None and (name.startswith(HUB_PREFIX) or Path(name).exists()):
-        raise ConfigError(f"weights= goes with a name of the index; {name} brings its own weights.")
+    shown = printable(name)
+    if weights is not None and (name.startswith(HUB_PREFIX) or os.path.exists(name)):
+        raise ConfigError(f"weights= goes with a name of the index; {shown} brings its own weights.")
     if name.startswith(HUB_PREFIX):
-        place = fetch_hub_folder(name, cache_dir, progress)
+        folder = fetch_hub_folder(name, cache_dir, progress)
         try:
-            return _from_folder(place, pretrained)
+            return _from_folder(folder, pretrained)
         except CheckpointError as error:
             if offline():
                 raise
-            log.warning("%s Fetching %s again.", error, name)
-            place = fetch_hub_folder(name, cache_dir, progress, again=True)
-    elif name.endswith(SUFFIX):
-        path = Path(name)
-        tensors, config = read_checkpoint(path)
-        return origin_of(config, path, sha256_of(path), tensors if pretrained else None)
-    elif Path(name).is_file() and not name.endswith(".safetensors"):
-        raise CheckpointError(
-            f"{name} is neither a .safetensors file nor a .ckpt of this package. A publisher's file goes in as "
-            "weights= with the name of its index entry."
-        )
-    elif Path(name).exists():
-        place = Path(name)
-    elif os.sep in name or name.endswith(".safetensors"):
-        raise CheckpointError(f"There is no folder or file {name}.")
-    else:
-        raise index.unknown(name)
-    return _from_folder(place, pretrained)
+            log.warning("%s Fetching %s again.", error, shown)
+            return _from_folder(fetch_hub_folder(name, cache_dir, progress, again=True), pretrained)
+    if os.path.exists(name):
+        return _from_file(Path(name), pretrained)
+    if os.sep in name or name.endswith((SUFFIX, ".safetensors")):
+        raise CheckpointError(f"There is no folder or file {shown}.")
+    raise index.unknown(name)
 
 
-def _from_folder(place: Path, pretrained: bool) -> Origin:
-    tensors, config, file, digest = read_model(place)
-    return origin_of(config, file, digest, tensors if pretrained else None)
+def _from_file(path: Path, pretrained: bool) -> Origin:
+    """The network of a folder or file; of a file of someone else's, the error names the entries that it fits."""
+    if path.is_dir():
+        return _from_folder(path, pretrained)
+    try:
+        if path.suffix == SUFFIX:
+            tensors, config = read_checkpoint(path)
+            return origin_of(config, path, sha256_of(path), tensors, pretrained)
+        if path.suffix == ".safetensors":
+            return _from_folder(path, pretrained)
+    except CheckpointError as error:
+        hint = matches_hint(path)
+        if type(error) is not CheckpointError or not hint:
+            raise
+        raise CheckpointError(f"{error} {hint}") from error
+    hint = matches_hint(path) or "Give a publisher's file as weights= with the name of its index entry."
+    raise CheckpointError(
+        f"{printable(str(path))} is neither a .safetensors file nor a {SUFFIX} of this package. {hint}"
+    )
 
 
-def origin_of(config: Any, file: Path, digest: str, tensors: dict[str, torch.Tensor] | None) -> Origin:
-    """The origin that a saved network's config describes; ``file``, with that sha256, is where it comes from."""
-    check_config(config, str(file))
-    protocol = Protocol.from_dict(config["protocol"], str(file))
+def _from_folder(folder: Path, pretrained: bool) -> Origin:
+    tensors, config, file, digest = read_model(folder)
+    config_file = folder / CONFIG_FILE
+    where = config_file if os.path.isfile(config_file) else file
+    return origin_of(config, file, digest, tensors, pretrained, where)
+
+
+def origin_of(
+    config: Any,
+    file: Path,
+    digest: str,
+    tensors: dict[str, torch.Tensor],
+    pretrained: bool = True,
+    config_file: Path | None = None,
+) -> Origin:
+    """The origin that a saved network's config describes.
+
+    The tensors are compared with the network on the meta device: whatever the config says, no more memory is then
+    taken than the file has, also where only the architecture is used (``pretrained=False``).
+
+    Args:
+        file: the weight file, with its sha256.
+        config_file: the file that holds the config, for messages; None: the weight file.
+
+    Raises:
+        IndexFileError: the config, or a value in it, cannot be used.
+        CheckpointError: the tensors are not those of the network.
+    """
+    where = printable(str(config_file or file))
+    protocol = check_config(config, where)
     provenance = dict(config.get("provenance") or {})
     untrained = provenance.pop(UNTRAINED, False)
-    origin = Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
+    arch, options = config["arch"], config["options"]
+    tensors = {key.replace(f"{COMPILED}.", ""): value for key, value in tensors.items()}  # of compiled submodules
+    try:
+        host = outline(arch, **options)
+    except (ZooError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise IndexFileError(f"{where}: {arch} cannot be built with these options: {error}") from error
+    fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=untrained)
+    sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
+    if sizes[0] > MAX_GROWTH * sizes[1]:
+        raise IndexFileError(
+            f"{where}: the options are of a network of {sizes[0]:,} numbers, the file has {sizes[1]:,}; an operator "
+            f"that is not in the file may have up to {MAX_GROWTH - 1} times as many as the file."
+        )
+    origin = Origin(arch, options, config["labels"], protocol, provenance)
     origin.operator_untrained = untrained
-    if tensors is not None:
+    if pretrained:
         origin.tensors, origin.file, origin.sha256 = tensors, file, digest
     return origin
 
@@ -239,8 +297,10 @@ def origin_of(config: Any, file: Path, digest: str, tensors: dict[str, torch.Ten
 def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = None) -> Origin:
     """An entry's network: without weights, with those of a published file, or with those of its conversion."""
     origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
-    origin.operator_untrained, origin.of_index = entry.init, True
+    origin.operator_untrained = entry.init
     if file is not None:
+        if not os.path.isfile(file):
+            raise CheckpointError(f"There is no weight file {printable(str(file))}.")
         origin.tensors, origin.ignored = read_published(entry, file)
         origin.file, origin.sha256 = file, sha256_of(file)
         expected = entry.sha256 or entry.sha256_prefix
@@ -257,26 +317,56 @@ def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """Write a network to a folder as ``model.safetensors`` and ``config.json``; ``load(folder)`` is its inverse.
 
+    A network in torch.compile, DataParallel, DistributedDataParallel or AveragedModel is saved without that wrapper.
+    Tensors are written in the type that they have. ``load`` returns float32: exactly the values of float16 and
+    bfloat16, rounded ones of float64. NaN or infinite values are written, with a warning.
+
     Raises:
-        ConfigError: the module did not come from this package.
+        ArgumentTypeError: ``model`` is not a network, or ``folder`` not a path.
+        ConfigError: the module did not come from this package, or was changed so that ``load`` could not build it.
     """
-    config = getattr(model, "config", None)
+    check_module("model", model)
+    check_path("folder", folder)
+    tensors, config = export(model, "save")
+    if bad := non_finite(tensors):
+        log.warning("%s: NaN or infinite values in %s", folder, listing(bad))
+    return write_model(Path(folder), tensors, config)
+
+
+def export(model: nn.Module, verb: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Tensors and config of a network as ``load`` reads them, without wrappers such as torch.compile's.
+
+    Args:
+        verb: "save" or "push", for messages.
+
+    Raises:
+        ConfigError: not a network of this package, or one that ``load`` could not build.
+    """
+    network = unwrap(model)
+    config = getattr(network, "config", None)
     if not isinstance(config, Mapping) or "arch" not in config:
         raise ConfigError(
-            f"save() takes networks of zoo.load or zoo.create; this {type(model).__name__} has no config."
+            f"{verb}() takes networks of zoo.load or zoo.create; this {type(network).__name__} has no config."
         )
-    return write_model(Path(folder), model.state_dict(), config_now(model))
+    tensors, config = state_of(network), config_now(network)
+    check_savable(tensors, config["arch"], config["options"], verb)
+    return tensors, config
 
 
 def config_now(model: Any) -> dict[str, Any]:
     """A network's config as it is now, after what its methods, its user or a training may have changed.
 
     Raises:
-        ConfigError: labels that are not a text for each class.
+        ConfigError: labels, a protocol or a classifier that ``load`` could not use.
     """
     options, labels, protocol = dict(model.config["options"]), model.labels, model.protocol
-    classes, channels = model.get_classifier().out_features, model.in_channels
-    if classes != options["num_classes"]:  # another classifier: what was said of the old one's classes goes
+    classifier, what = unwrap(model.get_classifier()), f"this {type(model).__name__}"
+    classes, channels = getattr(classifier, "out_features", None), model.in_channels
+    if not isinstance(classes, int):
+        raise ConfigError(f"the classifier of {what} is a {type(classifier).__name__}; it must be a linear layer.")
+    if not isinstance(protocol, Protocol):
+        raise ConfigError(f"model.protocol is a {type(protocol).__name__}; it must be a Protocol.")
+    if classes != options["num_classes"]:  # another classifier: labels and pairs of the old one's classes go
         options["num_classes"] = classes
         labels = None if labels is not None and list(labels) == model.config["labels"] else labels
         pairs_too = protocol.flip_pairs == model.config["protocol"]["flip_pairs"]
@@ -284,17 +374,24 @@ def config_now(model: Any) -> dict[str, Any]:
     if channels != options.get("in_channels", 3):
         options["in_channels"] = channels
     if labels is not None:
-        texts = isinstance(labels, (list, tuple)) and all(isinstance(label, str) for label in labels)
-        if not texts or len(labels) != classes:
-            raise ConfigError(f"model.labels must hold {classes} texts, one for each class, or be None.")
-    return config_of(model.config["arch"], options, protocol, labels, provenance_now(model))
+        check_labels("model.labels", labels, classes, MAX_LABEL)
+    config = config_of(model.config["arch"], options, protocol, labels, provenance_now(model))
+    try:
+        check_config(config, what)
+    except IndexFileError as error:
+        raise ConfigError(str(error)) from error
+    return config
 
 
 def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:
     """Names of the index that match, such as ``list_models("tada2d*", dataset="ssv2")``."""
+    check_text("pattern", pattern)
+    check_text("dataset", dataset, optional=True)
+    check_text("arch", arch, optional=True)
     return load_index().find(pattern, dataset=dataset, arch=arch)
 
 
 def info(name: str) -> Entry:
     """Everything the index says of a name: sources, protocol, accuracy, size, licence, paper."""
+    check_text("name", name)
     return load_index()[name]

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from zoo.arguments import check_module
 from zoo.errors import ConfigError, ZooError
+from zoo.wrappers import unwrap, unwrap_children
 
 ITSELF = "(itself)"
 
@@ -69,8 +71,11 @@ def profile(model: nn.Module, input: Tensor | Sequence[int]) -> Profile:
             width of one clip.
 
     Raises:
+        ArgumentTypeError: ``model`` is no module.
         ConfigError: ``input`` is neither, or not what the network takes.
     """
+    check_module("model", model)
+    model = unwrap(model)
     parameters = list(model.parameters())
     if isinstance(input, Tensor):
         shape, dtype = tuple(input.shape), input.dtype
@@ -85,7 +90,7 @@ def profile(model: nn.Module, input: Tensor | Sequence[int]) -> Profile:
         device = parameters[0].device if parameters else torch.device("cpu")
         clip = input.to(device) if isinstance(input, Tensor) else torch.zeros(shape, dtype=dtype, device=device)
         with torch.random.fork_rng():
-            by_module = _count(copy.deepcopy(model), clip)
+            by_module = _count(unwrap_children(copy.deepcopy(model)), clip)
     return Profile(
         params=sum(p.numel() for p in parameters),
         trainable=sum(p.numel() for p in parameters if p.requires_grad),
@@ -113,7 +118,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
         empty = torch.empty_like(tensor, device="meta")
         is_parameter = isinstance(tensor, nn.Parameter)
         copied[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
-    return copy.deepcopy(model, copied)
+    return unwrap_children(copy.deepcopy(model, copied))
 
 
 def _called_children(module: nn.Module) -> Iterator[nn.Module]:

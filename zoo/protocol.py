@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-from zoo.errors import IndexFileError
+from zoo.errors import ConfigError, IndexFileError, check_int, check_number
+from zoo.text import brief, is_printable, printable
 
 CHOICES = {
     "sampling": ("interval", "segment", "dense", "uniform", "twice", "spread", "duration", "offset", "middle"),
@@ -19,6 +20,22 @@ CHOICES = {
 }
 CROPS = (1, 3, 10)
 SPANS = ("interval", "dense", "duration", "offset")  # samplings of a stretch, whose length needs an interval
+# Smallest and largest values. They leave a wide margin around published ones and keep a file from asking for
+# more memory or time than a machine has.
+BOUNDS = {
+    "num_frames": (1, 1024),
+    "interval": (1, 65536),
+    "resize": (1, 8192),
+    "crop": (1, 4096),
+    "train_crop": (1, 4096),
+    "clips": (1, 256),
+}
+MAX_PIXELS = 2**27  # of a clip: num_frames x side x side, where side is the larger of resize and train_crop
+MAX_MEAN = 1000.0  # of mean, in absolute value, and of std
+MIN_STD = 1e-4
+MAX_CLASSES = 100_000
+MAX_HEADS = 64
+MAX_LABEL = 1000  # characters of a class name or of a head's name
 
 
 @dataclass(frozen=True)
@@ -69,37 +86,26 @@ class Protocol:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "protocol") -> Protocol:
         """Build from YAML or JSON; unknown, missing or impossible values are errors that name ``where``."""
+        if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+            raise IndexFileError(f"{where}: expected a block of protocol fields, got {brief(values)}.")
         known = {f.name for f in fields(cls)}
         later = {f.name: f.default for f in fields(cls) if f.default is not MISSING and f.name != "flip_pairs"}
         values = later | dict(values)  # files of earlier versions do not have them
         for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
             if names:
-                raise IndexFileError(f"{where}: {problem} protocol fields {', '.join(sorted(names))}.")
-        for name, allowed in CHOICES.items():
-            if values[name] not in allowed:
-                raise IndexFileError(f"{where}: {name} is {values[name]!r}; choose from {', '.join(allowed)}.")
-        if values["crops"] not in CROPS:
-            raise IndexFileError(f"{where}: crops is {values['crops']!r}; choose from {', '.join(map(str, CROPS))}.")
-        for name in ("num_frames", "resize", "crop", "clips", "crops", "train_crop"):
-            if not isinstance(values[name], int) or values[name] < 1:
-                raise IndexFileError(f"{where}: {name} is {values[name]!r}; it must be a whole number of at least 1.")
-        if (values["interval"] is None) == (values["sampling"] in SPANS):
-            raise IndexFileError(f"{where}: interval is {values['interval']} with sampling {values['sampling']!r}.")
-        for name in ("mean", "std", "flip_pairs"):
-            if not isinstance(values[name], Sequence):
-                raise IndexFileError(f"{where}: {name} is {values[name]!r}; it must be a list.")
-        if values["crop"] > values["resize"]:
-            raise IndexFileError(f"{where}: a crop of {values['crop']} does not fit into resize {values['resize']}.")
-        made = dict(values)
+                few = ", ".join(printable(name[:80]) for name in sorted(names)[:8])
+                raise IndexFileError(f"{where}: {problem} protocol fields {few}.")
         try:
-            made["mean"], made["std"] = tuple(map(float, values["mean"])), tuple(map(float, values["std"]))
-            made["flip_pairs"] = tuple((int(a), int(b)) for a, b in values["flip_pairs"])
-            made["heads"] = tuple((str(name), int(count)) for name, count in values["heads"])
-        except (TypeError, ValueError) as error:
-            raise IndexFileError(
-                f"{where}: mean, std, flip_pairs or heads are not what they should be: {error}."
-            ) from error
-        return cls(**made)
+            check_protocol(values)
+        except ConfigError as error:
+            raise IndexFileError(f"{where}: {error}") from error
+        lists = {
+            "mean": tuple(map(float, values["mean"])),
+            "std": tuple(map(float, values["std"])),
+            "flip_pairs": tuple((a, b) for a, b in values["flip_pairs"]),
+            "heads": tuple((name, count) for name, count in values["heads"]),
+        }
+        return cls(**(values | lists))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the inverse of ``from_dict``."""
@@ -137,6 +143,70 @@ class Protocol:
             f"{self.num_frames} frames ({self.sampling}{step}), short side {self.resize}, crop {self.crop}{pixels}, "
             f"{self.clips} clips x {self.crops} crops, {'softmax' if self.average == 'prob' else 'raw'} scores averaged"
         )
+
+
+def check_protocol(values: Mapping[str, Any]) -> None:
+    """Check the type and range of every field, and the fields that depend on each other.
+
+    Raises:
+        ConfigError: naming the field, its value and what it may be.
+    """
+    for name, allowed in CHOICES.items():
+        if not isinstance(values[name], str) or values[name] not in allowed:
+            raise ConfigError(f"{name} is {brief(values[name])}; choose from {', '.join(allowed)}.")
+    if type(values["crops"]) is not int or values["crops"] not in CROPS:
+        raise ConfigError(f"crops is {brief(values['crops'])}; choose from {', '.join(map(str, CROPS))}.")
+    for name in ("antialias", "flip"):
+        if not isinstance(values[name], bool):
+            raise ConfigError(f"{name} is {brief(values[name])}; it must be true or false.")
+    for name, (low, high) in BOUNDS.items():
+        if name != "interval" or values[name] is not None:
+            check_int(name, values[name], low, high)
+    if (values["interval"] is None) == (values["sampling"] in SPANS):
+        raise ConfigError(f"interval is {values['interval']} with sampling {values['sampling']!r}.")
+    if values["crop"] > values["resize"]:
+        raise ConfigError(f"a crop of {values['crop']} does not fit into resize {values['resize']}.")
+    side = max(values["resize"], values["train_crop"])
+    if values["num_frames"] * side**2 > MAX_PIXELS:
+        raise ConfigError(
+            f"a clip has {values['num_frames']} frames of {side} x {side} pixels; it may have {MAX_PIXELS} pixels in all."
+        )
+    for name, least in (("mean", -MAX_MEAN), ("std", MIN_STD)):
+        for number, value in enumerate(_check_list(name, values[name])):
+            check_number(f"{name}[{number}]", value, least, MAX_MEAN)
+    if not len(values["mean"]) == len(values["std"]) > 0:
+        raise ConfigError(f"mean has {len(values['mean'])} values and std {len(values['std'])}; give one per channel.")
+    _check_flip_pairs(values["flip_pairs"])
+    _check_heads(values["heads"])
+
+
+def _check_list(name: str, value: Any, length: int | None = None) -> Sequence[Any]:
+    if not isinstance(value, (list, tuple)) or (length is not None and len(value) != length):
+        raise ConfigError(f"{name} is {brief(value)}; it must be a list" + (f" of {length}." if length else "."))
+    return value
+
+
+def _check_flip_pairs(pairs: Any) -> None:
+    partners: dict[int, int] = {}
+    for number, pair in enumerate(_check_list("flip_pairs", pairs)):
+        name = f"flip_pairs[{number}]"
+        a, b = _check_list(name, pair, 2)
+        for index in (a, b):
+            check_int(name, index, 0, MAX_CLASSES - 1)
+        if a == b or partners.setdefault(a, b) != b or partners.setdefault(b, a) != a:
+            raise ConfigError(f"{name} is {brief(pair)}; it must be two classes that are in no other pair.")
+
+
+def _check_heads(heads: Any) -> None:
+    names = []
+    for number, head in enumerate(_check_list("heads", heads)):
+        name, count = _check_list(f"heads[{number}]", head, 2)
+        if not isinstance(name, str) or not 0 < len(name) <= MAX_LABEL or not is_printable(name):
+            raise ConfigError(f"the name of heads[{number}] is {brief(name)}; it must be one line of text.")
+        check_int(f"the class count of heads[{number}]", count, 1, MAX_CLASSES)
+        names.append(name)
+    if len(names) > MAX_HEADS or len(set(names)) < len(names):
+        raise ConfigError(f"heads has {len(names)} classifiers; give at most {MAX_HEADS}, with different names.")
 
 
 # Of a network made by zoo.create: nobody has published how it is tested, so the whole video, one view.

@@ -23,6 +23,7 @@ from zoo.hub.folders import WEIGHTS_FILE, read_model
 from zoo.hub.hf import HUB_PREFIX
 from zoo.index import Entry, load_index
 from zoo.models import ARCHITECTURES
+from zoo.wrappers import COMPILED, state_of, unwrap
 
 LOCAL = "a local checkpoint"
 INITIALISED = "initialised"  # keys of a network that were new when it was loaded and are not known to be trained
@@ -37,13 +38,14 @@ def provenance_now(network: Any) -> dict[str, Any]:
     Anybody may have trained or changed them since they were loaded: unless they are, bit for bit, those of the file
     that they came from, only their start is known.
     """
+    network = unwrap(network)
     report, made = network.report, network.config["provenance"]
     if report.source is None:
         return {key: made[key] for key in OF_ALL if key in made}
     start = {key: made[key] for key in OF_START if key in made}
     if report.name in load_index().entries:
         made = start = {"sha256": report.sha256} | start | {"entry": report.name}
-    untouched = _untouched(report, network.state_dict())
+    untouched = _untouched(report, state_of(network))
     if untouched and report.as_trained:
         return made | ({COPY_OF: report.name} if report.name.startswith(HUB_PREFIX) else {})
     new = {INITIALISED: list(report.initialised)} if untouched and report.initialised else {}
@@ -71,8 +73,12 @@ def _untouched(report: Any, tensors: Mapping[str, Tensor]) -> bool:
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """One sha256 for all tensors by name, type, shape and content, wherever they are and however they are saved."""
+    """One sha256 for all tensors by name, type, shape and content, wherever they are and however they are saved.
+
+    The names are those of the network without torch.compile.
+    """
     digest = hashlib.sha256()
+    tensors = {key.replace(f"{COMPILED}.", ""): tensor for key, tensor in tensors.items()}
     for key in sorted(tensors):
         tensor = tensors[key].detach().cpu().contiguous()
         digest.update(json.dumps([key, str(tensor.dtype), list(tensor.shape)]).encode())
@@ -168,6 +174,8 @@ def _without_paths(value: Any) -> Any:
         return [_without_paths(inner) for inner in value]
     if isinstance(value, str) and re.search(r"[\\/]|^~", value):
         return "a local file"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such number
     return value
 
 

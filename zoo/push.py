@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -14,16 +13,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from zoo.adapt import listing
+from zoo.arguments import check_flag, check_path, check_text
 from zoo.card import METRICS, model_card
-from zoo.errors import CheckpointError, ConfigError
+from zoo.errors import ArgumentTypeError, CheckpointError, ConfigError, check_int, check_number
 from zoo.hub.folders import write_model
 from zoo.hub.hf import push_folder
-from zoo.loading import config_now, load
+from zoo.loading import export, load
 from zoo.provenance import COPY_OF, entry_of, fingerprint, hub_repository, public_config
 from zoo.published import find_weights, obtain
+from zoo.text import brief, printable, read_json
+from zoo.wrappers import non_finite, unwrap
 
 CARD_FILE, PLOT_FILE, RESULTS_FILE = "README.md", "confusion.png", "test.json"
 COUNTS = {"frames": 1, "size": 1, "videos": 1, "left_out": 0}  # with the least that each can be
+MAX_COUNT = 10**9
 
 
 def push(
@@ -62,9 +66,19 @@ def push(
         Address of the commit, or of the pull request.
 
     Raises:
-        ConfigError: not a network of this package, results of other weights, or options that exclude one another.
+        ArgumentTypeError: an argument of the wrong type.
+        ConfigError: not a network of this package, one that ``load`` could not build, or with NaN or infinite weights;
+            results of other weights; or options that exclude one another.
         HubError: no token, no right to write, no network, ...; nothing was pushed.
     """
+    if not isinstance(model, nn.Module):
+        check_path("model", model)
+    for name, value in {"dataset": dataset, "licence": licence, "revision": revision, "message": message}.items():
+        check_text(name, value, optional=True)
+    check_text("repo", repo)
+    check_flag("private", private, optional=True)
+    check_flag("create_pr", create_pr)
+    check_flag("progress", progress)
     given = {"results": results, "dataset": dataset, "licence": licence}
     told = [f"{name}=" for name, value in given.items() if value is not None]
     if card is not None and told:
@@ -74,8 +88,10 @@ def push(
     if private is not None and create_pr:
         raise ConfigError("private= is for a repository that push() makes; create_pr= is for one that exists.")
     text = None if card is None else _own_card(card)
-    network = _network(model, progress)
-    tensors, config = network.state_dict(), config_now(network)
+    model = unwrap(model) if isinstance(model, nn.Module) else model
+    tensors, config = export(_network(model, progress), "push")
+    if bad := non_finite(tensors):
+        raise ConfigError(f"cannot push this network: {listing(bad)} hold NaN or infinite values. Nothing was pushed.")
     if callable(of_run := getattr(model, "provenance", None)):  # a VideoClassifier knows of its training
         config["provenance"] = of_run()
     config = public_config(config)
@@ -121,11 +137,14 @@ def read_results(
     if isinstance(results, Mapping):
         return _checked(({} if dataset is None else {"dataset": dataset}) | dict(results)), []
     if not isinstance(results, (str, os.PathLike)):
-        raise ConfigError(f"results is {results!r}; give the folder of a test, its test.json, or a dictionary.")
+        raise ArgumentTypeError(
+            f"results is {brief(results)}; give the folder of a test, its test.json, or a dictionary."
+        )
+    check_path("results", results)
     path = Path(results)
     path = path / RESULTS_FILE if path.is_dir() else path
     try:
-        said = json.loads(path.read_text(encoding="utf-8"))
+        said = read_json(path)
         metrics, protocol, weights = said["metrics"], said["protocol"], said.get("weights")
         found = {key: 100 * metrics[f"test_{key}"] for key in METRICS if f"test_{key}" in metrics}
         found |= {"dataset": f"test videos ({said.get('data') or 'of the author'})" if dataset is None else dataset}
@@ -133,7 +152,10 @@ def read_results(
         found |= {"frames": protocol["num_frames"], "size": protocol["crop"], "videos": said["videos"]}
         found |= {"left_out": said["listed"] - said["videos"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is not a {RESULTS_FILE} of `tempozoo test`: {error!r}.") from error
+        problem = f"{type(error).__name__}: {error}"[:200]
+        raise ConfigError(
+            f"{printable(str(path))} is not a {RESULTS_FILE} of `tempozoo test`: {printable(problem)}."
+        ) from error
     if weights is None:
         raise ConfigError(f"{path} does not say which weights were tested; run `tempozoo test` again.")
     if weights != fingerprint(tensors):
@@ -147,25 +169,21 @@ def read_results(
 def _checked(found: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(found.get("dataset"), str) or not found["dataset"].strip():
         raise ConfigError("results need a name of the data under 'dataset'.")
-    unknown = sorted(map(str, set(found) - {"dataset", "views", *METRICS, *COUNTS}))
+    unknown = sorted(brief(key) for key in set(found) - {"dataset", "views", *METRICS, *COUNTS})
     if unknown:
         raise ConfigError(
-            f"results: unknown {', '.join(unknown)}; there are {', '.join(('dataset', *METRICS, 'views', *COUNTS))}."
+            f"results: unknown {listing(unknown)}; there are {', '.join(('dataset', *METRICS, 'views', *COUNTS))}."
         )
     if not any(key in found for key in METRICS):
         raise ConfigError(f"results hold none of {', '.join(METRICS)}.")
     for key in METRICS:
-        value = found.get(key, 0.0)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 100:
-            raise ConfigError(f"results: {key} is {value!r}; it must be a percentage.")
+        check_number(f"results: the percentage {key}", found.get(key, 0.0), 0, 100)
     if found.get("top5", 100) < found.get("top1", 0):
         raise ConfigError(f"results: top5 is {found['top5']} and top1 {found['top1']}; it cannot be less.")
     for key, least in COUNTS.items():
-        value = found.get(key, least)
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ConfigError(f"results: {key} is {value!r}; it must be a whole number of at least {least}.")
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", str(found.get("views", "1x1"))):
-        raise ConfigError(f"results: views is {found['views']!r}; write clips x crops, such as '2x3'.")
+        check_int(f"results: {key}", found.get(key, least), least, MAX_COUNT)
+    if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", str(found.get("views", "1x1"))):
+        raise ConfigError(f"results: views is {brief(found['views'])}; write clips x crops, such as '2x3'.")
     return {key: round(value, 2) if key in METRICS else value for key, value in found.items()}
 
 
@@ -179,7 +197,7 @@ def _network(model: Any, progress: bool) -> Any:
             )
         return network
     network = model if hasattr(model, "config") else getattr(model, "network", None)
-    if not isinstance(getattr(network, "config", None), Mapping) or "arch" not in network.config:
+    if not isinstance(network, nn.Module):
         raise ConfigError(
             f"push() takes networks of zoo.load or zoo.create, and what zoo.load takes; this "
             f"{type(model).__name__} has no config."
@@ -202,9 +220,13 @@ def _own_card(card: str | os.PathLike[str]) -> str:
     from yaml import YAMLError
 
     try:
-        text = card if isinstance(card, str) and "\n" in card else Path(card).read_text(encoding="utf-8")
+        if isinstance(card, str) and "\n" in card:
+            text = card
+        else:
+            check_path("card", card)
+            text = Path(card).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"The card {os.fspath(card)} cannot be read: {error}") from error
+        raise ConfigError(f"The card {printable(os.fspath(card))} cannot be read: {error}") from error
     try:
         ModelCard(text)
     except (YAMLError, ValueError, TypeError, KeyError, AttributeError) as error:  # its reader checks little

@@ -1,8 +1,15 @@
-"""Text from files, made safe to print: control characters become visible escapes."""
+"""Text and JSON from files: made safe to print, and read with limits."""
 
 from __future__ import annotations
 
+import json
+import reprlib
 import unicodedata
+from pathlib import Path
+from typing import Any
+
+MAX_JSON = 16 << 20  # characters or bytes; published configs have at most 60 thousand
+MAX_DIGITS = 300  # of an integer: about the largest finite float
 
 # Characters that reorder the text around them (Unicode's bidirectional formatting characters).
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -31,3 +38,61 @@ def _is_control(char: str) -> bool:
 
 def _escape(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class _Brief(reprlib.Repr):
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Python refuses to print integers of more than 4300 digits."""
+        return repr(x) if abs(x) < 10**40 else f"an integer of {x.bit_length()} bits"
+
+
+def brief(value: Any) -> str:
+    """``repr(value)`` cut to about a hundred characters, for messages; safe to print."""
+    return printable(_Brief().repr(value))
+
+
+def parse_json(text: str) -> Any:
+    """Parse JSON that may come from anywhere.
+
+    Raises:
+        ValueError: not JSON, longer than ``MAX_JSON``, a key given twice, or an integer of over ``MAX_DIGITS`` digits.
+    """
+    if len(text) > MAX_JSON:
+        raise ValueError(f"it is longer than {MAX_JSON >> 20} MiB")
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_int=_bounded_int)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file with the limits of ``parse_json``.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: its content is not UTF-8, or refused by ``parse_json``.
+    """
+    with path.open("rb") as file:
+        content = file.read(MAX_JSON + 1)
+    if len(content) > MAX_JSON:
+        raise ValueError(f"it is longer than {MAX_JSON >> 20} MiB")
+    return parse_json(content.decode("utf-8"))
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {brief(twice)} is given twice")
+    return values
+
+
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError(f"an integer has {len(digits)} digits, more than {MAX_DIGITS}")
+    return int(digits)

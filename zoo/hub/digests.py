@@ -39,7 +39,7 @@ def read_digests() -> dict[str, dict[str, Any]]:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: of a number or date
         raise ConfigError(f"{path} cannot be read: {error}. Mend or remove it.") from error
     if not isinstance(content, Mapping) or not all(
         isinstance(seen, Mapping) and isinstance(seen.get("sha256"), str) for seen in content.values()

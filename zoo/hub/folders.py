@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.errors import CheckpointError
 from zoo.hub.files import atomic_path, disk_errors, read_safetensors, sha256_of
+from zoo.text import brief, parse_json, read_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 DIGEST_KEY = "sha256"  # in config.json: of the weight file beside it
@@ -96,7 +97,7 @@ def read_model(path: Path, *, untouched: bool = False) -> tuple[dict[str, Tensor
         if written != digest:
             raise CheckpointError(
                 f"{weights} is damaged, or not the file that {CONFIG_FILE} beside it was written for: its sha256 is "
-                f"{digest}, expected {written}. Get both again; if you changed the weights on purpose, remove "
+                f"{digest}, expected {brief(written)}. Get both again; if you changed the weights on purpose, remove "
                 f"{DIGEST_KEY!r} from {CONFIG_FILE}."
             )
         if untouched and config != _json(metadata.get("tempozoo", "null"), weights):
@@ -113,13 +114,15 @@ def read_model(path: Path, *, untouched: bool = False) -> tuple[dict[str, Tensor
 
 def _read_config(path: Path) -> Any:
     try:
-        return _json(path.read_text(encoding="utf-8"), path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read as text: {error}") from error
+        return read_json(path)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
 
 
 def _json(text: str, where: Path) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(f"{where} holds a config that is not valid JSON: {error}") from error
+        return parse_json(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where} holds a config that is not valid JSON: {error}.") from error

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ConfigError
+from zoo.text import brief
 
 CONFIG_NAME = "config.yaml"
 KNOWN = ("mirror",)
@@ -44,7 +45,7 @@ def mirror() -> str | None:
     if given is None:
         given = _config().get("mirror")
     if given is not None and not isinstance(given, str):
-        raise ConfigError(f"{config_folder() / CONFIG_NAME}: mirror is {given!r}; it must be text.")
+        raise ConfigError(f"{config_folder() / CONFIG_NAME}: mirror is {brief(given)}; it must be text.")
     return given or None
 
 
@@ -56,10 +57,10 @@ def _config() -> dict[str, Any]:
         return {}
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: of a number or date
         raise ConfigError(f"{path} cannot be read as YAML: {error}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not set(content) <= set(KNOWN):
-        raise ConfigError(f"{path}: expected `key: value` lines with {', '.join(KNOWN)}, got {content!r}.")
+        raise ConfigError(f"{path}: expected `key: value` lines with {', '.join(KNOWN)}, got {brief(content)}.")
     return content

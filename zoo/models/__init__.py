@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from zoo.errors import ConfigError, UnknownNameError
+from zoo.errors import ConfigError, UnknownNameError, ZooError
 from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
 from zoo.models.network import VideoNetwork, layer_depths
 from zoo.models.resnet import DEPTHS, VideoResNet
@@ -103,6 +103,8 @@ def build(arch: str, **options: Any) -> VideoNetwork:
         raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
     try:
         return ARCHITECTURES[arch](**options)
+    except ZooError:  # it names the option already
+        raise
     except (TypeError, RuntimeError, OverflowError, MemoryError) as error:  # the last three: numbers too large
         known = options_of(arch)
         for name in options:

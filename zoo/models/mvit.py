@@ -13,11 +13,20 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ConfigError, check_counts, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.models.pytorchvideo import builders
 from zoo.models.vit import resample_grid
+
+
+class _NumbersOnCpu(TorchFunctionMode):
+    """Within it, the tensors that the builder reads numbers out of have values, also on the meta device."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        device = {"device": "cpu"} if func in (torch.ones, torch.linspace) else {}
+        return func(*args, **(kwargs or {}), **device)
 
 
 class PTVMViT(VideoNetwork):
@@ -52,7 +61,7 @@ class PTVMViT(VideoNetwork):
             if value < step or value % step:
                 raise ConfigError(f"{what} is {value}; of an MViT it must be a multiple of {step}.")
         doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]  # blocks in front of which channels and heads double
-        with torch.device("cpu"):  # the builder reads numbers out of tensors, which those of the meta device lack
+        with _NumbersOnCpu():
             net = builders("vision_transformers").create_multiscale_vision_transformers(
                 spatial_size=image_size,
                 temporal_size=num_frames,
@@ -66,7 +75,7 @@ class PTVMViT(VideoNetwork):
                 head_dropout_rate=0.0,
                 head_num_classes=num_classes,
             )
-        self.net: Any = net.to(torch.get_default_device())
+        self.net: Any = net
         self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
         self.num_features = self.get_classifier().in_features
         for block in self.net.blocks:

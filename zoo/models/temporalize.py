@@ -17,11 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.errors import ConfigError, UnknownNameError, check_counts
+from zoo.errors import ArgumentTypeError, ConfigError, UnknownNameError, check_counts
 from zoo.models import host_layout as layout
 from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass
 from zoo.ops.operator import OPERATORS
 from zoo.ops.stand_in import StandIn, stand_in
+from zoo.text import brief
 
 Where = str | Sequence[str] | Callable[[str, nn.Conv2d], bool] | None
 PREFIX = "net."
@@ -63,7 +64,9 @@ def temporalize(
             or the module has no convolution or no linear classifier.
     """
     if not isinstance(module, nn.Module) or isinstance(module, VideoNetwork):
-        raise ConfigError(f"temporalize takes an image network, an nn.Module; got a {type(module).__name__}.")
+        raise ArgumentTypeError(f"temporalize takes an image network, an nn.Module; got a {type(module).__name__}.")
+    if not isinstance(inplace, bool):
+        raise ArgumentTypeError(f"inplace is {brief(inplace)}; it must be True or False.")
     check_counts(num_frames=num_frames)
     usable = [name for name, operator in OPERATORS.items() if operator.stand_in is not None]
     if op not in usable:
@@ -93,7 +96,9 @@ def _chosen(net: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
     else:
         patterns = [where] if isinstance(where, str) else where
         if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise ConfigError(f"where is {where!r}; give a shell pattern, a list of them, or a function (name, conv).")
+            raise ArgumentTypeError(
+                f"where is {brief(where)}; give a shell pattern, a list of them, or a function (name, conv)."
+            )
         chosen = {name: conv for name, conv in convs.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
     if not chosen:
         some = [name for name, conv in convs.items() if name != stem and max(conv.kernel_size) > 1] or list(convs)

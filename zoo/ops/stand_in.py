@@ -105,6 +105,8 @@ def stand_in(op: str, conv: nn.Conv2d, num_frames: int, **options: Any) -> nn.Co
     assert build is not None
     try:
         module: Any = build(conv, num_frames, shape, **options)
+    except ConfigError:  # it names the option already
+        raise
     except TypeError as error:
         raise ConfigError(f"the operator {op!r} cannot be built with {options}: {error}") from error
     module.padding_mode = conv.padding_mode

@@ -1,0 +1,116 @@
+"""Networks inside the wrappers of PyTorch: what is saved, pushed and profiled is the network itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from zoo.adapt import listing
+from zoo.errors import ConfigError
+from zoo.models import outline
+
+COMPILED = "_orig_mod"  # attribute of what torch.compile returns that holds the module
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# how keys that a network of the zoo does not have are recognized, and what removes them
+REMEDIES = (
+    ("weight_mask", "make pruning permanent with torch.nn.utils.prune.remove(module, 'weight')"),
+    (".parametrizations.", "call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"),
+    ("weight_g", "call torch.nn.utils.remove_weight_norm(module)"),
+    ("weight_u", "call torch.nn.utils.remove_spectral_norm(module)"),
+    ("lora_", "merge the adapters into the weights first"),
+    ("base_layer", "merge the adapters into the weights first"),
+    ("_packed_params", "save the network before it is quantized"),
+    ("zero_point", "save the network before it is quantized"),
+)
+
+
+def _inner_name(module: nn.Module) -> str | None:
+    """Name of the module that a wrapper holds; None of a module that is no wrapper."""
+    if COMPILED in module._modules:
+        return COMPILED
+    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
+    return "module" if isinstance(module, wrappers) else None
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The network in the wrappers of torch.compile, DataParallel, DistributedDataParallel and AveragedModel."""
+    while (name := _inner_name(model)) is not None:
+        inner = model._modules[name]
+        assert inner is not None
+        model = inner
+    return model
+
+
+def unwrap_children(module: nn.Module) -> nn.Module:
+    """Replace the wrapped submodules of a network by the modules in them; changes and returns the network."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if (inner := unwrap(child)) is not child:
+                parent._modules[name] = inner
+    return module
+
+
+def state_of(network: nn.Module) -> dict[str, Any]:
+    """A network's state dict under the keys that it has without wrappers, also without those of its submodules."""
+    wrapped = {}
+    for prefix, module in network.named_modules():
+        if (name := _inner_name(module)) is not None:
+            wrapped[f"{prefix}.{name}." if prefix else f"{name}."] = f"{prefix}." if prefix else ""
+    state: Mapping[str, Any] = network.state_dict()
+    if not wrapped:
+        return dict(state)
+    # innermost first, so that the outer prefixes still match
+    order = sorted(wrapped, key=len, reverse=True)
+    clean = {}
+    for key, value in state.items():
+        for prefix in order:
+            if key.startswith(prefix):
+                key = wrapped[prefix] + key[len(prefix) :]
+        clean[key] = value
+    return clean
+
+
+def check_savable(tensors: Mapping[str, Any], arch: str, options: Mapping[str, Any], verb: str) -> None:
+    """Refuse tensors that ``load`` could not put into the network that it would build for them.
+
+    Args:
+        verb: what the caller was about to do, for the message.
+
+    Raises:
+        ConfigError: other keys, shapes or kinds of tensors than the network has, with what to do.
+    """
+    expected = outline(arch, **options).state_dict()
+    extra = [key for key in tensors if key not in expected]
+    missing = [key for key in expected if key not in tensors]
+    others = []
+    for key, value in expected.items():
+        if key in tensors and (problem := _difference(tensors[key], value)):
+            others.append(f"{key} ({problem})")
+    groups = (("it has also", extra), ("it lacks", missing), ("it differs in", others))
+    problems = [f"{what} {listing(keys)}" for what, keys in groups if keys]
+    if problems:
+        remedies = dict.fromkeys(remedy for sign, remedy in REMEDIES if any(sign in key for key in extra))
+        advice = "; ".join(remedies) or "undo what changed it, or save its state_dict() with torch.save"
+        raise ConfigError(
+            f"cannot {verb} this network: its tensors are not those of {arch} that load() would build: "
+            f"{'; '.join(problems)}. Nothing was written. To fix it: {advice}."
+        )
+
+
+def _difference(value: Any, expected: Tensor) -> str | None:
+    if type(value) not in (Tensor, nn.Parameter):
+        return f"a {type(value).__name__}, not a plain tensor"
+    if value.shape != expected.shape:
+        return f"{tuple(value.shape)}, expected {tuple(expected.shape)}"
+    if value.layout != torch.strided or value.device.type == "meta" or value.is_quantized:
+        return "a tensor without plain values"
+    same = value.dtype in FLOATS if expected.is_floating_point() else value.dtype == expected.dtype
+    return None if same else f"{value.dtype}, expected {expected.dtype}"
+
+
+def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Keys of the tensors that hold NaN or infinite values."""
+    return [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
