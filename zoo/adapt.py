@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from zoo.errors import CheckpointError
 from zoo.text import printable
 
-
 # A network whose operator is not in its file has more numbers than the file; in the index, at most 4 times as many.
 MAX_GROWTH = 8
 
