@@ -17,6 +17,7 @@ from zoo.errors import CheckpointError
 from zoo.hub.files import atomic_path, disk_errors, read_safetensors, sha256_of
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+MAX_CONFIG = 16 << 20  # bytes of config.json; with 21,000 class names it has half a million
 DIGEST_KEY = "sha256"  # in config.json: of the weight file beside it
 
 
@@ -113,6 +114,9 @@ def read_model(path: Path, *, untouched: bool = False) -> tuple[dict[str, Tensor
 
 def _read_config(path: Path) -> Any:
     try:
+        size = path.stat().st_size
+        if size > MAX_CONFIG:
+            raise CheckpointError(f"{path} has {size} bytes, more than a config of this package ({MAX_CONFIG}).")
         return _json(path.read_text(encoding="utf-8"), path)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read as text: {error}") from error
@@ -121,5 +125,5 @@ def _read_config(path: Path) -> Any:
 def _json(text: str, where: Path) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # of syntax; of numbers with thousands of digits; of nesting
         raise CheckpointError(f"{where} holds a config that is not valid JSON: {error}") from error
