@@ -126,7 +126,7 @@ def test_a_truncated_archive_is_an_error(part: float, archive: Path) -> None:
     [
         ("data/0", lambda data: data[:-4], "storage 0 has 44 bytes for 12 numbers"),
         ("data.pkl", lambda data: data[: len(data) // 2], "damaged"),
-        ("data.pkl", lambda data: data.replace(b"FloatStorage", b"DrunkStorage"), r"asks to run code .*torch.DrunkStorage"),
+        ("data.pkl", lambda data: data.replace(b"FloatStorage", b"DrunkStorage"), r"run code.*torch.DrunkStorage"),
         ("byteorder", lambda data: b"big" if data == b"little" else b"little", "another byte order"),
     ],
 )

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from zoo.errors import AccessError, CheckpointError, NoSpaceError, WebPageError
 from zoo.hub.archives import Archive
-from zoo.hub.pickles import Opaque, StoredTensor, one_line
+from zoo.hub.pickles import Opaque, StoredTensor
+from zoo.hub.text import one_line
 from zoo.hub.torch_files import is_archive, mapped, read_file
 from zoo.hub.torchscript import is_torchscript, read_torchscript
 

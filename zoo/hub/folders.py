@@ -15,9 +15,9 @@ from torch import Tensor
 
 from zoo.errors import CheckpointError
 from zoo.hub.files import atomic_path, disk_errors, read_safetensors, sha256_of
+from zoo.hub.transfer import MAX_CONFIG
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
-MAX_CONFIG = 16 << 20  # bytes of config.json; with 21,000 class names it has half a million
 DIGEST_KEY = "sha256"  # in config.json: of the weight file beside it
 
 

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.hub.text import one_line
+
 MAX_OPCODES = 5_000_000  # a network of 1000 tensors takes about 50,000
 MAX_DIMS = 64  # torch's own limit
 SCALARS = (str, bytes, int, float, bool, type(None))
@@ -51,12 +53,6 @@ OPAQUE = {
 }  # fmt: skip
 # TorchScript's typed lists and dictionaries, as calls on plain ones.
 CONTAINERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-
-
-def one_line(text: str, most: int = 80) -> str:
-    """Text of a file as it may stand in a message: printable, on one line, shortened."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 class ForbiddenError(ValueError):
@@ -190,7 +186,7 @@ class Interpreter:
 
     def __init__(self, load_storage: Callable[[Any], Storage], *, script: bool = False) -> None:
         self.load_storage, self.script = load_storage, script
-        self.calls = CALLS | SCRIPT_CALLS if script else CALLS
+        self.calls = {**CALLS, **SCRIPT_CALLS} if script else CALLS
         self.opcodes = 0
 
     def run(self, stream: Any) -> Any:

@@ -20,7 +20,8 @@ from torch import Tensor
 from zoo.errors import CheckpointError
 from zoo.hub import archives
 from zoo.hub.archives import Archive, CompressedError
-from zoo.hub.pickles import ForbiddenError, Interpreter, Storage, one_line
+from zoo.hub.pickles import ForbiddenError, Interpreter, Storage
+from zoo.hub.text import one_line
 
 MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before PyTorch 1.6
 PROTOCOL = 1001
@@ -30,6 +31,8 @@ PROTOCOL = 1001
 def mapped(path: Path) -> Iterator[mmap.mmap]:
     """The bytes of a file; whatever is wrong with them becomes a CheckpointError that names it."""
     try:
+        if path.stat().st_size == 0:
+            raise CheckpointError(f"{path} is empty; download it again.")
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         yield content

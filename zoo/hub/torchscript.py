@@ -14,7 +14,8 @@ from torch import Tensor
 
 from zoo.errors import CheckpointError
 from zoo.hub.archives import Archive
-from zoo.hub.pickles import Module, Opaque, StoredTensor, one_line
+from zoo.hub.pickles import Module, Opaque, StoredTensor
+from zoo.hub.text import one_line
 from zoo.hub.torch_files import is_archive, mapped, read_archive
 
 MAX_NAMES = 100_000  # tensors and modules: modules that hold one another twice over would have names without end
