@@ -17,7 +17,7 @@ PREFIX = "network."  # of its network's keys
 SUFFIX = ".ckpt"
 # What a file needs to have for its run to be resumed.
 RUN_KEYS = {"loops", "optimizer_states", "lr_schedulers", "epoch", "global_step", "pytorch-lightning_version"}
-MAX_CONFIG = 1_000_000  # values in a config; the largest, with 21,000 class names, has 22,000
+MAX_CONFIG = 200_000  # values in a config; the largest, with 21,000 class names, has 22,000
 MAX_DEPTH = 50  # of dictionaries and lists in a config
 
 

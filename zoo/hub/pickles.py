@@ -18,7 +18,7 @@ from torch import Tensor
 
 from zoo.hub.text import one_line
 
-MAX_OPCODES = 5_000_000  # a network of 1000 tensors takes about 50,000
+MAX_OPCODES = 2_000_000  # a network of 1000 tensors takes about 50,000, with an optimizer 200,000
 MAX_DIMS = 64  # torch's own limit
 SCALARS = (str, bytes, int, float, bool, type(None))
 

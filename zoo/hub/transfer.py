@@ -100,6 +100,8 @@ def _head(url: str) -> Any:
             return answer
     except requests.RequestException as error:
         raise _of_request(error, url) from error
+    except ValueError as error:  # requests, of some addresses that it is redirected to
+        raise AccessError(f"{url} redirects to an invalid address ({one_line(str(error))}).") from error
 
 
 def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> Path:
@@ -191,7 +193,7 @@ def in_folder(url: str, file: str) -> str:
         files: Any = gdown.download_folder(url, quiet=True, skip_download=True, timeout=TIMEOUTS)
     except requests.RequestException as error:
         raise _of_request(error, url) from error
-    except (RecursionError, LookupError, AttributeError) as error:
+    except (RecursionError, LookupError, AttributeError, ValueError) as error:
         raise AccessError(f"The folder {url} cannot be listed: its page cannot be understood.") from error
     except gdown.DownloadError as error:
         status = re.search(r"status code (\d+)", str(error))
