@@ -21,7 +21,7 @@ from zoo.errors import DataError
 log = logging.getLogger("datamodules")
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
-    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt",
+    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
 )  # fmt: skip
 # annotations, label lists, licences and pictures: nobody takes them for videos
 OTHER_EXTENSIONS = (

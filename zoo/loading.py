@@ -24,7 +24,7 @@ from zoo.hub.settings import offline
 from zoo.index import Entry, load_index
 from zoo.models import build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
-from zoo.provenance import provenance_now
+from zoo.provenance import INITIALISED, START, provenance_now
 from zoo.published import Weights, obtain
 
 log = logging.getLogger("zoo")
@@ -70,7 +70,7 @@ def create(
         options["image_size"] = _check_size(image_size or DEFAULT_PROTOCOL.crop)
     model = build(arch, **options)
     protocol = _adjust(DEFAULT_PROTOCOL, options, image_size)
-    report = LoadReport(arch, initialised=tuple(model.state_dict()))
+    report = LoadReport(arch).with_initialized(model, model.state_dict())
     return dress(model, arch, options, protocol, labels, report)
 
 
@@ -146,8 +146,10 @@ class Origin:
     sha256: str | None = None
     published: bool | None = None
     ignored: Sequence[str] = ()
-    operator_untrained: bool = False
+    operator_untrained: bool = False  # the file lacks the operator's tensors
     of_index: bool = False
+    untrained: frozenset[str] = frozenset()  # keys of the file that nobody has trained
+    start_only: bool = False  # see LoadReport
 
 
 def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes: int | None) -> nn.Module:
@@ -169,14 +171,22 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
     if options["num_classes"] != trained["num_classes"]:
         labels, protocol = None, protocol.with_classes([])
     if origin.tensors is None:
-        report = LoadReport(name, initialised=tuple(model.state_dict()))
+        report = LoadReport(name).with_initialized(model, model.state_dict())
         return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
 
     initialised, adapted = fit(model, origin.tensors, trained, options, where=where, operator_untrained=untrained)
     report = LoadReport(
-        name, where, origin.sha256, origin.published, tuple(initialised), adapted, tuple(origin.ignored)
-    )
-    log.log(logging.INFO if report.as_trained else logging.WARNING, "%s", report)
+        name,
+        where,
+        origin.sha256,
+        origin.published,
+        adapted=adapted,
+        ignored=tuple(origin.ignored),
+        untrained=tuple(key for key in model.state_dict() if key in origin.untrained),
+        start_only=origin.start_only,
+    ).with_initialized(model, initialised)
+    complete = report.as_trained and not report.untrained
+    log.log(logging.INFO if complete else logging.WARNING, "%s", report)
     return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
 
 
@@ -228,9 +238,12 @@ def origin_of(config: Any, file: Path, digest: str, tensors: dict[str, torch.Ten
     check_config(config, str(file))
     protocol = Protocol.from_dict(config["protocol"], str(file))
     provenance = dict(config.get("provenance") or {})
-    untrained = provenance.pop(UNTRAINED, False)
+    operator_untrained = provenance.pop(UNTRAINED, False)
+    untrained, start_only = provenance.pop(INITIALISED, None), provenance.pop(START, False)
     origin = Origin(config["arch"], config["options"], config["labels"], protocol, provenance)
-    origin.operator_untrained = untrained
+    origin.operator_untrained, origin.start_only = operator_untrained, bool(operator_untrained or start_only)
+    if isinstance(untrained, list):
+        origin.untrained = frozenset(map(str, untrained))
     if tensors is not None:
         origin.tensors, origin.file, origin.sha256 = tensors, file, digest
     return origin
@@ -239,7 +252,8 @@ def origin_of(config: Any, file: Path, digest: str, tensors: dict[str, torch.Ten
 def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = None) -> Origin:
     """An entry's network: without weights, with those of a published file, or with those of its conversion."""
     origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
-    origin.operator_untrained, origin.of_index = entry.init, True
+    origin.operator_untrained = origin.start_only = entry.init
+    origin.of_index = True
     if file is not None:
         origin.tensors, origin.ignored = read_published(entry, file)
         origin.file, origin.sha256 = file, sha256_of(file)
