@@ -22,7 +22,7 @@ from zoo.text import printable
 log = logging.getLogger("datamodules")
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
-    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt",
+    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
     ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
 )  # fmt: skip
 # annotations, label lists, licences and pictures: nobody takes them for videos

@@ -24,8 +24,9 @@ from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_network,
     check_classes,
+    declares_untrained,
     frames_of,
-    head_initialised,
+    is_untrained,
     match_classes,
     refuse_untrained,
     set_dropout,
@@ -93,6 +94,7 @@ class VideoClassifier(L.LightningModule):
     """
 
     group_rules: ClassVar[Rules] = {}  # of recipes that treat parameters by name, see lit_modules.optim
+    allow_untrained = False  # validate, test and predict with untrained parts rather than raise a ConfigError
 
     def __init__(
         self,
@@ -163,7 +165,7 @@ class VideoClassifier(L.LightningModule):
             take_protocol(self.network, protocol, image_size)
         if heads is not None:
             set_heads(self.network, heads)
-        self.untrained_head = head_initialised(self.network)
+        self.untrained = is_untrained(self.network)
         set_dropout(self.network, dropout, drop_path)
         self.network.set_grad_checkpointing(grad_checkpointing)
         classes = self.network.config["options"]["num_classes"]
@@ -219,7 +221,7 @@ class VideoClassifier(L.LightningModule):
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 
     def on_train_start(self) -> None:
-        self.untrained_head = False
+        self.untrained = False
         self._set_trained()  # a run resumed in mid-epoch begins no epoch
 
     def on_fit_start(self) -> None:
@@ -313,22 +315,19 @@ class VideoClassifier(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.scores = {}
 
+    on_test_epoch_start = on_validation_epoch_start
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._score(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_measured("val_")
 
-    def on_test_start(self) -> None:
-        if self.untrained_head:
-            refuse_untrained(self.network, self.hparams["name"], self.matched)
+    def _check_trained(self) -> None:
+        if self.untrained and self.trainer.state.fn != "fit":  # fit validates as well
+            refuse_untrained(self.network, self.hparams["name"], self.matched, self.allow_untrained)
 
-    def on_validation_start(self) -> None:
-        if self.untrained_head and self.trainer.state.fn == "validate":
-            refuse_untrained(self.network, self.hparams["name"], self.matched)
-
-    def on_test_epoch_start(self) -> None:
-        self.scores = {}
+    on_validation_start = on_test_start = on_predict_start = _check_trained
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._score(batch, batch_idx)
@@ -384,7 +383,7 @@ class VideoClassifier(L.LightningModule):
         Raises:
             ConfigError: it was written by another recipe, or an earlier version of this one.
         """
-        self.untrained_head = False
+        self.untrained = declares_untrained(checkpoint.get(CONFIG_KEY) or {})
         check_classes(self.network, checkpoint.get(CONFIG_KEY) or {})
         saved = [len(g["params"]) for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]]
         resumed = self._trainer is not None and self.trainer.state.fn == "fit"

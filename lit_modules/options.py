@@ -12,20 +12,24 @@ KINDS = {"data": "data set", "model": "recipe"}
 TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
 
 NETWORK = "X is an index name, a folder, a .ckpt or hf-hub:user/repo. --out FOLDER says where to write."
+UNTRAINED = "--allow_untrained runs networks with untrained parts, which are refused otherwise."
 HELP = {  # of the commands that Lightning runs: what stands behind them, and what they do
     "fit": (
         "--config RECIPE [options], or --model CLASS --data CLASS [options]",
         f"Train; --from X starts from other weights than the recipe's. {NETWORK}",
     ),
-    "validate": ("--from X --data CLASS [options]", f"Score the validation videos. {NETWORK}"),
+    "validate": ("--from X --data CLASS [options]", f"Score the validation videos. {NETWORK} {UNTRAINED}"),
     "test": (
         "--from X --data CLASS [options], or --entry NAME --data FOLDER [options]",
         f"Score the test videos, with the views of the network's protocol. {NETWORK} With --entry and an index name, "
-        "--data is the folder of its data set.",
+        "--data is the folder of its data set. --views CLIPSxCROPS, such as 4x3, chooses other views. "
+        f"{UNTRAINED}",
     ),
     "predict": (
         "--from X [options] FILES",
-        f"Name what is seen in FILES: videos, folders of videos, or addresses of shards. {NETWORK}",
+        f"Classify FILES: videos, folders of videos, or addresses of shards. {NETWORK} "
+        "--views CLIPSxCROPS, such as 4x3, or --views published chooses the views of a video; the default is 1x1. "
+        f"{UNTRAINED}",
     ),
 }
 

@@ -16,7 +16,6 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from lit_modules.scores import merged
 from lit_modules.sharded import whole_weights
 from zoo.hub.files import atomic_path
 from zoo.protocol import Protocol
@@ -244,55 +243,3 @@ class FitReport(Callback):
                 score = 100 * float(callback.best_model_score)  # type: ignore[attr-defined]
                 words = f"Best validation top-1 {score:.2f} %: {callback.best_model_path}"  # type: ignore[attr-defined]
                 Console().print(_printable(words), highlight=False, markup=False, soft_wrap=True)
-
-
-class PredictionReport(Callback):
-    """Prints the best labels of each video with their scores, and writes ``predictions.csv`` into ``folder``."""
-
-    def __init__(self, folder: str | Path, top: int = 5) -> None:
-        self.folder, self.top = Path(folder), top
-        self._scores: dict[str, torch.Tensor] = {}
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
-        self._scores = {}
-
-    def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self._scores |= dict(zip(outputs["path"], outputs["scores"].cpu(), strict=True))
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print and write."""
-        data: Any = getattr(trainer, "datamodule", None)
-        scores, skipped = merged(self._scores), merged(getattr(data, "skipped", {}).get("predict", {}))
-        if skipped:
-            data.check_bad("predict", skipped)  # of all processes
-        if not trainer.is_global_zero:
-            return
-        console = Console()
-        heads = heads_of(pl_module.network)
-        rows: list[list[str]] = []
-        records = data.datasets["predict"].records if data is not None else None
-        asked = list(scores) if records is None else map(str, records.ids)  # in the order they were, of all processes
-        for path in dict.fromkeys(path for path in asked if path in scores):
-            values = scores[path]
-            console.print(_printable(path), style="bold", markup=False, highlight=False, soft_wrap=True)
-            rows.append([path])
-            for _, names, outputs in heads:
-                best = _best(values[outputs], names, self.top)
-                rows[-1] += best
-                for label, score in zip(best[::2], best[1::2], strict=True):
-                    console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False, markup=False)
-        for reason in skipped.values():
-            console.print(_printable(f"Left out: {reason}"), highlight=False, markup=False, soft_wrap=True)
-        columns = [column for head in heads for column in _best_columns(head, self.top)]
-        write_csv(self.folder / "predictions.csv", ["path", *columns], rows)
-        console.print(f"Written to {self.folder / 'predictions.csv'}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 import zoo
 from zoo.errors import ConfigError
 
-OWN_OPTIONS = ("--from", "--entry", "--out")
+OWN_OPTIONS = ("--from", "--entry", "--out", "--views")
+OWN_FLAGS = ("--allow_untrained",)
 FLAGS = ("--help", "-h", "--print_config")  # options of LightningCLI without a value
 FindDataset = Callable[[str], "tuple[type, dict[str, str]] | None"]  # data set of the index -> class, options
 
@@ -23,6 +25,8 @@ class TrainerArguments:
     network: str | None = None  # --from
     entry: str | None = None  # --entry
     out: str | None = None  # --out
+    views: str | None = None  # --views
+    allow_untrained: bool = False  # --allow_untrained
     files: Sequence[str] = ()
     options: Sequence[str] = field(default_factory=list)
 
@@ -45,6 +49,7 @@ class TrainerArguments:
 def parse(arguments: Sequence[str]) -> TrainerArguments:
     """Split a command line."""
     own: dict[str, str] = {}
+    flags: set[str] = set()
     files: list[str] = []
     options: list[str] = []
     tokens = list(arguments)
@@ -55,13 +60,23 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
             if not equals and not tokens:
                 raise ConfigError(f"{name} needs a value.")
             own[name] = value if equals else tokens.pop(0)
+        elif token in OWN_FLAGS:
+            flags.add(token)
         elif token.startswith("-"):
             options.append(token)
             if not equals and token not in FLAGS and tokens and not tokens[0].startswith("--"):  # "-1" is a value
                 options.append(tokens.pop(0))
         else:
             files.append(token)
-    return TrainerArguments(own.get("--from"), own.get("--entry"), own.get("--out"), files, options)
+    return TrainerArguments(
+        network=own.get("--from"),
+        entry=own.get("--entry"),
+        out=own.get("--out"),
+        views=own.get("--views"),
+        allow_untrained="--allow_untrained" in flags,
+        files=files,
+        options=options,
+    )
 
 
 def expand_entry(
@@ -123,11 +138,33 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
             )
         data = ["--data", "VideoFiles", "--data.paths", json.dumps(list(arguments.files))]
         (after if configured else before).extend(data)
+    after += _views_arguments(command, arguments)
+    if command == "fit" and arguments.allow_untrained:
+        raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
+    if command == "predict":
+        before += ["--return_predictions", "false"]  # of all videos, in memory
     if command in ("validate", "test"):
         after += ["--verbose", str(command == "validate").lower()]  # a test prints our own table
     if not arguments.asks_help and not configured:
         _check_complete(command, {*given, *before})
     return [*before, *arguments.options, *after]
+
+
+def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
+    """``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given themselves."""
+    if arguments.views is None:
+        return []
+    if command not in ("test", "predict"):
+        raise ConfigError("--views is for test and predict; training and validation use one clip and one crop.")
+    match = re.fullmatch(r"(\d+)x(\d+)", arguments.views)
+    if match is None and arguments.views != "published":
+        raise ConfigError(f"--views is {arguments.views}; give CLIPSxCROPS, such as 4x3, or published.")
+    counts = match.groups() if match else ("null", "null")  # null: as the network's protocol
+    after: list[str] = []
+    for name, count in zip(("clips", "crops"), counts, strict=True):
+        if not arguments.names & {f"--data.{name}", f"--data.init_args.{name}"}:
+            after += [f"--data.init_args.{name}", count]
+    return after
 
 
 def _check_complete(command: str, given: set[str]) -> None:

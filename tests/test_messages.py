@@ -91,7 +91,7 @@ def test_a_misspelt_class_is_not_scored_at_random(
         assert main([verb, "--from", best, *data_options(root), "--out", str(tmp_path / verb)]) == 1
         said = capsys.readouterr().err
         assert "it has no 'Meets' (did you mean 'meets'?)" in said
-        assert "There is nothing to measure before it is trained" in said
+        assert f"Correct the labels, fine-tune with `tempozoo fit --from {best}`, or add --allow_untrained" in said
 
 
 def test_some_of_a_network_s_classes_are_told_apart_by_it(run: Path, motion_folder: Path, tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class VideoNetwork(nn.Module):
     stem_key = "stem.conv.weight"
     inflation = "mean"
     grad_checkpointing = False
+    report: Any = None  # a LoadReport, once ``zoo.load`` or ``zoo.create`` has filled the network
 
     @property
     def stem_keys(self) -> tuple[str, ...]:
@@ -98,6 +99,9 @@ class VideoNetwork(nn.Module):
         nn.init.zeros_(new.bias)
         parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
         setattr(self.get_submodule(parent), name, new)
+        if self.report is not None:
+            keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
+            self.report = self.report.with_initialized(self, keys)
 
     # for training ------------------------------------------------------------------------------------------------
 
