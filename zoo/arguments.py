@@ -90,7 +90,7 @@ def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> N
                 f"{what}; it must be one line of 1 to {max_length} characters without control characters."
             )
         if first.setdefault(label, number) != number:
-            raise ConfigError(f"{what}, as {name}[{first[label]}] is; labels must differ.")
+            raise ConfigError(f"{name}[{number}] is {brief(label)}, as {name}[{first[label]}] is; labels must differ.")
 
 
 def _check_characters(name: str, text: str) -> None:

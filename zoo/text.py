@@ -19,7 +19,7 @@ _CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 def is_printable(text: str) -> bool:
     """Whether ``text`` is one line without control characters; letters of any script are allowed."""
-    return not any(map(_is_control, text))
+    return text.isprintable() or not any(map(_is_control, text))  # the former is fast, and stricter
 
 
 def printable(text: str) -> str:
