@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import json
 import os
 import pickletools
@@ -73,8 +74,9 @@ def snippets(canary: Path) -> list[bytes]:
         call(f"{name}", size)
         for size in large
         for name in (
-            "torch.FloatTensor", "torch.Tensor", "torch.storage.UntypedStorage", "torch.FloatStorage", "builtins.bytearray",
-            "builtins.list", "torch.Size", "torch.device", "collections.OrderedDict", "collections.Counter", "builtins.set",
+            "torch.FloatTensor", "torch.Tensor", "torch.storage.UntypedStorage", "torch.FloatStorage",
+            "builtins.bytearray", "builtins.list", "torch.Size", "torch.device", "collections.OrderedDict",
+            "collections.Counter", "builtins.set",
         )
     ]  # fmt: skip
     storage = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(2**30) + b"tQ"
@@ -82,9 +84,10 @@ def snippets(canary: Path) -> list[bytes]:
         call("torch._utils._rebuild_tensor_v2", storage, number(0), number(2**30) + b"\x85", number(1) + b"\x85")
         for storage in (storage, b"h\x01", b"N")
     ]
+    size, step = number(2**30) + b"\x85", number(1) + b"\x85"
     other = [
-        call("torch._utils._rebuild_qtensor", storage, number(0), number(2**30) + b"\x85", number(1) + b"\x85", b"N", b"N"),
-        call("torch._utils._rebuild_meta_tensor_no_storage", text("x"), number(2**30) + b"\x85", b")", b"\x89"),
+        call("torch._utils._rebuild_qtensor", storage, number(0), size, step, b"N", b"N"),
+        call("torch._utils._rebuild_meta_tensor_no_storage", text("x"), size, b")", b"\x89"),
         call("_codecs.encode", text("A" * 1000), text("hex")),
         call("_codecs.encode", text("A" * 1000), text("latin1")),
         b"\x8b" + struct.pack("<i", 2**30),  # LONG4 without its bytes
@@ -96,7 +99,8 @@ def snippets(canary: Path) -> list[bytes]:
         b"T" + struct.pack("<i", 2**31 - 1),
         b"\x96" + struct.pack("<Q", 2**33),  # BYTEARRAY8
         b"(" * 5000, b"]" * 5000, b"]\x85" * 20, b"\x85" * 5000, b"]" + b"2\x86" * 60, b"}" + b"]2\x86" * 60 + b"Ns",
-        b"]q\x09h\x09a", b"}q\x09(h\x09h\x09u", b"0", b"2", b"b", b"R", b"\x81", b"a", b"e", b"s", b"u", b"t", b"Q", b".",
+        b"]q\x09h\x09a", b"}q\x09(h\x09h\x09u",
+        b"0", b"2", b"b", b"R", b"\x81", b"a", b"e", b"s", b"u", b"t", b"Q", b".",
         b"}b", b"(K\x00K\x00K\x00tb", b"I" + b"9" * 6000 + b"\n", b"\x94" * 50,
     ]  # fmt: skip
     code = [content.removeprefix(b"\x80\x02").removesuffix(b".") for content in payloads(canary).values()]
@@ -173,7 +177,7 @@ class Fuzzer:
             for _ in pickletools.genops(stream):
                 pass
             ends.append(stream.tell())
-        parts = [self.base[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+        parts = [self.base[start:end] for start, end in itertools.pairwise(ends)]
         at = self.draw.choice((0, 1, 2, 3, 3, 3, 3, 4))
         parts[at] = self.pickled(parts[at])
         return b"".join(parts) + self.base[ends[-1] :]

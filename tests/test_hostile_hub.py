@@ -1,4 +1,4 @@
-"""A Hub, or an endpoint that passes for one, whose answers are wrong: nothing is written outside the cache or without end."""
+"""A Hub whose answers are wrong: nothing is written outside the cache, and no body is read without end."""
 
 from __future__ import annotations
 
