@@ -68,6 +68,12 @@ class VideoList(VideoDataModule):
         """``root``, or the folders of the lists."""
         return [self.root] if self.root is not None else [str(file.parent) for file in self.files.values()]
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those with a list, and validation videos split off the training ones."""
+        files = self.files
+        return tuple(part for part in ("train", "val", "test") if part in files or (part == "val" and "train" in files))
+
     @functools.cached_property
     def class_names(self) -> list[str]:
         """``classes``, or the labels of the training list (or of the only list), sorted; numbers sort as numbers."""

@@ -43,6 +43,11 @@ class ShardList(VideoDataModule):
         self.root = next(iter(self.roots.values()))
         self.classes = classes
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those with shards."""
+        return tuple(self.roots)
+
     @functools.cache  # noqa: B019, one data module a run
     def shards(self, split: str) -> ShardTree:
         """The shards of a split that was given."""

@@ -59,6 +59,11 @@ class UCF101(VideoDataModule):
         self.root, self.annotations, self.split = root, annotations, split
         self.val_fraction, self.split_seed = val_fraction, split_seed
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Without ``val_fraction``, the validation videos are the test videos."""
+        return ("train", "val", "test") if self.val_fraction else ("train", "val")
+
     def _lines(self, name: str) -> tuple[str, list[list[str]]]:
         """What messages call a list, and its lines that are not empty, in words."""
         home = self.tree if self.annotations is None else open_tree(self.annotations)
