@@ -304,7 +304,8 @@ class VideoDataModule(L.LightningDataModule):
         self._train_loader = self._loader("train")
         if self._place is not None:
             self._train_loader.load_state_dict(self._place)
-            if self._place.get("list_id") != self._train_loader.state_dict()["list_id"]:
+            list_id = self._train_loader.sampler.list_id
+            if self._place.get("list_id", list_id) != list_id:
                 log.warning(
                     "the list of training videos is not the one this run was trained on so far: validation videos may "
                     "be among those it has seen"
