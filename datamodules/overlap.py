@@ -67,7 +67,7 @@ def report_overlaps(found: Mapping[str, VideoRecords], others: Mapping[str, Vide
         return
     if refuse:
         raise DataError(
-            f"{'; '.join(map(str, overlaps))}. The accuracy would not be that on new videos. Remove these videos from "
+            f"{'; '.join(map(str, overlaps))}. The accuracy would not hold for new videos. Remove these videos from "
             "one of the two, or set --data.allow_overlap true if this is intended."
         )
     for overlap in overlaps:
@@ -110,8 +110,12 @@ def find_overlaps(parts: Mapping[str, VideoRecords], pairs: Iterable[tuple[str, 
             )
         ]
         if matches:
-            names = [(parts[part].ids[one], parts[other].ids[two]) for one, two in matches[:EXAMPLES]]
-            overlaps.append(Overlap(part, other, len(matches), len(parts[part]), names))
+            examples: list[tuple[str, str]] = []
+            for one, two in matches[: 2 * EXAMPLES]:
+                pair = (parts[part].ids[one], parts[other].ids[two])
+                if pair[::-1] not in examples:
+                    examples.append(pair)
+            overlaps.append(Overlap(part, other, len(matches), len(parts[part]), examples[:EXAMPLES]))
     return overlaps
 
 
@@ -226,9 +230,12 @@ def _digest(file: File, position: float) -> Hashable:
     try:
         with open(file.path, "rb", buffering=0) as stream:
             stream.seek(file.offset + int(position * max(file.size - BLOCK, 0)))
-            return hashlib.blake2b(stream.read(min(BLOCK, file.size)) or b"", digest_size=16).digest()
-    except OSError:
-        return file.identity  # equal to no other
+            block = stream.read(min(BLOCK, file.size)) or b""
+    except (OSError, ValueError):  # ValueError of a path that cannot be one
+        block = b""
+    if len(block) < min(BLOCK, file.size):  # unreadable or truncated: equal to no other
+        return file.identity
+    return hashlib.blake2b(block, digest_size=16).digest()
 
 
 def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from datamodules.annotations import shorten
 from datamodules.loading import derived_number
 from zoo.errors import DataError
 
@@ -40,9 +41,10 @@ def split_stratified(
     for label, name in enumerate(names):
         members = np.flatnonzero(labels == label).tolist()
         if len(members) < len(fractions):
+            what = f"class {shorten(name)} of {where} has {len(members)} video{'s' * (len(members) != 1)}"
             raise DataError(
-                f"class {name!r} of {where} has {len(members)} video{'s' * (len(members) != 1)}, too few to split into "
-                f"{', '.join(fractions)}: add videos, remove the class, or give folders or lists for the splits."
+                f"{what}, too few to split into {', '.join(fractions)}: add videos, remove the class, or give folders "
+                "or lists for the splits."
             )
         ranked = np.array(sorted(members, key=lambda video: (drawn[video], paths[video])))
         cuts = _cuts(len(members), [fractions[part] for part in others])
