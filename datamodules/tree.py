@@ -86,18 +86,18 @@ class Tree:
 
     def has_folder(self, name: str) -> bool:
         """Whether there is such a sub-folder."""
-        return Path(self.root, name).is_dir()
+        return os.path.isdir(os.path.join(self.root, name))
 
     def find(self, name: str) -> str | None:
         """The relative path of a video that is named with or without its ending, or has been given another one."""
-        if Path(self.root, name).is_file():
+        if self.exists(name):
             return name
         stem = name[: -len(PurePosixPath(name).suffix)] if name.lower().endswith(VIDEO_EXTENSIONS) else name
-        return next((stem + end for end in VIDEO_EXTENSIONS if Path(self.root, stem + end).is_file()), None)
+        return next((stem + end for end in VIDEO_EXTENSIONS if self.exists(stem + end)), None)
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file, of whatever kind."""
-        return Path(self.root, name).is_file()
+        return os.path.isfile(os.path.join(self.root, name))  # False for a name that cannot be one, unlike pathlib
 
     def read(self, name: str) -> str:
         """The text of an annotation file.

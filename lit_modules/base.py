@@ -23,6 +23,7 @@ from lit_modules.heads import heads_loss, heads_scores
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_network,
+    check_class_count,
     check_classes,
     declares_untrained,
     frames_of,
@@ -145,8 +146,7 @@ class VideoClassifier(L.LightningModule):
             raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
         if view_chunk < 1:
             raise ConfigError(f"view_chunk is {view_chunk}; it must be at least 1.")
-        if class_names is not None and num_classes not in (None, len(class_names)):
-            raise ConfigError(f"num_classes is {num_classes}, but {len(class_names)} class_names were given.")
+        check_class_count(num_classes, class_names)
         self.save_hyperparameters()
         by_name = class_names is not None and pretrained and name not in ARCHITECTURES  # with the classifier it has
         self.network: Any = build_network(
@@ -353,13 +353,14 @@ class VideoClassifier(L.LightningModule):
     def _log_measured(self, prefix: str) -> None:
         """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
         self.scores = merged_scores(self.scores)
-        found = {prefix + key: value for key, value in measured(self.scores, self.heads).items()}
+        validating = self.trainer.state.fn == "validate"  # which prints what is logged
+        found = {prefix + key: value for key, value in measured(self.scores, self.heads, validating).items()}
         skipped = self._merge_skipped(prefix[:-1])
         if skipped:
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
         if skipped or f"{prefix}left_out" in self.trainer.callback_metrics:  # of an earlier pass
             found[f"{prefix}left_out"] = float(len(skipped))
-        shown = [name for name in (f"{prefix}top1",) if name in found]
+        shown = [prefix + key for key in ("top1", "majority_class") if prefix + key in found]
         self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True)
         self.log_dict(found)
 

@@ -51,6 +51,16 @@ def head_initialised(network: Any) -> bool:
     return any(key.startswith(network.head_prefix) for key in network.report.untrained)
 
 
+def check_class_count(num_classes: int | None, class_names: Sequence[str] | None) -> None:
+    """Refuse a ``num_classes`` that is not the number of class names; the command line takes these from the data."""
+    if class_names is not None and num_classes not in (None, len(class_names)):
+        names = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
+        raise ConfigError(
+            f"num_classes is {num_classes}, but the data has {len(class_names)} classes ({names}). Leave num_classes "
+            "out: the classes of the data determine it."
+        )
+
+
 def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None.
 
