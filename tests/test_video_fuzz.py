@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from odd_videos import encode
+from odd_videos import B_FRAMES, encode
 
 from datamodules.video.containers import MAX_PIXELS
 from datamodules.video.decoding import open_video
 from zoo.errors import DataError
 
 HERE = Path(__file__).parent
-MEGABYTES = 1024  # that the process may grow by
+MEGABYTES = 1536  # that the process may grow by; a damaged MP4 index can make FFmpeg take some 900
 SECONDS = 10.0  # for one video, whose deadline is 2 s: one call of the decoder may pass it
 
 
@@ -80,4 +80,13 @@ def test_frames_of_absurd_sizes_are_refused(tmp_path: Path) -> None:
     size = np.array([12000, 12000], ">u2").tobytes()
     path.write_bytes(data[:at] + size + data[at + 4 :])
     with pytest.raises(DataError, match=rf"v.mov has frames of 12000 x 12000 pixels; at most {MAX_PIXELS} pixels"):
+        open_video(path)
+
+
+def test_a_video_whose_edit_list_shows_nothing_has_no_frames(tmp_path: Path) -> None:
+    path = encode(tmp_path / "v.mp4", options=B_FRAMES)
+    data = path.read_bytes()
+    at = data.index(b"elst") + 16  # behind version, number of entries and duration: the time of the first frame
+    path.write_bytes(data[:at] + (1 << 20).to_bytes(4, "big") + data[at + 4 :])
+    with pytest.raises(DataError, match="v.mp4 has no frames"):
         open_video(path)

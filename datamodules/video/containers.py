@@ -20,7 +20,7 @@ FORMATS = (
     "smjpeg", "smk", "swf", "thp", "ty", "vc1", "vc1test", "vivo", "vvc", "webm", "webp_pipe", "wtv", "yuv4mpegpipe",
 )  # fmt: skip
 OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
-MAX_PIXELS = 1 << 26  # of a frame: 8192 x 8192. A damaged header may give any size
+MAX_PIXELS = 1 << 25  # of a frame: 8192 x 4096. A damaged header may give any size
 COVER = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
 

@@ -212,12 +212,9 @@ class VideoReader:
         Recordings and copied parts may begin in the middle of a group of pictures, or with frames that refer to the
         group before.
         """
-        if (
-            self._times is None
-            or self.source.span is not None
-            or not len(self._keys)
-            or self._times[0] >= self._keys[0]
-        ):
+        if self._times is None or self.source.span is not None or not len(self._times) or not len(self._keys):
+            return
+        if self._times[0] >= self._keys[0]:
             return
         self._rewind()
         shown = []
