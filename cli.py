@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+import zoo
 from zoo import commands as zoo_commands
-from zoo.errors import ConfigError, ZooError
+from zoo.command_line import suggest
+from zoo.errors import OfflineError, UnknownNameError, UnreachableError, ZooError
 from zoo.text import printable
 
 Arguments = Sequence[str]
@@ -36,26 +38,25 @@ class Command(NamedTuple):
     help: Mapping[str, str]
 
 
-FOLDER = "--data VideoFolder --data.root VIDEOS"
 COMMANDS: dict[str, Command] = {
     "fit": Command(
         functools.partial(train, "fit"),
-        {"fine-tune": "tempozoo fit --config configs/finetune/folder.yaml --data.root VIDEOS"},
+        {"train or fine-tune": "tempozoo fit --from tanet_r18.motionclips8 --out runs/mine VIDEOS"},
     ),
     "validate": Command(
         functools.partial(train, "validate"),
-        {"score validation videos": f"tempozoo validate --from best.ckpt {FOLDER}"},
+        {"score validation videos": "tempozoo validate --from runs/mine VIDEOS"},
     ),
     "test": Command(
         functools.partial(train, "test"),
         {
-            "score test videos": f"tempozoo test --from best.ckpt {FOLDER}",
-            "reproduce": "tempozoo test --entry tada2d_r50.k400_8x8 --data KINETICS400",
+            "score test videos": "tempozoo test --from runs/mine VIDEOS",
+            "reproduce a result": "tempozoo test --entry tada2d_r50.k400_8x8 --data KINETICS400",
         },
     ),
     "predict": Command(
         functools.partial(train, "predict"),
-        {"classify videos": "tempozoo predict --from best.ckpt clip.mp4 more_clips/"},
+        {"classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/"},
     ),
     "data": Command(
         data_tools,
@@ -66,20 +67,20 @@ COMMANDS: dict[str, Command] = {
             "index existing shards": "tempozoo data index 'train-{000..099}.tar' --to FOLDER",
         },
     ),
-    "list": Command(zoo_commands.list_verb, {"list the zoo": "tempozoo list 'tanet*'"}),
-    "info": Command(zoo_commands.info_verb, {"describe an entry": "tempozoo info tada2d_r50.k400_8x8"}),
-    "download": Command(zoo_commands.download_verb, {"download weights": "tempozoo download 'tada2d_r50.*'"}),
-    "convert": Command(zoo_commands.convert_verb, {"convert a published file": "tempozoo convert FILE NAME"}),
-    "verify": Command(zoo_commands.verify_verb, {"verify the cache": "tempozoo verify"}),
-    "cache": Command(zoo_commands.cache_verb, {"list or clear it": "tempozoo cache list"}),
+    "list": Command(zoo_commands.list_command, {"list networks": "tempozoo list 'tanet*'"}),
+    "info": Command(zoo_commands.info_command, {"describe a network": "tempozoo info tada2d_r50.k400_8x8"}),
+    "download": Command(zoo_commands.download_command, {"download weights": "tempozoo download 'tada2d_r50.*'"}),
+    "convert": Command(zoo_commands.convert_command, {"convert a published file": "tempozoo convert FILE NAME"}),
+    "verify": Command(zoo_commands.verify_command, {"verify the cache": "tempozoo verify"}),
+    "cache": Command(zoo_commands.cache_command, {"list or clear the cache": "tempozoo cache list"}),
     "mirror": Command(
-        zoo_commands.mirror_verb, {"share converted weights": "tempozoo mirror 'tanet_*' --to /shared/weights"}
+        zoo_commands.mirror_command, {"share converted weights": "tempozoo mirror 'tanet_*' --to /shared/weights"}
     ),
     "export-checkpoint": Command(
-        zoo_commands.export_verb, {".ckpt to a folder": "tempozoo export-checkpoint best.ckpt FOLDER"}
+        zoo_commands.export_command, {"export a checkpoint": "tempozoo export-checkpoint runs/mine FOLDER"}
     ),
     "push": Command(
-        zoo_commands.push_verb, {"upload to the Hub": "tempozoo push best.ckpt user/repo --results TEST_FOLDER"}
+        zoo_commands.push_command, {"upload to the Hub": "tempozoo push runs/mine user/repo --results TEST_FOLDER"}
     ),
 }
 
@@ -91,7 +92,8 @@ def usage() -> str:
         for purpose, example in command.help.items():
             lines.append(f"  {name:18} {purpose:25} {example}")
             name = ""
-    return "\n".join([*lines, "", "`tempozoo <command> --help` shows the options of a command.", ""])
+    lines += ["", "VIDEOS is a folder with a sub-folder of videos per class, or a CSV file (columns path, label)."]
+    return "\n".join([*lines, "`tempozoo <command> --help` shows the options of a command.", ""])
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -101,15 +103,19 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if name in ("-h", "--help"):
             print(usage(), end="")
+        elif name == "--version":
+            print(f"tempozoo {zoo.__version__}")
         elif name in COMMANDS:
             COMMANDS[name].run(rest)
         else:
-            raise ConfigError(f"There is no command {name!r}; choose from {', '.join(COMMANDS)}.")
+            suggestion = suggest(name, COMMANDS)
+            raise UnknownNameError(f"There is no command {name!r}{suggestion}; choose from {', '.join(COMMANDS)}.")
     except ValueError as error:
         package_error = find_package_error(error)
         if package_error is None:
             raise
         print(f"tempozoo: {printable(str(package_error))}", file=sys.stderr)
+        print_offline_advice(name, rest, package_error)
         return 1
     except KeyboardInterrupt:
         print("tempozoo: interrupted. A download resumes where it stopped when it is repeated.", file=sys.stderr)
@@ -117,6 +123,15 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argument parsers exit this way, after printing the reason
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def print_offline_advice(command: str, arguments: Arguments, error: ZooError) -> None:
+    """After a download that failed because no host could be reached, print commands that need none."""
+    if command in ("fit", "validate", "test", "predict") and isinstance(error, (UnreachableError, OfflineError)):
+        from lit_modules.trainer_arguments import offline_advice
+
+        for purpose, alternative in offline_advice(command, arguments).items():
+            print(f"  {purpose}: {printable(alternative)}", file=sys.stderr)
 
 
 def find_package_error(error: BaseException | None) -> ZooError | None:

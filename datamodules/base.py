@@ -381,7 +381,8 @@ class VideoDataModule(L.LightningDataModule):
         self._place = None  # of a checkpoint that was only tested, or of a run that failed before it began
         for split, account in self.skipped.items():
             if account:
-                log.warning("%d of %d %s videos could not be read", len(account), len(self.datasets[split]), split)
+                count, kind = len(self.datasets[split]), "" if split == "predict" else f"{split} "
+                log.warning("%d of %d %svideos could not be read", len(account), count, kind)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """uint8 frames -> normalised floats ``(..., C, T, H, W)``, on the device."""

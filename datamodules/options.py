@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from datamodules.video.decoding import DECODERS
 from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, CROPS
@@ -44,7 +46,7 @@ def check_options(
     for name, value in (("erasing", erasing), ("max_missing", max_missing), ("max_bad_fraction", max_bad_fraction)):
         if not 0 <= value <= 1:
             raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
-    if color_jitter < 0:
+    if not 0 <= color_jitter < math.inf:
         raise ConfigError(f"color_jitter is {color_jitter}; it must be at least 0.")
-    if time_limit is not None and time_limit <= 0:
+    if time_limit is not None and not 0 < time_limit < math.inf:
         raise ConfigError(f"time_limit is {time_limit}; it must be above 0 seconds, or null for none.")

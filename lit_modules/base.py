@@ -36,6 +36,7 @@ from lit_modules.network import (
 )
 from lit_modules.optim import GROUP_OPTIONS, OPTIMIZERS, SCHEDULE_OPTIONS, SCHEDULES, Rules, lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
+from lit_modules.recipe_options import check_recipe_options
 from lit_modules.scores import Scores, accuracies, measured, merged, merged_scores
 from lit_modules.sharded import blank_pass, is_sharded, passes_behind
 from zoo.errors import ConfigError
@@ -144,10 +145,9 @@ class VideoClassifier(L.LightningModule):
             raise ConfigError(f"optimizer is {optimizer!r}; choose from {', '.join(OPTIMIZERS)}.")
         if schedule not in SCHEDULES:
             raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
-        if view_chunk < 1:
-            raise ConfigError(f"view_chunk is {view_chunk}; it must be at least 1.")
         check_class_count(num_classes, class_names)
         self.save_hyperparameters()
+        check_recipe_options(self.hparams)
         by_name = class_names is not None and pretrained and name not in ARCHITECTURES  # with the classifier it has
         self.network: Any = build_network(
             name,

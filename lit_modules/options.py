@@ -1,77 +1,63 @@
-"""Options of the commands that Lightning runs: what they are for, and what is wrong with one, in one line."""
+"""Error messages of the parser (jsonargparse) in one line."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-KINDS = {"data": "data set", "model": "recipe"}
-TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+from zoo.command_line import suggest
 
-NETWORK = "X is an index name, a folder, a .ckpt or hf-hub:user/repo. --out FOLDER says where to write."
-UNTRAINED = "--allow_untrained runs networks with untrained parts, which are refused otherwise."
-HELP = {  # of the commands that Lightning runs: what stands behind them, and what they do
-    "fit": (
-        "--config RECIPE [options], or --model CLASS --data CLASS [options]",
-        f"Train; --from X starts from other weights than the recipe's. {NETWORK}",
-    ),
-    "validate": ("--from X --data CLASS [options]", f"Score the validation videos. {NETWORK} {UNTRAINED}"),
-    "test": (
-        "--from X --data CLASS [options], or --entry NAME --data FOLDER [options]",
-        f"Score the test videos, with the views of the network's protocol. {NETWORK} With --entry and an index name, "
-        "--data is the folder of its data set. --views CLIPSxCROPS, such as 4x3, chooses other views. "
-        f"{UNTRAINED}",
-    ),
-    "predict": (
-        "--from X [options] FILES",
-        f"Classify FILES: videos, folders of videos, or addresses of shards. {NETWORK} "
-        "--views CLIPSxCROPS, such as 4x3, or --views published chooses the views of a video; the default is 1x1. "
-        f"{UNTRAINED}",
-    ),
-}
+KINDS = {"data": "data set", "model": "training recipe"}
+TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
+TYPES |= {"collections.abc.Sequence": "a list", "dict": "a dictionary", "pathlib.Path": "a path"}
 
 
-def format_parser_error(message: str, classes: Mapping[str, Mapping[str, Any]]) -> str:
-    """A message of the parser (jsonargparse), which has some 25 lines, in the words of the one who typed.
+def format_parser_error(
+    message: str, classes: Mapping[str, Mapping[str, Any]], option_names: Iterable[str] = ()
+) -> str:
+    """Rewrite a message of the parser, which has some 25 lines, as one line in terms of the command line.
 
     Args:
-        message: as the parser gives it, over many lines.
+        message: as the parser gives it.
         classes: name -> class that ``--data`` and ``--model`` may be.
+        option_names: the options of the command.
     """
-    option = "--" + ".".join(re.findall(r'Parser key "([\w.+]+)"', message))
-    found = re.search(r"given class_path '([\w.]+)'", message)
-    chosen = found[1].split(".")[-1] if found else ""
+    keys = re.findall(r'Parser key "([\w.+]+)"', message)
+    option = "--" + ".".join(keys)
+    class_path = re.search(r"given class_path '([\w.]+)'", message)
+    class_name = class_path[1].split(".")[-1] if class_path else ""
     given = re.search(r"Got value: (.*)|Given value: (.*)", message)
     value = next(filter(None, given.groups()), "") if given else ""
-    help_ = f"`{option}.help {chosen}` lists its options."
+    help_ = f"`{option}.help {class_name}` lists its options."
     if missing := re.search(r"arguments are required: (\w+)", message):
-        return f"{option}.{missing[1]} is missing: {chosen} needs it. {help_}"
+        return f"{option}.{missing[1]} is missing: {class_name} needs it. {help_}"
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-        every = inspect.getmro(classes.get(option[2:], {}).get(chosen, object))
-        known = [name for one in every for name in inspect.signature(one.__init__).parameters]
-        return f"{option}.{unknown[1]} is no option of {chosen}{_meant(unknown[1], known, f'{option}.')}; {help_}"
+        mro = inspect.getmro(classes.get(option[2:], {}).get(class_name, object))
+        names = [name for one in mro for name in inspect.signature(one.__init__).parameters]
+        return f"{class_name} has no option {option}.{unknown[1]}{suggest(unknown[1], names, f'{option}.')}; {help_}"
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
-        known = classes.get(option[2:], {})
-        names = f"; choose from {', '.join(known)}" if known else ""
-        return f"{option} {unknown[1]} is no {KINDS.get(option[2:], 'class')}{_meant(unknown[1], known)}{names}."
+        return _unknown_class(option, unknown[1], classes.get(option[2:], {}))
     if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]$", message, re.MULTILINE):
-        every = dict.fromkeys(choice.strip("' ") for part in choices for choice in part.split(","))
-        return f"{option} is {value}; choose from {', '.join(every)}."
+        values = dict.fromkeys(choice.strip("' ") for part in choices for choice in part.split(","))
+        return f"{option} is {value}; choose from {', '.join(values)}."
     if types := [kind for kind in re.findall(r"Expected a <class '([\w.]+)'>", message) if kind != "NoneType"]:
+        types = [kind for kind in types if kind != "int" or "float" not in types]
         return f"{option} is {value}; it must be {' or '.join(dict.fromkeys(TYPES.get(kind, kind) for kind in types))}."
     if missing := re.search(r"File does not exist: '?(.*?)'?$", message, re.MULTILINE):
-        return f"{option}: there is no file {missing[1]}."
-    if unknown := re.search(r"unrecognized arguments: (.*)", message):
-        return f"{unknown[1]} is no option; --help lists them."
+        return f"{option}: file {missing[1]} does not exist."
+    if unknown := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
+        name = unknown[1].partition("=")[0]
+        return f"There is no option {name}{suggest(name, option_names)}; --help_all lists all options."
     if missing := re.search(r"argument (\S+): expected one argument", message):
-        return f"{missing[1]} needs a value."
+        return f"{missing[1].split('/')[-1]} needs a value."
     return " ".join(message.split())
 
 
-def _meant(word: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(word.lower(), {name.lower(): name for name in known}, 1, 0.5)
-    names = [name for name in known if close and name.lower() == close[0]]
-    return f" (did you mean {prefix}{names[0]}?)" if names else ""
+def _unknown_class(option: str, value: str, classes: Mapping[str, Any]) -> str:
+    """``--data`` or ``--model`` with a value that is no class."""
+    text = f"{option} is {value}, which is not a {KINDS.get(option[2:], 'class')}{suggest(value, classes)}"
+    if "/" in value:
+        text += " and not an existing folder"
+    return f"{text}; choose from {', '.join(classes)}." if classes else f"{text}."

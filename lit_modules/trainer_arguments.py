@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import shlex
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import zoo
+from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
 OWN_OPTIONS = ("--from", "--entry", "--out", "--views")
-OWN_FLAGS = ("--allow_untrained",)
-FLAGS = ("--help", "-h", "--print_config")  # options of LightningCLI without a value
+LOCAL_PATHS = ("--out", "--ckpt_path")
+SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
+HELP, HELP_ALL = "--help", "--help_all"
+ALLOW_UNTRAINED = "--allow_untrained"
+FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED)  # options without a value
+IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 FindDataset = Callable[[str], "tuple[type, dict[str, str]] | None"]  # data set of the index -> class, options
 
 
 @dataclass(frozen=True)
 class TrainerArguments:
-    """A command line: our own options, plain arguments, and the options of LightningCLI."""
+    """A command line: our own options, plain arguments, and the options of LightningCLI as ``--name=value``."""
 
     network: str | None = None  # --from
     entry: str | None = None  # --entry
@@ -28,77 +37,122 @@ class TrainerArguments:
     views: str | None = None  # --views
     allow_untrained: bool = False  # --allow_untrained
     files: Sequence[str] = ()
-    options: Sequence[str] = field(default_factory=list)
+    options: Sequence[str] = ()
 
     @property
     def names(self) -> set[str]:
         """Names of the LightningCLI options, without values."""
-        return {option.split("=")[0] for option in self.options}
+        return {option.partition("=")[0] for option in self.options}
 
     @property
     def has_config(self) -> bool:
         """Whether ``--config`` is given."""
-        return bool(self.names & {"--config", "-c"})
+        return "--config" in self.names
 
     @property
     def asks_help(self) -> bool:
         """Whether LightningCLI will print something and exit."""
-        return any(option in FLAGS or option.endswith(".help") for option in self.options)
+        return any(name in FLAGS or name.endswith(".help") for name in self.names)
+
+    def value_of(self, name: str) -> str | None:
+        """The last value of a LightningCLI option, or None."""
+        values = [option.partition("=")[2] for option in self.options if option.startswith(f"{name}=")]
+        return values[-1] if values else None
+
+    def without(self, name: str) -> TrainerArguments:
+        """The arguments without a LightningCLI option."""
+        return replace(self, options=[option for option in self.options if option.partition("=")[0] != name])
+
+    def command_line(self, command: str) -> str:
+        """What to type for these arguments."""
+        own = {"--from": self.network, "--entry": self.entry, "--out": self.out, "--views": self.views}
+        words = [word for name, value in own.items() if value is not None for word in (name, value)]
+        words += [ALLOW_UNTRAINED] * self.allow_untrained
+        return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
+
+
+def _split_options(options: Iterable[str]) -> list[str]:
+    """``--name=value`` as two words."""
+    return [word for option in options for word in option.split("=", 1)]
 
 
 def parse(arguments: Sequence[str]) -> TrainerArguments:
-    """Split a command line."""
+    """Split a command line. Values are joined to their options, so that they may begin with a dash.
+
+    Raises:
+        ConfigError: an option of our own without a value.
+    """
     own: dict[str, str] = {}
-    flags: set[str] = set()
+    allow_untrained = False
     files: list[str] = []
     options: list[str] = []
-    tokens = list(arguments)
+    tokens = deque(arguments)
     while tokens:
-        token = tokens.pop(0)
-        name, equals, value = token.partition("=")
-        if name in OWN_OPTIONS:
-            if not equals and not tokens:
-                raise ConfigError(f"{name} needs a value.")
-            own[name] = value if equals else tokens.pop(0)
-        elif token in OWN_FLAGS:
-            flags.add(token)
-        elif token.startswith("-"):
-            options.append(token)
-            if not equals and token not in FLAGS and tokens and not tokens[0].startswith("--"):  # "-1" is a value
-                options.append(tokens.pop(0))
-        else:
+        token = tokens.popleft()
+        if token == "--":
+            files += tokens
+            break
+        if not token.startswith("-") or token == "-":
             files.append(token)
+            continue
+        name, equals, value = token.partition("=")
+        name = SHORT_OPTIONS.get(name, name)
+        if not equals and name not in FLAGS and tokens and not _is_option(tokens[0]):
+            equals, value = "=", tokens.popleft()
+        if equals:
+            value = expand_home(value)
+        if name in LOCAL_PATHS:
+            _check_local(name, value)
+        if name == ALLOW_UNTRAINED:
+            allow_untrained = True
+        elif name not in OWN_OPTIONS:
+            options.append(f"{name}{equals}{value}")
+        elif value:
+            own[name] = value
+        else:
+            raise ConfigError(f"{name} needs a value.")
     return TrainerArguments(
         network=own.get("--from"),
         entry=own.get("--entry"),
         out=own.get("--out"),
         views=own.get("--views"),
-        allow_untrained="--allow_untrained" in flags,
+        allow_untrained=allow_untrained,
         files=files,
         options=options,
     )
 
 
+def _check_local(name: str, path: str) -> None:
+    """Refuse paths that Lightning (fsspec) takes for addresses."""
+    mark = next((mark for mark in ("::", "://") if mark in path), None)
+    if mark is not None:
+        raise ConfigError(f"{name} {path} contains {mark!r}, which marks an address; give a path on this machine.")
+
+
+def _is_option(token: str) -> bool:
+    """Whether a word is an option and not the value of the one before; "-1" is a value."""
+    return token.startswith("--") or token.partition("=")[0] in SHORT_OPTIONS
+
+
 def expand_entry(
-    arguments: TrainerArguments, data_classes: Mapping[str, type], find_dataset: FindDataset
+    command: str, arguments: TrainerArguments, data_classes: Mapping[str, type], find_dataset: FindDataset
 ) -> TrainerArguments:
     """``--entry NAME --data FOLDER`` as ``--from NAME --data CLASS --data.root FOLDER``."""
     if arguments.entry is None:
         return arguments
     if arguments.network is not None:
         raise ConfigError("--entry and --from both name the network; give one of them.")
-    entry, options = zoo.info(arguments.entry), list(arguments.options)
-    arguments = replace(arguments, network=entry.name, entry=None)
-    at = next((i for i, option in enumerate(options) if option == "--data" or option.startswith("--data=")), None)
-    if at is None:
+    entry = zoo.info(arguments.entry)
+    data = arguments.value_of("--data")
+    arguments = replace(arguments, network=entry.name, entry=None).without("--data")
+    if data is None and command != "predict" and len(arguments.files) == 1:
+        data, arguments = arguments.files[0], replace(arguments, files=[])
+    if data is None:
         if arguments.files or arguments.has_config:
             return arguments
         raise ConfigError(f"--entry {entry.name} needs the folder of {entry.dataset}: --data FOLDER.")
-    joined = "=" in options[at]
-    data = options[at].partition("=")[2] if joined else "".join(options[at + 1 : at + 2])
-    if data.split(".")[-1] in data_classes and not Path(data).is_dir():  # the data are described in full
-        return arguments
-    del options[at : at + (1 if joined else 2)]
+    if _is_class(data, data_classes):  # the data are described in full
+        return replace(arguments, options=[f"--data={data}", *arguments.options])
     dataset = find_dataset(entry.dataset)
     if dataset is None and entry.init:
         raise ConfigError(
@@ -108,9 +162,68 @@ def expand_entry(
     if dataset is None:
         raise ConfigError(f"No data module has the classes of {entry.dataset}; choose one with --data CLASS.")
     data_class, fixed = dataset
-    shorthand = ["--data", data_class.__name__, "--data.root", data]
+    shorthand = [f"--data={data_class.__name__}", f"--data.root={data}"]
     shorthand += [f"--data.{name}={value}" for name, value in fixed.items()]
-    return replace(arguments, options=[*shorthand, *options])
+    return replace(arguments, options=[*shorthand, *arguments.options])
+
+
+def _is_class(data: str, data_classes: Mapping[str, type]) -> bool:
+    return data.split(".")[-1] in data_classes and not Path(data).is_dir()
+
+
+def expand_data(command: str, arguments: TrainerArguments, data_classes: Mapping[str, type]) -> TrainerArguments:
+    """A folder or CSV file as plain argument or as the value of ``--data``, written in full.
+
+    ``predict`` takes plain arguments as its videos; patterns in them are expanded.
+
+    Raises:
+        ConfigError: plain arguments that are no data, or data given twice.
+    """
+    data = arguments.value_of("--data")
+    if data is not None and not _is_class(data, data_classes) and os.path.exists(data):
+        arguments = arguments.without("--data")
+        arguments = replace(arguments, files=[data, *arguments.files])
+    if command == "predict":
+        return replace(arguments, files=[path for file in arguments.files for path in _expand_file(file)])
+    if not arguments.files:
+        return arguments
+    if len(arguments.files) > 1:
+        raise ConfigError(f"{command} takes one folder or CSV file, not {len(arguments.files)} plain arguments.")
+    return _with_data(command, arguments, expand_home(arguments.files[0]))
+
+
+def _expand_file(file: str) -> list[str]:
+    """The files that a plain argument of ``predict`` names; a file whose literal name is a pattern comes first."""
+    path = expand_home(file)
+    if os.path.lexists(path) or "://" in path or not any(sign in path for sign in "*?["):
+        return [path]
+    matches = sorted(glob.glob(path, recursive=True))
+    if not matches:
+        raise ConfigError(f"No file matches {file!r}.")
+    return matches
+
+
+def _with_data(command: str, arguments: TrainerArguments, path: str) -> TrainerArguments:
+    """Describe a folder as VideoFolder, a CSV file as VideoList."""
+    if Path(path).is_dir():
+        data_class, option = "VideoFolder", "--data.root"
+    elif Path(path).suffix.lower() == ".csv":
+        data_class, option = "VideoList", {"fit": "--data.train", "validate": "--data.val"}.get(command, "--data.test")
+    else:
+        raise ConfigError(
+            f"{command} takes no plain argument {path!r} (it is neither a folder nor a CSV file); "
+            "describe the data with --data VideoFolder --data.root FOLDER."
+        )
+    if option in arguments.names:
+        raise ConfigError(f"{path!r} and {option} both name the data; give one of them.")
+    shorthand = [f"{option}={path}"]
+    if "--data" not in arguments.names:
+        shorthand = [f"--data={data_class}", *shorthand]
+        note(f"Reading the data as {shlex.join(_split_options(shorthand))}")
+    options = [*arguments.options, *shorthand]  # after --config and --data, which it extends
+    if "--data" not in arguments.names and not arguments.has_config:
+        options = [*shorthand, *arguments.options]
+    return replace(arguments, files=[], options=options)
 
 
 def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
@@ -126,28 +239,25 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         if given & {"--model.name", "--model.init_args.name"}:
             raise ConfigError("--from and --model.name both name the network; give one of them.")
         if not configured and "--model" not in given:
-            before += ["--model", "VideoClassifier"]
-        after += ["--model.init_args.name", arguments.network]
+            before += ["--model=VideoClassifier"]
+        after += [f"--model.init_args.name={resolve_network(arguments.network)}"]
         for name, value in (("options", "null"), ("weights", "null"), ("pretrained", "true")):
             if configured and not given & {f"--model.{name}", f"--model.init_args.{name}"}:
-                after += [f"--model.init_args.{name}", value]  # the configured class and recipe, but these weights
+                after += [f"--model.init_args.{name}={value}"]  # the configured class and recipe, but these weights
     if arguments.files:
-        if command != "predict":
-            raise ConfigError(
-                f"{command} takes no plain argument {arguments.files[0]!r}; name the data with --data and --data.root."
-            )
-        data = ["--data", "VideoFiles", "--data.paths", json.dumps(list(arguments.files))]
+        data = ["--data=VideoFiles", f"--data.paths={json.dumps(list(arguments.files))}"]
         (after if configured else before).extend(data)
     after += _views_arguments(command, arguments)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
     if command == "predict":
-        before += ["--return_predictions", "false"]  # of all videos, in memory
+        before += ["--return_predictions=false"]  # of all videos, in memory
     if command in ("validate", "test"):
-        after += ["--verbose", str(command == "validate").lower()]  # a test prints our own table
+        after += [f"--verbose={str(command == 'validate').lower()}"]  # a test prints our own table
+    options = ["--help" if option == HELP_ALL else option for option in arguments.options]
     if not arguments.asks_help and not configured:
-        _check_complete(command, {*given, *before})
-    return [*before, *arguments.options, *after]
+        _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
+    return [*before, *options, *after]
 
 
 def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
@@ -163,16 +273,43 @@ def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     after: list[str] = []
     for name, count in zip(("clips", "crops"), counts, strict=True):
         if not arguments.names & {f"--data.{name}", f"--data.init_args.{name}"}:
-            after += [f"--data.init_args.{name}", count]
+            after.append(f"--data.init_args.{name}={count}")
     return after
 
 
-def _check_complete(command: str, given: set[str]) -> None:
+def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) -> None:
+    """Refuse a command without network or data; name a complete one."""
+    example = arguments
+    if "--data" not in given and command == "predict":
+        example = replace(example, files=["VIDEOS"])
+    elif "--data" not in given:
+        root = [] if "--data.root" in given else ["--data.root=FOLDER"]
+        example = replace(example, options=["--data=VideoFolder", *root, *example.options])
     if "--model" not in given:
-        raise ConfigError(f"{command} needs a network: --from INDEX_NAME, FOLDER or CKPT; or --model, or --config.")
+        example = replace(example, network="NETWORK")
+        raise ConfigError(
+            f"{command} needs a network: {example.command_line(command)} (NETWORK is a name of `tempozoo list`, "
+            "a .ckpt file, or a folder)."
+        )
     if "--data" not in given:
-        data = "files or folders of videos" if command == "predict" else "data: --data VideoFolder --data.root FOLDER"
-        raise ConfigError(f"{command} needs {data}.")
+        data = "files or folders of videos" if command == "predict" else "data"
+        raise ConfigError(f"{command} needs {data}: {example.command_line(command)}")
+
+
+def offline_advice(command: str, arguments: Sequence[str]) -> dict[str, str]:
+    """Commands to run instead of one whose weights cannot be downloaded, by purpose."""
+    parsed = parse(arguments)
+    network = parsed.network or parsed.entry or parsed.value_of("--model.name") or ""
+    bundled = next(name for name in zoo.list_models() if zoo.info(name).sources[0].kind == "bundled")
+    offline = replace(parsed, network=bundled, entry=None).without("--model.name").without("--model.weights")
+    advice = {"To use the bundled network, offline": offline.command_line(command)}
+    if command == "fit":
+        starts = [zoo.info(name) for name in zoo.list_models(IMAGENET_STARTS)]
+        start = next((entry for entry in starts if entry.arch == network.partition(".")[0]), zoo.info(IMAGENET_START))
+        weights = f"--model.weights={start.sources[0].url.rpartition('/')[2]}"
+        from_file = replace(offline, network=start.name, options=[*offline.options, weights])
+        advice["To start from an ImageNet file on this machine"] = from_file.command_line(command)
+    return advice
 
 
 def classes_of(package: Any, base: type) -> dict[str, type]:

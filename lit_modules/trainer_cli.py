@@ -19,7 +19,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
 from lit_modules.checkpoints import WholeFiles, run_checkpoints
-from lit_modules.options import HELP, format_parser_error
+from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.option_values import PARSER_MODE
+from lit_modules.options import format_parser_error
 from lit_modules.prediction_report import PredictionReport
 from lit_modules.report import FitReport, TestReport
 from lit_modules.run_folder import (
@@ -30,7 +32,16 @@ from lit_modules.run_folder import (
     remove_empty_folders,
     rotate_metrics,
 )
-from lit_modules.trainer_arguments import FindDataset, classes_of, expand_entry, lightning_arguments, parse
+from lit_modules.trainer_arguments import (
+    HELP,
+    FindDataset,
+    classes_of,
+    expand_data,
+    expand_entry,
+    lightning_arguments,
+    parse,
+)
+from lit_modules.trainer_options import check_trainer_options
 from zoo.errors import ConfigError
 
 IGNORED_WARNINGS = (
@@ -46,15 +57,31 @@ IGNORED_WARNINGS = (
 
 
 class ArgumentParser(LightningArgumentParser):
-    """Parser whose errors are one line; ``classes`` are those that ``--data`` and ``--model`` accept, by name."""
+    """Parser with errors of one line.
+
+    Attributes:
+        classes: the classes that ``--data`` and ``--model`` accept, by name.
+        command: of the parser of a command.
+        option_names: of the command, for suggestions.
+    """
 
     classes: Mapping[str, Mapping[str, type]] = {}
+    command: str | None = None
+    option_names: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        """The help of all options; of a command, our own options come first."""
+        text = super().format_help()
+        if self.command is None:
+            return text
+        start, title, options = text.partition("\noptions:\n")
+        return start + "\n" + format_options("tempozoo's own options", OWN_OPTIONS) + title + options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a ConfigError."""
         if not self.exit_on_error:  # jsonargparse tries the options on several classes
             super().error(message, ex)
-        raise ConfigError(format_parser_error(message, self.classes)) from ex
+        raise ConfigError(format_parser_error(message, self.classes, self.option_names)) from ex
 
 
 class SaveFitConfig(SaveConfigCallback):
@@ -104,7 +131,6 @@ class TrainerCLI(LightningCLI):
         self.single_view, self.allow_untrained = single_view, allow_untrained
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
-        usages = {name: {"usage": f"tempozoo {name} {use}", "description": text} for name, (use, text) in HELP.items()}
         super().__init__(
             lit_modules.VideoClassifier,
             data_base,
@@ -116,17 +142,17 @@ class TrainerCLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=ArgumentParser,
-            parser_kwargs={
-                "prog": "tempozoo",
-                "description": "Train, test and predict with the networks of the zoo.",
-                **usages,
-            },
+            parser_kwargs={"prog": "tempozoo", command: {"usage": usage(command), "description": COMMANDS[command][1]}},
             args=[command, *arguments],
         )
 
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Only the command that runs, as parsers take long to build."""
+        return {self.command: LightningCLI.subcommands()[self.command]}
+
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Create a parser that knows the classes for its messages."""
-        parser = super().init_parser(**kwargs)
+        """Create a parser that takes any file name, no abbreviations, and knows the classes for its messages."""
+        parser = super().init_parser(parser_mode=PARSER_MODE, allow_abbrev=False, **kwargs)
         parser.classes = self.classes  # type: ignore[attr-defined]
         return parser
 
@@ -142,12 +168,18 @@ class TrainerCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser._action_groups[-1].title = f"Options of Trainer.{subcommand}"  # instead of its docstring
+        own = [option.split()[0] for option in OWN_OPTIONS]
+        options = [*own, *parser._option_string_actions]
+        parser.command, parser.option_names = subcommand, options  # type: ignore[attr-defined]
+        self.parser.option_names = options  # type: ignore[attr-defined]  # which reports unknown options
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and check a checkpoint to resume from."""
+        """Parse, and check the Trainer's options and a checkpoint to resume from."""
         super().parse_arguments(parser, args)
-        if path := self.config[self.command].get("ckpt_path"):
+        config = self.config[self.command]
+        check_trainer_options(self.command, config.trainer, config.seed_everything)
+        if path := config.get("ckpt_path"):
             check_resumable(self.command, path)
 
     def _parse_ckpt_path(self) -> None:
@@ -177,10 +209,21 @@ class TrainerCLI(LightningCLI):
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:  # of a device or strategy
-            raise ConfigError(f"these --trainer options do not work here: {error}") from error
+            raise ConfigError(f"These --trainer options do not work here: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # unless the user chose another
             trainer.strategy.checkpoint_io = WholeFiles()
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the command; report options that fit neither each other nor the data in one line."""
+        try:
+            super()._run_subcommand(subcommand)
+        except MisconfigurationException as error:
+            raise ConfigError(f"These --trainer options do not work here: {' '.join(str(error).split())}") from error
+        except ValueError as error:
+            if "val_check_interval" not in str(error):
+                raise
+            raise ConfigError(f"--trainer.val_check_interval does not work here: {str(error).strip()}") from error
 
     def _drop_callbacks(self, without_logger: bool, without_files: bool) -> None:
         """Remove default callbacks that need what the user switched off."""
@@ -210,7 +253,11 @@ def run_trainer(command: str, arguments: Sequence[str], data_package: Any, find_
         warnings.filterwarnings("ignore", message)
     data_base = data_package.VideoDataModule
     data_classes = classes_of(data_package, data_base)
-    parsed = expand_entry(parse(arguments), data_classes, find_dataset)
+    parsed = parse(arguments)
+    if HELP in parsed.names:
+        print(short_help(command), end="")
+        return
+    parsed = expand_data(command, expand_entry(command, parsed, data_classes, find_dataset), data_classes)
     lightning_args = lightning_arguments(command, parsed)
     folder = output_folder(command, parsed.out, parsed.options)
     if command == "fit":

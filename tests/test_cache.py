@@ -142,16 +142,16 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert main(["download", "tanet_r18.web", "tanet_r18.dr*", "--keep"]) == 1
     out, err = capsys.readouterr()
     assert f"tanet_r18.web: {cached()}" in out
-    assert "tanet_r18.drive: FAILED: Google Drive's quota" in out and "1 of 2 could not be fetched" in err
+    assert "tanet_r18.drive: FAILED: Google Drive's quota" in out and "1 of 2 networks could not be downloaded" in err
     kept = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
     assert kept.read_bytes() == FILE
     assert main(["cache", "list"]) == 0
     out = capsys.readouterr().out
-    assert f"converted         {cached()}" in out and f"publisher's file  {kept}" in out
+    assert f"converted         {cached()}" in out and f"published file    {kept}" in out
     assert main(["list", "tanet_r18.web"]) == 0
     assert "cached" in capsys.readouterr().out
     assert main(["verify"]) == 0
-    assert "tanet_r18.web: as first seen 20" in capsys.readouterr().out
+    assert "tanet_r18.web: OK (SHA-256 recorded on 20" in capsys.readouterr().out
     assert main(["info", "tanet_r18.web"]) == 0
     assert f": {hashlib.sha256(FILE).hexdigest()}" in capsys.readouterr().out
     kept.write_bytes(OTHER)
@@ -285,8 +285,8 @@ def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
     assert f"{NAMES['web']}: FAILED: {WEB} answers 404" in out
     assert f"{NAMES['two']}: {tmp_path}" in out  # of a host with an error for one file, the others are asked for
     assert out.count("cannot be reached") == 2 and f"{NAMES['drive']}: FAILED: https://drive" in out
-    assert f"Not tried, as their hosts cannot be reached: {NAMES['folder']}\n" in out
-    assert "3 of 4 could not be mirrored" in err
+    assert f"Skipped because their hosts cannot be reached: {NAMES['folder']}\n" in out
+    assert "3 of 4 networks could not be mirrored" in err
     assert sorted(r.host for r in net.requests if r.method == "CONNECT") == ["drive.google.com", "other.test"]
 
 
@@ -299,7 +299,7 @@ def test_without_a_connection_each_host_is_tried_in_one_go(
         assert main(["download", NAMES["web"], NAMES["two"]]) == 1
         assert caplog.text.count("files.test cannot be reached; trying again") == 2 * run
         assert caplog.text.count("other.test cannot be reached; trying again") == 2 * run
-    assert "2 of 2 could not be fetched" in capsys.readouterr().err
+    assert "2 of 2 networks could not be downloaded" in capsys.readouterr().err
 
 
 def test_a_mirror_that_cannot_be_reached_is_said_once(
@@ -323,8 +323,8 @@ def test_a_mirror_that_cannot_be_reached_is_said_once(
         (["info", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
         (["download", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
         (["convert", "file.pth", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
-        (["mirror", "xyz*", "--to", "x"], "No network matches 'xyz*'. `tempozoo list` shows all of them."),
-        (["verify", "x[yz]"], "No network matches 'x[yz]'. `tempozoo list` shows all of them."),
+        (["mirror", "xyz*", "--to", "x"], "No network matches 'xyz*'. `tempozoo list` shows all networks."),
+        (["verify", "x[yz]"], "No network matches 'x[yz]'. `tempozoo list` shows all networks."),
     ],
 )
 def test_unknown_names_are_told_in_the_terms_of_the_command_line(

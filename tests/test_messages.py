@@ -20,19 +20,28 @@ FOLDER = ["fit", "--config", "configs/finetune/folder.yaml"]
     ("arguments", "says"),
     [
         (FOLDER, "--data.root is missing: VideoFolder needs it. `--data.help VideoFolder` lists its options."),
-        ([*FOLDER, "--data.rot", "x"], "--data.rot is no option of VideoFolder (did you mean --data.root?)"),
-        ([*FOLDER, "--data", "VideoFolders"], "--data VideoFolders is no data set (did you mean VideoFolder?); choose"),
-        (["fit", "--model", "Tanet"], "--model Tanet is no recipe (did you mean TANet?); choose from STAM, TANet"),
-        ([*FOLDER, "--model.warmup_epoch", "2"], "is no option of TANet (did you mean --model.warmup_epochs?)"),
+        ([*FOLDER, "--data.rot", "x"], "VideoFolder has no option --data.rot (did you mean --data.root?)"),
+        (
+            [*FOLDER, "--data", "VideoFolders"],
+            "--data is VideoFolders, which is not a data set (did you mean VideoFolder?); choose",
+        ),
+        (
+            ["fit", "--model", "Tanet"],
+            "--model is Tanet, which is not a training recipe (did you mean TANet?); choose from STAM",
+        ),
+        (
+            [*FOLDER, "--model.warmup_epoch", "2"],
+            "TANet has no option --model.warmup_epoch (did you mean --model.warmup_epochs?)",
+        ),
         (
             [*FOLDER, "--data.root", "x", "--data.batch_size", "ten"],
             "--data.batch_size is ten; it must be a whole number.",
         ),
         ([*FOLDER, "--data.root", "x", "--model.lr", "1e-3x"], "--model.lr is 1e-3x; it must be a number."),
         ([*FOLDER, "--trainer.precision", "17"], "--trainer.precision is 17; choose from 64, 32, 16"),
-        ([*FOLDER, "--trainer.nothing", "3"], "--trainer.nothing 3 is no option; --help lists them."),
+        ([*FOLDER, "--trainer.nothing", "3"], "There is no option --trainer.nothing"),
         ([*FOLDER, "--data"], "--data needs a value."),
-        (["fit", "--config", "nope.yaml"], "--config: there is no file"),
+        (["fit", "--config", "nope.yaml"], "--config: file"),
     ],
 )
 def test_options_that_are_wrong_take_one_line(
@@ -49,9 +58,9 @@ def test_options_that_are_wrong_take_one_line(
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        (["accelerator", "gpu"], "these --trainer options do not work here: "),
+        (["accelerator", "gpu"], "These --trainer options do not work here: "),
         (["strategy", "ddpp"], "You selected an invalid strategy name"),
-        (["devices", "none"], "these --trainer options do not work here: "),
+        (["devices", "none"], "These --trainer options do not work here: "),
     ],
 )
 def test_devices_that_are_not_there_take_one_line(
@@ -142,7 +151,7 @@ def test_a_run_says_what_it_starts_from_and_where_its_best_is(
     assert main([*fit, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "VideoFolder: 32 train, 12 val videos, 4 classes" in said
-    assert f"Starts from {best}: weights from {best}." in said
+    assert f"Starts from weights of {best}." in said
     assert f"%): {tmp_path / 'checkpoints' / 'best.ckpt'}" in said
 
 

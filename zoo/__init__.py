@@ -7,10 +7,17 @@ model = temporalize(image_network)         # the same for an image network of yo
 print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 """
 
+from importlib.metadata import PackageNotFoundError, version
+
 from zoo.conversion import convert
 from zoo.loading import create, info, list_models, load, save
 from zoo.models.temporalize import temporalize
 from zoo.profile import profile
 from zoo.push import push
+
+try:
+    __version__ = version("tempozoo")
+except PackageNotFoundError:  # a clone that is not installed
+    __version__ = "0+unknown"
 
 __all__ = ["convert", "create", "info", "list_models", "load", "profile", "push", "save", "temporalize"]

@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,8 +79,7 @@ class LoadReport:
         return self.untrained if unchanged else ()
 
     def __str__(self) -> str:
-        name, source = printable(self.name), printable(self.source or "")
-        parts = [f"{name}: " + (f"weights from {source}" if source else "random weights")]
+        parts = [self._start()]
         if self.published is not None:
             parts.append("digest as published" if self.published else "DIGEST NOT AS PUBLISHED")
         if self.source and self.start_only:
@@ -92,6 +92,16 @@ class LoadReport:
         if self.ignored:
             parts.append(f"ignored {listing(self.ignored)}")
         return "; ".join(parts) + "."
+
+    def _start(self) -> str:
+        """Name and file; only the file where the name is that file or its folder."""
+        name = printable(self.name)
+        if self.source is None:
+            return f"{name}: random weights"
+        source = printable(self.source)
+        if Path(self.name) in (Path(self.source), Path(self.source).parent):
+            return f"weights of {source}"
+        return f"{name}: weights from {source}"
 
 
 def checksum_parameters(network: nn.Module, keys: Iterable[str], count: int = 256) -> dict[str, int]:

@@ -20,7 +20,7 @@ from zoo.published import FILES, file_by_hand, obtain, read_cached
 
 @dataclass(frozen=True)
 class Cached:
-    """Something in the cache: an entry's conversion, or a publisher's file, whole or half."""
+    """An item of the cache: converted weights, a published file, or a partial download."""
 
     name: str
     kind: str
@@ -29,7 +29,7 @@ class Cached:
 
 
 def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[Cached]:
-    """All conversions, then all publishers' files that were kept, saved by hand, or half fetched."""
+    """All converted weights, then all published files and partial downloads."""
     root = cache_folder(cache_dir)
     found = [
         Cached(weights.parent.name, "converted", weights.parent, _size(weights.parent))
@@ -37,9 +37,9 @@ def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[Cached]:
     ]
     for file in sorted((root / FILES).rglob("*")):
         if file.suffix == ".parts" and file.is_dir():
-            found.append(Cached(file.stem, "half fetched", file, _size(file)))
+            found.append(Cached(file.stem, "partial download", file, _size(file)))
         elif file.is_file() and not file.name.startswith(".") and ".parts" not in str(file.parent):
-            found.append(Cached(file.name, "publisher's file", file, _size(file)))
+            found.append(Cached(file.name, "published file", file, _size(file)))
     return found
 
 
@@ -76,7 +76,7 @@ def clear_cache(
 
 
 def verify_entry(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> str:
-    """Check an entry's weights on this machine once more, all bytes of them; what they were held to, in words.
+    """Verify all bytes of an entry's weights on this machine; returns what they were compared with, in words.
 
     Raises:
         WeightsNotFoundError: there are none.
@@ -85,13 +85,15 @@ def verify_entry(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) 
     root = cache_folder(cache_dir)
     if (BUNDLED / entry.name).is_dir():
         obtain(entry)
-        return "bundled, as in the index"
+        return "OK (bundled; SHA-256 of the index)"
     for source in entry.sources:
         kept = file_by_hand(source, root)
         if kept.is_file():
             check_digest(entry.name, sha256_of(kept), entry.sha256, entry.sha256_prefix, kept)
     read_cached(entry, root / entry.name)
     if entry.sha256 or entry.sha256_prefix:
-        return "as published" if entry.sha256 else f"as published (first digits, {entry.sha256_prefix})"
+        return "OK (published SHA-256)" if entry.sha256 else f"OK (published SHA-256 prefix {entry.sha256_prefix})"
     seen = read_digests().get(entry.name)
-    return f"as first seen {seen.get('date')}" if seen else "whole, but its file's digest was never noted"
+    if seen:
+        return f"OK (SHA-256 recorded on {seen.get('date')})"
+    return "complete, but the SHA-256 of the published file is unknown"

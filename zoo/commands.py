@@ -1,14 +1,16 @@
-"""The verbs of ``tempozoo`` that need the zoo alone: what there is, where its weights are, and where they go."""
+"""Commands of ``tempozoo`` that need only ``zoo``: list networks; download, convert, verify and share weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from zoo.cache import clear_cache, list_cache, verify_entry
+from zoo.command_line import expand_home, resolve_network
 from zoo.conversion import convert
 from zoo.errors import CheckpointError, SkippedError, ZooError
 from zoo.hub.checkpoint import SUFFIX
@@ -18,40 +20,52 @@ from zoo.hub.settings import cache_folder
 from zoo.index import BUNDLED, Entry, load_index
 from zoo.loading import info, list_models, load, save
 from zoo.published import find_weights, obtain
+from zoo.text import printable
 
 
-def _where(name: str) -> str:
+def _location(name: str) -> str:
+    """Where the weights of an index entry are on this machine."""
     folder = find_weights(info(name))
     if folder is None:
-        return "not here yet"
+        return "not downloaded"
     return "bundled" if folder.parent == BUNDLED else f"cached, {folder}"
 
 
 def _entry(name: str) -> Entry:
-    """What ``info`` gives; of an unknown name, the error is for those who type commands."""
+    """An index entry; the error for an unknown name refers to a command instead of a function."""
     index = load_index()
     if name not in index.entries:
         raise index.unknown(name, "`tempozoo list`")
     return index[name]
 
 
-def _no_match(pattern: str) -> ZooError:
-    return ZooError(f"No network matches {pattern!r}. `tempozoo list` shows all of them.")
+def _no_match(pattern: str, filters: Mapping[str, str] = MappingProxyType({})) -> ZooError:
+    conditions = "".join(f" with {option} {value}" for option, value in filters.items())
+    return ZooError(f"No network matches {pattern!r}{conditions}. `tempozoo list` shows all networks.")
 
 
 def _matching(patterns: Iterable[str]) -> list[str]:
-    """Names of the index that match one of some shell patterns."""
+    """Index names that match any of the shell patterns."""
     names: dict[str, None] = {}
     for pattern in patterns:
-        found = list_models(pattern)
-        if not found and any(sign in pattern for sign in "*?["):
+        matches = list_models(pattern)
+        if not matches and any(sign in pattern for sign in "*?["):
             raise _no_match(pattern)
-        names.update(dict.fromkeys(found or [_entry(pattern).name]))
+        names.update(dict.fromkeys(matches or [_entry(pattern).name]))
     return list(names)
 
 
-def _each(names: Sequence[str], what: str, act: Callable[[str], str]) -> None:
-    """Do something for each name and print what came of it; go on after a failure, and end in an error then."""
+def _for_each(names: Sequence[str], verb: str, act: Callable[[str], str]) -> None:
+    """Call ``act`` with each name and print its result. A failure does not stop the others.
+
+    Args:
+        names: of the index.
+        verb: past participle for the error, such as "downloaded".
+        act: returns the line to print; a ZooError is a failure.
+
+    Raises:
+        ZooError: after the last name, if any failed.
+    """
     failed, skipped = 0, []
     with each_host_once():
         for name in names:
@@ -61,15 +75,15 @@ def _each(names: Sequence[str], what: str, act: Callable[[str], str]) -> None:
                 skipped.append(name)
             except ZooError as error:
                 failed += 1
-                print(f"{name}: FAILED: {error}", flush=True)
+                print(f"{name}: FAILED: {printable(str(error))}", flush=True)
     if skipped:
-        print(f"Not tried, as their hosts cannot be reached: {', '.join(skipped)}")
+        print(f"Skipped because their hosts cannot be reached: {', '.join(skipped)}")
     if failed:
-        raise ZooError(f"{failed + len(skipped)} of {len(names)} could not be {what}; see above.")
+        raise ZooError(f"{failed + len(skipped)} of {len(names)} networks could not be {verb}; see above.")
 
 
-def list_verb(arguments: Sequence[str]) -> None:
-    """A table of the index."""
+def list_command(arguments: Sequence[str]) -> None:
+    """Print a table of the index."""
     from rich.console import Console
     from rich.table import Table
 
@@ -77,164 +91,194 @@ def list_verb(arguments: Sequence[str]) -> None:
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'tada2d*'")
     parser.add_argument("--dataset", help="kinetics400, ssv1, ssv2, ...")
     parser.add_argument("--arch", help="architecture or shell pattern")
-    asked = parser.parse_args(arguments)
-    names = list_models(asked.pattern, dataset=asked.dataset, arch=asked.arch)
+    args = parser.parse_args(arguments)
+    names = list_models(args.pattern, dataset=args.dataset, arch=args.arch)
     if not names:
-        raise _no_match(asked.pattern)
-    table = Table(caption="top-1 / top-5 as published, with these views (clips x crops)", caption_justify="left")
+        filters = {"--dataset": args.dataset, "--arch": args.arch}
+        raise _no_match(args.pattern, {option: value for option, value in filters.items() if value is not None})
+    table = Table(
+        caption="top-1 / top-5: published accuracy in percent with these views (clips x crops)", caption_justify="left"
+    )
     for column in ("name", "data", "frames", "top-1 / top-5", "views", "M params", "GMACs", "weights"):
         table.add_column(column, justify="left" if column in ("name", "data", "weights") else "right", no_wrap=True)
     for name in names:
         e = info(name)
         accuracy = " / ".join("-" if value is None else str(value) for value in (e.reported.top1, e.reported.top5))
-        accuracy = "start only" if e.init else accuracy
+        accuracy = "untrained start" if e.init else accuracy
         views, size = e.reported.views or "", f"{e.params / 1e6:.2f}"
-        row = (name, e.dataset, str(e.protocol.num_frames), accuracy, views, size, f"{e.gmacs.value:.2f}", _where(name))
+        row = (
+            name,
+            e.dataset,
+            str(e.protocol.num_frames),
+            accuracy,
+            views,
+            size,
+            f"{e.gmacs.value:.2f}",
+            _location(name),
+        )
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 
-def info_verb(arguments: Sequence[str]) -> None:
-    """Everything the index says of one network."""
-    parser = argparse.ArgumentParser("tempozoo info", description="Show everything the index says of a network.")
-    parser.add_argument("name")
+def info_command(arguments: Sequence[str]) -> None:
+    """Print the index entry of a network."""
+    parser = argparse.ArgumentParser("tempozoo info", description="Describe a network of the index.")
+    parser.add_argument("name", help="a name of `tempozoo list`")
     e = _entry(parser.parse_args(arguments).name)
     labels = e.class_names()
-    seen = read_digests().get(e.name)
-    noted = f"not published; first seen here {seen.get('date')}: {seen['sha256']}" if seen else "not published"
+    record = read_digests().get(e.name)
+    recorded = "not published"
+    if record:
+        recorded += f"; recorded on this machine on {record.get('date')}: {record['sha256']}"
     reported = f"top-1 {e.reported.top1}, " + (f"top-5 {e.reported.top5}, " if e.reported.top5 is not None else "")
     reported += f"{e.reported.views} views at {e.reported.size}"
-    stated = f"{e.stated.params_m} M parameters, {e.stated.gmacs} GMACs at {e.stated.input}" if e.stated else "nothing"
+    size = "not published"
+    if e.stated:
+        size = f"{e.stated.params_m} M parameters, {e.stated.gmacs} GMACs at {e.stated.input}"
+        size = size.replace("None M parameters, ", "").replace(", None GMACs", "")
     lines = {
         "name": e.name,
         "architecture": f"{e.arch} {json.dumps(dict(e.options))}",
-        "trained on": e.dataset + (" (a start for fine-tuning)" if e.init else ""),
+        "trained on": e.dataset + (" (operator untrained: a start for fine-tuning)" if e.init else ""),
         "labels": f"{len(labels)}: {', '.join(labels[:3])}, ..." if labels else "not published",
-        "reported": "nothing" if e.reported.top1 is None else f"{reported} ({e.reported.source})",
+        "accuracy": "not published" if e.reported.top1 is None else f"{reported} ({e.reported.source})",
         "protocol": str(e.protocol),
         "mean, std": f"{list(e.protocol.mean)}, {list(e.protocol.std)}",
         "parameters": f"{e.params:,}",
         "GMACs": f"{e.gmacs.value} at {e.gmacs.input}",
-        "stated size": stated.replace("None M parameters, ", "").replace(", None GMACs", ""),
+        "published size": size,
         "paper": f"{e.paper.title} ({e.paper.venue}), {e.paper.url}",
-        "licence": f"weights: {e.licence.weights}; code: {e.licence.code}",
+        "license": f"weights: {e.licence.weights}; code: {e.licence.code}",
         "sources": "; ".join(s.url + (f" -> {s.file}" if s.file else "") for s in e.sources),
-        "sha256": e.sha256 or (f"begins with {e.sha256_prefix}" if e.sha256_prefix else noted),
-        "weights": _where(e.name),
+        "sha256": e.sha256 or (f"starts with {e.sha256_prefix}" if e.sha256_prefix else recorded),
+        "weights": _location(e.name),
         "notes": e.notes or "none",
     }
     for key, value in lines.items():
-        print(f"{key + ':':14}{value.strip()}")
+        print(f"{key + ':':16}{printable(' '.join(value.split()))}")
 
 
-def convert_verb(arguments: Sequence[str]) -> None:
-    """A published file -> safetensors and config.json."""
+def convert_command(arguments: Sequence[str]) -> None:
+    """Convert a published file to safetensors and config.json."""
     parser = argparse.ArgumentParser("tempozoo convert", description="Convert a published checkpoint to safetensors.")
-    parser.add_argument("file", help="the publisher's file")
-    parser.add_argument("name", help="the index name it belongs to")
-    parser.add_argument("--out", help="folder to write (default: the cache, where load() finds it)")
-    asked = parser.parse_args(arguments)
-    print(f"Wrote {convert(asked.file, _entry(asked.name).name, asked.out)}")
+    parser.add_argument("file", help="the published file")
+    parser.add_argument("name", help="its index name, see `tempozoo list`")
+    parser.add_argument("--out", help="folder to write to (default: the cache, where zoo.load finds it)")
+    args = parser.parse_args(arguments)
+    out = None if args.out is None else expand_home(args.out)
+    print(f"Wrote {printable(str(convert(expand_home(args.file), _entry(args.name).name, out)))}")
 
 
-def export_verb(arguments: Sequence[str]) -> None:
-    """A Lightning checkpoint -> a folder for zoo.load."""
-    parser = argparse.ArgumentParser("tempozoo export-checkpoint", description="Turn a .ckpt into a folder for load().")
-    parser.add_argument("checkpoint", help="a .ckpt written by tempozoo fit")
-    parser.add_argument("folder", help="folder to write")
-    asked = parser.parse_args(arguments)
-    if not asked.checkpoint.endswith(SUFFIX):
-        raise CheckpointError(f"{asked.checkpoint} is not a {SUFFIX} file.")
-    print(f"Wrote {save(load(asked.checkpoint), asked.folder)}")
-
-
-def download_verb(arguments: Sequence[str]) -> None:
-    """Fetch and convert now what load() would fetch later."""
+def export_command(arguments: Sequence[str]) -> None:
+    """Export a Lightning checkpoint as a folder for zoo.load."""
     parser = argparse.ArgumentParser(
-        "tempozoo download", description="Fetch, check and convert published weights, for machines without a network."
+        "tempozoo export-checkpoint", description="Export the weights of a run as a folder for zoo.load."
+    )
+    parser.add_argument("checkpoint", help="a .ckpt file written by tempozoo fit, or a run's folder (its best .ckpt)")
+    parser.add_argument("folder", help="folder to write to")
+    args = parser.parse_args(arguments)
+    checkpoint = resolve_network(args.checkpoint)
+    if not checkpoint.endswith(SUFFIX):
+        raise CheckpointError(f"{checkpoint} is neither a {SUFFIX} file nor the folder of a run.")
+    print(f"Wrote {printable(str(save(load(checkpoint), expand_home(args.folder))))}")
+
+
+def download_command(arguments: Sequence[str]) -> None:
+    """Download and convert weights ahead of zoo.load."""
+    parser = argparse.ArgumentParser(
+        "tempozoo download",
+        description="Download, verify and convert published weights, for later use without internet.",
     )
     parser.add_argument("pattern", nargs="+", help="index names or shell patterns")
-    parser.add_argument("--keep", action="store_true", help="keep the publisher's file as well")
-    asked = parser.parse_args(arguments)
-    _each(_matching(asked.pattern), "fetched", lambda name: str(obtain(info(name), keep=asked.keep).file.parent))
+    parser.add_argument("--keep", action="store_true", help="also keep the published file")
+    args = parser.parse_args(arguments)
+    _for_each(_matching(args.pattern), "downloaded", lambda name: str(obtain(info(name), keep=args.keep).file.parent))
 
 
-def verify_verb(arguments: Sequence[str]) -> None:
-    """Check what is in the cache."""
+def verify_command(arguments: Sequence[str]) -> None:
+    """Verify the cache."""
     parser = argparse.ArgumentParser(
-        "tempozoo verify", description="Check every byte of cached weights against the digests of their files."
+        "tempozoo verify", description="Verify cached weights against the SHA-256 of their files."
     )
     parser.add_argument("pattern", nargs="*", default=["*"], help="index names or shell patterns (default: all)")
     names = [name for name in _matching(parser.parse_args(arguments).pattern) if find_weights(info(name))]
     if not names:
-        raise ZooError(f"Nothing of that is in {cache_folder()}.")
-    _each(names, "verified", lambda name: verify_entry(info(name)))
+        raise ZooError(f"{cache_folder()} contains no weights of these networks.")
+    _for_each(names, "verified", lambda name: verify_entry(info(name)))
 
 
-def cache_verb(arguments: Sequence[str]) -> None:
+def cache_command(arguments: Sequence[str]) -> None:
     """List or clear the cache."""
-    parser = argparse.ArgumentParser("tempozoo cache", description="What is in the cache, and how to make room.")
+    parser = argparse.ArgumentParser("tempozoo cache", description="List or clear the cache.")
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("list", help="conversions, publishers' files, half downloads")
-    clear = verbs.add_parser("clear", help="remove conversions; digests of first downloads stay")
+    verbs.add_parser("list", help="list converted weights, published files and partial downloads")
+    clear = verbs.add_parser("clear", help="remove converted weights (recorded digests are kept)")
     clear.add_argument("pattern", help="index name or shell pattern; '*' for all")
-    clear.add_argument("--files", action="store_true", help="publishers' files and half downloads as well")
-    asked = parser.parse_args(arguments)
-    if asked.verb == "clear":
-        gone = list(clear_cache(asked.pattern, files=asked.files))
-        for item in gone:
-            print(f"removed {item.place} ({item.size / 1e6:.1f} MB)")
-        if not gone:
-            raise ZooError(f"Nothing in {cache_folder()} matches {asked.pattern!r}.")
+    clear.add_argument("--files", action="store_true", help="also remove published files and partial downloads")
+    args = parser.parse_args(arguments)
+    if args.verb == "clear":
+        removed = list(clear_cache(args.pattern, files=args.files))
+        for item in removed:
+            print(f"removed {printable(str(item.place))} ({item.size / 1e6:.1f} MB)")
+        if not removed:
+            raise ZooError(f"Nothing in {cache_folder()} matches {args.pattern!r}.")
         return
     items = list_cache()
     for item in items:
-        print(f"{item.size / 1e6:10.1f} MB  {item.kind:16}  {item.place}")
+        print(f"{item.size / 1e6:10.1f} MB  {item.kind:16}  {printable(str(item.place))}")
     print(f"{sum(item.size for item in items) / 1e6:10.1f} MB  in {cache_folder()}")
 
 
-def mirror_verb(arguments: Sequence[str]) -> None:
-    """Converted weights for a lab: into a folder, or to the Hub."""
+def mirror_command(arguments: Sequence[str]) -> None:
+    """Copy converted weights to a shared folder or to the Hub."""
     from zoo.hub.hf import HUB_PREFIX
     from zoo.mirror import mirror_to_folder, mirror_to_hub
 
     parser = argparse.ArgumentParser(
         "tempozoo mirror",
-        description="Fetch and convert published weights once for many. Whoever sets TEMPOZOO_MIRROR to the folder, "
-        "the address it is served at, or the hf-hub: name then loads from there. Mind the licences of the weights.",
+        description="Download and convert published weights once for many users. Set TEMPOZOO_MIRROR to the folder, "
+        "to its web address or to the hf-hub: name to load from there. Check the licenses of the weights first.",
     )
     parser.add_argument("pattern", nargs="+", help="index names or shell patterns")
-    parser.add_argument("--to", required=True, help="folder, hf-hub:organisation (a repository each), hf-hub:user/repo")
-    parser.add_argument("--public", action="store_true", help="make new repositories on the Hub public")
-    asked = parser.parse_args(arguments)
-    names = [name for name in _matching(asked.pattern) if info(name).sources[0].kind != "bundled"]
+    parser.add_argument(
+        "--to", required=True, help="folder, hf-hub:organization (one repository per network), or hf-hub:user/repo"
+    )
+    parser.add_argument(
+        "--public", action="store_true", help="create public repositories on the Hub (default: private)"
+    )
+    args = parser.parse_args(arguments)
+    names = [name for name in _matching(args.pattern) if info(name).sources[0].kind != "bundled"]
     if not names:
-        raise ZooError(f"{' '.join(asked.pattern)} comes with the package; there is nothing to mirror.")
+        raise ZooError(f"{' '.join(args.pattern)} is part of the package; there is nothing to mirror.")
 
     def act(name: str) -> str:
-        if asked.to.startswith(HUB_PREFIX):
-            return mirror_to_hub(info(name), asked.to, private=not asked.public)
-        return str(mirror_to_folder(info(name), Path(asked.to)))
+        if args.to.startswith(HUB_PREFIX):
+            return mirror_to_hub(info(name), args.to, private=not args.public)
+        return str(mirror_to_folder(info(name), Path(expand_home(args.to))))
 
-    _each(names, "mirrored", act)
+    _for_each(names, "mirrored", act)
 
 
-def push_verb(arguments: Sequence[str]) -> None:
-    """A network to the Hub."""
+def push_command(arguments: Sequence[str]) -> None:
+    """Upload a network to the Hub."""
     from zoo.push import push
 
     parser = argparse.ArgumentParser(
-        "tempozoo push", description="Put a network on the Hugging Face Hub, with a model card made from what is known."
+        "tempozoo push", description="Upload a network to the Hugging Face Hub, with a generated model card."
     )
-    parser.add_argument("model", help=".ckpt, folder or .safetensors file")
-    parser.add_argument("repo", help="user/repo; made if it is not there")
-    parser.add_argument("--results", help="folder that `tempozoo test` wrote, with these weights")
-    parser.add_argument("--dataset", help="what these results are of, such as 'UCF101, ten classes'")
-    parser.add_argument("--licence", help="of the weights, in the Hub's words, such as apache-2.0 or cc-by-nc-4.0")
-    parser.add_argument("--card", help="a README.md of your own instead of the generated one")
+    parser.add_argument(
+        "model", help=".ckpt file, run's folder (its best .ckpt), exported folder, or .safetensors file"
+    )
+    parser.add_argument("repo", help="user/repo; created if it does not exist")
+    parser.add_argument("--results", help="folder of a `tempozoo test` of these weights")
+    parser.add_argument("--dataset", help="name of the tested data set, such as 'UCF101, ten classes'")
+    license_help = "license of the weights: an identifier of the Hub, such as apache-2.0 or cc-by-nc-4.0"
+    parser.add_argument("--license", "--licence", dest="licence", metavar="ID", help=license_help)
+    parser.add_argument("--card", help="a README.md file to use instead of the generated card")
     parser.add_argument("--revision", help="branch (default: main)")
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")
-    parser.add_argument("--message", help="of the commit")
-    parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="of a new repository")
-    asked = vars(parser.parse_args(arguments))
-    print(f"Pushed: {push(asked.pop('model'), asked.pop('repo'), create_pr=asked.pop('pr'), **asked)}")
+    parser.add_argument("--message", help="commit message")
+    parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of a new repository")
+    options = vars(parser.parse_args(arguments))
+    model, repo = resolve_network(options.pop("model")), options.pop("repo")
+    print(f"Pushed: {push(model, repo, create_pr=options.pop('pr'), **options)}")

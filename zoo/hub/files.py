@@ -25,6 +25,7 @@ from zoo.hub.pickles import Opaque, StoredTensor
 from zoo.hub.text import one_line
 from zoo.hub.torch_files import is_archive, mapped, read_file
 from zoo.hub.torchscript import is_torchscript, read_torchscript
+from zoo.hub.utf8 import utf8_path
 
 log = logging.getLogger("zoo")
 
@@ -102,7 +103,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         CheckpointError: it is damaged, or holds other than plain tensors.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with utf8_path(path) as utf8, safe_open(utf8, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
     except Exception as error:  # torch, which makes the tensors, raises others than SafetensorError

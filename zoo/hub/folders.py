@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.errors import CheckpointError
 from zoo.hub.files import atomic_path, disk_errors, read_safetensors, sha256_of
+from zoo.hub.utf8 import is_utf8
 from zoo.text import brief, parse_json, read_json
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
@@ -42,13 +43,19 @@ def write_model(folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str
         TemporaryDirectory(prefix=f".{WEIGHTS_FILE}.", dir=folder) as scratch,  # safetensors leaves files of its own
     ):
         weights = Path(scratch) / WEIGHTS_FILE
-        save_file(plain, weights, metadata={"tempozoo": json.dumps(config, ensure_ascii=False)})
+        save_file(plain, weights, metadata={"tempozoo": _to_json(config)})
         weights.chmod(config_file.stat().st_mode)  # safetensors 0.8 lets their owner alone read them
-        text = json.dumps({**config, DIGEST_KEY: sha256_of(weights)}, indent=2, ensure_ascii=False)
+        text = _to_json({**config, DIGEST_KEY: sha256_of(weights)}, indent=2)
         config_file.write_text(text + "\n", encoding="utf-8")
         (folder / CONFIG_FILE).unlink(missing_ok=True)
         weights.replace(folder / WEIGHTS_FILE)  # before the config, which is told of them
     return folder
+
+
+def _to_json(config: Mapping[str, Any], indent: int | None = None) -> str:
+    """JSON with letters of any script as they are; with escapes only if a name is not UTF-8."""
+    text = json.dumps(config, indent=indent, ensure_ascii=False)
+    return text if is_utf8(text) else json.dumps(config, indent=indent)
 
 
 def sweep(folder: Path) -> None:

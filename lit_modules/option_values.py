@@ -1,0 +1,54 @@
+"""How the parser (jsonargparse) reads and writes option values and configuration files."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_dumper, set_loader
+
+PARSER_MODE = "tempozoo"
+NULLS = ("", "~", "null", "Null", "NULL")
+
+
+def load_text(text: str) -> Any:
+    """Load JSON or YAML. File names that YAML reads as a list, a dictionary or a comment stay text.
+
+    Raises:
+        yaml.YAMLError: the text is neither.
+    """
+    value = _load(text)
+    if value is None:
+        return None if text.strip() in NULLS else text
+    return text if isinstance(value, (dict, list)) and os.path.lexists(text) else value
+
+
+def _load(text: str) -> Any:
+    if text.lstrip()[:1] in ("[", "{"):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(text)  # first, as YAML refuses names that are not UTF-8
+    try:
+        return get_loader("yaml")(text)
+    except (yaml.YAMLError, UnicodeError, TypeError):  # TypeError: jsonargparse, of "?"
+        return yaml.safe_load(text)  # unlike libyaml, reads the escapes of such names in a configuration file
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes text that the loader of jsonargparse, unlike that of PyYAML, reads as a number: "1e3"."""
+
+
+EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
+
+
+def dump_text(value: Any) -> str:
+    """YAML that ``load_text`` reads back."""
+    return yaml.dump(value, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+
+
+set_loader(PARSER_MODE, load_text, exceptions=(yaml.YAMLError, UnicodeError))
+set_dumper(PARSER_MODE, dump_text)

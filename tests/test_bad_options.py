@@ -1,0 +1,170 @@
+"""Option values that cannot work are reported in one line that names the option, before weights are loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli import main
+from datamodules import VideoFolder
+from lit_modules import VideoClassifier
+from lit_modules.recipe_options import RULES
+from lit_modules.trainer_options import check_trainer_options
+from zoo.errors import ConfigError
+
+MODEL_OPTIONS = [
+    ("lr", -1.0, "lr is -1.0; it must be above 0"),
+    ("lr", 0.0, "lr is 0.0; it must be above 0"),
+    ("lr", float("nan"), "lr is nan; it must be above 0"),
+    ("lr", float("inf"), "lr is inf; it must be above 0"),
+    ("lr", "0.1", "lr is 0.1; it must be a number"),
+    ("lr_batch_size", 0, "lr_batch_size is 0; it must be at least 1"),
+    ("momentum", 1.5, "momentum is 1.5; it must be at least 0 and below 1"),
+    ("nesterov", True, "nesterov is true, but momentum is 0"),
+    ("head_lr_scale", -1.0, "head_lr_scale is -1.0; it must be at least 0"),
+    ("operator_lr_scale", -1.0, "operator_lr_scale is -1.0; it must be at least 0"),
+    ("bias_lr_scale", -1.0, "bias_lr_scale is -1.0; it must be at least 0"),
+    ("new_bias_lr_scale", -1.0, "new_bias_lr_scale is -1.0; it must be at least 0"),
+    ("layer_decay", 0.0, "layer_decay is 0.0; it must be above 0 and at most 1"),
+    ("weight_decay", -1.0, "weight_decay is -1.0; it must be at least 0"),
+    ("milestones", [0.9, 0.5], "milestones is [0.9, 0.5]; its values must increase"),
+    ("milestones", [0.5, 2.0], "milestones is 2.0; it must be above 0 and at most 1"),
+    ("gamma", -0.1, "gamma is -0.1; it must be above 0 and at most 1"),
+    ("warmup_epochs", -1.0, "warmup_epochs is -1.0; it must be at least 0"),
+    ("warmup_start", 2.0, "warmup_start is 2.0; it must be from 0 to 1"),
+    ("min_lr_scale", -1.0, "min_lr_scale is -1.0; it must be from 0 to 1"),
+    ("label_smoothing", 2.0, "label_smoothing is 2.0; it must be at least 0 and below 1"),
+    ("mixup", -1.0, "mixup is -1.0; it must be at least 0"),
+    ("cutmix", float("nan"), "cutmix is nan; it must be at least 0"),
+    ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
+    ("drop_path", -0.1, "drop_path is -0.1; it must be at least 0 and below 1"),
+    ("head_warmup_epochs", -1, "head_warmup_epochs is -1; it must be at least 0"),
+    ("ema_decay", 2.0, "ema_decay is 2.0; it must be at least 0 and below 1"),
+    ("view_chunk", 0, "view_chunk is 0; it must be at least 1"),
+    ("image_size", 3, "image_size is 3; it must be at least 16 pixels"),
+    ("num_frames", 0, "num_frames is 0; it must be a whole number of at least 1"),
+    ("num_classes", 1, "num_classes is 1; it must be a whole number of at least 2"),
+    ("optimizer", "adam", "optimizer is 'adam'; choose from sgd, adamw"),
+    ("schedule", "linear", "schedule is 'linear'; choose from cosine"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), MODEL_OPTIONS)
+def test_classifier_rejects_values_before_it_loads_weights(name: str, value: object, message: str) -> None:
+    options = {"momentum": 0.0, name: value}
+    with pytest.raises(ConfigError) as error:
+        VideoClassifier("no-such-network", **options)  # type: ignore[arg-type]
+    assert message in str(error.value)
+
+
+def test_every_numeric_rule_is_tested() -> None:
+    assert set(RULES) <= {name for name, _, _ in MODEL_OPTIONS}
+
+
+TRAINER_OPTIONS = [
+    ("max_epochs", -5, "--trainer.max_epochs is -5; it must be at least 1, or -1 for no limit"),
+    ("max_epochs", 0, "--trainer.max_epochs is 0; it must be at least 1"),
+    ("max_epochs", -1, "the learning rate schedule needs the length of the training"),
+    ("max_steps", -3, "--trainer.max_steps is -3; it must be at least 1"),
+    ("min_epochs", -1, "--trainer.min_epochs is -1; it must be at least 0"),
+    ("min_steps", -1, "--trainer.min_steps is -1; it must be at least 0"),
+    ("num_nodes", 0, "--trainer.num_nodes is 0; it must be at least 1"),
+    ("accumulate_grad_batches", 0, "--trainer.accumulate_grad_batches is 0; it must be at least 1"),
+    ("check_val_every_n_epoch", 0, "--trainer.check_val_every_n_epoch is 0; it must be at least 1"),
+    ("log_every_n_steps", -1, "--trainer.log_every_n_steps is -1; it must be at least 0"),
+    ("reload_dataloaders_every_n_epochs", -1, "--trainer.reload_dataloaders_every_n_epochs is -1"),
+    ("num_sanity_val_steps", -2, "--trainer.num_sanity_val_steps is -2; it must be at least 0, or -1"),
+    ("gradient_clip_val", -1.0, "--trainer.gradient_clip_val is -1.0; it must be at least 0"),
+    ("gradient_clip_val", float("nan"), "--trainer.gradient_clip_val is nan; it must be at least 0"),
+    ("gradient_clip_algorithm", "x", "`gradient_clip_algorithm` x is invalid"),
+    ("limit_train_batches", 0, "--trainer.limit_train_batches is 0, so fit would read no videos"),
+    ("limit_train_batches", 2.5, "--trainer.limit_train_batches is 2.5; it must be a number of batches"),
+    ("limit_val_batches", 2.5, "--trainer.limit_val_batches is 2.5; it must be a number of batches"),
+    ("limit_test_batches", -1, "--trainer.limit_test_batches is -1; it must be a number of batches"),
+    ("limit_predict_batches", 1.5, "--trainer.limit_predict_batches is 1.5; it must be a number of batches"),
+    ("overfit_batches", 0.5, "--trainer.overfit_batches is not supported"),
+    ("default_root_dir", "x", "--trainer.default_root_dir is not supported; use --out"),
+    ("val_check_interval", 0, "--trainer.val_check_interval is 0; it must be a number of batches"),
+    ("val_check_interval", 1.5, "--trainer.val_check_interval is 1.5; it must be a number of batches"),
+    ("val_check_interval", "x", "Invalid time format for `val_check_interval`"),
+    ("max_time", "x", "`Timer(duration='x')` is not a valid duration"),
+    ("devices", 0, "`Trainer(devices=0)` value is not a valid input"),
+    ("devices", "x", "These --trainer options do not work here: "),
+    ("strategy", "foo", "You selected an invalid strategy name"),
+    ("accelerator", "foo", "You selected an invalid accelerator name"),
+    ("profiler", "foo", "These --trainer options do not work here: "),
+    ("fast_dev_run", -1, "fast_dev_run=-1 is not a valid configuration"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), TRAINER_OPTIONS)
+def test_trainer_options_are_checked(name: str, value: object, message: str) -> None:
+    options = {"max_epochs": 3, "max_steps": -1, "accelerator": "cpu", name: value}
+    with pytest.raises(ConfigError) as error:
+        check_trainer_options("fit", options, 0)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_trainer_options_that_work_are_accepted() -> None:
+    options = {"max_epochs": -1, "max_steps": 10, "limit_val_batches": 0, "limit_train_batches": 0.5, "devices": 1}
+    options |= {
+        "val_check_interval": 0.25,
+        "num_sanity_val_steps": -1,
+        "gradient_clip_val": 20,
+        "max_time": "00:01:00:00",
+    }
+    check_trainer_options("fit", {**options, "accelerator": "cpu"}, True)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_seeds_are_checked(seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"--seed_everything is {seed}; it must be a whole number from 0 to"):
+        check_trainer_options("fit", {}, seed)
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_a_limit_of_0_batches_is_refused_where_nothing_would_be_read(command: str) -> None:
+    name = {"validate": "limit_val_batches"}.get(command, f"limit_{command}_batches")
+    with pytest.raises(ConfigError, match=f"{name} is 0, so {command} would read no videos"):
+        check_trainer_options(command, {name: 0}, 0)
+
+
+@pytest.mark.parametrize("name", ["color_jitter", "time_limit", "erasing", "max_missing", "max_bad_fraction"])
+def test_data_options_that_are_not_a_number_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{name} is nan"):
+        VideoFolder(tmp_path, **{name: float("nan")})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--model.lr", "-1", "lr is -1.0; it must be above 0."),
+        ("--model.milestones", "[0.9, 0.5]", "milestones is [0.9, 0.5]; its values must increase."),
+        ("--seed_everything", "-1", "--seed_everything is -1; it must be a whole number"),
+        ("--trainer.accumulate_grad_batches", "0", "--trainer.accumulate_grad_batches is 0; it must be at least 1."),
+        ("--trainer.limit_train_batches", "0", "--trainer.limit_train_batches is 0, so fit would read no videos"),
+        ("--trainer.precision", "foo", "--trainer.precision is foo; choose from "),
+        ("--trainer.devices", "0", "These --trainer options do not work here: "),
+        ("--trainer.max_epochs", "many", "--trainer.max_epochs is many; it must be a whole number."),
+    ],
+)
+def test_commands_report_bad_values_in_one_line(
+    option: str, value: str, message: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The network's weights are not on this machine, so a later check would report them instead."""
+    fit = ["fit", "--from", "tanet_r50.k400_8f", "--data", "VideoFolder", "--data.root", str(motion_folder)]
+    assert main([*fit, "--trainer.accelerator", "cpu", option, value, "--out", str(tmp_path / "out")]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tempozoo: ")]
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interval_longer_than_the_epoch_takes_one_line(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    fit = ["fit", "--from", "tanet_r18.motionclips8", "--data.num_workers", "0", "--out", str(tmp_path / "out")]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+    assert main([*fit, *quiet, "--trainer.val_check_interval", "1000", str(motion_folder)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tempozoo: ")]
+    assert "--trainer.val_check_interval does not work here: " in line

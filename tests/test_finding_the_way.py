@@ -1,0 +1,238 @@
+"""Commands that are nearly right: what they do, or the full command that they name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from test_cli import QUIET, TINY
+
+import zoo
+from cli import COMMANDS, main
+from datamodules import VideoFolder, VideoList
+from lit_modules import TAda2D, TANet, VideoClassifier
+from lit_modules.command_help import short_help
+from lit_modules.trainer_arguments import (
+    TrainerArguments,
+    expand_data,
+    expand_entry,
+    lightning_arguments,
+    offline_advice,
+    parse,
+)
+from zoo.command_line import resolve_network
+from zoo.errors import CheckpointError, ConfigError
+
+BUNDLED = "tanet_r18.motionclips8"
+CLASSES = {"VideoFolder": VideoFolder, "VideoList": VideoList}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The folder of a run, with checkpoints of two networks."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("best", "last"):
+        (folder / "checkpoints" / f"{name}.ckpt").touch()
+    return folder
+
+
+# commands and options --------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_command_gets_the_nearest_name(capsys: pytest.CaptureFixture) -> None:
+    assert main(["lst"]) == 1
+    assert "There is no command 'lst' (did you mean list?); choose from fit, validate" in capsys.readouterr().err
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tempozoo {zoo.__version__}\n"
+    assert zoo.__version__[0].isdigit()
+
+
+@pytest.mark.parametrize(
+    ("option", "suggestion"),
+    [
+        ("--trainer.max_epoch", "--trainer.max_epochs"),  # not taken as an abbreviation
+        ("--seed", "--seed_everything"),
+        ("--ot", "--out"),
+    ],
+)
+def test_an_unknown_option_gets_the_nearest_name(option: str, suggestion: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(["fit", "--from", BUNDLED, "--data", "VideoFolder", "--data.root", "x", option, "3"]) == 1
+    assert f"There is no option {option} (did you mean {suggestion}?)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_help_is_short_and_starts_with_our_own_options(command: str, capsys: pytest.CaptureFixture) -> None:
+    assert main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) < 70
+    usage = text.partition("\n\n")[0]
+    assert "--from NETWORK" in usage and "--out FOLDER" in usage
+    assert text.index("  --from NETWORK") < text.index("  --model CLASS")
+
+
+def test_all_help_has_our_own_options_and_those_of_lightning(capsys: pytest.CaptureFixture) -> None:
+    assert main(["fit", "--help_all"]) == 0
+    text = capsys.readouterr().out
+    assert text.index("  --from NETWORK") < text.index("  --trainer.max_epochs")
+    assert "--trainer.detect_anomaly" in text
+    words = {word.strip(",;()") for word in short_help("fit").split() if word.startswith("--")}
+    assert {word for word in words - {"--help_all"} if "." not in word and word not in text} == set()
+
+
+def test_short_help_names_options_that_exist() -> None:
+    parameters = {
+        "model": set(VideoClassifier.__init__.__annotations__) | {"help"},
+        "data": set(VideoFolder.__mro__[1].__init__.__annotations__) | {"root", "help"},
+    }
+    words = {word.strip(",;") for word in short_help("fit").split() if word.startswith("--")}
+    for group, names in parameters.items():
+        options = {word for word in words if word.startswith(f"--{group}.")}
+        assert options and {option.partition(".")[2] for option in options} <= names
+
+
+def test_examples_of_the_help_are_parsed() -> None:
+    for command in COMMANDS.values():
+        for example in command.help.values():
+            assert example.split()[:1] == ["tempozoo"] and example.split()[1] in COMMANDS
+
+
+# data ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words", [["{path}"], ["--data", "{path}"], ["--data={path}"], ["--data", "VideoFolder", "{path}"]]
+)
+def test_a_folder_is_read_as_video_folder(words: list[str], tmp_path: Path) -> None:
+    arguments = parse([word.format(path=tmp_path) for word in words])
+    options = expand_data("fit", arguments, CLASSES).options
+    assert list(options) == ["--data=VideoFolder", f"--data.root={tmp_path}"]
+
+
+@pytest.mark.parametrize(("command", "option"), [("fit", "train"), ("validate", "val"), ("test", "test")])
+def test_a_csv_file_is_read_as_video_list(
+    command: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "a.csv").touch()
+    options = expand_data(command, parse([str(tmp_path / "a.csv")]), CLASSES).options
+    assert list(options) == ["--data=VideoList", f"--data.{option}={tmp_path / 'a.csv'}"]
+    note = f"Reading the data as --data VideoList --data.{option} {tmp_path / 'a.csv'}\n"
+    assert capsys.readouterr().out == note
+
+
+def test_a_folder_with_entry_is_that_of_its_data_set(tmp_path: Path) -> None:
+    arguments = parse(["--entry", "tanet_r50.ssv2_8f", str(tmp_path)])
+    expanded = expand_entry("test", arguments, CLASSES, lambda name: (VideoFolder, {}))
+    assert list(expanded.options) == ["--data=VideoFolder", f"--data.root={tmp_path}"] and not expanded.files
+
+
+def test_data_given_twice_and_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"both name the data; give one"):
+        expand_data("fit", parse(["--data.root", "x", str(tmp_path)]), CLASSES)
+    with pytest.raises(ConfigError, match=r"takes no plain argument 'stray'"):
+        expand_data("fit", parse(["stray"]), CLASSES)
+    with pytest.raises(ConfigError, match=r"takes one folder or CSV file, not 2"):
+        expand_data("fit", parse(["a", "b"]), CLASSES)
+
+
+def test_an_incomplete_command_is_completed_in_the_message(tmp_path: Path) -> None:
+    def message(command: str, *words: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            lightning_arguments(command, expand_data(command, parse(words), CLASSES))
+        return str(error.value)
+
+    assert f"tempozoo fit --from NETWORK --data VideoFolder --data.root {tmp_path}" in message("fit", str(tmp_path))
+    assert f"tempozoo fit --from {BUNDLED} --data VideoFolder --data.root FOLDER" in message("fit", "--from", BUNDLED)
+    assert f"tempozoo predict --from {BUNDLED} VIDEOS" in message("predict", "--from", BUNDLED)
+
+
+def test_fit_and_test_take_a_folder_and_the_folder_of_a_run(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out, quick = tmp_path / "run", ["--data.num_workers", "0", *QUIET]
+    fit = ["fit", "--model", "TANet", "--model.name", "tanet_r18", *TINY, "--trainer.max_epochs", "1", *quick]
+    assert main([*fit, "--out", str(out), str(motion_folder)]) == 0
+    capsys.readouterr()
+    assert main(["test", "--from", str(out), *quick, str(motion_folder), "--out", str(tmp_path / "test")]) == 0
+    assert f"{out} is the folder of a run; using {out / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().out
+    assert main(["export-checkpoint", str(out), str(tmp_path / "exported")]) == 0
+    assert zoo.load(tmp_path / "exported").config["arch"] == "tanet_r18"
+
+
+# networks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_stands_for_its_best_or_last_checkpoint(run: Path) -> None:
+    best, last = run / "checkpoints" / "best.ckpt", run / "checkpoints" / "last.ckpt"
+    assert resolve_network(str(run)) == resolve_network(str(run / "checkpoints")) == str(best)
+    best.unlink()
+    assert resolve_network(str(run)) == str(last)
+    last.unlink()
+    with pytest.raises(CheckpointError, match="contains neither best.ckpt nor last.ckpt"):
+        resolve_network(str(run))
+
+
+def test_other_names_of_networks_stay(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run.rename(tmp_path / BUNDLED)  # the index comes first, as in zoo.load
+    for name in (BUNDLED, "hf-hub:user/repo", "none", str(zoo.save(zoo.load(BUNDLED), tmp_path / "saved"))):
+        assert resolve_network(name) == name
+
+
+def test_a_network_out_of_reach_brings_commands_that_need_no_download(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    words = ["--from", "tada2d_r50.k400_8x8", "--out", str(tmp_path / "a b"), str(motion_folder)]
+    assert main(["fit", *words]) == 1
+    first, *advice = capsys.readouterr().err.splitlines()[-3:]
+    assert first.startswith("tempozoo: The weights of tada2d_r50.k400_8x8 are not on this machine")
+    rest = f"--out '{tmp_path / 'a b'}'"
+    assert advice == [
+        f"  To use the bundled network, offline: tempozoo fit --from {BUNDLED} {rest} {motion_folder}",
+        "  To start from an ImageNet file on this machine: tempozoo fit --from tada2d_r50.in1k "
+        f"{rest} --model.weights resnet50-0676ba61.pth {motion_folder}",
+    ]
+
+
+def test_advice_for_a_configured_or_tested_network() -> None:
+    fit = offline_advice("fit", ["--config", "c.yaml", "--model.name", "tanet_resnext50.k400_8f"])
+    assert list(fit.values()) == [
+        f"tempozoo fit --from {BUNDLED} --config c.yaml",
+        "tempozoo fit --from tanet_resnext50.in1k --config c.yaml --model.weights resnext50_32x4d-7cdf4587.pth",
+    ]
+    predict = offline_advice("predict", ["--from", "x", "a.mp4"])
+    assert list(predict.values()) == [f"tempozoo predict --from {BUNDLED} a.mp4"]
+
+
+def test_network_reports_name_a_file_once(tmp_path: Path) -> None:
+    folder = zoo.save(zoo.load(BUNDLED), tmp_path / "saved")
+    assert str(zoo.load(folder).report) == f"weights of {folder / 'model.safetensors'}."
+    assert str(zoo.load(folder / "model.safetensors").report) == f"weights of {folder / 'model.safetensors'}."
+    assert str(zoo.load(BUNDLED).report).startswith(f"{BUNDLED}: weights from ")
+
+
+def test_recipes_accept_their_own_defaults() -> None:
+    """The checks of options must not refuse a published recipe."""
+    for recipe in (VideoClassifier, TANet, TAda2D):
+        recipe("tanet_r18", options={"width": 8}, num_classes=4, num_frames=4)
+
+
+def test_arguments_are_shown_as_they_are_typed() -> None:
+    arguments = TrainerArguments(network="x", options=["--data.root=a b", "--print_config"], files=["c d"])
+    assert arguments.command_line("fit") == "tempozoo fit --from x --data.root 'a b' --print_config 'c d'"
+
+
+def test_a_published_file_is_named_with_the_entries_that_it_fits(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = tmp_path / "resnet 18.pth"
+    torch.save(zoo.load(BUNDLED).state_dict(), file)
+    assert main(["predict", "--from", str(file), str(tmp_path)]) == 1
+    message = f"{file} is a published file of {BUNDLED}. Give both: --from {BUNDLED} --model.weights '{file}'"
+    assert capsys.readouterr().err == f"tempozoo: {message}\n"
+    torch.save({"x": torch.zeros(1)}, file)
+    assert resolve_network(str(file)) == str(file)  # zoo.load reports what is wrong with it
+    assert main(["predict", "--from", str(file), str(tmp_path)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("tempozoo: ")
