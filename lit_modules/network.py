@@ -12,8 +12,10 @@ from typing import Any
 from torch import nn
 
 import zoo
+from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_rate
 from zoo.models import ARCHITECTURES
+from zoo.protocol import MAX_LABEL
 
 log = logging.getLogger("lit_modules")
 
@@ -57,6 +59,7 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     names = list(class_names)
     if len(names) < 2:
         raise ConfigError(f"there must be at least 2 classes, got {names}.")
+    check_labels("class_names", names, len(names), MAX_LABEL)  # else the run's checkpoints could not be loaded
     protocol = network.protocol
     labels = None if network.labels is None else list(network.labels)
     done = None
