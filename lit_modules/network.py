@@ -13,9 +13,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 import zoo
+from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_rate
 from zoo.index import load_index
 from zoo.models import ARCHITECTURES
+from zoo.protocol import MAX_LABEL
 from zoo.provenance import INITIALISED, START
 
 log = logging.getLogger("lit_modules")
@@ -70,6 +72,7 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     names = list(class_names)
     if len(names) < 2:
         raise ConfigError(f"there must be at least 2 classes, got {names}.")
+    check_labels("class_names", names, len(names), MAX_LABEL)  # else the run's checkpoints could not be loaded
     protocol = network.protocol
     labels = None if network.labels is None else list(network.labels)
     done = None

@@ -227,7 +227,8 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
     if os.path.exists(name):
         return _from_file(Path(name), pretrained)
     if os.sep in name or name.endswith((SUFFIX, ".safetensors")):
-        raise CheckpointError(f"There is no folder or file {shown}.")
+        kind = "file" if name.endswith((SUFFIX, ".safetensors")) else "folder or file"
+        raise CheckpointError(f"There is no {kind} {shown}.")
     raise index.unknown(name)
 
 
