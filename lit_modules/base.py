@@ -206,6 +206,7 @@ class VideoClassifier(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage != "fit":
+            self.untrained = self.untrained and is_untrained(self.network)  # processes that "ddp_spawn" starts train it
             return
         if self.hparams["ema_decay"] and is_sharded(self.trainer):
             raise ConfigError("ema_decay needs whole weights, which FSDP shards: set it to null, or train with DDP.")

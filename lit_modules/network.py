@@ -116,7 +116,8 @@ def _unknown(names: Sequence[str], labels: Sequence[str]) -> str:
 
 def is_untrained(network: Any) -> bool:
     """Whether parts of a network were never trained, or never for this network."""
-    return bool(network.report.untrained) or network.report.start_only
+    report = network.report
+    return bool(report.still_untrained(network)) if report.untrained else report.start_only
 
 
 def declares_untrained(config: Mapping[str, Any]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import signal
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ class PredictionReport(Callback):
             best = [text for _, names, part in heads for text in _best(scores[part], names, self.top)]
             rows.append([path, *best])
         self._rows.append(rows)
+        if trainer.received_sigterm:  # of which Lightning only takes note
+            raise SystemExit(128 + signal.SIGTERM)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Merge the files of all processes, and print."""

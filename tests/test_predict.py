@@ -108,9 +108,10 @@ def test_a_command_without_any_readable_video_fails_and_leaves_no_file(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of memory"), KeyboardInterrupt()])
-def test_predictions_before_an_error_are_kept(
-    error: BaseException,
+@pytest.mark.parametrize(("stop", "status"), [("error", None), ("SIGINT", 130), ("SIGTERM", 143)])
+def test_predictions_before_a_stop_are_kept(
+    stop: str,
+    status: int | None,
     network: str,
     motion_folder: Path,
     tmp_path: Path,
@@ -120,24 +121,27 @@ def test_predictions_before_an_error_are_kept(
     assert predict(network, motion_folder, "--out", tmp_path / "whole") == 0
     step = VideoClassifier.predict_step
 
-    def fail_in_third_batch(self: Any, batch: Any, batch_idx: int) -> Any:
+    def stop_in_third_batch(self: Any, batch: Any, batch_idx: int) -> Any:
+        if batch_idx == 2 and stop == "error":
+            raise RuntimeError("out of memory")
         if batch_idx == 2:
-            raise error
+            os.kill(os.getpid(), getattr(signal, stop))
         return step(self, batch, batch_idx)
 
-    monkeypatch.setattr(VideoClassifier, "predict_step", fail_in_third_batch)
+    monkeypatch.setattr(VideoClassifier, "predict_step", stop_in_third_batch)
     handler = signal.getsignal(signal.SIGINT)
     try:
-        if isinstance(error, KeyboardInterrupt):
-            assert predict(network, motion_folder, "--out", tmp_path / "part") == 130
-        else:
-            with pytest.raises(RuntimeError):
+        if status is None:
+            with pytest.raises(RuntimeError, match="out of memory"):
                 predict(network, motion_folder, "--out", tmp_path / "part")
+        else:
+            assert predict(network, motion_folder, "--out", tmp_path / "part") == status
     finally:
         signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
     file = tmp_path / "part" / "predictions.csv"
-    assert f"Stopped after 16 of 56 videos. Their predictions are in {file}" in capsys.readouterr().out
-    assert rows_of(file) == rows_of(tmp_path / "whole" / "predictions.csv")[:16]
+    done = 24 if stop == "SIGTERM" else 16  # the batch in which it arrives is completed
+    assert f"Stopped after {done} of 56 videos. Their predictions are in {file}" in capsys.readouterr().out
+    assert rows_of(file) == rows_of(tmp_path / "whole" / "predictions.csv")[:done]
 
 
 @pytest.mark.slow
@@ -167,7 +171,7 @@ def test_scores_are_not_kept_in_memory(network: str, motion_folder: Path, tmp_pa
     report._rows = RowFile(tmp_path / "predictions.csv", ["path"])
     scores = torch.rand(8, 4)
     alive = weakref.ref(scores)
-    trainer: Any = None
+    trainer: Any = SimpleNamespace(received_sigterm=False)
     report.on_predict_batch_end(trainer, module, {"path": list("abcdefgh"), "scores": scores}, {}, 0)
     del scores
     assert alive() is None

@@ -206,6 +206,14 @@ def test_python_users_get_an_error_before_a_fit_and_none_after(motion_folder: Pa
     assert not VideoClassifier(str(tmp_path / "last.ckpt")).untrained
 
 
+def test_weights_that_another_process_trained_are_not_refused(motion_folder: Path, tmp_path: Path) -> None:
+    """With "ddp_spawn" and "ddp_fork", the module of the first process gets the weights and nothing else."""
+    module = VideoClassifier("tanet_r18", options={"width": 8}, num_frames=4, image_size=32, num_classes=4)
+    train(module.network)
+    trainer = L.Trainer(logger=False, accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    assert trainer.predict(module, VideoFiles([motion_folder / "test"], num_workers=0))
+
+
 def test_cards_of_untrained_networks_name_the_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: LoopbackHub
 ) -> None:
