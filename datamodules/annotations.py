@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,41 +33,74 @@ def find_annotations(tree: Tree, names: Sequence[str], folders: Sequence[str] = 
     )
 
 
+def read_rows(tree: Tree, name: str, **options: Any) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and rows of a CSV file; ``options`` are those of ``csv.reader``. Blank lines are left out.
+
+    Raises:
+        DataError: a line is not CSV.
+    """
+    reader = csv.reader(io.StringIO(tree.read(name), newline=""), **options)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:  # a field of more than 131072 characters, mostly
+        raise DataError(
+            f"{tree.root}/{name}, line {reader.line_num}: {error}. A quote before this line may lack its second one."
+        ) from error
+
+
 def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
     """Line numbers and rows of a CSV file whose first line names the columns; those of ``columns`` are filled in.
 
     Raises:
-        DataError: a column is not there, or a row leaves it empty.
+        DataError: a line is not CSV, a column is missing, or a row leaves it empty.
     """
     where = f"{tree.root}/{name}"
-    reader = csv.DictReader(io.StringIO(tree.read(name), newline=""), skipinitialspace=True)
-    header = reader.fieldnames or []
+    rows = read_rows(tree, name, skipinitialspace=True)
+    _, header = next(rows, (0, []))
     missing = [column for column in columns if column not in header]
     if missing:
         raise DataError(
             f"{where} has no column {' or '.join(map(repr, missing))}; its first line is "
             f"{','.join(header)[:80] or 'empty'!r} and must name the columns {', '.join(columns)}."
         )
-    for row in reader:
-        empty = [column for column in columns if not row[column]]
+    for line, row in rows:
+        cells = dict(zip(header, map(str.strip, row), strict=False))  # a row may be shorter or longer than the header
+        empty = [column for column in columns if not cells.get(column)]
         if empty:
-            raise DataError(f"{where}, line {reader.line_num}: {empty[0]} is empty.")
-        yield reader.line_num, {column: row[column].strip() for column in columns}
+            raise DataError(f"{where}, line {line}: {empty[0]} is empty.")
+        yield line, {column: cells[column] for column in columns}
 
 
 def read_json(tree: Tree, name: str, kind: type) -> Any:
-    """What a JSON file holds, a list or a dict as ``kind`` says.
+    """The content of a JSON file, a list or a dict as ``kind`` says.
 
     Raises:
-        DataError: it is no JSON, or holds something else.
+        DataError: it is not JSON, or holds something else.
     """
     try:
-        found = json.loads(tree.read(name))
-    except json.JSONDecodeError as error:
+        content = json.loads(tree.read(name))
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{tree.root}/{name} is no JSON: {error}. Unpack it again.") from error
-    if not isinstance(found, kind):
-        raise DataError(f"{tree.root}/{name} must hold a {kind.__name__}, and holds a {type(found).__name__}.")
-    return found
+    if not isinstance(content, kind):
+        raise DataError(f"{tree.root}/{name} must hold a {kind.__name__}, and holds a {type(content).__name__}.")
+    return content
+
+
+def sorted_labels(names: Iterable[str]) -> list[str]:
+    """Class names in label order: sorted, as numbers if all are numbers."""
+    names = list(names)
+    numbers = all(name.isdecimal() and len(name) < 20 for name in names)
+    return sorted(names, key=int) if numbers else sorted(names)
+
+
+def shorten(value: Any, length: int = 80) -> str:
+    """A value for an error message."""
+    text = repr(value)
+    return text if len(text) <= length else f"{text[:length]}..."
 
 
 def read_classes(classes: str | Path) -> list[str]:
@@ -81,9 +114,11 @@ def read_classes(classes: str | Path) -> list[str]:
     if not file.is_file():
         return list(read_labels(str(classes)))
     names = [line.strip() for line in open_tree(file.parent).read(file.name).strip().splitlines()]
+    seen: set[str] = set()
     for line, name in enumerate(names, start=1):
         if not name:
             raise DataError(f"{file}, line {line} is empty; name a class in every line.")
-        if name in names[: line - 1]:
-            raise DataError(f"{file}, line {line}: {name!r} is there twice; name each class once.")
+        if name in seen:
+            raise DataError(f"{file}, line {line}: {shorten(name)} is there twice; name each class once.")
+        seen.add(name)
     return names

@@ -5,9 +5,9 @@ A data set is a subclass that says which videos it has: see ``folder.py``, the s
 
 from __future__ import annotations
 
+import copy
 import functools
 import logging
-import math
 import os
 import zlib
 from collections.abc import Sequence
@@ -16,21 +16,29 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 from datamodules.dataset import VideoDataset, collate
-from datamodules.loading import BatchSampler, ClipLoader
+from datamodules.exclude import leave_out
+from datamodules.loading import BatchSampler, ClipLoader, check_same_everywhere
+from datamodules.options import check_options
+from datamodules.overlap import report_overlaps
 from datamodules.records import VideoRecords
 from datamodules.sampling import sample
 from datamodules.transforms import normalise
 from datamodules.tree import Tree, open_tree
-from datamodules.video.decoding import DECODERS, check_decoder
+from datamodules.video.decoding import check_decoder
 from zoo.errors import ConfigError, DataError
-from zoo.protocol import CHOICES, CROPS, Protocol
+from zoo.protocol import Protocol
 
 log = logging.getLogger("datamodules")
-SPLITS = ("train", "val", "test", "predict")
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+UNREAD = {
+    "fit": ("test",),
+    "validate": ("train",),
+    "test": ("train", "val"),
+}  # for comparison
 
 
 class VideoDataModule(L.LightningDataModule):
@@ -57,6 +65,8 @@ class VideoDataModule(L.LightningDataModule):
         exclude: text file of videos to leave out, one relative path a line; ``tempozoo data check`` writes it.
         max_missing: fraction of the listed videos that may be missing from the disk.
         max_bad_fraction: of the videos of a split that may be unreadable before the run stops.
+        allow_overlap: skip the check that the training, validation and test videos are different videos, each with one
+            class. ``fit`` warns of an overlap; ``validate`` and ``test`` refuse it.
     """
 
     # a rank may be left without videos to validate or test
@@ -81,29 +91,14 @@ class VideoDataModule(L.LightningDataModule):
         exclude: str | Path | None = None,
         max_missing: float = 0.0,
         max_bad_fraction: float = 0.1,
+        allow_overlap: bool = False,
     ) -> None:
         super().__init__()
-        if num_workers is not None and num_workers < 0:
-            raise ConfigError(f"num_workers is {num_workers}; it must be at least 0.")
-        if batch_size < 1:
-            raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
-        if repeats < 1 or batch_size % repeats:
-            raise ConfigError(f"repeats is {repeats}; it must be at least 1 and divide batch_size, {batch_size}.")
-        if clips is not None and clips < 1:
-            raise ConfigError(f"clips is {clips}; it must be at least 1.")
-        if crops is not None and crops not in CROPS:
-            raise ConfigError(f"crops is {crops}; choose from {', '.join(map(str, CROPS))}.")
-        if augment is not None and augment not in CHOICES["augment"]:
-            raise ConfigError(f"augment is {augment!r}; choose from {', '.join(CHOICES['augment'])}.")
-        if decoder not in DECODERS:
-            raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")
-        for name, value in (("erasing", erasing), ("max_missing", max_missing), ("max_bad_fraction", max_bad_fraction)):
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name} is {value}; it must be from 0 to 1.")
-        if not 0 <= color_jitter < math.inf:
-            raise ConfigError(f"color_jitter is {color_jitter}; it must be at least 0.")
-        if time_limit is not None and not 0 < time_limit < math.inf:
-            raise ConfigError(f"time_limit is {time_limit}; it must be above 0 seconds, or null for none.")
+        check_options(
+            num_workers=num_workers, batch_size=batch_size, repeats=repeats, clips=clips, crops=crops, augment=augment,
+            decoder=decoder, erasing=erasing, max_missing=max_missing, max_bad_fraction=max_bad_fraction,
+            color_jitter=color_jitter, time_limit=time_limit,
+        )  # fmt: skip
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -113,11 +108,13 @@ class VideoDataModule(L.LightningDataModule):
             "color_jitter": color_jitter,
         }  # fmt: skip
         self.exclude, self.max_missing, self.max_bad_fraction = exclude, max_missing, max_bad_fraction
+        self.allow_overlap = allow_overlap
         self.protocol: Protocol | None = None
         self.datasets: dict[str, VideoDataset] = {}
         self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason; of the last pass, in training of all
         self._named: dict[str, set[str]] = {}  # split -> paths that the log has named
         self.repeated: set[str] = set()
+        self.part_labels: dict[str, np.ndarray] = {}  # part -> labels of its videos; of all parts, set for ``fit``
         self._found: dict[str, VideoRecords] = {}  # split -> its videos, until it is set up
         self._loaders: list[ClipLoader] = []
         self._train_loader: ClipLoader | None = None
@@ -135,6 +132,11 @@ class VideoDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """The splits that have videos of their own. Without "test", testing uses the validation videos."""
+        return ("train", "val")
+
+    @property
     def heads(self) -> dict[str, int] | None:
         """Names and class counts of several classifiers side by side; None where a video has one label."""
         return None
@@ -150,15 +152,42 @@ class VideoDataModule(L.LightningDataModule):
         return open_tree(self.root)
 
     def look(self, stage: str) -> None:
-        """Find the videos of a stage: what is wrong with them is best told before a network is fetched for them.
+        """Find the videos of a stage, so that errors in the data are reported before any weights are downloaded.
 
         Raises:
-            DataError: of ``root``, of annotations, of videos that are not there.
+            DataError: ``root`` or the annotations cannot be read, videos are missing, or parts overlap.
         """
         check_decoder(self.reading["decoder"])
         if self.root is not None:
             _ = self.tree
-        self._found = {split: self._kept(split) for split in STAGES[stage]}
+        self._found = self._read_stage(stage)
+
+    def _read_stage(self, stage: str) -> dict[str, VideoRecords]:
+        """The videos of each split of a stage, compared with the other parts of the data set."""
+        found = {split: self._kept(split) for split in STAGES[stage]}
+        if stage == "predict" or (self.allow_overlap and stage != "fit"):
+            return found
+        unread = UNREAD[stage] if stage != "test" or "test" in self.parts else ("train",)  # "val" is what is tested
+        parts = {part: self._other_part(part) for part in unread if part in self.parts}
+        others = {part: records for part, records in parts.items() if records is not None}
+        if stage == "fit":
+            self.part_labels = {part: records.labels for part, records in (found | others).items()}
+        if not self.allow_overlap:
+            report_overlaps(found, others, refuse=stage != "fit")
+        return found
+
+    def _other_part(self, part: str) -> VideoRecords | None:
+        """The videos of a part that the stage does not read: those on this machine, or None if there are none."""
+        data = copy.copy(self)
+        data.max_missing = 1.0
+        level = log.level
+        log.setLevel(logging.CRITICAL)  # its warnings do not concern this stage
+        try:
+            return data._kept(part)
+        except DataError:
+            return None
+        finally:
+            log.setLevel(level)
 
     def _kept(self, split: str) -> VideoRecords:
         return self._without_excluded(split, self.split_records(split))
@@ -187,10 +216,13 @@ class VideoDataModule(L.LightningDataModule):
         pairs = self._pairs(protocol)
         if protocol.crops == 10 and (pairs or not flip) and stage in ("test", "predict"):
             log.warning("five of ten crops are mirror images, though mirroring changes classes here or was not trained")
-        for split in STAGES.get(stage or "fit", SPLITS):
+        stage = stage or "fit"
+        if not self._found.keys() >= set(STAGES[stage]):
+            self._found = self._read_stage(stage)
+        for split in STAGES[stage]:
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol
-            records = self._found.pop(split) if split in self._found else self._kept(split)
-            self._check_same_everywhere(split, records)
+            records = self._found.pop(split)
+            check_same_everywhere(split, len(records), self._list_id(records))
             if len(records) < records.listed:
                 log.warning(
                     "%s: %d of %d listed videos are there, and not left out", split, len(records), records.listed
@@ -213,34 +245,12 @@ class VideoDataModule(L.LightningDataModule):
         return names
 
     def _without_excluded(self, split: str, records: VideoRecords) -> VideoRecords:
-        """Leave out what the list says: by name, or by path."""
+        """Leave out the videos of the exclude list, which are given by name or by path."""
         if self.exclude is None:
             return records
-        try:
-            lines = Path(self.exclude).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
-        except OSError as error:
-            raise DataError(f"the list of videos to leave out, {self.exclude}, cannot be read: {error}.") from error
-        listed = {line.strip() for line in lines if line.strip() and not line.startswith("# ")}
         ids, paths = records.ids.tolist(), records.paths.tolist()  # of segments, a path is that of several
         known = zip(ids, self._relative(ids), paths, self._relative(paths), strict=True)
-        keep = [number for number, names in enumerate(known) if listed.isdisjoint(names)]
-        log.warning("%s: %d videos are left out, as %s says", split, len(records) - len(keep), self.exclude)
-        if not keep:
-            raise DataError(f"{self.exclude} leaves out every {split} video.")
-        return replace(records.take(keep), listed=records.listed)
-
-    def _check_same_everywhere(self, split: str, records: VideoRecords) -> None:
-        """Refuse processes that have different videos: each would do its share of another list."""
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return
-        found: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(found, (len(records), self._list_id(records)))
-        other = next((rank for rank, one in enumerate(found) if one != found[0]), None)
-        if other is not None:
-            raise DataError(
-                f"process 0 has {found[0][0]} {split} videos and process {other} has {found[other][0]}, or others: all "
-                "must see the same. Copy the data whole to every machine, or exclude what one of them lacks."
-            )
+        return leave_out(records, list(known), self.exclude, split)
 
     def _list_id(self, records: VideoRecords) -> int:
         return zlib.crc32("\n".join(self._relative(records.ids.tolist())).encode("utf-8", "surrogateescape"))
@@ -294,6 +304,12 @@ class VideoDataModule(L.LightningDataModule):
         self._train_loader = self._loader("train")
         if self._place is not None:
             self._train_loader.load_state_dict(self._place)
+            list_id = self._train_loader.sampler.list_id
+            if self._place.get("list_id", list_id) != list_id:
+                log.warning(
+                    "the list of training videos is not the one this run was trained on so far: validation videos may "
+                    "be among those it has seen"
+                )
             self._place = None
         return self._train_loader
 

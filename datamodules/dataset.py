@@ -105,9 +105,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         deadline = None if self.time_limit is None else time.monotonic() + self.time_limit
 
         def resized(frames: Tensor) -> Tensor:
-            height, width = frames.shape[-2:]
-            if max(height, width) > LONGEST * min(height, width):
-                raise DataError(f"{source} has frames of {width} x {height} pixels, too narrow to be cut into views.")
+            check_shape(frames.shape[-2], frames.shape[-1], str(source))
             return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
 
         def read() -> tuple[bool, np.ndarray, Tensor]:
@@ -133,6 +131,16 @@ class VideoDataset(Dataset[dict[str, Any]]):
         for place, (rows, crop) in zip(video, made_of, strict=True):  # torch.stack would hold them all twice
             place.copy_(crop[rows])
         return [video], repeated, [False]
+
+
+def check_shape(height: int, width: int, name: str) -> None:
+    """Refuse frames that are too narrow to be resized and cropped.
+
+    Raises:
+        DataError: one side is more than ``LONGEST`` times the other.
+    """
+    if max(height, width) > LONGEST * min(height, width):
+        raise DataError(f"{name} has frames of {width} x {height} pixels, too narrow to be cut into views.")
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

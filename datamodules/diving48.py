@@ -6,7 +6,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import find_annotations, read_json
+from datamodules.annotations import find_annotations, read_json, shorten
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.tree import present
@@ -49,13 +49,15 @@ class Diving48(VideoDataModule):
         where = f"{self.tree.root}/{file}"
         entries = read_json(self.tree, file, list)
         for place, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not entry.get("vid_name"):
+            if not isinstance(entry, dict) or not entry.get("vid_name") or not isinstance(entry["vid_name"], str):
                 raise DataError(f"{where}: entry {place} has no vid_name.")
-            if entry.get("label") not in range(len(self.class_names)):
+            label = entry.get("label")
+            if type(label) is not int or not 0 <= label < CLASSES:
                 raise DataError(
-                    f"{where}: video {entry['vid_name']} has the label {entry.get('label')!r}; labels are 0 to "
+                    f"{where}: video {entry['vid_name'][:80]} has the label {shorten(label)}; labels are 0 to "
                     f"{CLASSES - 1}."
                 )
         names = [self.tree.stems.get(entry["vid_name"]) for entry in entries]
         there = present(names, self.max_missing, where, self.tree.root)
-        return self.tree.records([names[i] for i in there], [entries[i]["label"] for i in there], listed=len(entries))
+        labels = [entries[i]["label"] for i in there]
+        return self.tree.records([names[i] for i in there], labels, listed=len(entries), source=where)

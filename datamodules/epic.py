@@ -19,6 +19,7 @@ FOLDERS = ("", "annotations", "epic-kitchens-100-annotations")
 FRAMES = ("rgb_frames/{0}/{1}", "{0}/rgb_frames/{1}", "frames/{0}/{1}", "{0}/{1}", "{1}")
 TIMES, NUMBERS = ("start_timestamp", "stop_timestamp"), ("start_frame", "stop_frame")
 CLASSES = ("verb_class", "noun_class")
+LONGEST = 10**9  # seconds or frames
 
 
 class EpicKitchens100(VideoDataModule):
@@ -88,8 +89,10 @@ class EpicKitchens100(VideoDataModule):
             try:
                 label = [int(row[column]) for column in CLASSES]
                 start, stop = (int(row[b]) if self.frames else seconds(row[b]) for b in bounds)
+                if not all(0 <= bound < LONGEST for bound in (start, stop)):
+                    raise ValueError(f"{start} to {stop} is no segment of a video")
             except ValueError as error:
-                raise DataError(f"{self._home.root}/{file}, line {line}: {error}.") from error
+                raise DataError(f"{self._home.root}/{file}, line {line}: {str(error)[:200]}.") from error
             if not all(0 <= number < count for number, count in zip(label, HEADS.values(), strict=True)):
                 raise DataError(f"{self._home.root}/{file}, line {line}: there is no verb or no noun of {label}.")
             videos.append(row["video_id"])
@@ -99,8 +102,9 @@ class EpicKitchens100(VideoDataModule):
         places = {video: self._where(video) for video in dict.fromkeys(videos)}
         names = [places[video] for video in videos]
         there = present(names, self.max_missing, f"{self._home.root}/{file}", str(self.root))
-        kept = {"ids": [ids[i] for i in there], "spans": [spans[i] for i in there], "listed": len(names)}
-        return self.tree.records([names[i] for i in there], [labels[i] for i in there], open_end=True, **kept)
+        kept: dict[str, Any] = {"ids": [ids[i] for i in there], "spans": [spans[i] for i in there], "open_end": True}
+        kept |= {"listed": len(names), "source": f"{self._home.root}/{file}"}
+        return self.tree.records([names[i] for i in there], [labels[i] for i in there], **kept)
 
 
 def seconds(timestamp: str) -> float:

@@ -8,14 +8,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from datamodules.base import VideoDataModule
 from datamodules.records import Source, VideoRecords
-from datamodules.tree import open_tree
+from datamodules.tree import OTHER_EXTENSIONS, VIDEO_EXTENSIONS, open_tree
+from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+
+ACCEPTED = (
+    "Give videos, animated GIFs, folders of these, or shards; for folders of frames, a list of them: "
+    "--data MMActionList --data.kind frames --data.test LIST."
+)
+IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # names in Pillow
 
 
 class VideoFiles(VideoDataModule):
     """Video files, and all videos below folders or in shards; each once, however it is named.
+
+    In folders, files without the ending of a video are left out; a file that is given by name must be a video.
+    Animated GIFs are videos, still images are not.
 
     Names are the paths; of videos in shards those in there, with the shards' folder before those that are not unique.
 
@@ -31,9 +43,10 @@ class VideoFiles(VideoDataModule):
             if "://" in path or Path(path).is_dir():
                 tree = open_tree(path)
                 if not tree.names:
-                    raise DataError(f"There are no videos below {path}; folders of frames are read by a data set.")
+                    raise DataError(f"There are no videos below {path}. {ACCEPTED}")
                 self.found.append((tree.root, tree.records(tree.names)))
             elif Path(path).exists():
+                check_video(path)
                 self.found.append((path, VideoRecords.of([path])))
             else:
                 raise DataError(f"There is no video or folder {path}.")
@@ -61,3 +74,33 @@ class VideoFiles(VideoDataModule):
         videos = [video for _, video in found.values()]
         places = [video.place for video in videos if video.place is not None]
         return VideoRecords.of([video.path for video in videos], ids=ids, places=places or None)
+
+
+def check_video(path: str) -> None:
+    """Check a file that has no ending of a video, or one that still images have as well.
+
+    Files with the ending of a video are only checked when they are decoded.
+
+    Raises:
+        DataError: it is not a video, or cannot be decoded.
+    """
+    ending = Path(path).suffix.lower()
+    if not Path(path).is_file() or (ending in VIDEO_EXTENSIONS and ending != ".gif"):
+        return
+    try:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            kind, animated = image.format, getattr(image, "is_animated", False)
+    except Image.DecompressionBombError:
+        kind, animated = "large image", False
+    except OSError:  # not an image
+        kind, animated = None, False
+    if kind == "WEBP" and animated:
+        raise DataError(f"{path} is an animated WebP, which cannot be decoded. Convert it to MP4 or GIF.")
+    if kind is not None and not (animated and kind in ("GIF", "PNG")):
+        raise DataError(f"{path} is a still image. {ACCEPTED}")
+    if kind is None and ending in OTHER_EXTENSIONS:
+        raise DataError(f"{path} is not a video. {ACCEPTED}")
+    try:
+        open_video(path).close()
+    except DataError as error:
+        raise DataError(f"{error} {ACCEPTED}") from error

@@ -22,7 +22,8 @@ class VideoFolder(VideoDataModule):
     """Videos in ``root/train/<class>/``, ``root/val/<class>/``, ``root/test/<class>/``; or in ``root/<class>/``.
 
     Split folders may have the usual other names, in whatever case: ``training``; ``validation``, ``valid``,
-    ``validate``; ``testing``. Without them the videos are split at random, per class, the same way for the same seed.
+    ``validate``; ``testing``. Without them the videos are split at random with the same shares of each class
+    (``splits.py``), the same way for the same seed.
     With training videos but none to validate, those are split off the training ones; with none to test, testing uses
     the validation videos. Classes are those of the training videos, or of the first split there is. Videos that are in
     no class folder, or beside the split folders, are not read, and a warning counts them.
@@ -76,15 +77,23 @@ class VideoFolder(VideoDataModule):
         return homes
 
     def _warn_unread(self, homes: list[str]) -> None:
-        """Count the videos that are in no class folder, by the folder in ``root`` that they are in."""
-        places = Counter(
-            video.split("/")[0] if "/" in video else "."
+        """Count the videos that are in no class folder, by the folder that they are in."""
+        folders = Counter(
+            os.path.join(self.root, video.split("/")[0]) if "/" in video else self.root
             for video in self.tree.names
             if not any(video.startswith(home) and "/" in video[len(home) :] for home in homes)
         )
-        if places:
-            where = ", ".join(f"{count} in {place}" for place, count in sorted(places.items()))
-            log.warning("%s: videos in no class folder of a split are not read: %s", self.root, where)
+        if folders:
+            counts = ", ".join(f"{count} in {folder}" for folder, count in sorted(folders.items()))
+            log.warning("videos in no class folder of a split are not read: %s", counts)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """All of an automatic split; else those with a folder, and what is split off the training videos."""
+        homes = self._homes
+        if not homes:
+            return ("train", "val", "test")
+        return tuple(part for part in SPLITS if part in homes or (part == "val" and "train" in homes))
 
     @functools.cached_property
     def class_names(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.annotations import find_annotations
+from datamodules.annotations import find_annotations, shorten
 from datamodules.base import VideoDataModule, log
 from datamodules.records import VideoRecords
 from datamodules.tree import open_tree, present
@@ -57,16 +57,21 @@ class HMDB51(VideoDataModule):
         rows: list[tuple[str, int]] = []
         for label, name in enumerate(CLASSES):
             file = find_annotations(home, [f"{name}_test_split{self.split}.txt"], FOLDERS)
-            before = len(rows)
+            videos: dict[str, int] = {}
             for number, line in enumerate(home.read(file).splitlines(), start=1):
                 video, _, use = line.strip().rpartition(" ")
                 if line.strip() and (not video or use not in USES):
-                    raise DataError(f"{home.root}/{file}, line {number}: {line!r} is not a video with 0, 1 or 2.")
+                    raise DataError(
+                        f"{home.root}/{file}, line {number}: {shorten(line)} is not a video with 0, 1 or 2."
+                    )
                 if USES.get(use) == part:
-                    rows.append((PurePosixPath(video.strip()).stem, label))
-            if len(rows) - before != LISTED[part]:
-                found = len(rows) - before
-                log.warning("%s lists %d %s videos, the official one %d", file, found, part, LISTED[part])
+                    stem = PurePosixPath(video.strip()).stem
+                    if stem in videos:
+                        raise DataError(f"{home.root}/{file}, line {number}: {stem[:80]} is listed more than once.")
+                    videos[stem] = label
+            if len(videos) != LISTED[part]:
+                log.warning("%s lists %d %s videos, the official one %d", file, len(videos), part, LISTED[part])
+            rows += videos.items()
         return rows
 
     def split_records(self, split: str) -> VideoRecords:
@@ -74,5 +79,8 @@ class HMDB51(VideoDataModule):
         rows = self._listed("train" if split == "train" else "test")
         placed = {PurePosixPath(name).with_suffix("").parts[-2:]: name for name in self.tree.names}
         names = [placed.get((CLASSES[label], stem), self.tree.stems.get(stem)) for stem, label in rows]
-        there = present(names, self.max_missing, f"HMDB51 split {self.split}", str(self.root))
-        return self.tree.records([names[i] for i in there], [rows[i][1] for i in there], listed=len(rows))
+        home = self.tree if self.annotations is None else open_tree(self.annotations)
+        source = f"HMDB51 split {self.split} (<class>_test_split{self.split}.txt in {home.root})"
+        there = present(names, self.max_missing, source, str(self.root))
+        labels = [rows[i][1] for i in there]
+        return self.tree.records([names[i] for i in there], labels, listed=len(rows), source=source)

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import find_annotations, read_table
+from datamodules.annotations import find_annotations, read_table, shorten
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.tree import Tree, open_tree, present
@@ -77,14 +77,19 @@ class Kinetics(VideoDataModule):
         return self.tree if self.annotations is None else open_tree(self.annotations)
 
     @functools.cached_property
+    def _class_file(self) -> str:
+        """The CSV file whose classes are those of 600 and 700."""
+        try:
+            return self._file(self.version, "val")
+        except DataError:
+            return self._file(self.version, "train")
+
+    @functools.cached_property
     def class_names(self) -> list[str]:
         """Of 400 in torchvision's order and of 710 in its label map's; of 600 and 700 those of a CSV file, sorted."""
         if self.version in ("400", "710"):
             return list(read_labels(f"kinetics{self.version}"))
-        try:
-            file = self._file(self.version, "val")
-        except DataError:
-            file = self._file(self.version, "train")
+        file = self._class_file
         names = sorted({row["label"] for _, row in read_table(self._home, file, COLUMNS)})
         if len(names) != CLASSES[self.version]:
             raise DataError(
@@ -117,10 +122,13 @@ class Kinetics(VideoDataModule):
                 at, key = f"{self._home.root}/{file}, line {line}", row["youtube_id"]
                 label = numbers.get(plain(row["label"]))
                 if label is None:
-                    raise DataError(f"{at}: {row['label']!r} is no class of Kinetics-{self.version}. Check version.")
+                    own = self.version in ("400", "710")
+                    origin = "" if own else f", whose classes are those of {self._home.root}/{self._class_file}"
+                    what = f"{shorten(row['label'])} is no class of Kinetics-{self.version}{origin}"
+                    raise DataError(f"{at}: {what}. Check version.")
                 try:
                     start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-                except ValueError:
+                except (ValueError, OverflowError):  # of "inf"
                     raise DataError(f"{at}: time_start or time_end is no number of seconds.") from None
                 names = (f"{key}_{start:06d}_{end:06d}", f"{key}_{start}_{end}", key)
                 videos.append((key, label, next((stems[name] for name in names if name in stems), None)))
@@ -139,8 +147,12 @@ class Kinetics(VideoDataModule):
                     once[key] = video
             videos = list(once.values())
         names = [name for _, _, name in videos]
-        there = present(names, self.max_missing, f"Kinetics-{self.version} {split}", self.tree.root)
-        return self.tree.records([names[i] for i in there], [videos[i][1] for i in there], listed=len(videos))
+        source = f"Kinetics-{self.version} {split}"
+        if self.version not in PARTS:
+            source += f" ({self._home.root}/{self._file(self.version, split)})"
+        there = present(names, self.max_missing, source, self.tree.root)
+        labels = [videos[i][1] for i in there]
+        return self.tree.records([names[i] for i in there], labels, listed=len(videos), source=source)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotations import read_classes, read_table
+from datamodules.annotations import read_classes, read_table, shorten, sorted_labels
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.splits import split_stratified
@@ -68,6 +68,12 @@ class VideoList(VideoDataModule):
         """``root``, or the folders of the lists."""
         return [self.root] if self.root is not None else [str(file.parent) for file in self.files.values()]
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those with a list, and validation videos split off the training ones."""
+        files = self.files
+        return tuple(part for part in ("train", "val", "test") if part in files or (part == "val" and "train" in files))
+
     @functools.cached_property
     def class_names(self) -> list[str]:
         """``classes``, or the labels of the training list (or of the only list), sorted; numbers sort as numbers."""
@@ -79,7 +85,7 @@ class VideoList(VideoDataModule):
         names = {label for _, label in self._rows(file)}
         if len(names) < 2:
             raise DataError(f"{file} has {len(names)} class{'es' * (len(names) != 1)}; at least 2 are needed.")
-        return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+        return sorted_labels(names)
 
     def _rows(self, file: Path) -> list[tuple[str, str]]:
         if not file.is_file():
@@ -97,7 +103,9 @@ class VideoList(VideoDataModule):
             labels = {str(number): number for number in labels.values()}
         unknown = sorted({label for _, label in rows if label not in labels})
         if unknown:
-            raise DataError(f"{file} has the label {unknown[0]!r}, which is not one of the classes.")
+            origin = "" if self.classes is None else f" of {self.classes}"
+            label = shorten(unknown[0])
+            raise DataError(f"{file} has the label {label}, which is not one of the classes{origin}.")
         return self._records(file, [path for path, _ in rows], [labels[label] for _, label in rows])
 
     def _find(self, tree: Tree, path: str, file: Path) -> str | None:
@@ -111,12 +119,15 @@ class VideoList(VideoDataModule):
         tree = open_tree(home) if self.root is None else self.tree
         names = [self._find(tree, path, file) for path in paths]
         absent = [path for path, name in zip(paths, names, strict=True) if name is None]
-        there = present(names, self.max_missing, str(file), f"{home}, such as {absent[0]}" if absent else str(home))
+        there = present(
+            names, self.max_missing, str(file), f"{home}, such as {absent[0][:200]}" if absent else str(home)
+        )
         return tree.records(
             [str(names[i]) for i in there],
             np.asarray(labels)[there],
             spans=None if spans is None else [spans[i] for i in there],
             listed=len(paths),
+            source=str(file),
         )
 
     def split_records(self, split: str) -> VideoRecords:

@@ -31,6 +31,24 @@ def derived_number(seed: int, text: str) -> float:
     return int.from_bytes(digest, "big") / 2**64
 
 
+def check_same_everywhere(split: str, count: int, list_id: int) -> None:
+    """Refuse processes that have different videos: each would do its share of another list.
+
+    Raises:
+        DataError: the number of videos or the list differs between processes.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    lists: list[tuple[int, int]] = [(count, list_id)] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(lists, (count, list_id))
+    other = next((rank for rank, one in enumerate(lists) if one != lists[0]), None)
+    if other is not None:
+        raise DataError(
+            f"process 0 has {lists[0][0]} {split} videos and process {other} has {lists[other][0]}, or others: all "
+            "must see the same. Copy the data whole to every machine, or exclude what one of them lacks."
+        )
+
+
 class BatchSampler:
     """Batches of ``Draw`` for one of several processes.
 

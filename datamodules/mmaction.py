@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from datamodules.annotations import shorten
 from datamodules.list import VideoList
 from datamodules.records import VideoRecords
 from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree
 from zoo.errors import ConfigError, DataError
 
 KINDS = {"video": "path label", "frames": "folder total_frames label"}
+MOST_CLASSES = 1_000_000  # of a list that does not name them: one label makes all lower ones classes
 NUMBERS = re.compile(r"(\s+\d+)+$")
 
 
@@ -55,7 +57,9 @@ class MMActionList(VideoList):
         self.kind, self.frame_rate = kind, frame_rate
 
     def _classes_in(self, file: Path) -> list[str]:
-        highest = max(label for _, label, _ in self._lines(file))
+        path, highest = max(((path, label) for path, label, _ in self._lines(file)), key=lambda line: line[1])
+        if highest >= MOST_CLASSES:
+            raise DataError(f"{file} gives {path[:80]} the label {highest}; labels must be below {MOST_CLASSES}.")
         if not highest:
             raise DataError(f"{file} has 1 class; at least 2 are needed.")
         return [str(number) for number in range(highest + 1)]
@@ -66,8 +70,10 @@ class MMActionList(VideoList):
         lines = []
         for number, line in enumerate(open_tree(file.parent).read(file.name).splitlines(), start=1):
             path, *numbers = line.strip().rsplit(maxsplit=columns) or [""]
-            if path and (len(numbers) < columns or not all(n.isdecimal() for n in numbers)):
-                raise DataError(f"{file}, line {number}: {line!r} is not {KINDS[self.kind]!r}, the latter in numbers.")
+            if path and (len(numbers) < columns or not all(n.isdecimal() and len(n) < 10 for n in numbers)):
+                raise DataError(
+                    f"{file}, line {number}: {shorten(line)} is not {KINDS[self.kind]!r}, the latter in numbers."
+                )
             if path:
                 lines.append((path, int(numbers[-1]), int(numbers[0]) if columns == 2 else 0))
         if not lines:
@@ -94,6 +100,6 @@ class MMActionList(VideoList):
         classes = len(self.class_names)
         for path, label, _ in lines:
             if label >= classes:
-                raise DataError(f"{file} gives {path} the label {label}; there are {classes} classes, from 0.")
+                raise DataError(f"{file} gives {path[:80]} the label {label}; there are {classes} classes, from 0.")
         spans = [(0, total) for _, _, total in lines] if self.kind == "frames" else None
         return self._records(file, [path for path, _, _ in lines], [label for _, label, _ in lines], spans)

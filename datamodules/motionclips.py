@@ -93,7 +93,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 12) -> None:
     # ipratio: x264 otherwise gives I frames a finer quantiser than the one asked for.
     x264 = "keyint=1:bframes=0:scenecut=0:ipratio=1:aq-mode=0:mbtree=0"
     options = {"qp": "18", "preset": "fast", "x264-params": x264}
-    with atomic_path(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+    with atomic_path(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = 1  # frames this small only lose by threads

@@ -96,8 +96,9 @@ class VideoRecords:
         places: Sequence[tuple[int, int]] | None = None,
         listed: int | None = None,
         open_end: bool = False,
+        source: str = "a split",
     ) -> VideoRecords:
-        """From lists of equal length.
+        """From lists of equal length. ``source`` is the file that lists the videos, for messages.
 
         Raises:
             DataError: two videos of the same name.
@@ -106,7 +107,7 @@ class VideoRecords:
         named = list(map(str, paths if ids is None else ids))
         if len(set(named)) < len(named):
             twice = min(name for name, count in Counter(named).items() if count > 1)
-            raise DataError(f"{twice} is listed more than once in a split; remove all but one.")
+            raise DataError(f"{twice[:200]} is listed more than once in {source}; remove all but one.")
         names = Names(named)
         return cls(
             names if ids is None else Names(map(str, paths)),

@@ -209,6 +209,8 @@ def expand(given: Sequence[str]) -> list[str]:
             if not inside:
                 raise DataError(f"There are no shards (*.tar) in {place}.")
             shards += inside
+        elif "://" not in place and Path(place).is_file():  # braces may be part of a name
+            shards.append(str(Path(place).resolve()))
         else:
             shards += [name if "://" in name else str(Path(name).resolve()) for name in _braces(place)]
     return shards

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from datamodules.annotations import read_classes
+from datamodules.annotations import read_classes, shorten, sorted_labels
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.shards import ShardTree
@@ -43,6 +43,11 @@ class ShardList(VideoDataModule):
         self.root = next(iter(self.roots.values()))
         self.classes = classes
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Those with shards."""
+        return tuple(self.roots)
+
     @functools.cache  # noqa: B019, one data module a run
     def shards(self, split: str) -> ShardTree:
         """The shards of a split that was given."""
@@ -64,7 +69,7 @@ class ShardList(VideoDataModule):
         names = set(self._labels(next(iter(self.roots))))
         if len(names) < 2:
             raise DataError(f"The shards of {self.root} have {len(names)} class; at least 2 are needed.")
-        return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+        return sorted_labels(names)
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
@@ -79,6 +84,8 @@ class ShardList(VideoDataModule):
             numbers = {str(number): number for number in range(len(names))}
         unknown = sorted(set(labels) - set(numbers))
         if unknown:
-            raise DataError(f"The shards of {self.roots[split]} have the label {unknown[0]!r}, which is no class.")
+            raise DataError(
+                f"The shards of {self.roots[split]} have the label {shorten(unknown[0])}, which is no class."
+            )
         tree = self.shards(split)
         return tree.records(tree.names, [numbers[label] for label in labels])

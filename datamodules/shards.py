@@ -63,6 +63,11 @@ class Manifest:
         columns = (self.path, self.shard, self.offset, self.size, self.label)
         if len({len(column) for column in columns}) != 1 or not set(self.shard) <= set(range(len(self.shards))):
             raise ValueError("its columns do not fit together")
+        "\n".join((*self.shards, *self.path, *self.label)).encode("utf-8", "surrogateescape")  # TypeError, ValueError
+        if not all(type(number) is int and 0 <= number < 2**62 for number in (*self.shard, *self.offset, *self.size)):
+            raise ValueError("a shard, offset or size is not a whole number")
+        if len(set(self.path)) < len(self.path):
+            raise ValueError("a path is there twice")
 
     def write(self, folder: Path) -> Path:
         """Write it into a folder, whole or not at all.
@@ -87,10 +92,12 @@ class Manifest:
             if content.pop("version") != 1:
                 raise ValueError("it is of another version")
             return cls(**content)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
-            raise DataError(f"{where} does not say what is in the shards ({error}); make it again.") from error
+            raise DataError(
+                f"{where} does not say what is in the shards ({str(error)[:200]}); make it again."
+            ) from error
 
 
 class ShardTree(Tree):

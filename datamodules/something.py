@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from datamodules.annotations import find_annotations, read_json, read_table
+from datamodules.annotations import find_annotations, read_json, read_rows, read_table, shorten
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.tree import present
@@ -55,24 +53,20 @@ class TwentyBN(VideoDataModule):
         return find_annotations(self.tree, [f"{self.release}-{part}.{end}", f"{part}.{end}", f"{part.title()}.{end}"])
 
     def _compare(self, file: str, names: list[str]) -> None:
-        listed = {row[0].strip() for _, row in self._lines(file)}
+        listed = {row[0].strip() for _, row in read_rows(self.tree, file, delimiter=";")}
         if listed != set(names):
             odd = min(listed.symmetric_difference(names))
             raise DataError(
                 f"{self.tree.root}/{file} is not the list of the {len(names)} classes of {self.labels}: "
-                f"{odd!r} is only in {'it' if odd in listed else 'the latter'}."
+                f"{shorten(odd)} is only in {'it' if odd in listed else 'the latter'}."
             )
-
-    def _lines(self, file: str) -> list[tuple[int, list[str]]]:
-        reader = csv.reader(io.StringIO(self.tree.read(file), newline=""), delimiter=";")
-        return [(reader.line_num, row) for row in reader if row]
 
     def _rows(self, split: str) -> list[tuple[str, str]]:
         """Number and class of each video."""
         file = self._find(split)
         if self.tree.read(file).startswith("video_id,"):  # a widely used mirror of Jester names its columns
             return [(row["video_id"], row["label"]) for _, row in read_table(self.tree, file, ("video_id", "label"))]
-        lines = self._lines(file)
+        lines = list(read_rows(self.tree, file, delimiter=";"))
         for line, row in lines:
             if len(row) != 2:
                 raise DataError(
@@ -101,16 +95,17 @@ class TwentyBN(VideoDataModule):
         """The training or validation videos; "test" and "predict" are the latter."""
         split = "train" if split == "train" else "validation"
         numbers = {name: number for number, name in enumerate(self.class_names)}
-        rows = self._rows(split)
+        rows, source = self._rows(split), f"{self.tree.root}/{self._find(split)}"
         for video, label in rows:
             if label not in numbers:
                 raise DataError(
-                    f"{self.release}-{split} below {self.tree.root}: video {video} has the label {label!r}, which is "
-                    f"none of the {len(numbers)} classes of {self.labels}."
+                    f"{source}: video {video[:80]} has the label {shorten(label)}, which is none of the {len(numbers)} "
+                    f"classes of {self.labels}."
                 )
         places = self._places([video for video, _ in rows])
-        there = present(places, self.max_missing, f"{self.release}-{split}", self.tree.root)
-        return self.tree.records([places[i] for i in there], [numbers[rows[i][1]] for i in there], listed=len(rows))
+        there = present(places, self.max_missing, source, self.tree.root)
+        labels = [numbers[rows[i][1]] for i in there]
+        return self.tree.records([places[i] for i in there], labels, listed=len(rows), source=source)
 
 
 class SomethingV1(TwentyBN):
@@ -143,19 +138,21 @@ class SomethingV2(TwentyBN):
         wanted = {name: str(number) for number, name in enumerate(names)}
         odd = sorted(name for name in listed.keys() | wanted if str(listed.get(name)) != wanted.get(name))
         if odd:
+            number = shorten(listed[odd[0]]) if odd[0] in listed else "none"
             raise DataError(
-                f"{self.tree.root}/{file} gives {odd[0]!r} the number {listed.get(odd[0], 'none')}, the label set "
-                f"{self.labels} {wanted.get(odd[0], 'none')}. It must be the official file; for a part of the classes, "
-                "or others, use VideoList."
+                f"{self.tree.root}/{file} gives {shorten(odd[0])} the number {number}, the label set {self.labels} "
+                f"{wanted.get(odd[0], 'none')}. It must be the official file; for a part of the classes, or others, "
+                "use VideoList."
             )
 
     def _rows(self, split: str) -> list[tuple[str, str]]:
         file = self._find(split)
         rows = []
         for place, entry in enumerate(read_json(self.tree, file, list)):
-            if not isinstance(entry, dict) or not entry.get("id") or not entry.get("template"):
+            video, template = (entry.get("id"), entry.get("template")) if isinstance(entry, dict) else (None, None)
+            if not video or not isinstance(video, (str, int)) or not template or not isinstance(template, str):
                 raise DataError(f"{self.tree.root}/{file}: entry {place} has no id or no template.")
-            rows.append((str(entry["id"]), re.sub(r"[\[\]]", "", entry["template"])))
+            rows.append((str(video), re.sub(r"[\[\]]", "", template)))
         return rows
 
     def _places(self, numbers: Sequence[str]) -> list[str | None]:

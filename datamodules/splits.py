@@ -1,4 +1,4 @@
-"""Which videos are for training, which for validation, and which for testing, where nobody says."""
+"""Automatic splits: stratified by class, exact in their counts, and stable when videos are added or removed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from datamodules.annotations import shorten
 from datamodules.loading import derived_number
 from zoo.errors import DataError
 
@@ -19,32 +20,48 @@ def split_stratified(
     names: Sequence[str],
     where: str,
 ) -> dict[str, np.ndarray]:
-    """Split indices: each video goes where a number drawn from the seed and its path without ending says.
+    """Split the indices of videos into parts with the same share of every class.
 
-    So it stays there whatever other videos come or go, and when it is encoded anew or put into a shard; shares are as
-    asked for on average. Where a class would have no video in a split, its largest split gives one: only in a class so
-    small that this happens can others that come or go move a video, one for each split that lacks its own.
+    The videos of a class are ranked by a number drawn from the seed and the path without its ending, and the ranking is
+    cut at the rounded cumulative fractions. Each part of a class therefore has its exact share to within one video,
+    except that no part is empty. When a video is added to a class or removed from it, each cut moves by at most one
+    position of the ranking, so at most one other video crosses each cut: one video for two parts, two for three parts.
+    Other classes do not change. A file that is re-encoded or packed into a shard keeps its part.
 
     Args:
         paths: of the videos, relative to their root.
-        fractions: of each split; the first takes what the others leave.
+        fractions: of each part; the first part takes what the others leave.
 
     Raises:
-        DataError: a class with fewer videos than splits.
+        DataError: a class has fewer videos than there are parts.
     """
     first, *others = fractions
-    splits = [*others, first]
-    drawn = np.array([derived_number(seed, os.path.splitext(path)[0]) for path in paths])
-    part = np.searchsorted(np.cumsum([fractions[split] for split in others]), drawn, side="right")
+    drawn = [derived_number(seed, os.path.splitext(path)[0]) for path in paths]
+    parts: dict[str, list[np.ndarray]] = {part: [] for part in fractions}
     for label, name in enumerate(names):
-        members = np.flatnonzero(labels == label)
-        if len(members) < len(splits):
+        members = np.flatnonzero(labels == label).tolist()
+        if len(members) < len(fractions):
+            what = f"class {shorten(name)} of {where} has {len(members)} video{'s' * (len(members) != 1)}"
             raise DataError(
-                f"class {name!r} of {where} has {len(members)} video{'s' * (len(members) != 1)}, too few to split into "
-                f"{', '.join(fractions)}: add videos, remove the class, or give folders or lists for the splits."
+                f"{what}, too few to split into {', '.join(fractions)}: add videos, remove the class, or give folders "
+                "or lists for the splits."
             )
-        for number in range(len(splits)):
-            if number not in part[members]:
-                givers = members[part[members] == np.bincount(part[members]).argmax()]
-                part[givers[drawn[givers].argmin()]] = number
-    return {split: np.flatnonzero(part == splits.index(split)) for split in fractions}
+        ranked = np.array(sorted(members, key=lambda video: (drawn[video], paths[video])))
+        cuts = _cuts(len(members), [fractions[part] for part in others])
+        for part, videos in zip((*others, first), np.split(ranked, cuts), strict=True):
+            parts[part].append(videos)
+    return {part: np.sort(np.concatenate(videos)) for part, videos in parts.items()}
+
+
+def _cuts(count: int, shares: Sequence[float]) -> list[int]:
+    """Positions at which a ranking of ``count`` videos is cut, with at least one video on both sides of each cut.
+
+    From ``count`` to ``count + 1`` each position grows by 0 or 1, as do the rounded multiple of the share and both
+    bounds.
+    """
+    cuts: list[int] = []
+    for number, share in enumerate(np.cumsum(shares)):
+        lowest = cuts[-1] + 1 if cuts else 1
+        highest = count - (len(shares) - number)
+        cuts.append(min(max(int(count * share + 0.5), lowest), highest))
+    return cuts

@@ -17,11 +17,13 @@ import numpy as np
 
 from datamodules.records import VideoRecords
 from zoo.errors import DataError
+from zoo.text import printable
 
 log = logging.getLogger("datamodules")
 VIDEO_EXTENSIONS = (
     ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
-    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt",
+    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
+    ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
 )  # fmt: skip
 # annotations, label lists, licences and pictures: nobody takes them for videos
 OTHER_EXTENSIONS = (
@@ -84,18 +86,18 @@ class Tree:
 
     def has_folder(self, name: str) -> bool:
         """Whether there is such a sub-folder."""
-        return Path(self.root, name).is_dir()
+        return os.path.isdir(os.path.join(self.root, name))
 
     def find(self, name: str) -> str | None:
         """The relative path of a video that is named with or without its ending, or has been given another one."""
-        if Path(self.root, name).is_file():
+        if self.exists(name):
             return name
         stem = name[: -len(PurePosixPath(name).suffix)] if name.lower().endswith(VIDEO_EXTENSIONS) else name
-        return next((stem + end for end in VIDEO_EXTENSIONS if Path(self.root, stem + end).is_file()), None)
+        return next((stem + end for end in VIDEO_EXTENSIONS if self.exists(stem + end)), None)
 
     def exists(self, name: str) -> bool:
         """Whether there is such a file, of whatever kind."""
-        return Path(self.root, name).is_file()
+        return os.path.isfile(os.path.join(self.root, name))  # False for a name that cannot be one, unlike pathlib
 
     def read(self, name: str) -> str:
         """The text of an annotation file.
@@ -124,9 +126,11 @@ def warn_unread(where: str, names: Iterable[str]) -> None:
     counts = Counter(ending or "without an ending" for ending in endings if ending not in OTHER_EXTENSIONS)
     if counts:
         most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
-        what = ", ".join(f"{count} {ending}" for ending, count in most)
+        what = printable(", ".join(f"{count} {ending}" for ending, count in most))
         more = f" and {len(counts) - 5} more endings" if len(counts) > 5 else ""
-        log.warning("%s: %d files are not read as videos: %s%s", where, counts.total(), what, more)
+        log.warning(
+            "%s: %d files are not read as videos: %s%s", printable(where), counts.total(), printable(what), more
+        )
 
 
 def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:

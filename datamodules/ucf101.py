@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotations import find_annotations
+from datamodules.annotations import find_annotations, shorten
 from datamodules.base import VideoDataModule, log
 from datamodules.records import VideoRecords
 from datamodules.tree import open_tree, present
@@ -59,6 +59,11 @@ class UCF101(VideoDataModule):
         self.root, self.annotations, self.split = root, annotations, split
         self.val_fraction, self.split_seed = val_fraction, split_seed
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Without ``val_fraction``, the validation videos are the test videos."""
+        return ("train", "val", "test") if self.val_fraction else ("train", "val")
+
     def _lines(self, name: str) -> tuple[str, list[list[str]]]:
         """What messages call a list, and its lines that are not empty, in words."""
         home = self.tree if self.annotations is None else open_tree(self.annotations)
@@ -85,7 +90,7 @@ class UCF101(VideoDataModule):
         numbers = {name: number for number, name in enumerate(self.class_names)}
         for line, path in enumerate(paths, start=1):
             if path.parent.name not in numbers:
-                raise DataError(f"{where}, line {line}: {path.parent.name!r} is no class of classInd.txt.")
+                raise DataError(f"{where}, line {line}: {shorten(path.parent.name)} is no class of classInd.txt.")
         official = LISTED[self.split][part == "test"]
         if len(paths) != official:
             log.warning("%s lists %d videos, the official one %d", where, len(paths), official)
@@ -95,7 +100,7 @@ class UCF101(VideoDataModule):
         """Which videos of the training list are in the groups kept for validation."""
         found = [GROUP.search(stem) for stem in stems]
         if None in found:
-            raise DataError(f"{where}: {stems[found.index(None)]} does not name its group, as in v_YoYo_g08_c01.")
+            raise DataError(f"{where}: {stems[found.index(None)][:80]} does not name its group, as in v_YoYo_g08_c01.")
         groups = np.array([int(match[1]) for match in found if match])
         known = np.unique(groups)
         if len(known) < 2:
@@ -113,4 +118,4 @@ class UCF101(VideoDataModule):
             stems, labels = [stems[i] for i in mine], labels[mine]
         names = [self.tree.stems.get(stem) for stem in stems]
         there = present(names, self.max_missing, where, str(self.root))
-        return self.tree.records([names[i] for i in there], labels[there], listed=len(names))
+        return self.tree.records([names[i] for i in there], labels[there], listed=len(names), source=where)

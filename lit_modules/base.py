@@ -23,9 +23,11 @@ from lit_modules.heads import heads_loss, heads_scores
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_network,
+    check_class_count,
     check_classes,
+    declares_untrained,
     frames_of,
-    head_initialised,
+    is_untrained,
     match_classes,
     refuse_untrained,
     set_dropout,
@@ -94,6 +96,7 @@ class VideoClassifier(L.LightningModule):
     """
 
     group_rules: ClassVar[Rules] = {}  # of recipes that treat parameters by name, see lit_modules.optim
+    allow_untrained = False  # validate, test and predict with untrained parts rather than raise a ConfigError
 
     def __init__(
         self,
@@ -142,8 +145,7 @@ class VideoClassifier(L.LightningModule):
             raise ConfigError(f"optimizer is {optimizer!r}; choose from {', '.join(OPTIMIZERS)}.")
         if schedule not in SCHEDULES:
             raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
-        if class_names is not None and num_classes not in (None, len(class_names)):
-            raise ConfigError(f"num_classes is {num_classes}, but {len(class_names)} class_names were given.")
+        check_class_count(num_classes, class_names)
         self.save_hyperparameters()
         check_recipe_options(self.hparams)
         by_name = class_names is not None and pretrained and name not in ARCHITECTURES  # with the classifier it has
@@ -163,7 +165,7 @@ class VideoClassifier(L.LightningModule):
             take_protocol(self.network, protocol, image_size)
         if heads is not None:
             set_heads(self.network, heads)
-        self.untrained_head = head_initialised(self.network)
+        self.untrained = is_untrained(self.network)
         set_dropout(self.network, dropout, drop_path)
         self.network.set_grad_checkpointing(grad_checkpointing)
         classes = self.network.config["options"]["num_classes"]
@@ -204,6 +206,7 @@ class VideoClassifier(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage != "fit":
+            self.untrained = self.untrained and is_untrained(self.network)  # processes that "ddp_spawn" starts train it
             return
         if self.hparams["ema_decay"] and is_sharded(self.trainer):
             raise ConfigError("ema_decay needs whole weights, which FSDP shards: set it to null, or train with DDP.")
@@ -219,7 +222,7 @@ class VideoClassifier(L.LightningModule):
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 
     def on_train_start(self) -> None:
-        self.untrained_head = False
+        self.untrained = False
         self._set_trained()  # a run resumed in mid-epoch begins no epoch
 
     def on_fit_start(self) -> None:
@@ -313,22 +316,19 @@ class VideoClassifier(L.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self.scores = {}
 
+    on_test_epoch_start = on_validation_epoch_start
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._score(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         self._log_measured("val_")
 
-    def on_test_start(self) -> None:
-        if self.untrained_head:
-            refuse_untrained(self.network, self.hparams["name"], self.matched)
+    def _check_trained(self) -> None:
+        if self.untrained and self.trainer.state.fn != "fit":  # fit validates as well
+            refuse_untrained(self.network, self.hparams["name"], self.matched, self.allow_untrained)
 
-    def on_validation_start(self) -> None:
-        if self.untrained_head and self.trainer.state.fn == "validate":
-            refuse_untrained(self.network, self.hparams["name"], self.matched)
-
-    def on_test_epoch_start(self) -> None:
-        self.scores = {}
+    on_validation_start = on_test_start = on_predict_start = _check_trained
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         self._score(batch, batch_idx)
@@ -354,13 +354,14 @@ class VideoClassifier(L.LightningModule):
     def _log_measured(self, prefix: str) -> None:
         """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
         self.scores = merged_scores(self.scores)
-        found = {prefix + key: value for key, value in measured(self.scores, self.heads).items()}
+        validating = self.trainer.state.fn == "validate"  # which prints what is logged
+        found = {prefix + key: value for key, value in measured(self.scores, self.heads, validating).items()}
         skipped = self._merge_skipped(prefix[:-1])
         if skipped:
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
         if skipped or f"{prefix}left_out" in self.trainer.callback_metrics:  # of an earlier pass
             found[f"{prefix}left_out"] = float(len(skipped))
-        shown = [name for name in (f"{prefix}top1",) if name in found]
+        shown = [prefix + key for key in ("top1", "majority_class") if prefix + key in found]
         self.log_dict({name: found.pop(name) for name in shown}, prog_bar=True)
         self.log_dict(found)
 
@@ -384,7 +385,7 @@ class VideoClassifier(L.LightningModule):
         Raises:
             ConfigError: it was written by another recipe, or an earlier version of this one.
         """
-        self.untrained_head = False
+        self.untrained = declares_untrained(checkpoint.get(CONFIG_KEY) or {})
         check_classes(self.network, checkpoint.get(CONFIG_KEY) or {})
         saved = [len(g["params"]) for state in checkpoint.get("optimizer_states", []) for g in state["param_groups"]]
         resumed = self._trainer is not None and self.trainer.state.fn == "fit"

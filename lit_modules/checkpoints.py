@@ -43,10 +43,36 @@ class BetweenSteps(ModelCheckpoint):
 
 
 class Best(ModelCheckpoint):
-    """Lightning's, but a run whose folder was moved still knows which of its checkpoints is the best, and how good."""
+    """``best.ckpt``: the epoch with the highest mean class accuracy on the validation videos.
+
+    Where classes are even, this is top-1. Where they are not, top-1 would prefer an epoch that always answers the
+    largest class. With several heads, it is the top-1 of actions, whose classes are too many to be averaged over. A
+    resumed run keeps the metric that it began with, because only values of one metric can be compared. A run whose
+    folder was moved still knows its best checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "best", monitor="val_mean_class", mode="max", enable_version_counter=False)
+
+    @property
+    def state_key(self) -> str:
+        """The same whatever is monitored, so that a resumed run finds its state; checkpoints hold this one."""
+        return self._generate_state_key(
+            monitor="val_top1",
+            mode=self.mode,
+            every_n_train_steps=self._every_n_train_steps,
+            every_n_epochs=self._every_n_epochs,
+            train_time_interval=self._train_time_interval,
+        )
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Choose the metric by the network's heads."""
+        self.monitor = "val_top1" if pl_module.heads else "val_mean_class"
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from what a checkpoint says of the best one, if that is here."""
+        """Restore the metric, and the path and score of the best checkpoint if it is in this run's folder."""
+        self.monitor = state_dict["monitor"]
         best = Path(str(self.dirpath), Path(state_dict["best_model_path"]).name)
         if best.is_file():
             (score,) = state_dict["best_k_models"].values()
@@ -56,10 +82,10 @@ class Best(ModelCheckpoint):
 
 
 def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:
-    """Into ``folder``: ``best.ckpt`` by validation top-1; ``last.ckpt`` every epoch and every quarter of an hour."""
+    """Callbacks that write ``best.ckpt``, and ``last.ckpt`` every epoch and every quarter of an hour."""
     last: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
     return [
-        Best(folder, "best", monitor="val_top1", mode="max", enable_version_counter=False),
+        Best(folder),
         ModelCheckpoint(**last, save_on_train_epoch_end=True),  # save_last would only be written with the best one
         BetweenSteps(**last, train_time_interval=timedelta(minutes=15)),
     ]

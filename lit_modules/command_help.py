@@ -34,6 +34,9 @@ OWN_OPTIONS: Mapping[str, str] = {  # of tempozoo, not of LightningCLI
     "folder, or hf-hub:user/repo",
     "--entry NAME": "a name of `tempozoo list`; --data is then the folder of its data set, in its published form",
     "--out FOLDER": "folder for results (default: a new folder in runs/)",
+    "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
+    "1x1 for predict, published for test)",
+    "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
 }
 TRAINING: Mapping[str, str] = {
     "--model.lr RATE": "peak learning rate, for a batch of --model.lr_batch_size clips",
@@ -101,6 +104,10 @@ def short_help(command: str) -> str:
     """The text of ``tempozoo COMMAND --help``."""
     groups = {"network": {**OWN_OPTIONS, **GROUPS["network"]}, "data": GROUPS["data"]}
     groups["network"].pop("--out FOLDER")
+    if command == "fit":
+        groups["network"].pop("--allow_untrained")
+    if command not in ("test", "predict"):
+        groups["network"].pop("--views CLIPSxCROPS")
     if command == "fit":
         groups["training"] = TRAINING
     groups["output and configuration"] = {

@@ -12,6 +12,7 @@ here: it then ranks the pairs as ``heads_measured`` does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +60,8 @@ def heads_scores(logits: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def heads_measured(scores: Tensor, labels: Tensor, heads: dict[str, int]) -> dict[str, float]:
-    """Accuracies over videos, from 0 to 1: ``verb_top1``, ``verb_top5``, ..., ``action_top1``, ``action_top5``.
+    """Accuracies over videos, from 0 to 1: ``verb_top1``, ``verb_top5``, ..., ``action_top1``, ``action_top5``; top-5
+    only where there are more than five classes, as it is 1 otherwise.
 
     The k best pairs are all found among the k best verbs with the k best nouns: a pair whose verb is not among the k
     best has k verbs above it, and with each of them its noun scores at least as much; and so for its noun. So 25 pairs
@@ -79,15 +81,16 @@ def heads_measured(scores: Tensor, labels: Tensor, heads: dict[str, int]) -> dic
     ):
         best, classes = part.double().topk(min(5, size))  # (N, k), best first
         hits = classes == label[:, None]
-        measured |= _top(name, hits)
+        measured |= _top(name, hits, size)
         pairs = (pairs[:, :, None] * best[:, None]).flatten(1)
         right = (right[:, :, None] & hits[:, None]).flatten(1)
     if len(heads) > 1:
         order = pairs.topk(min(5, pairs.shape[1])).indices
-        measured |= _top("action", right.gather(1, order))
+        measured |= _top("action", right.gather(1, order), math.prod(heads.values()))
     return measured
 
 
-def _top(name: str, hits: Tensor) -> dict[str, float]:
-    """Accuracies of ``hits`` ``(N, k)``: whether the first, second, ... best is right."""
-    return {f"{name}_top1": float(hits[:, 0].double().mean()), f"{name}_top5": float(hits.any(1).double().mean())}
+def _top(name: str, hits: Tensor, classes: int) -> dict[str, float]:
+    """Accuracies of ``hits`` ``(N, k)``: whether the first, second, ... best is right. Top-5 of more than five only."""
+    top1 = {f"{name}_top1": float(hits[:, 0].double().mean())}
+    return top1 | ({f"{name}_top5": float(hits.any(1).double().mean())} if classes > 5 else {})

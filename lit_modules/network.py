@@ -9,11 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import nn
 
 import zoo
+from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_rate
+from zoo.index import load_index
 from zoo.models import ARCHITECTURES
+from zoo.protocol import MAX_LABEL
+from zoo.provenance import INITIALISED, START
 
 log = logging.getLogger("lit_modules")
 
@@ -44,8 +49,18 @@ def build_network(
 
 
 def head_initialised(network: Any) -> bool:
-    """Whether a network came without a trained classifier."""
-    return any(key.startswith(network.head_prefix) for key in network.report.initialised)
+    """Whether the classifier of a network is untrained."""
+    return any(key.startswith(network.head_prefix) for key in network.report.untrained)
+
+
+def check_class_count(num_classes: int | None, class_names: Sequence[str] | None) -> None:
+    """Refuse a ``num_classes`` that is not the number of class names; the command line takes these from the data."""
+    if class_names is not None and num_classes not in (None, len(class_names)):
+        names = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
+        raise ConfigError(
+            f"num_classes is {num_classes}, but the data has {len(class_names)} classes ({names}). Leave num_classes "
+            "out: the classes of the data determine it."
+        )
 
 
 def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
@@ -57,17 +72,20 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     names = list(class_names)
     if len(names) < 2:
         raise ConfigError(f"there must be at least 2 classes, got {names}.")
+    check_labels("class_names", names, len(names), MAX_LABEL)  # else the run's checkpoints could not be loaded
     protocol = network.protocol
     labels = None if network.labels is None else list(network.labels)
     done = None
     if labels == names:
         return None
     if labels is not None and set(names) <= set(labels):
-        order = [labels.index(name) for name in names]
+        order, report = [labels.index(name) for name in names], network.report
         rows = {key: value[order].clone() for key, value in network.get_classifier().state_dict().items()}
         if len(names) < len(labels):
             network.reset_classifier(len(names))
         network.get_classifier().load_state_dict(rows)
+        untrained_head = [key for key in report.untrained if key.startswith(network.head_prefix)]
+        network.report = report.with_initialized(network, untrained_head)
         protocol = protocol.with_classes(order)
         done = "reordered, as the data has its classes in another order"
         if len(names) < len(labels):
@@ -75,9 +93,6 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     elif labels is not None or network.get_classifier().out_features != len(names):
         network.reset_classifier(len(names))
         protocol = protocol.with_classes([])
-        head = [key for key in network.state_dict() if key.startswith(network.head_prefix)]
-        initialised = dict.fromkeys((*network.report.initialised, *head))
-        network.report = replace(network.report, initialised=tuple(initialised))
         done = "re-initialised, as the data has other classes" + _unknown(names, labels or [])
     elif not head_initialised(network):
         done = "taken to have the data's classes in their order, as its own have no names"
@@ -99,23 +114,55 @@ def _unknown(names: Sequence[str], labels: Sequence[str]) -> str:
     return f": it has no {absent[0]!r}{meant}{more}"
 
 
-def refuse_untrained(network: Any, name: str, why: str | None) -> None:
-    """Refuse to measure trained weights with an untrained classifier: the result would be taken for theirs.
+def is_untrained(network: Any) -> bool:
+    """Whether parts of a network were never trained, or never for this network."""
+    report = network.report
+    return bool(report.still_untrained(network)) if report.untrained else report.start_only
+
+
+def declares_untrained(config: Mapping[str, Any]) -> bool:
+    """Whether the config of a saved network or checkpoint declares untrained parts."""
+    provenance = config.get("provenance") or {}
+    return bool(provenance.get(INITIALISED) or provenance.get(START))
+
+
+def describe_untrained(network: Any, name: str, head_change: str | None = None) -> str:
+    """A sentence that names the untrained parts of a network.
 
     Args:
         name: of the network.
-        why: what was done to its classifier, if anything.
+        head_change: what ``match_classes`` did to its classifier.
+    """
+    report, parts = network.report, network.report.untrained_parts
+    entry = load_index().entries.get(str(network.config["provenance"].get("entry")))
+    if report.untrained and len(report.untrained) == len(network.state_dict()):
+        return f"{name} has random weights."
+    if parts == ("classifier",) and head_change:
+        return f"the classifier of {name} was {head_change}."
+    what = f"{name} is a start for fine-tuning" if report.start_only else f"{name} is not fully trained"
+    what += f"; untrained: {', '.join(parts)}." if parts else "."
+    if entry is not None and entry.labels == "imagenet1k" and not head_initialised(network):
+        what += " Its labels are those of images (ImageNet-1k), not of actions."
+    return what
+
+
+def refuse_untrained(network: Any, name: str, head_change: str | None, allow: bool) -> None:
+    """Refuse to score videos with untrained weights: the scores would be taken for those of a trained network.
+
+    Args:
+        name: of the network.
+        head_change: what ``match_classes`` did to its classifier.
+        allow: log a warning instead.
 
     Raises:
-        ConfigError: unless all its weights are random.
+        ConfigError: naming the untrained parts.
     """
-    if network.report.source is None:
-        log.warning("%s has random weights: expect chance", name)
+    what = describe_untrained(network, name, head_change)
+    if allow:
+        rank_zero_only(log.warning)("%s The scores are not those of a trained network.", what)
         return
-    raise ConfigError(
-        f"the classifier of {name} was {why or 'not among these weights'}. There is nothing to measure before it is "
-        f"trained: correct the labels, or fine-tune with `tempozoo fit --from {name}`."
-    )
+    todo = "Correct the labels, fine-tune" if head_change else "Fine-tune"
+    raise ConfigError(f"{what} {todo} with `tempozoo fit --from {name}`, or add --allow_untrained to run it as it is.")
 
 
 def check_classes(network: Any, config: Mapping[str, Any]) -> None:

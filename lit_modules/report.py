@@ -16,7 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 import zoo
-from lit_modules.scores import merged
+from lit_modules.checkpoints import Best
+from lit_modules.class_table import class_table
+from lit_modules.scores import Scores, majority_key, references, true_labels
 from lit_modules.sharded import whole_weights
 from zoo.hub.files import atomic_path
 from zoo.protocol import Protocol
@@ -25,6 +27,7 @@ from zoo.provenance import fingerprint, provenance_now
 ODD = "surrogateescape"  # file names may be of any bytes
 IN_TESTS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
             "crops", "average")  # fmt: skip
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 Head = tuple[str, list[str], slice]  # name ("" of the only one), class names, its outputs
 
 
@@ -106,8 +109,9 @@ class TestReport(Callback):
     """Reports a test; on by default in ``tempozoo test``.
 
     Writes into ``folder`` (default: the run's folder): ``predictions.csv`` (video, true label, five best with their
-    scores), ``confusion.csv`` and ``confusion.png``, ``test.json`` (metrics, published figures, protocol, counts,
-    skipped videos). With several heads, predictions have the columns of each, and there is a matrix of each.
+    scores), ``confusion.csv`` and ``confusion.png``, ``test.json`` (metrics with their 95 % intervals and the
+    majority-class baseline, published figures, protocol, counts, skipped videos). With several heads, predictions have
+    the columns of each, and there is a matrix of each.
     """
 
     __test__ = False  # not a test case, whatever its name begins with
@@ -135,6 +139,7 @@ class TestReport(Callback):
             "loaded": str(network.report) if trainer.ckpt_path is None else f"weights from {trainer.ckpt_path}.",
             "data": None if data is None else type(data).__name__,
             "metrics": metrics,
+            **_references(metrics, scores, module.heads),
             "published": published(network, protocol),
             "videos": len(scores),
             "listed": len(scores) + len(skipped) if records is None else records.listed,
@@ -166,30 +171,46 @@ class TestReport(Callback):
         write_csv(folder / "predictions.csv", header, rows)
 
 
+def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
+    """``top1_interval``, ..., the 95 % interval of each accuracy, and ``majority_class``, ..., its baseline."""
+    if not scores:
+        return {}
+    values = {name.removeprefix("test_"): value for name, value in metrics.items()}
+    known = references(values, true_labels(scores), heads)
+    intervals = {f"{key}_interval": [reference.low, reference.high] for key, reference in known.items()}
+    return intervals | {majority_key(key): reference.majority for key, reference in known.items()}
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    """A 95 % interval in percent."""
+    low, high = interval
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
+
+
 def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> None:
     metrics, said, untested = summary["metrics"], summary["published"] or {}, summary["untested"]
     missing = summary["listed"] - summary["videos"] - len(summary["skipped"]) - untested
     table = Table()
     table.add_column("metric")
-    table.add_column("measured", justify="right")
-    if said:
-        table.add_column("published", justify="right")
-        table.add_column("difference", justify="right")
-    classes = len(heads[0][1])
-    words = {"top1": "top-1", "top5": f"top-{min(5, classes)}", "mean_class": "mean class accuracy"}
+    for column in ("measured", "95 % interval", "majority class", *(("published", "difference") if said else ())):
+        table.add_column(column, justify="right")
+    titles = ACCURACIES
     if len(heads) > 1:
-        words = {f"{name}_{key}": f"{name} {words[key]}" for name in ("action", *(h[0] for h in heads))
-                 for key in ("top1", "top5")}  # fmt: skip
-    for key, text in words.items():
+        names = ("action", *(head[0] for head in heads))
+        titles = {f"{name}_{key}": f"{name} {ACCURACIES[key]}" for name in names for key in ("top1", "top5")}
+    for key, title in titles.items():
         if f"test_{key}" in metrics:
-            value = 100 * metrics[f"test_{key}"]
-            known = said.get(key)
-            beside = ["", ""] if known is None else [f"{known:.2f} %", f"{value - known:+.2f}"]
-            table.add_row(text, f"{value:.2f} %", *(beside if said else []))
+            value, known = 100 * metrics[f"test_{key}"], said.get(key)
+            cells = [
+                f"{value:.2f} %",
+                interval_text(summary[f"{key}_interval"]),
+                f"{100 * summary[majority_key(key)]:.2f} %",
+            ]
+            table.add_row(title, *cells, *([] if known is None else [f"{known:.2f} %", f"{value - known:+.2f}"]))
     if "test_loss" in metrics:
         table.add_row("loss", f"{metrics['test_loss']:.4f}")
     if len(heads) == 1:
-        table.add_row("chance", f"{100 / classes:.2f} %")
+        table.add_row("chance", f"{100 / len(heads[0][1]):.2f} %")
     console = Console()
 
     def say(line: str) -> None:
@@ -218,10 +239,12 @@ def _printable(text: str) -> str:
 
 
 class FitReport(Callback):
-    """Says what a training starts from and on what, and where its best state is; on by default in ``tempozoo fit``."""
+    """Reports the data and weights of a run at its start, and its best checkpoint at its end; on by default in
+    ``tempozoo fit``.
+    """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Videos, classes, weights."""
+        """Print the number of videos, a table of classes by part, the weights and how ``best.ckpt`` is chosen."""
         if not trainer.is_global_zero:
             return
         data: Any = getattr(trainer, "datamodule", None)
@@ -229,70 +252,51 @@ class FitReport(Callback):
         counts = [f"{len(videos)} {split}" for split, videos in getattr(data, "datasets", {}).items()]
         classes = network.config["options"]["num_classes"]
         console = Console()
+
+        def say(line: str) -> None:
+            console.print(_printable(line), highlight=False, markup=False, soft_wrap=True)
+
+        labels = getattr(data, "part_labels", {})
         if counts:
-            words = f"{type(data).__name__}: {', '.join(counts)} videos, {classes} classes"
-            console.print(words, highlight=False, markup=False, soft_wrap=True)
-        how = f"Goes on from {trainer.ckpt_path}" if trainer.ckpt_path else f"Starts from {network.report}"
-        console.print(_printable(how), highlight=False, markup=False, soft_wrap=True)
+            say(f"{type(data).__name__}: {', '.join(counts)} videos, {classes} classes")
+        for number, (name, names, _) in enumerate(heads_of(network) if labels else []):
+            column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
+            console.print(class_table(column, names, title=name or None))
+        say(f"Goes on from {trainer.ckpt_path}" if trainer.ckpt_path else f"Starts from {network.report}")
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, Best):
+                say(f"best.ckpt is the epoch with the best {_reason(callback.monitor, labels.get('val'), network)}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The best checkpoint."""
+        """Print the score of the best checkpoint and its path."""
         if not trainer.is_global_zero:
             return
+        module: Any = pl_module
         for callback in trainer.checkpoint_callbacks:
-            if callback.monitor == "val_top1" and callback.best_model_score is not None:  # type: ignore[attr-defined]
-                score = 100 * float(callback.best_model_score)  # type: ignore[attr-defined]
-                words = f"Best validation top-1 {score:.2f} %: {callback.best_model_path}"  # type: ignore[attr-defined]
-                Console().print(_printable(words), highlight=False, markup=False, soft_wrap=True)
+            key = str(getattr(callback, "monitor", None)).removeprefix("val_")
+            score = getattr(callback, "best_model_score", None)
+            if key not in ACCURACIES or score is None:
+                continue
+            line = f"Best validation {ACCURACIES[key]} {100 * float(score):.2f} %"
+            if module.scores:
+                labels = true_labels(module.scores)
+                (known,) = references({key: float(score)}, labels, module.heads).values()
+                line += f" (95 % interval {interval_text((known.low, known.high))}, "
+                line += f"majority class {100 * known.majority:.2f} %)"
+            line += f": {callback.best_model_path}"  # type: ignore[attr-defined]
+            Console().print(_printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
-class PredictionReport(Callback):
-    """Prints the best labels of each video with their scores, and writes ``predictions.csv`` into ``folder``."""
-
-    def __init__(self, folder: str | Path, top: int = 5) -> None:
-        self.folder, self.top = Path(folder), top
-        self._scores: dict[str, torch.Tensor] = {}
-
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew."""
-        self._scores = {}
-
-    def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep a batch's predictions."""
-        self._scores |= dict(zip(outputs["path"], outputs["scores"].cpu(), strict=True))
-
-    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Print and write."""
-        data: Any = getattr(trainer, "datamodule", None)
-        scores, skipped = merged(self._scores), merged(getattr(data, "skipped", {}).get("predict", {}))
-        if skipped:
-            data.check_bad("predict", skipped)  # of all processes
-        if not trainer.is_global_zero:
-            return
-        console = Console()
-        heads = heads_of(pl_module.network)
-        rows: list[list[str]] = []
-        records = data.datasets["predict"].records if data is not None else None
-        asked = list(scores) if records is None else map(str, records.ids)  # in the order they were, of all processes
-        for path in dict.fromkeys(path for path in asked if path in scores):
-            values = scores[path]
-            console.print(_printable(path), style="bold", markup=False, highlight=False, soft_wrap=True)
-            rows.append([path])
-            for _, names, outputs in heads:
-                best = _best(values[outputs], names, self.top)
-                rows[-1] += best
-                for label, score in zip(best[::2], best[1::2], strict=True):
-                    console.print(f"  {100 * float(score):6.2f} %  {label}", highlight=False, markup=False)
-        for reason in skipped.values():
-            console.print(_printable(f"Left out: {reason}"), highlight=False, markup=False, soft_wrap=True)
-        columns = [column for head in heads for column in _best_columns(head, self.top)]
-        write_csv(self.folder / "predictions.csv", ["path", *columns], rows)
-        console.print(f"Written to {self.folder / 'predictions.csv'}", highlight=False, soft_wrap=True)
+def _reason(monitor: str | None, labels: np.ndarray | None, network: Any) -> str:
+    """The metric that a best checkpoint is chosen by, and why."""
+    if monitor == "val_top1":
+        return "validation top-1 of actions" if network.protocol.heads else "validation top-1, as the run began with it"
+    if labels is None or not len(labels):
+        return "validation mean class accuracy"
+    counts = np.unique(labels, return_counts=True)[1]
+    if counts.min() == counts.max():
+        return f"validation mean class accuracy, which equals top-1 as each class has {counts[0]} validation videos"
+    return (
+        f"validation mean class accuracy: classes have {counts.min()} to {counts.max()} validation videos, and top-1 "
+        "would favor the larger ones"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shlex
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,11 +17,12 @@ import zoo
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
-OWN_OPTIONS = ("--from", "--entry", "--out")
+OWN_OPTIONS = ("--from", "--entry", "--out", "--views")
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
-FLAGS = (HELP, HELP_ALL, "--print_config")  # options without a value
+ALLOW_UNTRAINED = "--allow_untrained"
+FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED)  # options without a value
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 FindDataset = Callable[[str], "tuple[type, dict[str, str]] | None"]  # data set of the index -> class, options
 
@@ -32,6 +34,8 @@ class TrainerArguments:
     network: str | None = None  # --from
     entry: str | None = None  # --entry
     out: str | None = None  # --out
+    views: str | None = None  # --views
+    allow_untrained: bool = False  # --allow_untrained
     files: Sequence[str] = ()
     options: Sequence[str] = ()
 
@@ -61,8 +65,9 @@ class TrainerArguments:
 
     def command_line(self, command: str) -> str:
         """What to type for these arguments."""
-        own = {"--from": self.network, "--entry": self.entry, "--out": self.out}
+        own = {"--from": self.network, "--entry": self.entry, "--out": self.out, "--views": self.views}
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
+        words += [ALLOW_UNTRAINED] * self.allow_untrained
         return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
 
 
@@ -78,6 +83,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         ConfigError: an option of our own without a value.
     """
     own: dict[str, str] = {}
+    allow_untrained = False
     files: list[str] = []
     options: list[str] = []
     tokens = deque(arguments)
@@ -97,13 +103,23 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
             value = expand_home(value)
         if name in LOCAL_PATHS:
             _check_local(name, value)
-        if name not in OWN_OPTIONS:
+        if name == ALLOW_UNTRAINED:
+            allow_untrained = True
+        elif name not in OWN_OPTIONS:
             options.append(f"{name}{equals}{value}")
         elif value:
             own[name] = value
         else:
             raise ConfigError(f"{name} needs a value.")
-    return TrainerArguments(own.get("--from"), own.get("--entry"), own.get("--out"), files, options)
+    return TrainerArguments(
+        network=own.get("--from"),
+        entry=own.get("--entry"),
+        out=own.get("--out"),
+        views=own.get("--views"),
+        allow_untrained=allow_untrained,
+        files=files,
+        options=options,
+    )
 
 
 def _check_local(name: str, path: str) -> None:
@@ -231,12 +247,34 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     if arguments.files:
         data = ["--data=VideoFiles", f"--data.paths={json.dumps(list(arguments.files))}"]
         (after if configured else before).extend(data)
+    after += _views_arguments(command, arguments)
+    if command == "fit" and arguments.allow_untrained:
+        raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
+    if command == "predict":
+        before += ["--return_predictions=false"]  # of all videos, in memory
     if command in ("validate", "test"):
         after += [f"--verbose={str(command == 'validate').lower()}"]  # a test prints our own table
     options = ["--help" if option == HELP_ALL else option for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
     return [*before, *options, *after]
+
+
+def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
+    """``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given themselves."""
+    if arguments.views is None:
+        return []
+    if command not in ("test", "predict"):
+        raise ConfigError("--views is for test and predict; training and validation use one clip and one crop.")
+    match = re.fullmatch(r"(\d+)x(\d+)", arguments.views)
+    if match is None and arguments.views != "published":
+        raise ConfigError(f"--views is {arguments.views}; give CLIPSxCROPS, such as 4x3, or published.")
+    counts = match.groups() if match else ("null", "null")  # null: as the network's protocol
+    after: list[str] = []
+    for name, count in zip(("clips", "crops"), counts, strict=True):
+        if not arguments.names & {f"--data.{name}", f"--data.init_args.{name}"}:
+            after.append(f"--data.init_args.{name}={count}")
+    return after
 
 
 def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) -> None:

@@ -22,7 +22,8 @@ from lit_modules.checkpoints import WholeFiles, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
-from lit_modules.report import FitReport, PredictionReport, TestReport
+from lit_modules.prediction_report import PredictionReport
+from lit_modules.report import FitReport, TestReport
 from lit_modules.run_folder import (
     CHECKPOINTS,
     auto_resume_args,
@@ -111,12 +112,23 @@ class TrainerCLI(LightningCLI):
         arguments: of LightningCLI, without the command.
         folder: where the command writes.
         data_classes: data modules by name; ``data_base`` is their base class.
+        single_view: use one clip and one crop per video where the data module leaves them to the protocol.
+        allow_untrained: see ``VideoClassifier``.
     """
 
     def __init__(
-        self, command: str, arguments: Sequence[str], folder: Path, data_base: type, data_classes: Mapping[str, type]
+        self,
+        command: str,
+        arguments: Sequence[str],
+        folder: Path,
+        data_base: type,
+        data_classes: Mapping[str, type],
+        *,
+        single_view: bool = False,
+        allow_untrained: bool = False,
     ) -> None:
         self.command, self.folder = command, folder
+        self.single_view, self.allow_untrained = single_view, allow_untrained
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
         super().__init__(
@@ -172,6 +184,15 @@ class TrainerCLI(LightningCLI):
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would import the classes that the checkpoint names."""
+
+    def instantiate_classes(self) -> None:
+        """Create network, data and Trainer, and apply the options that are not those of LightningCLI."""
+        super().instantiate_classes()
+        if self.allow_untrained:
+            self.model.allow_untrained = True
+        if self.single_view:
+            self.datamodule.clips = self.datamodule.clips or 1
+            self.datamodule.crops = self.datamodule.crops or 1
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Create the Trainer; folders are set here so that the saved configuration does not contain them."""
@@ -242,8 +263,18 @@ def run_trainer(command: str, arguments: Sequence[str], data_package: Any, find_
     if command == "fit":
         lightning_args += auto_resume_args(folder, parsed.options)
     try:
-        TrainerCLI(command, lightning_args, folder, data_base, data_classes)
-    except SystemExit:  # Lightning exits this way when it is interrupted
+        TrainerCLI(
+            command,
+            lightning_args,
+            folder,
+            data_base,
+            data_classes,
+            single_view=command == "predict" and parsed.views is None,
+            allow_untrained=parsed.allow_untrained,
+        )
+    except SystemExit as stop:  # Lightning exits with status 1 when it is interrupted
+        if command != "fit" and stop.code == 1:
+            raise SystemExit(130) from None
         if command == "fit" and (last := folder / CHECKPOINTS / "last.ckpt").is_file():
             print(f"tempozoo: to resume this run, add --out {folder} --ckpt_path {last}", file=sys.stderr)
         raise

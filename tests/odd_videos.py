@@ -20,13 +20,23 @@ import numpy as np
 
 FRAMES = 24
 IDENTITY = ((1, 0), (0, 1))
-TURNS = {90: ((0, 1), (-1, 0)), 180: ((-1, 0), (0, -1)), 270: ((0, -1), (1, 0))}
+MATRICES = {  # of the display matrix: (x, y) is shown at (ax + cy, bx + dy)
+    "turned_90": ((0, 1), (-1, 0)),
+    "turned_180": ((-1, 0), (0, -1)),
+    "turned_270": ((0, -1), (1, 0)),
+    "mirrored": ((-1, 0), (0, 1)),
+    "upside_down": ((1, 0), (0, -1)),
+    "transposed": ((0, 1), (1, 0)),
+    "transposed_back": ((0, -1), (-1, 0)),
+}
 FAST = {
     "libx264": {"preset": "veryfast"},
     "libx265": {"preset": "ultrafast"},
     "libvpx-vp9": {"deadline": "realtime", "cpu-used": "8"},
     "libvpx": {"deadline": "realtime", "cpu-used": "8"},
+    "libsvtav1": {"preset": "12", "svtav1-params": "lp=1:keyint=16"},
 }
+os.environ.setdefault("SVT_LOG", "1")  # errors only
 B_FRAMES = {"g": "8", "bf": "2", "crf": "16"}
 
 
@@ -79,8 +89,8 @@ def encode(
     return path
 
 
-def _turned(path: Path, degrees: int) -> Path:
-    """A matrix in the track's header, as phones write it: the picture is to be shown turned clockwise."""
+def with_matrix(path: Path, kind: str) -> Path:
+    """A video with a display matrix in the header of its track, as phones write it."""
     data = encode(path).read_bytes()
     one, end = 1 << 16, (1 << 30).to_bytes(4, "big")
 
@@ -89,7 +99,7 @@ def _turned(path: Path, degrees: int) -> Path:
         return b"".join(rows) + bytes(8) + end
 
     at = data.index(matrix(IDENTITY), data.index(b"tkhd"))
-    path.write_bytes(data[:at] + matrix(TURNS[degrees]) + data[at + 36 :])
+    path.write_bytes(data[:at] + matrix(MATRICES[kind]) + data[at + 36 :])
     return path
 
 
@@ -176,9 +186,13 @@ ODD: dict[str, Callable[[Path], Path]] = {
     "copied_from_within": lambda p: _copied_from(p, 0.5),
     "fragmented": lambda p: encode(p, options=B_FRAMES, mux={"movflags": "frag_keyframe+empty_moov"}),
     "sound_first": _with_sound,
-    "turned_90": lambda p: _turned(p, 90),
-    "turned_180": lambda p: _turned(p, 180),
-    "turned_270": lambda p: _turned(p, 270),
+    **{kind: functools.partial(with_matrix, kind=kind) for kind in MATRICES},
+    "av1": lambda p: encode(p, "libsvtav1", size=(64, 64)),
+    "av1_webm": lambda p: encode(p, "libsvtav1", "webm", size=(64, 64)),
+    "av1_ivf": lambda p: encode(p, "libsvtav1", "ivf", size=(64, 64)),
+    "av1_obu": lambda p: encode(p, "libsvtav1", "obu", size=(64, 64)),
+    "h264_raw": lambda p: encode(p, container="h264", options=B_FRAMES),
+    "hevc_raw": lambda p: encode(p, "libx265", "hevc", options={"x265-params": "log-level=none:keyint=8:pools=1"}),
     "odd_size": lambda p: encode(p, size=(37, 53), pix_fmt="yuv444p"),
     "wide_pixels": lambda p: encode(p, aspect=Fraction(4, 3)),
     "single_frame": lambda p: encode(p, frames=1),

@@ -64,7 +64,7 @@ def test_a_run_leaves_checkpoints_metrics_and_its_config(run: Path) -> None:
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert last["epoch"] == 1  # the last one, whether or not it was the best
     rows = rows_of(run / "metrics.csv")
-    for column in ("train_loss_epoch", "train_top1", "val_top1", "val_top5", "val_mean_class", "val_loss"):
+    for column in ("train_loss_epoch", "train_top1", "val_top1", "val_majority_class", "val_mean_class", "val_loss"):
         values = [float(row[column]) for row in rows if row[column]]
         assert len(values) == 2, column
         assert all(map(math.isfinite, values))
@@ -88,7 +88,7 @@ def test_test_reports_every_video(
     assert len(rows) == summary["videos"] == 12
     correct = np.mean([row["label"] == row["prediction1"] for row in rows])
     assert summary["metrics"]["test_top1"] == pytest.approx(correct)
-    assert summary["metrics"]["test_top5"] == 1.0  # capped at the four classes there are
+    assert "test_top5" not in summary["metrics"]  # of four classes
     assert all(sum(float(row[f"score{k}"]) for k in range(1, 5)) == pytest.approx(1, abs=1e-4) for row in rows)
     matrix = np.array([[int(x) for x in list(row.values())[1:]] for row in rows_of(tmp_path / "confusion.csv")])
     assert matrix.sum() == 12
@@ -108,9 +108,8 @@ def test_predict_names_files_and_folders(
     assert main([*arguments, "--data.num_workers", "0", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "a clip.mp4" in printed
-    assert len(re.findall(rf"\d+\.\d\d %  ({'|'.join(FOUR)})", printed)) == 4 * 4
-    assert "Left out" in printed
-    assert "broken.mp4" in printed
+    assert len(re.findall(rf"\d+\.\d\d % ({'|'.join(FOUR)})", printed)) == 4 * 3
+    assert f"Not read: {broken}" in printed
     rows = rows_of(tmp_path / "out" / "predictions.csv")
     assert len(rows) == 4
     assert rows[0]["path"] == str(one)
@@ -379,8 +378,10 @@ def test_other_classes_of_the_same_number_are_in_the_report(tmp_path: Path) -> N
 
 
 def test_classes_without_names_take_those_of_the_data_and_say_so(tmp_path: Path) -> None:
-    folder = zoo.save(zoo.create("c2d_r18", width=8, num_classes=3, num_frames=2), tmp_path / "nameless")
-    network: Any = zoo.load(folder)
+    network: Any = zoo.create("c2d_r18", width=8, num_classes=3, num_frames=2)
+    network.fc.bias.data += 0.1  # changed, so that it counts as trained
+    folder = zoo.save(network, tmp_path / "nameless")
+    network = zoo.load(folder)
     assert match_classes(zoo.load(folder, num_classes=4), list("abcd")) is None  # that one is new anyway
     weight = network.fc.weight.clone()
     assert "as its own have no names" in match_classes(network, ["x", "y", "z"])
@@ -417,7 +418,7 @@ def test_bad_settings_are_named() -> None:
         ({"optimizer": "adam"}, "optimizer is 'adam'; choose from sgd, adamw"),
         ({"schedule": "flat"}, "schedule is 'flat'"),
         ({"view_chunk": 0}, "view_chunk is 0"),
-        ({"class_names": ["a", "b"]}, "num_classes is 5, but 2 class_names"),
+        ({"class_names": ["a", "b"]}, "num_classes is 5, but the data has 2 classes"),
         ({"weights": "x.pth"}, "not with the bare architecture tanet_r18"),
     ):
         with pytest.raises(ConfigError, match=says):

@@ -163,3 +163,11 @@ def test_results_out_of_range_are_refused(change: dict[str, Any], says: str, tmp
     (tmp_path / "test.json").write_text('{"metrics": ' + "9" * 5000 + "}")
     with pytest.raises(ConfigError, match="test.json is not a test.json .*5000 digits"):
         read_results(tmp_path, tensors)
+
+
+def test_a_run_refuses_class_names_that_its_checkpoints_could_not_hold() -> None:
+    from lit_modules.network import match_classes
+
+    for names in (["a", "b\x1b[31m"], ["a", "b" * 2000], ["a", "a"], ["a", " "]):
+        with pytest.raises(ConfigError, match=r"^class_names\[1\] is "):
+            match_classes(small("c2d_r18"), names)

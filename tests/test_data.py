@@ -16,9 +16,7 @@ from conftest import FOUR, SMALL, numbered_video
 
 import zoo
 from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
-from datamodules.base import VideoDataModule
 from datamodules.sampling import sample
-from datamodules.splits import split_stratified
 from datamodules.video.decoding import VideoReader
 from zoo.errors import ConfigError, DataError, IndexFileError, UnknownNameError
 from zoo.protocol import Protocol
@@ -91,61 +89,6 @@ def test_automatic_split_is_stratified_and_seeded(tmp_path: Path) -> None:
     assert len(set.union(*paths)) == 33
     assert VideoFolder(root, 0.2, 0.3).split_records("val").paths.tolist() == splits["val"].paths.tolist()
     assert VideoFolder(root, 0.2, 0.3, split_seed=1).split_records("val").paths.tolist() != splits["val"].paths.tolist()
-
-
-def test_split_leaves_every_class_in_every_part() -> None:
-    for count in range(3, 12):
-        labels = np.zeros(count, dtype=np.int64)
-        paths = [f"a/{number}.mp4" for number in range(count)]
-        parts = split_stratified(paths, labels, {"train": 1, "val": 0.5, "test": 0.6}, 0, ["a"], "x")
-        assert min(map(len, parts.values())) >= 1
-        assert sorted(np.concatenate(list(parts.values()))) == list(range(count))
-
-
-def split_of_each(data: VideoDataModule, splits: tuple[str, ...] = ("train", "val", "test")) -> dict[str, str]:
-    """Video, without its ending, -> its split."""
-    found = {split: data._relative(data.split_records(split).ids.tolist()) for split in splits}
-    return {str(Path(path).with_suffix("")): split for split, paths in found.items() for path in paths}
-
-
-def test_a_video_stays_in_its_split_whatever_comes_and_goes(tmp_path: Path) -> None:
-    whole = split_of_each(VideoFolder(class_folders(tmp_path / "whole", {"a": 400, "b": 200})))
-    shares = {split: sum(1 for other in whole.values() if other == split) / 600 for split in set(whole.values())}
-    assert shares == pytest.approx({"train": 0.7, "val": 0.15, "test": 0.15}, abs=0.04)
-    fewer = class_folders(tmp_path / "fewer", {"a": 400, "b": 200, "c": 50})
-    for number in (7, 19, 33, 120):
-        (fewer / "a" / f"{number}.mp4").unlink()
-        (fewer / "b" / f"{number}.mp4").rename(fewer / "b" / f"{number}.MKV")
-    found = split_of_each(VideoFolder(f"{fewer}/"))
-    assert {path: split for path, split in found.items() if path[0] != "c"} == {
-        path: split for path, split in whole.items() if path not in ("a/7", "a/19", "a/33", "a/120")
-    }
-    rows = [("path", "label"), *((f"{path}.mp4", path[0]) for path in sorted(whole, reverse=True))]
-    names = [
-        split_of_each(VideoList(write_list(place / "l.csv", rows), **options), ("train", "val"))
-        for place, options in ((tmp_path / "whole", {}), (tmp_path, {"root": tmp_path / "whole"}))
-    ]
-    assert names[0] == names[1]
-    assert {path for path, split in names[0].items() if split == "val"} == {
-        path for path, split in whole.items() if split == "val"
-    }
-
-
-def test_a_small_class_lends_one_video_at_most_to_each_split(tmp_path: Path) -> None:
-    """Videos of class a are added one by one: once each split has its own, none of them ever moves."""
-    (tmp_path / "b").mkdir()
-    for number in range(3):
-        (tmp_path / "b" / f"{number}.mp4").touch()
-    final = split_of_each(VideoFolder(class_folders(tmp_path / "all", {"a": 60, "b": 3})))
-    (tmp_path / "a").mkdir()
-    for number in range(60):
-        (tmp_path / "a" / f"{number}.mp4").touch()
-        if number >= 2:
-            now = split_of_each(VideoFolder(tmp_path, exclude=None))
-            mine = {path: split for path, split in now.items() if path.startswith("a/")}
-            moved = [path for path, split in mine.items() if split != final[path]]
-            own = {final[path] for path in mine}
-            assert len(moved) <= 3 - len(own)
 
 
 def test_folders_that_cannot_work_are_named(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from odd_videos import BAD_KINDS, ODD_KINDS, make_bad, make_odd
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
+from cli import main
 from datamodules import VideoFolder
 from datamodules.tools.check import check
 from datamodules.tools.commands import data
@@ -106,14 +107,15 @@ def test_check_finds_every_kind_of_bad_file_and_nothing_else(
     for number in range(3):
         Image.new("RGB", (40, 30)).save(frames / f"{number:05d}.jpg")
     before = digests(root)
-    data(["check", str(root), "--out", str(tmp_path / "out"), "--time-limit", "2", "--workers", "2"])
+    command = ["data", "check", str(root), "--out", str(tmp_path / "out"), "--time-limit", "2", "--workers", "2"]
+    assert main(command) == 1
     told = capsys.readouterr().out
     assert digests(root) == before
     found = {row["path"]: row for row in rows(tmp_path / "out" / "check.csv")}
     assert sorted(found) == sorted([*good, "frames/v1", *(f"bad/{kind}.mp4" for kind in kinds)])
     assert {name for name, row in found.items() if row["problem"]} == {f"bad/{kind}.mp4" for kind in kinds}
     first = found["a/0.mp4"]
-    assert [first[n] for n in ("frames", "width", "height", "seconds")] == ["10", "64", "48", "0.4"]
+    assert [first[n] for n in ("frames", "width", "height", "seconds", "decoded")] == ["10", "64", "48", "0.4", "10"]
     assert [found["frames/v1"][n] for n in ("frames", "width", "height")] == ["3", "40", "30"]
     assert f"5 of {5 + len(kinds)} videos can be read" in told
     assert f"--data.exclude {tmp_path / 'out' / 'exclude.txt'}" in told
@@ -124,7 +126,7 @@ def test_check_finds_every_kind_of_bad_file_and_nothing_else(
     assert len(records) == len(good)
 
 
-def test_problems_are_told_without_the_video_but_with_the_frame(tmp_path: Path) -> None:
+def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path) -> None:
     for name in ("1", "2", "34"):
         (tmp_path / name).mkdir()
         for number in range(1, 4):
@@ -135,18 +137,21 @@ def test_problems_are_told_without_the_video_but_with_the_frame(tmp_path: Path) 
     (tmp_path / "b.mp4").symlink_to("nowhere")
     found = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
     (alone,) = check(str(tmp_path / "1"), workers=1).rows
-    assert found["1"] == alone.problem
-    assert found["1"].startswith("00001.jpg cannot be read as a picture: cannot identify image file '00001.jpg'")
-    assert found["34"].startswith("00003.jpg cannot be read as a picture") and found["2"] == ""
-    assert found["a.mp4"] == "is empty (0 bytes)." and found["b.mp4"] == "There is no video: a link to nowhere."
+    reason = "00001.jpg cannot be read as a picture: cannot identify image file"
+    assert found["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
+    assert found["34"].startswith("34/00003.jpg cannot be read as a picture") and found["2"] == ""
+    assert found["a.mp4"] == "a.mp4 is empty (0 bytes)."
+    assert found["b.mp4"] == "There is no video b.mp4: a link to nowhere."
 
 
 def test_names_that_no_list_can_hold_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a\nb.mp4", "# c.mp4", " d.mp4", "e.mp4"):
         (tmp_path / "v" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "v" / name).write_bytes(b"")
-    data(["check", str(tmp_path / "v"), "--out", str(tmp_path), "--workers", "1"])
-    assert "3 of them have names that no list can hold: rename ' d.mp4'" in capsys.readouterr().out
+    data(["check", str(tmp_path / "v"), "--out", str(tmp_path), "--workers", "1", "--exit-zero"])
+    assert (
+        "3 of them have names that exclude.txt cannot hold, such as ' d.mp4': rename them." in capsys.readouterr().out
+    )
     assert (tmp_path / "exclude.txt").read_text().splitlines()[1:] == ["e.mp4"]
 
 
@@ -296,7 +301,7 @@ def test_stats_say_what_packets_say(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "Training" / "left" / "bad.mp4").write_bytes(b"nothing")
     data(["stats", str(tmp_path)])
     told = capsys.readouterr().out
-    assert "5 videos (4 looked at, 1 more cannot be read)" in told and "h264 100 %" in told
+    assert "5 videos (5 checked: 4 can be read, 1 cannot)" in told and "h264 100 %" in told
     assert re.search(r"Training/left\W+4\b", told) and re.search(r"Training/right\W+1\b", told)
     assert re.search(r"short side\W+360\W+360\W+360", told) and re.search(r"seconds\W+0\.8\W", told)
     assert "2 folders of 1 to 4 videos" in told

@@ -192,7 +192,7 @@ def test_an_interrupted_conversion_keeps_the_download(net: Loopback, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("torch.load", interrupted)
+        patch.setattr("zoo.hub.files.read_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             zoo.load(NAMES["web"], progress=False)
     monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")

@@ -98,4 +98,4 @@ def test_small_classifiers_and_more_than_two() -> None:
     measured = heads_measured(heads_scores(logits, [2, 3, 4]), labels, heads)
     all_right = torch.stack([x.argmax(1) == y for x, y in zip(split_heads(logits, [2, 3, 4]), labels.T, strict=True)])
     assert measured["action_top1"] == pytest.approx(float(all_right.all(0).double().mean()))
-    assert measured["a_top5"] == measured["b_top5"] == 1.0
+    assert [key for key in measured if "top5" in key] == ["action_top5"]  # of 24 pairs, but of at most four classes

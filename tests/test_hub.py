@@ -86,7 +86,7 @@ def test_an_update_that_breaks_off_leaves_the_old_one(
 
 def test_a_hub_that_is_busy_is_asked_again(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet(net, "alice/net")
-    monkeypatch.setattr("zoo.hub.hf.WAITS", (0.01, 0.01))
+    monkeypatch.setattr("zoo.hub.hf_files.WAITS", (0.01, 0.01))
     hub.fail["GET /api/models", 503] = 2
     zoo.load("hf-hub:alice/net", progress=False)
     assert hub.asked("GET /api/models") == 1 + 1  # the push's, and the third of the load's

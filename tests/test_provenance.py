@@ -83,8 +83,8 @@ def test_a_training_is_told_of_the_weights_it_made_and_of_no_others(
         card, made = pushed(hub, model)
         assert set(made) == {"package", "fine_tuned_from"} | ({"initialised"} if what == "new classes" else set())
         assert "## Training" not in card and "Started from a local checkpoint." in card, what
-        assert ("fc.weight, fc.bias were new when it was loaded" in card) == (what == "new classes")
-    assert pushed(hub, zoo.load(checkpoint, pretrained=False))[1].keys() == {"package"}
+        assert ("Untrained: classifier." in card) == (what == "new classes")
+    assert pushed(hub, zoo.load(checkpoint, pretrained=False))[1].keys() == {"package", "initialised"}
 
 
 def test_a_module_tells_of_its_own_run(checkpoint: Path, motion_folder: Path, hub: LoopbackHub, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_labels_and_protocol_are_those_that_a_network_has_now(tmp_path: Path) ->
     assert last.labels == ("k", "l", "m") and last.protocol.flip_pairs == ((1, 2),)
     for wrong in (("k", "l"), "klm", (1, 2, 3), 3):
         last.labels = wrong
-        with pytest.raises(ConfigError, match="model.labels must hold 3 texts"):
+        with pytest.raises(ConfigError, match="model.labels"):
             zoo.save(last, tmp_path / "three")
 
 
@@ -183,6 +183,7 @@ root, out = map(Path, sys.argv[1:])
 torch.manual_seed(0)
 options = {"width": 8, "dropout": 0.0}
 module = VideoClassifier("tanet_r18", options=options, num_classes=4, num_frames=4, image_size=32)
+module.allow_untrained = True
 quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}
 two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork"}
 data = lambda: VideoFolder(root, batch_size=1, num_workers=0, max_bad_fraction=0.5)

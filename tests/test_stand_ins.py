@@ -11,8 +11,9 @@ import torchvision.models as tv
 from torch import nn
 
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.models.stand_ins import STAND_INS, stand_in
 from zoo.models.temporalize import temporalize
+from zoo.ops import OPERATORS
+from zoo.ops.stand_in import stand_in
 
 T = 3
 SHAPES: list[dict[str, Any]] = [
@@ -23,6 +24,8 @@ SHAPES: list[dict[str, Any]] = [
     {"padding": "same", "padding_mode": "circular", "dilation": 2},
     {"padding": "same", "groups": 2},
 ]
+
+STAND_INS = [name for name, operator in OPERATORS.items() if operator.stand_in is not None]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -20,11 +20,14 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 import zoo
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.models import layer_depths
-from zoo.models.stand_ins import STAND_INS, StandIn
 from zoo.models.temporalize import TemporalNetwork, temporalize
+from zoo.ops import OPERATORS
+from zoo.ops.stand_in import StandIn
 
 T = 3
 IDENTITIES = ["tadaconv", "tadaconv_v2", "stam"]
+
+STAND_INS = [name for name, operator in OPERATORS.items() if operator.stand_in is not None]
 
 
 class Plain(nn.Module):

@@ -99,7 +99,6 @@ def test_tensors_are_those_of_the_state_dict(how: str, tmp_path: Path) -> None:
     assert set(read) == set(wanted)
     for key, value in wanted.items():
         assert read[key].dtype == value.dtype, key
-        assert read[key].is_contiguous()
         assert torch.equal(read[key], value), key
     assert read["part.linear.weight"].dtype == torch.float16  # the loader casts, and reports it
 
@@ -127,7 +126,7 @@ def test_a_truncated_archive_is_an_error(part: float, archive: Path) -> None:
     [
         ("data/0", lambda data: data[:-4], "storage 0 has 44 bytes for 12 numbers"),
         ("data.pkl", lambda data: data[: len(data) // 2], "damaged"),
-        ("data.pkl", lambda data: data.replace(b"FloatStorage", b"DrunkStorage"), "asks for torch.DrunkStorage"),
+        ("data.pkl", lambda data: data.replace(b"FloatStorage", b"DrunkStorage"), r"run code.*torch.DrunkStorage"),
         ("byteorder", lambda data: b"big" if data == b"little" else b"little", "another byte order"),
     ],
 )
@@ -162,7 +161,7 @@ def test_nothing_but_tensors_is_made(function: Any, archive: Path, tmp_path: Pat
     touched = tmp_path / "touched"
     evil = pickle.dumps(Shell(function, f"open({str(touched)!r}, 'w').close()"), protocol=2)
     changed = rewritten(archive, lambda n, data: evil if n.endswith("/data.pkl") else data)
-    with pytest.raises(CheckpointError, match="was not read"):
+    with pytest.raises(CheckpointError, match="Nothing of it was run"):
         read_tensors(changed)
     assert not touched.exists()
 
@@ -172,7 +171,7 @@ def test_views_beyond_their_storage_are_refused(archive: Path) -> None:
     with zipfile.ZipFile(archive) as whole:
         assert whole.read("whole/data.pkl").count(old) == 1
     changed = rewritten(archive, lambda n, data: data.replace(old, new) if n.endswith("/data.pkl") else data)
-    with pytest.raises(CheckpointError, match="a tensor of 381 numbers is made of 12"):
+    with pytest.raises(CheckpointError, match="transposed is a tensor of 381 numbers in a storage of 12"):
         read_tensors(changed)
 
 

@@ -166,7 +166,8 @@ def test_what_is_not_read_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
         data = VideoFolder(place)
         assert [len(data.split_records(split)) for split in ("train", "val", "test")] == [10, 10, 10]
         assert warnings(caplog) == [
-            f"{place}: videos in no class folder of a split are not read: 1 in ., 2 in c, 1 in train, 10 in validation",
+            "videos in no class folder of a split are not read: "
+            f"1 in {place}, 2 in {place}/c, 1 in {place}/train, 10 in {place}/validation",
             f"{place} has no folder test: the videos for validation are read",
         ]
     touch(two, *(f"{c}/{i}.{end}" for c in "ab" for i, end in enumerate(["mp4", "MTS", "ogv", "x", "y", "xmp4", "X"])))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,20 @@ MAX_GROWTH = 8
 
 @dataclass(frozen=True)
 class LoadReport:
-    """What a network was loaded from, and what of it was not taken as it stood.
+    """What a network was loaded from, and how it differs from that.
 
-    source: file the weights came from, None for a random network. sha256: of that file. published: whether it has
-    the digest the index gives, None where none is published.
-    initialised: keys that start untrained. adapted: key -> what was done to it. ignored: keys of the file left out.
+    Attributes:
+        name: what ``zoo.load`` or ``zoo.create`` was given.
+        source: file that the weights came from; None for random weights.
+        sha256: of that file.
+        published: whether the file has the digest in the index; None if the index has none.
+        initialised: keys that are not from the file.
+        adapted: key -> how its tensor was changed.
+        ignored: keys of the file that were not used.
+        untrained: keys that nobody has trained: ``initialised``, and those of the file that its config declares.
+        untrained_parts: the modules that hold these keys, such as ("16 TAM modules", "classifier").
+        start_only: the weights were trained for another network, such as an image network, and serve as a start only.
+        checksums: of the untrained parameters when they were initialized or loaded.
     """
 
     name: str
@@ -33,18 +44,48 @@ class LoadReport:
     initialised: tuple[str, ...] = ()
     adapted: Mapping[str, str] | None = None
     ignored: tuple[str, ...] = ()
+    untrained: tuple[str, ...] = ()
+    untrained_parts: tuple[str, ...] = ()
+    start_only: bool = False
+    checksums: Mapping[str, int] = field(default_factory=dict, repr=False)
 
     @property
     def as_trained(self) -> bool:
-        """Whether every tensor of the network is the trained one, unchanged."""
+        """Whether every tensor of the network is that of the file, unchanged."""
         return self.source is not None and not self.initialised and not self.adapted
+
+    def with_initialized(self, network: nn.Module, keys: Iterable[str]) -> LoadReport:
+        """The report after ``keys`` of the network were initialized.
+
+        Keys that were untrained before stay so, unless their parameters have changed since.
+        """
+        new = dict.fromkeys(keys)
+        others = [key for key in self.untrained if key not in new]
+        checksums = checksum_parameters(network, [*others, *new])
+        if any(self.checksums[key] != checksums.get(key) for key in others if key in self.checksums):
+            others = []
+        untrained = (*others, *new)
+        return replace(
+            self,
+            initialised=tuple(dict.fromkeys((*self.initialised, *new))),
+            untrained=untrained,
+            untrained_parts=name_parts(network, untrained),
+            checksums={key: value for key, value in checksums.items() if key in untrained},
+        )
+
+    def still_untrained(self, network: nn.Module) -> tuple[str, ...]:
+        """``untrained``, or no keys if any of their parameters has changed: then the network was trained since."""
+        unchanged = checksum_parameters(network, self.untrained) == self.checksums
+        return self.untrained if unchanged else ()
 
     def __str__(self) -> str:
         parts = [self._start()]
         if self.published is not None:
             parts.append("digest as published" if self.published else "DIGEST NOT AS PUBLISHED")
-        if self.source and self.initialised:
-            parts.append(f"re-initialised {listing(self.initialised)}")
+        if self.source and self.start_only:
+            parts.append("a start for fine-tuning")
+        if self.source and self.untrained_parts:
+            parts.append(f"untrained: {', '.join(self.untrained_parts)}")
         for what in dict.fromkeys((self.adapted or {}).values()):
             keys = [key for key, done in (self.adapted or {}).items() if done == what]
             parts.append(f"{what} in {listing(keys)}")
@@ -61,6 +102,47 @@ class LoadReport:
         if Path(self.name) in (Path(self.source), Path(self.source).parent):
             return f"weights of {source}"
         return f"{name}: weights from {source}"
+
+
+def checksum_parameters(network: nn.Module, keys: Iterable[str], count: int = 256) -> dict[str, int]:
+    """Key -> CRC-32 of a parameter's first ``count`` values; buffers, which change without training, are left out."""
+    parameters = dict(network.named_parameters())
+    chosen = {key: parameters[key] for key in keys if key in parameters and not parameters[key].is_meta}
+    samples = {key: value.detach().reshape(-1)[:count].float().cpu() for key, value in chosen.items()}
+    return {key: zlib.crc32(sample.numpy().tobytes()) for key, sample in samples.items()}
+
+
+def name_parts(network: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
+    """Names of the modules that hold some state-dict keys, for messages.
+
+    For example ("16 TAM modules", "routing of 16 TAdaConv2d modules", "classifier"), or ("all weights",).
+    """
+    tensors, head_prefix = network.state_dict().keys(), str(network.head_prefix)
+    chosen = set(keys) & set(tensors)
+    if chosen == set(tensors):
+        return ("all weights",)
+    modules = dict(network.named_modules())
+    others = {prefix for key in tensors if key not in chosen for prefix in _prefixes(key)}
+    head = {key for key in chosen if key.startswith(head_prefix)}
+    # the outermost module of which all tensors are chosen; a parameter where there is none
+    roots = {next((p for p in _prefixes(key) if p not in others), key) for key in chosen - head}
+    counts: Counter[str] = Counter()
+    for root in roots:
+        parent, _, name = root.rpartition(".")
+        kind, owner = type(modules.get(root)), type(modules[parent])
+        of_package = kind.__module__.startswith("zoo.") and not owner.__module__.startswith("zoo.ops.")
+        counts[kind.__name__ if of_package else f"{name} of {owner.__name__}"] += 1
+    names = []
+    for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        attribute, of, kind_name = what.rpartition(" of ")
+        names.append(f"{attribute}{of}{count} {kind_name} module" + ("s" if count > 1 else ""))
+    return (*names, *(["classifier"] if head else []))
+
+
+def _prefixes(key: str) -> list[str]:
+    """Names of the modules around a tensor, outermost first."""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def listing(keys: Any, most: int = 4) -> str:

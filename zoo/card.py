@@ -7,14 +7,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zoo.adapt import listing
+from zoo.adapt import name_parts
 from zoo.config import UNTRAINED
 from zoo.hub.hf import HUB_PREFIX
 from zoo.hub.hf_client import LIBRARY
 from zoo.index import Entry
-from zoo.models import ARCHITECTURES, RESNETS
+from zoo.models import ARCHITECTURES, RESNETS, outline
 from zoo.protocol import Protocol
-from zoo.provenance import COPY_OF, INITIALISED, LOCAL, entry_of, hub_repository, is_published, public_config
+from zoo.provenance import COPY_OF, INITIALISED, LOCAL, START, entry_of, hub_repository, is_published, public_config
 from zoo.text import printable
 
 CLASSES_LISTED = 60
@@ -37,6 +37,10 @@ TADACONVNEXT = "Version 1 of TAdaConvNeXt has no published weights: these are no
 OPERATOR_UNTRAINED = (
     "**A start for fine-tuning, not a trained video network:** its temporal operator is not in the file, and is "
     "initialised anew whenever it is loaded."
+)
+START_ONLY = (
+    "**A start for fine-tuning, not a trained video network:** its weights were trained for another network, such as "
+    "an image network."
 )
 
 
@@ -163,11 +167,14 @@ def _what(config: Mapping[str, Any]) -> list[str]:
     parts += [STAM] if arch.startswith("stam") else []
     parts += [TADACONVNEXT] if arch.startswith("tadaconvnext_") else []
     parts += [OPERATOR_UNTRAINED] if config["provenance"].get(UNTRAINED) else []
-    if new := config["provenance"].get(INITIALISED):
-        parts.append(
-            f"**Not a trained network as it stands:** {escape(listing(new))} were new when it was loaded, and the "
-            "other tensors have not changed since."
-        )
+    untrained = config["provenance"].get(INITIALISED)
+    if config["provenance"].get(START):
+        parts.append(START_ONLY)
+    elif untrained:
+        parts.append("**Not a trained network.**")
+    if untrained:
+        names = name_parts(outline(arch, **config["options"]), untrained)
+        parts.append(f"Untrained: {escape(', '.join(names))}.")
     return parts
 
 
@@ -184,9 +191,10 @@ def _use(config: Mapping[str, Any], repo: str, revision: str | None) -> list[str
         "Needs the Python package `tempozoo`.\n\n```python\nfrom zoo import load\n\n"
         f'model = load("{name}")\n'
         f"logits = model(clips)  # {shape} normalised floats -> (B, {classes})\n"
-        "model.labels, model.protocol  # class names; frames, sizes, views\n```\n\n"
-        f"`tempozoo predict --from {name} clip.mp4` names the action in a file."
+        "model.labels, model.protocol  # class names; frames, sizes, views\n```"
     )
+    if not config["provenance"].keys() & {UNTRAINED, INITIALISED, START}:
+        code += f"\n\n`tempozoo predict --from {name} clip.mp4` names the action in a file."
     rows = {
         "frames": f"{protocol.num_frames}, sampling {protocol.sampling}"
         + (f", interval {protocol.interval}" if protocol.interval else ""),

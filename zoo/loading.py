@@ -25,7 +25,7 @@ from zoo.hub.settings import offline
 from zoo.index import Entry, load_index
 from zoo.models import build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
-from zoo.provenance import provenance_now
+from zoo.provenance import INITIALISED, START, provenance_now
 from zoo.published import Weights, obtain
 from zoo.text import printable
 from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
@@ -74,7 +74,7 @@ def create(
     if takes(arch, "image_size"):
         options["image_size"] = protocol.crop
     model = build(arch, **options)
-    report = LoadReport(arch, initialised=tuple(model.state_dict()))
+    report = LoadReport(arch).with_initialized(model, model.state_dict())
     return dress(model, arch, options, protocol, labels, report)
 
 
@@ -162,7 +162,9 @@ class Origin:
     sha256: str | None = None
     published: bool | None = None
     ignored: Sequence[str] = ()
-    operator_untrained: bool = False
+    operator_untrained: bool = False  # the file lacks the operator's tensors
+    untrained: frozenset[str] = frozenset()  # keys of the file that nobody has trained
+    start_only: bool = False  # see LoadReport
 
 
 def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes: int | None) -> nn.Module:
@@ -182,14 +184,22 @@ def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes:
     if options["num_classes"] != trained["num_classes"]:
         labels, protocol = None, protocol.with_classes([])
     if origin.tensors is None:
-        report = LoadReport(name, initialised=tuple(model.state_dict()))
+        report = LoadReport(name).with_initialized(model, model.state_dict())
         return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
 
     initialised, adapted = fit(model, origin.tensors, trained, options, where=where, operator_untrained=untrained)
     report = LoadReport(
-        name, where, origin.sha256, origin.published, tuple(initialised), adapted, tuple(origin.ignored)
-    )
-    log.log(logging.INFO if report.as_trained else logging.WARNING, "%s", report)
+        name,
+        where,
+        origin.sha256,
+        origin.published,
+        adapted=adapted,
+        ignored=tuple(origin.ignored),
+        untrained=tuple(key for key in model.state_dict() if key in origin.untrained),
+        start_only=origin.start_only,
+    ).with_initialized(model, initialised)
+    complete = report.as_trained and not report.untrained
+    log.log(logging.INFO if complete else logging.WARNING, "%s", report)
     return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
 
 
@@ -217,7 +227,8 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
     if os.path.exists(name):
         return _from_file(Path(name), pretrained)
     if os.sep in name or name.endswith((SUFFIX, ".safetensors")):
-        raise CheckpointError(f"There is no folder or file {shown}.")
+        kind = "file" if name.endswith((SUFFIX, ".safetensors")) else "folder or file"
+        raise CheckpointError(f"There is no {kind} {shown}.")
     raise index.unknown(name)
 
 
@@ -273,14 +284,15 @@ def origin_of(
     where = printable(str(config_file or file))
     protocol = check_config(config, where)
     provenance = dict(config.get("provenance") or {})
-    untrained = provenance.pop(UNTRAINED, False)
+    operator_untrained = provenance.pop(UNTRAINED, False)
+    untrained, start_only = provenance.pop(INITIALISED, None), provenance.pop(START, False)
     arch, options = config["arch"], config["options"]
     tensors = {key.replace(f"{COMPILED}.", ""): value for key, value in tensors.items()}  # of compiled submodules
     try:
         host = outline(arch, **options)
     except (ZooError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise IndexFileError(f"{where}: {arch} cannot be built with these options: {error}") from error
-    fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=untrained)
+    fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=operator_untrained)
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:
         raise IndexFileError(
@@ -288,7 +300,9 @@ def origin_of(
             f"that is not in the file may have up to {MAX_GROWTH - 1} times as many as the file."
         )
     origin = Origin(arch, options, config["labels"], protocol, provenance)
-    origin.operator_untrained = untrained
+    origin.operator_untrained, origin.start_only = operator_untrained, bool(operator_untrained or start_only)
+    if isinstance(untrained, list):
+        origin.untrained = frozenset(map(str, untrained))
     if pretrained:
         origin.tensors, origin.file, origin.sha256 = tensors, file, digest
     return origin
@@ -297,7 +311,7 @@ def origin_of(
 def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = None) -> Origin:
     """An entry's network: without weights, with those of a published file, or with those of its conversion."""
     origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
-    origin.operator_untrained = entry.init
+    origin.operator_untrained = origin.start_only = entry.init
     if file is not None:
         if not os.path.isfile(file):
             raise CheckpointError(f"There is no weight file {printable(str(file))}.")

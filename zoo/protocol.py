@@ -169,7 +169,7 @@ def check_protocol(values: Mapping[str, Any]) -> None:
     side = max(values["resize"], values["train_crop"])
     if values["num_frames"] * side**2 > MAX_PIXELS:
         raise ConfigError(
-            f"a clip has {values['num_frames']} frames of {side} x {side} pixels; it may have {MAX_PIXELS} in all."
+            f"a clip has {values['num_frames']} frames of {side} x {side} pixels; at most {MAX_PIXELS} are allowed."
         )
     for name, least in (("mean", -MAX_MEAN), ("std", MIN_STD)):
         for number, value in enumerate(_check_list(name, values[name])):

@@ -26,7 +26,8 @@ from zoo.models import ARCHITECTURES
 from zoo.wrappers import COMPILED, state_of, unwrap
 
 LOCAL = "a local checkpoint"
-INITIALISED = "initialised"  # keys of a network that were new when it was loaded and are not known to be trained
+INITIALISED = "initialised"  # keys of a network that nobody has trained
+START = "start_only"  # the weights were trained for another network, such as an image network, and not since
 COPY_OF = "copy_of"  # the Hub's repository whose weights these are, unchanged
 OF_ALL = ("package",)  # what a network brings along that is true of it however it was initialised,
 OF_START = (*OF_ALL, "entry", "sha256", "size", "source")  # and what is true of the file its training goes back to
@@ -40,15 +41,18 @@ def provenance_now(network: Any) -> dict[str, Any]:
     """
     network = unwrap(network)
     report, made = network.report, network.config["provenance"]
+    untrained = report.still_untrained(network)
+    new: dict[str, Any] = {INITIALISED: list(untrained)} if untrained else {}
     if report.source is None:
-        return {key: made[key] for key in OF_ALL if key in made}
+        return {key: made[key] for key in OF_ALL if key in made} | new
     start = {key: made[key] for key in OF_START if key in made}
     if report.name in load_index().entries:
         made = start = {"sha256": report.sha256} | start | {"entry": report.name}
     untouched = _untouched(report, state_of(network))
+    if report.start_only and (untrained if report.untrained else untouched):
+        new[START] = True
     if untouched and report.as_trained:
-        return made | ({COPY_OF: report.name} if report.name.startswith(HUB_PREFIX) else {})
-    new = {INITIALISED: list(report.initialised)} if untouched and report.initialised else {}
+        return made | new | ({COPY_OF: report.name} if report.name.startswith(HUB_PREFIX) else {})
     return start | {"fine_tuned_from": report.name} | new
 
 
@@ -193,4 +197,5 @@ TOLD: dict[str, Callable[[Any], Any]] = {
     "data": _data,
     "metrics": _numbers,
     UNTRAINED: lambda value: value is True or None,
+    START: lambda value: value is True or None,
 }

@@ -190,10 +190,12 @@ def _checked(found: dict[str, Any]) -> dict[str, Any]:
 def _network(model: Any, progress: bool) -> Any:
     if isinstance(model, (str, os.PathLike)):
         network: Any = load(model, progress=progress)
-        if network.report.initialised:
+        report = network.report
+        if report.untrained or report.start_only:
+            parts = f" (untrained: {', '.join(report.untrained_parts)})" if report.untrained else ""
             raise ConfigError(
-                f"{os.fspath(model)} is a start for fine-tuning: {len(network.report.initialised)} of its tensors were "
-                "never trained. Train it first; converted starts are published with `tempozoo mirror`."
+                f"{os.fspath(model)} is not a trained video network{parts}. Fine-tune it before pushing it; "
+                "`tempozoo mirror` publishes converted weights to start from."
             )
         return network
     network = model if hasattr(model, "config") else getattr(model, "network", None)

@@ -1,29 +1,40 @@
-"""`tempozoo data check`: which videos of a data set cannot be read, found before a run finds them."""
+"""`tempozoo data check`: find the videos of a data set that cannot be read, before a run does."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import os
 import re
-from collections import Counter
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from torch import Tensor
+
+from datamodules.dataset import check_shape
 from datamodules.records import Source
 from datamodules.shards import ShardTree
 from datamodules.tools.outputs import write_rows, written
 from datamodules.tools.parallel import each
 from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree, walk
-from datamodules.video.decoding import open_video
+from datamodules.video.decoding import Reader, open_video
 from datamodules.video.frame_reader import FRAME_EXTENSIONS
 from zoo.errors import DataError, ZooError
 
 REPORT, EXCLUDE = "check.csv", "exclude.txt"
+SPREAD = 16  # frames that are read by random access, as those of a clip
+SHARE = 0.8  # of the time limit: where reading all frames stops, so that the video is not taken for one that hangs
 
 
 class Checked(NamedTuple):
-    """A row of the report; numbers are 0 where there is a problem. ``seconds`` is how long the video lasts."""
+    """A row of the report; numbers are 0 where there is a problem.
+
+    seconds: the duration of the video.
+    decoded: the number of frames that were decoded: all, unless the time limit came first.
+    problem: the error, which names the video.
+    """
 
     path: str
     frames: int = 0
@@ -31,12 +42,18 @@ class Checked(NamedTuple):
     width: int = 0
     height: int = 0
     seconds: float = 0.0
+    decoded: int = 0
     problem: str = ""
+
+    @property
+    def kind(self) -> str:
+        """The problem without names and numbers: the same for all videos with the same problem."""
+        return re.sub(r"\d+(\.\d+)?", "N", self.problem.replace(self.path, ""))
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found."""
+    """The results of a check."""
 
     rows: list[Checked]
 
@@ -46,17 +63,25 @@ class Report:
         return [row for row in self.rows if row.problem]
 
     @property
+    def partial(self) -> list[Checked]:
+        """Readable videos of which not all frames were decoded within the time limit."""
+        return [row for row in self.rows if not row.problem and row.decoded < row.frames]
+
+    @property
     def nameless(self) -> list[str]:
-        """Those of bad videos that a list of a name a line would not say, or would say of another."""
+        """Names of bad videos that cannot be written to a list with one name a line."""
         bare = (row.path for row in self.bad)
         return [path for path in bare if path != path.strip() or re.search("[\r\n]", path) or path.startswith("# ")]
 
-    def kinds(self) -> Counter[str]:
-        """How many videos have each problem, whatever they and the numbers in it are."""
-        return Counter(re.sub(r"\d+(\.\d+)?", "N", row.problem) for row in self.bad)
+    def problems(self) -> list[tuple[str, int]]:
+        """The first problem of each kind, and how many videos have a problem of that kind; the most frequent first."""
+        groups: dict[str, list[str]] = {}
+        for row in self.bad:
+            groups.setdefault(row.kind, []).append(row.problem)
+        return sorted(((problems[0], len(problems)) for problems in groups.values()), key=lambda item: -item[1])
 
     def write(self, folder: Path) -> Path:
-        """check.csv and exclude.txt into a folder; returns the latter.
+        """Write check.csv and exclude.txt into a folder; returns the path of the latter.
 
         Raises:
             NoSpaceError, AccessError: they cannot be written.
@@ -72,7 +97,7 @@ class Report:
 
 
 def check(root: str, decoder: str = "pyav", workers: int | None = None, time_limit: float | None = 60.0) -> Report:
-    """Decode the first, the middle and the last frame of every video, and folder of frames, below ``root``.
+    """Decode every video, and folder of frames, below ``root`` as training and testing do: see ``read_all``.
 
     Args:
         root: a folder, or a folder or URL of shards.
@@ -83,38 +108,84 @@ def check(root: str, decoder: str = "pyav", workers: int | None = None, time_lim
         DataError: there is no such folder, or nothing in it.
     """
     sources = find_sources(root)
-    results = each(functools.partial(check_video, decoder=decoder), sources, "checking", workers, time_limit)
+    work = functools.partial(check_video, decoder=decoder, time_limit=time_limit)
+    results = each(work, sources, "checking", workers, time_limit)
     rows = []
     for source, result in zip(sources, results, strict=True):
         if isinstance(result, ZooError):
-            result = Checked(source.name, problem=_problem(source, str(result)))
+            result = Checked(source.name, problem=describe_problem(source, str(result)))
         rows.append(result)
     return Report(rows)
 
 
-def _problem(source: Source, text: str) -> str:
-    """What is wrong, without the name of the video; of a folder of frames with that of the frame."""
-    folder = f"{Path(source.path)}{os.sep}"
-    if source.place is None and folder in text:
-        return text.replace(folder, "")
-    return re.sub(rf"(^|\s){re.escape(str(source))}(?=[\s:,]|$)", "", text, count=1).strip(" :")
+def describe_problem(source: Source, message: str) -> str:
+    """An error message with the relative path of a video, and with the shard that holds it."""
+    if source.place is not None:
+        return f"{message} The video is in the shard {source.path}."
+    folder = source.path.removesuffix(source.name)  # messages name the single frames of a folder by their whole path
+    return message.replace(folder, "") if folder else message
 
 
-def check_video(source: Source, decoder: str) -> Checked:
+def check_video(source: Source, decoder: str, time_limit: float | None = None) -> Checked:
     """The row of one video.
 
     Raises:
         DataError: it is damaged.
     """
+    begin = time.monotonic()
     with open_video(source, decoder) as reader:
-        count = len(reader)
-        height, width = reader.frames(sorted({0, count // 2, count - 1})).shape[-2:]
-        fps = float(reader.fps)
-        return Checked(source.name, count, round(fps, 3), width, height, round(count / fps, 3) if fps else 0.0)
+        stop = None if time_limit is None else begin + SHARE * time_limit
+        decoded, height, width = read_all(reader, str(source), stop)
+        count, fps = len(reader), float(reader.fps)
+        seconds = round(count / fps, 3) if fps else 0.0
+        return Checked(source.name, count, round(fps, 3), width, height, seconds, decoded)
+
+
+class _OutOfTime(Exception):
+    """Not all frames could be decoded in time."""
+
+
+def read_all(reader: Reader, name: str, stop: float | None = None) -> tuple[int, int, int]:
+    """Decode frames that are spread over a video, as those of a clip, then all frames in order.
+
+    A video that passes is readable: `fit`, `test` and `predict` read frames in the same way.
+
+    Args:
+        name: the name of the video in error messages.
+        stop: on the clock of ``time.monotonic``: the second part ends then.
+
+    Returns:
+        The number of frames decoded in order, their height and their width.
+
+    Raises:
+        DataError: a frame cannot be decoded, or frames have a shape that cannot be used.
+    """
+    shape = (0, 0)
+    decoded = 0
+
+    def keep_corner(frames: Tensor) -> Tensor:
+        nonlocal shape
+        shape = (frames.shape[-2], frames.shape[-1])
+        check_shape(*shape, name)
+        return frames[..., :1, :1]
+
+    def count_frames(frames: Tensor) -> Tensor:
+        nonlocal decoded
+        decoded += len(frames)
+        if stop is not None and time.monotonic() > stop:
+            raise _OutOfTime
+        return frames[..., :1, :1]
+
+    count = len(reader)
+    spread = np.linspace(0, count - 1, min(SPREAD, count // 2 + 1)).astype(int)
+    reader.frames(np.unique(spread), keep_corner)
+    with contextlib.suppress(_OutOfTime):
+        reader.frames(np.arange(count), count_frames)
+    return (decoded, *shape)
 
 
 def find_sources(root: str) -> list[Source]:
-    """Every video and folder of frames below a root, each with its relative path as its name.
+    """All videos and folders of frames below a root, each with its relative path as its name.
 
     Raises:
         DataError: there is no such folder, or nothing in it.

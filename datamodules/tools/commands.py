@@ -13,6 +13,7 @@ from datamodules.shards import MANIFEST
 from datamodules.tools.encode import Encoding
 from datamodules.video.decoding import DECODERS
 from zoo.errors import ConfigError
+from zoo.text import printable
 
 DEFAULT = Encoding()
 
@@ -21,7 +22,8 @@ def data(arguments: Sequence[str]) -> None:
     """`tempozoo data check|stats|prepare|index`.
 
     Raises:
-        ZooError: what was asked for could not be done; bad videos alone are no reason.
+        ZooError: the command failed.
+        SystemExit: with status 1 after `check` has found videos that cannot be read, unless ``--exit-zero`` is given.
     """
     parser = argparse.ArgumentParser("tempozoo data", description="Look at data sets, and make them ready.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
@@ -47,28 +49,43 @@ def _check_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", help="folder of videos or of folders of frames; folder or URL of shards")
     parser.add_argument("--out", help="folder for check.csv and exclude.txt (default: a new one below runs)")
     parser.add_argument("--decoder", choices=DECODERS, default=DECODERS[0])
-    parser.add_argument("--time-limit", type=_seconds, default=60.0, help="seconds for a video; 0: none (default: 60)")
+    limit = "seconds for a video, as data.time_limit of a run; 0: none (default: 60)"
+    parser.add_argument("--time-limit", type=_seconds, default=60.0, help=limit)
+    parser.add_argument(
+        "--exit-zero", "--exit_zero", action="store_true", help="exit with status 0 although videos cannot be read"
+    )
 
 
 def _check(asked: Any) -> None:
-    from datamodules.tools.check import REPORT, check
+    from datamodules.tools.check import EXCLUDE, REPORT, check
 
     report = check(asked.root, asked.decoder, asked.workers, asked.time_limit)
     folder = Path(asked.out or Path("runs") / f"check-{datetime.now():%Y%m%d-%H%M%S}")
     exclude = report.write(folder)
     print(f"{len(report.rows) - len(report.bad)} of {len(report.rows)} videos can be read.")
-    for kind, count in report.kinds().most_common():
-        print(f"{count:8}  {kind}")
-    print(f"Wrote {folder / REPORT}")
-    if report.bad:
-        print(f"Leave the others out of training and testing with: --data.exclude {exclude}")
+    for problem, count in report.problems():
+        more = f" ({count - 1} more like this)" if count > 1 else ""
+        print(f"{count:8}  {printable(problem)}{more}")
+    if report.partial:
+        print(
+            f"{len(report.partial)} videos are too long to decode all of their frames in {asked.time_limit:g} s. Only "
+            f"a part was checked, see the column decoded of {REPORT}; increase --time-limit to check all."
+        )
+    print(f"Wrote {printable(str(folder / REPORT))}")
     if report.nameless:
-        print(f"{len(report.nameless)} of them have names that no list can hold: rename {report.nameless[0]!r}")
+        print(
+            f"{len(report.nameless)} of them have names that {EXCLUDE} cannot hold, such as "
+            f"{printable(report.nameless[0])!r}: rename them."
+        )
+    if report.bad:
+        print(f"Leave the bad videos out of training and testing with: --data.exclude {printable(str(exclude))}")
+        if not asked.exit_zero:
+            sys.exit(1)
 
 
 def _stats_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("root", help="folder of videos; folder or URL of shards")
-    parser.add_argument("--limit", type=int, help="look at so many videos only, evenly spread (default: all)")
+    parser.add_argument("--limit", type=int, help="number of videos to read, evenly spread (default: all)")
     parser.add_argument("--time-limit", type=_seconds, default=60.0, help="seconds for a video; 0: none (default: 60)")
 
 
@@ -105,14 +122,17 @@ def _prepare(asked: Any) -> None:
     encoding = Encoding(asked.short_side, asked.gop, asked.crf)
     to = Path(asked.to)
     result = prepare(Path(asked.root), to, encoding, asked.shards, asked.workers, asked.time_limit)
-    print(f"{len(result.done)} videos are ready in {to}, {len(result.new)} of them new.")
-    print(f"{asked.root} takes {_megabytes(Path(asked.root))} MB, {to} {_megabytes(to)} MB.")
+    target = printable(str(to))
+    print(f"{len(result.done)} videos are ready in {target}, {len(result.new)} of them new.")
+    print(f"{printable(asked.root)} takes {_size(Path(asked.root))}, {target} {_size(to)}.")
     if result.problems:
-        print(f"{len(result.problems)} cannot be read and were left out, see {to / PROBLEMS}")
+        print(f"{len(result.problems)} cannot be read and were left out, see {printable(str(to / PROBLEMS))}")
 
 
-def _megabytes(folder: Path) -> str:
-    return f"{sum(file.stat().st_size for file in folder.rglob('*') if file.is_file()) / 1e6:,.1f}"
+def _size(folder: Path) -> str:
+    from datamodules.tools.stats import format_bytes
+
+    return format_bytes(sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()))
 
 
 def _index_options(parser: argparse.ArgumentParser) -> None:
@@ -130,14 +150,15 @@ def _index(asked: Any) -> None:
     manifest = index_shards(expand(asked.shards), workers=asked.workers)
     file = manifest.write(Path(asked.to))
     labelled = sum(map(bool, manifest.label))
-    print(f"{len(manifest.path)} videos in {len(manifest.shards)} shards, {labelled} with a label. Wrote {file}")
+    print(f"{len(manifest.path)} videos in {len(manifest.shards)} shards, {labelled} with a label.")
+    print(f"Wrote {printable(str(file))}")
     if not labelled:
         print("Without labels they serve a data set that knows its videos by name. The folder of shards that")
         print("`data prepare` made is a root as it is.")
 
 
 VERBS = (
-    ("check", "Find the videos that cannot be read: first, middle and last frame of each.", _check_options, _check),
+    ("check", "Find the videos that cannot be read: decodes every frame.", _check_options, _check),
     ("stats", "What the videos are like, and what would make them quicker to read.", _stats_options, _stats),
     ("prepare", "A copy that is quick to read: small H.264 with many key frames.", _prepare_options, _prepare),
     ("index", "Say in shards.json what is where in WebDataset shards.", _index_options, _index),

@@ -11,10 +11,12 @@ import av
 from av.filter import Graph
 
 from datamodules.tools.outputs import written
+from datamodules.video.containers import open_container, reason, video_stream
 from datamodules.video.decoding import open_video
+from datamodules.video.pixels import orientation
 from zoo.errors import ConfigError, DataError
 
-# filters for a picture that is to be turned counter-clockwise by so many quarters
+# filters that turn a picture counter-clockwise by so many quarters
 TURNS: dict[int, list[tuple[str, str | None]]] = {
     0: [],
     1: [("transpose", "cclock")],
@@ -54,8 +56,8 @@ class Encoding:
 def encode(source: Path, target: Path, encoding: Encoding) -> int:
     """Write ``target`` whole or not at all; returns the number of its frames, which is the source's.
 
-    Display times (from the first frame on) and colour tags stay; the rotation of phone videos is carried out; sound is
-    left out.
+    Display times (from the first frame on) and color tags stay. Frames are turned and mirrored as they are to be shown.
+    Sound is left out.
 
     Raises:
         DataError: the source is damaged anywhere, or its frames differ in size.
@@ -75,14 +77,11 @@ def encode(source: Path, target: Path, encoding: Encoding) -> int:
 
 def _convert(source: Path, path: Path, encoding: Encoding) -> int:
     """Frames written, of those that the source has."""
-    try:
-        container = av.open(str(source), metadata_errors="replace")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise DataError(f"{source} cannot be opened as a video: {error}.") from error
+    container = open_container(str(source), str(source))
     count, stream = 0, None
     options = {"crf": str(encoding.crf), "g": str(encoding.gop)}
-    with container, av.open(str(path), "w", options={"movflags": "+faststart"}) as result:
-        origin: Any = container.streams.best("video")
+    with container, av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as result:
+        origin = video_stream(container, str(source))
         for picture in _pictures(source, container, origin, encoding):
             if stream is None:
                 stream = result.add_stream("libx264", rate=origin.average_rate, options=options)
@@ -101,8 +100,7 @@ def _convert(source: Path, path: Path, encoding: Encoding) -> int:
 
 
 def _pictures(source: Path, container: Any, stream: Any, encoding: Encoding) -> Iterator[av.VideoFrame]:
-    """The frames of a video, turned and scaled, each at its time."""
-    stream.codec_context.thread_count = 1
+    """The frames of a video, upright and scaled, each at its time."""
     step = 1
     if stream.average_rate and stream.time_base:
         step = max(1, round(1 / (stream.average_rate * stream.time_base)))
@@ -123,13 +121,13 @@ def _pictures(source: Path, container: Any, stream: Any, encoding: Encoding) -> 
             graph.vpush(frame)
             yield graph.vpull()
     except av.FFmpegError as error:
-        raise DataError(f"{source} is damaged: {error.strerror}.") from error
+        raise DataError(f"{source} is damaged: {reason(error)}.") from error
 
 
 def _filters(frame: av.VideoFrame, encoding: Encoding) -> Graph:
-    """What turns and scales frames like this one."""
+    """Filters that bring frames like this one upright and scale them."""
     graph = Graph()
-    turns = round(frame.rotation / 90) % 4
+    mirrored, turns = orientation(frame)
     sides = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)
     width, height = encoding.size(*sides)
     start = graph.add(
@@ -140,5 +138,6 @@ def _filters(frame: av.VideoFrame, encoding: Encoding) -> Graph:
         colorspace=str(int(frame.colorspace)),
         range=str(int(frame.color_range)),
     )
-    steps = [*TURNS[turns], ("scale", f"{width}:{height}:flags=bicubic"), ("format", "yuv420p")]
+    upright = [("hflip", None), *TURNS[turns]] if mirrored else TURNS[turns]
+    steps = [*upright, ("scale", f"{width}:{height}:flags=bicubic"), ("format", "yuv420p")]
     return graph.link_nodes(start, *(graph.add(*step) for step in steps), graph.add("buffersink"))

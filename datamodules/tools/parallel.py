@@ -88,7 +88,7 @@ class _Worker:
             self.pipe.send(item)
             if self.pipe.poll(time_limit):
                 return self.pipe.recv()
-            problem = f"{item} was not done within {time_limit:g} s; raise the time limit if it is only long."
+            problem = f"{item} was not done within {time_limit:g} s; increase the time limit if the video is just long."
         except (EOFError, OSError):
             self.process.join()
             end = self.process.exitcode

@@ -1,32 +1,33 @@
-"""`tempozoo data stats`: what a data set's videos are like, and what would make them quicker to read.
-
-From headers and packets alone; nothing is decoded.
-"""
+"""`tempozoo data stats`: what a data set's videos are like, and what would make them quicker to read."""
 
 from __future__ import annotations
 
+import functools
+import shlex
 import statistics
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import av
 from rich.table import Table
+from rich.text import Text
 
 from datamodules.records import Source
-from datamodules.shards import open_place
+from datamodules.tools.check import SHARE, describe_problem, read_all
 from datamodules.tools.parallel import each
 from datamodules.tree import open_tree, split_of
-from datamodules.video.pyav_reader import video_stream
+from datamodules.video.decoding import VideoReader
 from zoo.errors import DataError, ZooError
+from zoo.text import printable
 
 SHOWN = 20  # classes in the table
 LARGE, FAR = 320, 32  # a short side and a distance of key frames from which preparing pays; it makes them 256 and 16
 
 
 class Video(NamedTuple):
-    """What packets say of one video: seconds, frames a second, pixels as stored, frames for each key frame, bytes."""
+    """One readable video: seconds, frames a second, pixels as shown, frames for each key frame, bytes."""
 
     seconds: float
     fps: float
@@ -38,34 +39,23 @@ class Video(NamedTuple):
     bytes: int
 
 
-def look(source: Source) -> Video:
-    """The packets of one video.
+def describe_video(source: Source, time_limit: float | None = None) -> Video:
+    """Read one video, as `tempozoo data check` does, and describe it.
 
     Raises:
-        DataError: it cannot be opened as a video, or has no frames.
+        DataError: it cannot be read.
     """
-    file: Any = source.path
-    if source.place is not None:
-        file = open_place(source.path, source.place, source.name)
-    try:
+    stop = None if time_limit is None else time.monotonic() + SHARE * time_limit
+    with VideoReader(source) as reader:
+        _, height, width = read_all(reader, str(source), stop)
+        count, fps = len(reader), reader.fps
         size = source.place[1] if source.place else Path(source.path).stat().st_size
-        with av.open(file, metadata_errors="replace") as container:
-            stream = video_stream(container, source)
-            packets = [(p.pts, p.is_keyframe) for p in container.demux(stream) if p.size and not p.is_discard]
-            if not packets:
-                raise DataError(f"{source} has no frames.")
-            fps = float(stream.average_rate or stream.guessed_rate or 30)
-            codec = stream.codec_context
-            gop = len(packets) / max(1, sum(key for _, key in packets))
-            return Video(len(packets) / fps, fps, codec.width, codec.height, codec.name, len(packets), gop, size)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        if isinstance(error, ZooError):
-            raise
-        raise DataError(f"{source} cannot be opened as a video: {error}.") from error
+        gop = count / max(1, reader.key_frames)
+        return Video(count / fps, fps, width, height, reader.codec, count, gop, size)
 
 
 class Stats(NamedTuple):
-    """Of a data set: its name, relative paths of all videos, those looked at, and how many of them cannot be read."""
+    """A data set: its root, relative paths of all videos, those that were read, and how many could not be read."""
 
     root: str
     names: list[str]
@@ -74,7 +64,7 @@ class Stats(NamedTuple):
 
 
 def stats(root: str, limit: int | None = None, workers: int | None = None, time_limit: float | None = 60.0) -> Stats:
-    """Look at the videos below a folder or in shards; at ``limit`` of them, evenly spread, if there are more.
+    """Read the videos below a folder or in shards; ``limit`` of them, evenly spread, if there are more.
 
     Raises:
         DataError: there is no such folder, no video in it, or none that can be read.
@@ -86,21 +76,25 @@ def stats(root: str, limit: int | None = None, workers: int | None = None, time_
     count = len(names) if limit is None else min(len(names), max(1, limit))
     some = [names[number * len(names) // count] for number in range(count)]
     records = tree.records(some, ids=some)
-    results = each(look, [records.source(n) for n in range(count)], "looking at videos", workers, time_limit)
+    sources = [records.source(number) for number in range(count)]
+    work = functools.partial(describe_video, time_limit=time_limit)
+    results = each(work, sources, "reading videos", workers, time_limit)
     videos = [result for result in results if not isinstance(result, ZooError)]
     if not videos:
-        raise DataError(f"None of {count} videos below {root} can be read; the first: {results[0]}")
+        problem = describe_problem(sources[0], str(results[0]))
+        raise DataError(f"None of {count} videos below {root} can be read. The first error: {problem}")
     return Stats(root, names, videos, count - len(videos))
 
 
 def describe(found: Stats) -> list[str | Table]:
     """Sizes and counts, and videos by class, to be printed by rich."""
     videos, count = found.videos, len(found.videos)
-    looked = f"{count} looked at" + (f", {found.bad} more cannot be read" if found.bad else "")
+    readable = f"{count + found.bad} checked: {count} can be read, {found.bad} cannot"
     total = sum(v.bytes for v in videos) * len(found.names) / count
-    hours = sum(v.seconds for v in videos) * len(found.names) / count / 3600
+    seconds = sum(v.seconds for v in videos) * len(found.names) / count
     about = "" if count == len(found.names) else "about "
-    shown = f"{found.root}: {len(found.names)} videos ({looked}), {about}{total / 1e9:.3g} GB, {about}{hours:.3g} hours"
+    totals = f"{about}{format_bytes(total)}, {about}{format_duration(seconds)}"
+    shown = f"{printable(found.root)}: {len(found.names)} videos ({readable}), {totals}"
     table = Table()
     for column in ("", "least", "median", "most"):
         table.add_column(column, justify="right" if column else "left")
@@ -117,6 +111,22 @@ def describe(found: Stats) -> list[str | Table]:
         values = [value(video) for video in videos]
         table.add_row(name, *(f"{number:,.5g}" for number in (min(values), statistics.median(values), max(values))))
     return [shown, table, _shares(videos), *_classes(found.names)]
+
+
+def format_bytes(count: float) -> str:
+    """Bytes in the largest unit that leaves a number of at least 1."""
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def format_duration(seconds: float) -> str:
+    """A time in hours, minutes or seconds."""
+    for unit, size in (("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
 
 
 def _shares(videos: Sequence[Video]) -> str:
@@ -138,7 +148,7 @@ def _classes(names: Sequence[str]) -> list[str | Table]:
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     for number, (folders, count) in enumerate(ordered):
         if len(ordered) <= SHOWN or number < SHOWN // 2 or number >= len(ordered) - SHOWN // 2:
-            table.add_row("/".join(folders) or ".", str(count))
+            table.add_row(Text(printable("/".join(folders)) or "."), str(count))
         elif number == SHOWN // 2:
             table.add_row(f"... {len(ordered) - SHOWN} more ...", "")
     return [table, caption]
@@ -161,6 +171,6 @@ def advice(found: Stats) -> list[str]:
     if lines:
         lines.append(
             "A copy with a short side of 256 and a key frame in every 16 may decode up to ten times faster: "
-            f"tempozoo data prepare {found.root} --to FOLDER"
+            f"tempozoo data prepare {printable(shlex.quote(found.root))} --to FOLDER"
         )
     return lines or ["Small frames, key frames close by: `tempozoo data prepare` would gain little."]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 import av
@@ -24,13 +25,33 @@ def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     Chroma is interpolated bicubically and as of a progressive picture, with its samples centred, whatever the frame
     says of that: so do torchcodec and FFmpeg's older interface, with which the published networks were trained.
     """
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store portrait videos lying down
+    mirrored, turns = orientation(frame)
     odd = frame.width % 2 or frame.height % 2
     if frame.interlaced_frame or odd or frame.format.name not in DIRECT:
         frame = _plain(frame)
     converted = reformatter.reformat(frame, format="rgb24", interpolation=Interpolation.BICUBIC, **THREADS)
     picture = converted.to_ndarray()
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture
+    if not mirrored and not turns:
+        return picture
+    return np.ascontiguousarray(np.rot90(picture[:, ::-1] if mirrored else picture, turns))
+
+
+def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
+    """How to bring a frame upright: whether to mirror it left to right, then how often to turn it counter-clockwise.
+
+    Phones store portrait videos lying down, and front cameras mirrored ones, with a matrix to display them by.
+    """
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # the frame has data of a kind that this version of PyAV does not know
+        return False, round(getattr(frame, "rotation", 0) / 90) % 4
+    if matrix is None:
+        return False, 0
+    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()  # (x, y) goes to (ax + cy, bx + dy)
+    mirrored = a * d - b * c < 0
+    if mirrored:
+        a, b = -a, -b
+    return mirrored, round(math.degrees(math.atan2(c - b, a + d)) / 90) % 4
 
 
 def _plain(frame: av.VideoFrame) -> av.VideoFrame:

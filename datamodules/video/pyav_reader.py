@@ -20,20 +20,27 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from datamodules.records import Source
+from datamodules.video.containers import open_container, reason, video_stream
 from datamodules.video.pixels import rgb, stacked
 from datamodules.video.whole import check_whole
 from zoo.errors import DataError
 
-COVER = 0x400  # AV_DISPOSITION_ATTACHED_PIC
+NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
+# Decoders that may be told before each packet whether to decode frames that no other frame refers to. Others ignore it,
+# or keep the setting of the first packet (libdav1d), or lose frames (dirac).
+SKIPPING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
+# Formats whose packets may be marked as key frames although they are not.
+FALSE_KEYS = frozenset({"dirac", "gif", "rpza"})
 DELAY = 4  # frames that a decoder may hold back to put them in order; a jump throws them away
 
 
 class VideoReader:
     """An open video: its frames by number.
 
-    ``len(reader)`` is the number of frames, ``reader.fps`` the average frame rate of the whole video. Use it in a
-    ``with`` block. Of a source with a span only the packets of that span are read, and frame 0 is the first one at or
-    after its start; second 0 is the first frame of the video, whatever time the file gives to that.
+    ``len(reader)`` is the number of frames, ``reader.key_frames`` the number of those that can be decoded alone, and
+    ``reader.fps`` the average frame rate of the whole video. Use it in a ``with`` block. Of a source with a span only
+    the packets of that span are read, and frame 0 is the first one at or after its start; second 0 is the first frame
+    of the video, whatever time the file gives to that.
 
     Args:
         source: a path, or where the video is in a longer one or in a shard.
@@ -46,10 +53,10 @@ class VideoReader:
     def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
         self.source = source if isinstance(source, Source) else Source(str(source))
         self._deadline, self._opened = deadline, time.monotonic()
-        self._file = self._open_file()
+        self._file, self._seekable, self.key_frames = self._open_file(), True, 0
         self._open_container()
         try:
-            self._stream: Any = self._best_stream()
+            self._stream: Any = video_stream(self._container, str(self.source))
             self._index_packets()
         except (av.FFmpegError, OSError) as error:
             self.close()
@@ -67,7 +74,7 @@ class VideoReader:
 
             part = self.source.span is not None
             file = open_place(self.source.path, self.source.place, str(self.source), part)
-            check_whole(file, str(self.source))
+            check_whole(file, str(self.source), self._check_time)
             return file
         path = Path(self.source.path)
         try:
@@ -76,42 +83,44 @@ class VideoReader:
             if not path.is_file():  # opening a pipe would wait for somebody to write to it
                 raise DataError(f"{self.source} is no regular file.")
             with path.open("rb") as opened:
-                check_whole(opened, str(self.source))
+                check_whole(opened, str(self.source), self._check_time)
         except OSError as error:
-            raise DataError(f"{self.source} cannot be read: {_reason(error)}.") from error
+            raise DataError(f"{self.source} cannot be read: {reason(error)}.") from error
         return str(path)
 
     def _open_container(self) -> None:
         try:
-            # HMDB51 has titles that are not UTF-8
-            self._container: Any = av.open(self._file, metadata_errors="replace", timeout=self._time_left())
-        except DataError:  # of a shard
+            self._container: Any = open_container(self._file, str(self.source), self._time_left())
+        except DataError as error:
+            if isinstance(error.__cause__, av.FFmpegError):
+                self._check_time()  # FFmpeg fails with an unspecific error when it is interrupted
             raise
-        except (av.FFmpegError, OSError, ValueError) as error:
-            self._check_time()
-            raise DataError(f"{self.source} cannot be opened as a video: {_reason(error)}.") from error
-
-    def _best_stream(self) -> Any:
-        stream = video_stream(self._container, self.source)
-        if stream.codec_context is None:
-            raise DataError(f"{self.source} has a video stream of a kind that FFmpeg does not know.")
-        # loader workers are the parallelism; a thread pool for each of them only costs memory
-        stream.codec_context.thread_count = 1
-        return stream
 
     def _has_palette(self) -> bool:
         return self._stream.codec_context.pix_fmt == "pal8"
 
     def _rewind(self) -> None:
-        """To the first packet. FFmpeg gives a palette with that one only, and once: all would be black after a jump."""
-        if not self._has_palette():
-            self._container.seek(0)
-            return
+        """Open the container once more, at its first packet.
+
+        Seeking is not the same: raw streams cannot seek, joined files are read up to their first end only, and FFmpeg
+        gives the palette of a video once, with the first packet.
+        """
         self._container.close()
         if not isinstance(self._file, str):
             self._file.seek(0)
         self._open_container()
-        self._stream = self._best_stream()
+        self._stream = video_stream(self._container, str(self.source))
+
+    def _seek(self, time: int) -> None:
+        """Go to a key frame at or before a time; in a container that cannot seek, to the first packet."""
+        if self._seekable:
+            try:
+                self._container.seek(time, stream=self._stream)
+                return
+            except av.FFmpegError:
+                self._check_time()
+                self._seekable = False
+        self._rewind()
 
     def _time_left(self) -> float | None:
         self._check_time()
@@ -127,7 +136,7 @@ class VideoReader:
             self._check_time()  # FFmpeg was interrupted: no damage
         except DataError as late:
             return late
-        return DataError(f"{self.source} is damaged: {_reason(error)}.")
+        return DataError(f"{self.source} is damaged: {reason(error)}.")
 
     def _packets(self) -> Iterator[Any]:
         for packet in self._container.demux(self._stream):
@@ -136,10 +145,11 @@ class VideoReader:
 
     def _decoded(self, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
         """Frames from here on; those of display times that are not wanted only where others are built on them."""
+        can_skip = self._stream.codec_context.name in SKIPPING
         for packet in self._packets():
-            if packet.size:
-                rest = wanted is not None and packet.pts not in wanted
-                self._stream.codec_context.skip_frame = "NONREF" if rest else "DEFAULT"
+            if packet.size and can_skip:
+                unwanted = wanted is not None and packet.pts not in wanted
+                self._stream.codec_context.skip_frame = "NONREF" if unwanted else "DEFAULT"
             for frame in packet.decode():
                 self._check_time()
                 yield frame
@@ -148,37 +158,71 @@ class VideoReader:
         first, last = self._seek_span() if self.source.span is not None else (-math.inf, math.inf)
         times: list[int] = []
         keys: dict[int, int] = {}  # display time of a key frame -> its decoding time
-        known = True
+        known, latest, corrupt = True, -math.inf, -1
         for packet in self._packets():
             if not packet.size:
                 continue
-            if packet.is_corrupt:
-                raise DataError(f"{self.source} is damaged: a packet near frame {len(times)} is corrupt.")
             pts, dts = packet.pts, packet.dts
+            restarts = dts is not None and dts < latest
+            if corrupt >= 0 and restarts:  # where MPEG streams were joined, the last packets of a part are marked too
+                corrupt = -1
+            if packet.is_corrupt and corrupt < 0:
+                corrupt = len(times)
+            if 0 <= corrupt < len(times) - 1:
+                break
             earliest = pts if dts is None else dts  # what follows is not shown before this
             if earliest is not None and earliest >= last:
                 break
-            known = known and pts is not None
+            known = known and pts is not None and not restarts
+            latest = latest if dts is None else dts
             if pts is not None and packet.is_keyframe:
                 keys[pts] = pts if dts is None else min(pts, dts)
             if not packet.is_discard and (pts is None or first <= pts < last):
                 times.append(pts)
+                self.key_frames += packet.is_keyframe
+        if corrupt >= 0:
+            raise DataError(f"{self.source} is damaged: a packet near frame {corrupt} is corrupt.")
         # AVI has no display times: with B frames those given are guesses, and packets may hold two frames or none, so
-        # frames can only be counted by decoding them; those of MPEG program streams differ after seeking
+        # frames can only be counted by decoding them; those of MPEG program streams differ after seeking, and those of
+        # raw streams are made up by FFmpeg
         name = self._container.format.name
         guessed = name == "mpeg" or (name == "avi" and self._stream.codec_context.has_b_frames)
+        guessed = (
+            guessed
+            or bool(self._container.format.flags & NO_TIMESTAMPS)
+            or self._stream.codec_context.name in FALSE_KEYS
+        )
         known = known and len(set(times)) == len(times) and not guessed and not self._has_palette()
         if self.source.span is not None:
             self._check_span(known, len(times))
         self._times = np.sort(np.array(times, np.int64)) if known else None
         self._keys = np.array(sorted(keys), np.int64)
         self._key_starts = np.array([keys[key] for key in sorted(keys)], np.int64)
-        self._length = len(times)
+        self._drop_undecodable()
+        self._length = len(times) if self._times is None else len(self._times)
         if not known:
             self._rewind()
             self._length = sum(1 for _ in self._decoded())
         if self._length == 0:
             raise DataError(f"{self.source} has no frames.")
+
+    def _drop_undecodable(self) -> None:
+        """Leave out frames before the first key frame that cannot be decoded.
+
+        Recordings and copied parts may begin in the middle of a group of pictures, or with frames that refer to the
+        group before.
+        """
+        if self._times is None or self.source.span is not None or not len(self._times) or not len(self._keys):
+            return
+        if self._times[0] >= self._keys[0]:
+            return
+        self._rewind()
+        shown = []
+        for frame in self._decoded():
+            if frame.pts is not None and frame.pts >= self._keys[0]:
+                break
+            shown.append(frame.pts)
+        self._times = self._times[(self._times >= self._keys[0]) | np.isin(self._times, shown)]
 
     def _seek_span(self) -> tuple[float, float]:
         """Go to a key frame before the span; its start and stop in the time base of the stream."""
@@ -190,12 +234,12 @@ class VideoReader:
         for target in (start, start - round(1 / unit), start - round(10 / unit)):
             if target <= base:
                 break
-            self._container.seek(target, stream=self._stream)
+            self._seek(target)
             packet = next(self._packets(), None)
             if packet is not None and packet.pts is not None and packet.pts <= start:
-                self._container.seek(target, stream=self._stream)
+                self._seek(target)
                 return start, stop
-        self._container.seek(0)
+        self._rewind()
         return start, stop
 
     def _check_span(self, known: bool, count: int) -> None:
@@ -205,6 +249,12 @@ class VideoReader:
         if not count:
             length = (self._container.duration or 0) / av.time_base
             raise DataError(f"{self.source} has no frames from {start:g} s to {stop:g} s; it lasts {length:.2f} s.")
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the video's format, such as "h264"."""
+        codec = self._stream.codec_context.codec
+        return str(getattr(codec, "canonical_name", codec.name))  # since PyAV 15; before, that of the decoder
 
     def __len__(self) -> int:
         return self._length
@@ -255,12 +305,12 @@ class VideoReader:
             at = int(np.searchsorted(self._keys, due, side="right")) - 1
             # jump only when a key frame lies between here and there, and not at once; otherwise decoding on is shorter
             near = self._times[min(last + DELAY, len(self) - 1)]
-            on = frame is not None and (at < 0 or self._keys[at] <= near)
+            on = frame is not None and (at < 0 or self._keys[at] <= near or not self._seekable)
             frame = _first_from(frames, due) if on else None
             for attempt, start in enumerate(self._starts(at)):
                 if frame is not None and frame.pts == due:
                     break
-                self._container.seek(start, stream=self._stream)
+                self._seek(start)
                 frames = self._decoded(None if attempt else times)
                 frame = _first_from(frames, due)
             if frame is None or frame.pts != due:
@@ -283,25 +333,6 @@ class VideoReader:
 
     def __exit__(self, *error: Any) -> None:
         self.close()
-
-
-def video_stream(container: Any, source: Source) -> Any:
-    """The stream of a file that is its video.
-
-    Raises:
-        DataError: there is none; the cover picture of a song is none.
-    """
-    stream = container.streams.best("video")
-    if stream is None:
-        raise DataError(f"{source} has no video stream.")
-    flags = getattr(stream, "disposition", None)  # PyAV tells it from version 15 on
-    if getattr(flags, "value", 0) & COVER:
-        raise DataError(f"{source} has no video stream, only a cover picture.")
-    return stream
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).strip().rstrip(".")
 
 
 def _first_from(frames: Iterator[av.VideoFrame], due: int) -> av.VideoFrame | None:

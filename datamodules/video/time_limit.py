@@ -61,7 +61,7 @@ def within(seconds: float | None, name: str, work: Callable[[], T]) -> T:
         if not isinstance(reason, Empty):  # but an interruption
             raise
         raise DataError(
-            f"{name} took longer than {seconds:g} s to decode; raise time_limit if it is only long."
+            f"{name} took longer than {seconds:g} s to decode; increase time_limit if the video is just long."
         ) from None
     try:
         if error is not None:

@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import av
 import numpy as np
 import torch
 from torch import Tensor
 
 from datamodules.records import Source
 from datamodules.shards import PlaceFile
+from datamodules.video.pixels import orientation
 from datamodules.video.pyav_reader import VideoReader
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError
 
 CHUNK = 16  # frames that are decoded between two looks at the clock
 REFUSALS = (RuntimeError, ValueError, IndexError)  # of torchcodec, whatever the reason
@@ -45,14 +47,17 @@ def video_decoder() -> Any:
 class TorchcodecReader(VideoReader):
     """An open video: its frames by number, decoded by torchcodec.
 
-    Which frames there are is what PyAV's index of packets says; torchcodec is given that instead of scanning the file
-    itself, so that both have the same frames, of parts of videos as well. Where torchcodec fails or yields a frame of
-    another time, PyAV decodes, and has the last word on whether the file is damaged; and always where there are no
-    display times to name frames by: in AVI files with B frames, as those of HMDB51, torchcodec counts frames that do
-    not exist.
+    PyAV's index of packets decides which frames there are; torchcodec is given that index instead of scanning the file
+    itself, so that both decoders have the same frames, of parts of videos as well. PyAV decodes instead
 
-    Frames are equal to PyAV's to the bit if both have the same FFmpeg. What cannot be known here is that a decoder
-    filled gaps in a damaged frame: PyAV refuses frames marked so, torchcodec does not pass the mark on.
+    - where torchcodec fails or yields a frame of another time, so that PyAV decides whether the file is damaged;
+    - where there are no display times to identify frames by: in AVI files with B frames, such as those of HMDB51,
+      torchcodec counts frames that do not exist;
+    - where the display matrix of the file mirrors the video: torchcodec applies only the rotation in it.
+
+    Frames are equal to PyAV's to the bit if both use the same FFmpeg, with two exceptions. PyAV refuses frames in which
+    the decoder concealed damage; torchcodec does not report those. A display orientation that is written into the video
+    stream itself (H.264 and HEVC SEI messages) is applied by PyAV only.
 
     Raises:
         ConfigError: torchcodec or FFmpeg's libraries are missing.
@@ -70,6 +75,8 @@ class TorchcodecReader(VideoReader):
             file = file.getvalue()
         elif isinstance(file, io.BufferedReader):
             file = cast(PlaceFile, file.raw).opened()
+        else:
+            file = f"file:{file}"  # FFmpeg takes a name with a colon for an address
         keys = set(self._keys.tolist())
         frames = [{"pts": t, "duration": 1, "key_frame": int(t in keys)} for t in self._times.tolist()]
         with contextlib.suppress(*REFUSALS):
@@ -79,6 +86,17 @@ class TorchcodecReader(VideoReader):
                 num_ffmpeg_threads=1,
                 custom_frame_mappings=json.dumps({"frames": frames}),
             )
+
+        rotation = None if self._decoder is None else self._decoder.metadata.rotation
+        if rotation is not None and self._is_mirrored():
+            self._decoder = None
+
+    def _is_mirrored(self) -> bool:
+        """Whether the display matrix mirrors the video; torchcodec applies only the rotation in it."""
+        try:
+            return orientation(next(self._by_time(np.array([0]))))[0]
+        except (DataError, av.FFmpegError):
+            return True  # PyAV decodes and names the damage
 
     def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if self._decoder is not None:

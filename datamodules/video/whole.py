@@ -1,63 +1,135 @@
-"""Whether a video file is as long as its header says: MP4, AVI and Matroska files note their size.
+"""Structural checks of video files that FFmpeg does not make: a file that was cut short, or joined from several.
 
-FFmpeg opens a file that was cut short, shows what is left and says nothing, or says it at its end only.
+MP4, AVI and Matroska files note their size. FFmpeg opens such a file when it was cut short, decodes what is left and
+reports nothing, or only at the end. Of files joined byte by byte (``cat a.mkv b.mkv``) it reads the first one only, or
+decodes the others with the settings of the first.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import BinaryIO
 
 from zoo.errors import DataError
 
 BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
-PIPED = 0xFFFFFFFF  # what AVI files have for a size, or 0, if nobody could go back and fill it in
+DOCTYPES = (b"matroska", b"webm")
+# headers of formats that do not note their size, long enough not to occur by chance
+FLV = (b"FLV\x01", b"\0\0\0\x09\0\0\0\0")  # before and after a byte of flags
+ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+PIPED = 0xFFFFFFFF  # the size in AVI files, or 0, if the writer could not go back and fill it in
+BLOCK = 1 << 20  # bytes read at a time in a search
 
 
-def check_whole(file: BinaryIO, name: str) -> None:
-    """Refuse an empty file and one that ends before its own end; leaves the file at its start.
+def check_whole(file: BinaryIO, name: str, tick: Callable[[], None] = lambda: None) -> None:
+    """Refuse an empty file, one that was cut short, and one joined from several; leaves the file at its start.
 
-    Of other formats (MPEG, FLV, WMV) and of files that were written to a pipe, nothing is known.
+    Files of other formats pass. MPEG files, raw streams and GIF files may be joined: all frames are read.
+
+    Args:
+        name: the name of the video in error messages.
+        tick: is called now and then during long searches; it may raise.
 
     Raises:
-        DataError: it is empty or cut short.
+        DataError: the file is empty, cut short or joined.
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:
         raise DataError(f"{name} is empty (0 bytes).")
     file.seek(0)
     head = file.read(64)
+    kind, end, joined = "", 0, False
     if head[4:8] in BOXES:
-        end = _end_of_boxes(file, size)
+        kind = "MP4"
+        end, joined = _walk_boxes(file, size)
     elif head[:4] == b"RIFF":
+        kind = "AVI"
         length = int.from_bytes(head[4:8], "little")
         end = 0 if length in (0, PIPED) else 8 + length
+        joined = _is_avi(_read_at(file, end + end % 2)) if end else _occurs(file, b"RIFF", _is_avi, tick)
     elif head[:4] == EBML and SEGMENT in head:
+        kind = "Matroska or WebM"
         end = _end_of_segment(head)
-    else:
-        end = 0
+        joined = _is_ebml(_read_at(file, end)) if end else _occurs(file, EBML, _is_ebml, tick)
+    elif _is_flv(head):
+        kind = "FLV"
+        joined = _occurs(file, FLV[0], _is_flv, tick)
+    elif head.startswith(ASF):
+        kind = "WMV (ASF)"
+        joined = _occurs(file, ASF, lambda _: True, tick)
     if end > size:
         raise DataError(f"{name} is cut short: it has {size} bytes of {end}. Copy or download it again.")
+    if joined:
+        raise DataError(
+            f"{name} consists of several {kind} files joined byte by byte, of which decoders read only the first one "
+            "correctly. Keep them as separate videos, or join them with FFmpeg's concat demuxer."
+        )
     file.seek(0)
 
 
-def _end_of_boxes(file: BinaryIO, size: int) -> int:
-    """MP4, MOV (ISO/IEC 14496-12, 4.2): boxes of 32-bit size and name; size 1: a 64-bit size follows; 0: to the end."""
-    at = 0
+def _read_at(file: BinaryIO, position: int) -> bytes:
+    file.seek(position)
+    return file.read(64)
+
+
+def _occurs(file: BinaryIO, signature: bytes, accept: Callable[[bytes], bool], tick: Callable[[], None]) -> bool:
+    """Whether a signature, followed by bytes that are accepted, occurs anywhere behind the start of a file."""
+    start = 1
+    file.seek(start)
+    rest = b""
+    while block := file.read(BLOCK):
+        tick()
+        data = rest + block
+        at = data.find(signature)
+        while at >= 0:
+            if accept(_read_at(file, start + at)):
+                return True
+            at = data.find(signature, at + 1)
+        keep = len(signature) - 1
+        start += len(data) - keep
+        rest = data[len(data) - keep :]
+        file.seek(start + keep)
+    return False
+
+
+def _is_avi(head: bytes) -> bool:
+    return head[:4] == b"RIFF" and head[8:12] == b"AVI "  # large AVI files go on with RIFF chunks of the type AVIX
+
+
+def _is_ebml(head: bytes) -> bool:
+    return head[:4] == EBML and any(doctype in head for doctype in DOCTYPES)
+
+
+def _is_flv(head: bytes) -> bool:
+    return head.startswith(FLV[0]) and head[5:].startswith(FLV[1])
+
+
+def _walk_boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
+    """End of the last box of an MP4 or MOV file, and whether the file has two headers, each with its own index.
+
+    ISO/IEC 14496-12, 4.2: a box begins with a 32-bit size and a name. Size 1: a 64-bit size follows; size 0: to the
+    end. Boxes of other names than ``BOXES`` do not count for the end: decoders do not miss them, or they are garbage.
+    """
+    end = at = 0
+    names: list[bytes] = []
     while at + 8 <= size:
         file.seek(at)
         head = file.read(16)
         length = int.from_bytes(head[:4], "big")
         length = int.from_bytes(head[8:], "big") if length == 1 else length
-        if head[4:8] not in BOXES or length < 8:
-            break  # of no use to decoders, or garbage at the end
+        if length < 8:
+            break
         at += length
-    return at
+        if head[4:8] in BOXES:
+            end = at
+            names.append(head[4:8])
+    return end, names.count(b"moov") > 1 and b"ftyp" in names[names.index(b"moov") :]
 
 
 def _end_of_segment(head: bytes) -> int:
-    """Matroska, WebM (RFC 8794, 4): the number of leading zero bits says how long a size is; all ones: not known."""
+    """Matroska, WebM (RFC 8794, 4): the number of leading zero bits is the length of a size; all ones: not known."""
     at = head.index(SEGMENT) + 4
     length = 9 - int.from_bytes(head[at : at + 1], "big").bit_length()
     if at + length > len(head):

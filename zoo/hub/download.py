@@ -69,7 +69,12 @@ def place_for(kind: str, url: str, file: str | None) -> Path:
         names = [HUB, *url.removeprefix("hf-hub:").split("/"), file or ""]
     else:
         names = [parts.netloc, *parts.path.strip("/").split("/")]
-    return Path(*(quote(name, safe=" @+=,()") for name in names))
+    return Path(*(_folder_name(name) for name in names))
+
+
+def _folder_name(name: str) -> str:
+    """A part of an address as the name of a file or folder, which ``.`` and ``..`` are not."""
+    return quote(name, safe=" @+=,()") if name.strip(".") else name.replace(".", "%2E")
 
 
 def half_of(target: Path) -> Path:

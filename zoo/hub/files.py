@@ -6,16 +6,13 @@ import contextlib
 import errno
 import hashlib
 import logging
-import mmap
 import os
-import pickle
 import re
 import secrets
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile, is_zipfile
+from zipfile import ZipFile
 
 import torch
 from filelock import FileLock, Timeout
@@ -23,6 +20,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from zoo.errors import AccessError, CheckpointError, NoSpaceError, WebPageError
+from zoo.hub.archives import Archive
+from zoo.hub.pickles import Opaque, StoredTensor
+from zoo.hub.text import one_line
+from zoo.hub.torch_files import is_archive, mapped, read_file
 from zoo.hub.torchscript import is_torchscript, read_torchscript
 from zoo.hub.utf8 import utf8_path
 
@@ -32,21 +33,6 @@ log = logging.getLogger("zoo")
 WRAPPERS = ("model_state", "state_dict", "model")
 
 
-class _LeftBehind:
-    """Stands for a NumPy value, such as an accuracy in an old checkpoint, which nobody here asks for.
-
-    NumPy itself would make arrays of objects at addresses that the file gives.
-    """
-
-    def __init__(self, *_: Any) -> None: ...
-
-    def __setstate__(self, state: Any) -> None: ...
-
-
-_NUMPY = [
-    f"{module}.multiarray.{name}" for module in ("numpy.core", "numpy._core") for name in ("scalar", "_reconstruct")
-]
-_HARMLESS: list[Any] = [(_LeftBehind, name) for name in ("numpy.dtype", "numpy.ndarray", *_NUMPY)]
 _PLAIN = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
     torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool,
@@ -72,7 +58,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         return read_safetensors(path)[0]
     if is_torchscript(path):
         return read_torchscript(path)
-    return _strip(_state_dict(path, load_pickle(path)))
+    return _strip(load_tensors(path, _state_dict(path, load_pickle(path))))
 
 
 def refuse_page(path: Path) -> bytes:
@@ -94,21 +80,20 @@ def refuse_page(path: Path) -> bytes:
 def check_archive(path: Path) -> bool:
     """Compare the checksums that a zip archive, as PyTorch writes, holds of its parts; False if it is none.
 
-    For files without a published digest: torch itself does not look at these checksums.
+    For files without a published digest: their tensors are read without a look at these checksums.
 
     Raises:
         CheckpointError: a part is not what it was when the archive was written.
     """
-    if not is_zipfile(path):
-        return False
-    try:
+    with mapped(path) as content:
+        if not is_archive(content):
+            return False
+        Archive(path, content)  # whose limits keep the next step short
         with ZipFile(path) as archive:
             bad = archive.testzip()
-    except (OSError, BadZipFile, NotImplementedError, RuntimeError, EOFError, zlib.error) as error:
-        raise CheckpointError(f"{path} is a damaged archive ({error}); fetch it again.") from error
-    if bad is not None:
-        raise CheckpointError(f"{path} is damaged: the checksum of its part {bad} is wrong. Fetch it again.")
-    return True
+        if bad is not None:
+            raise ValueError(f"the checksum of its part {bad} is wrong")
+        return True
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -119,76 +104,35 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     try:
         with utf8_path(path) as utf8, safe_open(utf8, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is not a whole safetensors file ({error}); fetch it again.") from error
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = file.metadata() or {}
+    except Exception as error:  # torch, which makes the tensors, raises others than SafetensorError
+        reason = one_line(str(error), 200).rstrip(".")
+        raise CheckpointError(f"{path} is not a whole safetensors file ({reason}). Download it again.") from error
+    check_plain(path, tensors)
+    return tensors, metadata
 
 
 def load_pickle(path: Path) -> Any:
-    """The content of a PyTorch file, ``weights_only`` on the CPU: numbers, text and tensors, nothing executed."""
-    if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
-    # mapped, tensors are read where they are copied from, and an optimizer's, which nobody asks for, not at all
-    mapped = is_zipfile(path)
-    try:
-        refuse_growth(path)
-        with torch.serialization.safe_globals(_HARMLESS):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except CheckpointError:
-        raise
-    except pickle.UnpicklingError as error:
-        wanted = _forbidden_globals(path)
-        if wanted:
-            raise CheckpointError(
-                f"{path} asks to run code while it is read ({', '.join(wanted)}), which a weight file has no need "
-                "for. Nothing of it was run. Do not load it; get the file from its publisher."
-            ) from error
-        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged: {_first_line(error)}") from error
-    except Exception as error:  # a damaged file may raise anything
-        raise CheckpointError(f"{path} is damaged or incomplete ({_first_line(error)}); fetch it again.") from error
-
-
-def refuse_growth(path: Path) -> None:
-    """Refuse a file that asks for much more memory than it has bytes.
+    """The content of a PyTorch file: numbers, text, and a StoredTensor for each tensor, which ``load_tensors`` reads.
 
     Raises:
-        CheckpointError: a part of an archive, apart from a script, is compressed, as PyTorch never writes it; or a
-            pickle makes a byte array of any length.
+        CheckpointError: missing, damaged, or asking to run code.
     """
-    if is_zipfile(path):
-        with ZipFile(path) as archive:
-            packed = [i.filename for i in archive.infolist() if i.compress_type and "/code/" not in i.filename]
-            if packed:
-                raise CheckpointError(
-                    f"{path} is compressed ({packed[0]}), as PyTorch writes no file; unpack it first."
-                )
-            pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-            grows = any(b"\nbytearray\n" in content for content in pickles)
-    else:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            grows = content.find(b"\nbytearray\n") >= 0
-    if grows:
-        raise CheckpointError(f"{path} asks for a byte array, which a weight file has no need for; it was not read.")
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    return read_file(path)
 
 
-def _forbidden_globals(path: Path) -> list[str]:
-    with contextlib.suppress(Exception), torch.serialization.safe_globals(_HARMLESS):
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    # that scan reads the current file format only; of the older one, torch's refusal names the first
+def load_tensors(path: Path, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
+    """Tensors of a file that ``load_pickle`` described: views of the file in memory, in general."""
     try:
-        with torch.serialization.safe_globals(_HARMLESS):
-            torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        return sorted(set(re.findall(r"GLOBAL (\S+)", str(error))))
-    return []
+        return {key: value.load() for key, value in stored.items()}
+    except (RuntimeError, MemoryError) as error:
+        raise CheckpointError(f"{path} cannot be read into memory ({one_line(str(error), 200)}).") from error
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0].split(". ")[0][:200].rstrip(".")
-
-
-def _state_dict(path: Path, content: Any) -> Mapping[str, Tensor]:
+def _state_dict(path: Path, content: Any) -> Mapping[str, StoredTensor]:
     for _ in range(2):
         if isinstance(content, Mapping):
             for wrapper in WRAPPERS:
@@ -209,17 +153,17 @@ def check_plain(path: Path, content: Mapping[Any, Any]) -> None:
     """
     others = [key for key, value in content.items() if not isinstance(key, str) or not _is_plain(value)]
     if others:
+        names = ", ".join(one_line(str(key)) for key in others[:5])
+        value = content[others[0]]
+        reason = f" ({value.what})" if isinstance(value, Opaque) else ""
         raise CheckpointError(
-            f"{path} holds something other than tensors under {', '.join(map(str, others[:5]))}; expected a state "
-            f"dict of plain ones, or one under {', '.join(map(repr, WRAPPERS))}."
+            f"{path} holds something other than tensors under {names}{reason}; expected a state dict of plain ones, "
+            f"or one under {', '.join(map(repr, WRAPPERS))}."
         )
 
 
 def _is_plain(value: Any) -> bool:
-    if not isinstance(value, Tensor) or value.is_nested or value.layout != torch.strided or value.device.type != "cpu":
-        return False
-    # one that repeats its storage would need more memory than the file has, once it is copied
-    return value.dtype in _PLAIN and value.numel() * value.itemsize <= value.untyped_storage().nbytes()
+    return isinstance(value, StoredTensor) or (isinstance(value, Tensor) and value.dtype in _PLAIN)
 
 
 def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-import time
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from zoo.errors import AccessError, CheckpointError, HubError, OfflineError
+from zoo.errors import AccessError, CheckpointError, HubError, OfflineError, UnknownNameError
+from zoo.hub.files import atomic_path
 from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE
 from zoo.hub.hf_client import LIBRARY, LOG_IN, bars, check_token, client, fetch_errors, first_line, push_errors
+from zoo.hub.hf_files import cache_file, download, list_repository, look_up, note_revision, with_retries
 from zoo.hub.settings import offline
+from zoo.hub.text import one_line
 
 log = logging.getLogger("zoo")
 HUB_PREFIX = "hf-hub:"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
-TIMEOUT = 10.0  # seconds for the Hub to say which commit a revision is; without an answer, what is cached is used
-WAITS = (1.0, 2.0, 4.0)
-BUSY = (408, 429, 500, 502, 503, 504)
 
 
 def fetch_hub_folder(
@@ -47,11 +46,11 @@ def fetch_hub_folder(
         OfflineError: not cached, and the network may not be used.
         CheckpointError: the repository holds no network of this package, or cannot be fetched.
     """
-    repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    repo, revision = split_name(name)
     files = [f"{folder}/{file}" if folder else file for file in (WEIGHTS_FILE, CONFIG_FILE)]
-    where = {"revision": revision or None, "cache_dir": None if cache_dir is None else Path(cache_dir)}
-    with fetch_errors(name, repo, revision), bars(progress):
-        cached = _cached(repo, files, **where)
+    with fetch_errors(name, repo, revision or ""):
+        cache = hub_cache(cache_dir)
+        cached = _cached(repo, files, revision, cache)
         if offline():
             if cached is None:
                 raise OfflineError(
@@ -61,28 +60,47 @@ def fetch_hub_folder(
             return cached / folder
         if cached is not None and not again and cached.name == revision:
             return cached / folder
-        return _fetch(repo, files, cached, again, **where) / folder
+        return _fetch(repo, files, revision, cache, cached, again, progress) / folder
 
 
-def _cached(repo: str, files: Sequence[str], **where: Any) -> Path | None:
+def split_name(name: str) -> tuple[str, str | None]:
+    """Repository and revision of ``hf-hub:user/repo[@revision]``."""
+    repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    if revision and (not re.fullmatch(r"\w[\w./+-]*", revision) or ".." in revision):  # it becomes a path in the cache
+        raise UnknownNameError(f"{one_line(repr(revision))} is not a branch, tag or commit of {repo}.")
+    return repo, revision or None
+
+
+def hub_cache(cache_dir: str | os.PathLike[str] | None) -> Path:
+    """The folder of the Hub's cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE if cache_dir is None else cache_dir).expanduser().resolve()
+
+
+def _cached(repo: str, files: Sequence[str], revision: str | None, cache: Path) -> Path | None:
     """The cached commit with all of the files that a revision was when it was last asked for."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        paths = [hf_hub_download(repo, file, local_files_only=True, **where) for file in files]
+        paths = [
+            hf_hub_download(repo, file, revision=revision, cache_dir=cache, local_files_only=True) for file in files
+        ]
     except LocalEntryNotFoundError:
         return None
     return Path(paths[0]).parents[files[0].count("/")]
 
 
-def _fetch(repo: str, files: Sequence[str], cached: Path | None, again: bool, **where: Any) -> Path:
+def _fetch(
+    repo: str, files: Sequence[str], revision: str | None, cache: Path, cached: Path | None, again: bool, progress: bool
+) -> Path:
     """The commit that a revision is now, with all of the files; the cached one if the Hub cannot say."""
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import RevisionNotFoundError
 
+    check_token(AccessError)
     try:
-        info = _model_info(repo, where["revision"], WAITS if cached is None else ())
+        commit, names = with_retries(lambda: list_repository(repo, revision), None if cached is None else ())
     except RevisionNotFoundError:
         raise
     except Exception as error:  # of the client or of its transport, which it does not hide
@@ -90,31 +108,14 @@ def _fetch(repo: str, files: Sequence[str], cached: Path | None, again: bool, **
             raise
         log.warning("%s: using the cached copy of it (%s), as the Hub says: %s", repo, cached, first_line(error))
         return cached
-    if cached is not None and not again and cached.name == info.sha:
+    if cached is not None and not again and cached.name == commit:
         return cached
-    _check_holds(repo, files, [sibling.rfilename for sibling in info.siblings or []])
-    at_commit = where | {"revision": info.sha, "force_download": again}
-    paths = [hf_hub_download(repo, file, **at_commit) for file in files]
-    if where["revision"] != info.sha:
+    _check_holds(repo, files, names)
+    paths = [cache_file(repo, file, commit, cache, again=again, progress=progress) for file in files]
+    if revision != commit:
         # only now that all of it is here does the cache learn which commit the revision is, for a day without a network
-        hf_hub_download(repo, files[-1], **where)
-    return Path(paths[0]).parents[files[0].count("/")]
-
-
-def _model_info(repo: str, revision: str | None, waits: Sequence[float]) -> Any:
-    """The Hub's answer on a repository; asked again after ``waits`` seconds if it is busy or in trouble."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    check_token(AccessError)
-    for wait in waits:
-        try:
-            return HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
-        except HfHubHTTPError as error:
-            if error.response.status_code not in BUSY:
-                raise
-            time.sleep(wait)
-    return HfApi().model_info(repo, revision=revision, timeout=TIMEOUT)
+        note_revision(repo, revision or "main", commit, cache)
+    return paths[0].parents[files[0].count("/")]
 
 
 def _check_holds(repo: str, wanted: Sequence[str], files: Sequence[str]) -> None:
@@ -137,20 +138,24 @@ def fetch_hub_file(name: str, file: str, folder: Path, progress: bool = True) ->
     Raises:
         UnknownNameError, AccessError, OfflineError, DownloadError: as ``fetch_hub_folder``.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
+    from huggingface_hub.utils import validate_repo_id
 
-    repo, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
+    repo, revision = split_name(name)
     if offline():
         raise OfflineError(f"{name} would have to be fetched; HF_HUB_OFFLINE or TEMPOZOO_OFFLINE forbids the network.")
     check_token(AccessError)
-    with fetch_errors(name, repo, revision), bars(progress):
+    with fetch_errors(name, repo, revision or ""):
+        validate_repo_id(repo)
         try:
-            return Path(hf_hub_download(repo, file, revision=revision or None, local_dir=folder))
-        except LocalEntryNotFoundError:  # not an answer of the Hub's, but the want of one
-            raise
+            remote = look_up(repo, file, revision)
         except EntryNotFoundError as error:
             raise AccessError(f"{name} holds no {file}.") from error
+        target = folder / Path(file).name
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target) as temporary:
+            download(remote, temporary, progress)
+        return target
 
 
 # out -----------------------------------------------------------------------------------------------------------------

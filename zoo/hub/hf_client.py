@@ -18,6 +18,7 @@ from zoo.errors import (
     ZooError,
 )
 from zoo.hub.settings import offline
+from zoo.hub.text import one_line
 
 # huggingface_hub is imported in functions: few need it, and `import zoo` should be quick
 
@@ -104,24 +105,25 @@ def push_errors(repo: str) -> Iterator[None]:
         raise HubError(f"{repo!r} is not a repository name ({first_line(error)}); write user/repo.") from error
     except Exception as error:  # the client, its transport and its Xet library raise what they like
         cause: BaseException = error
-        while cause.__cause__ is not None and not (isinstance(cause, HfHubHTTPError) or _is_transport(cause)):
+        while cause.__cause__ is not None and not (isinstance(cause, HfHubHTTPError) or is_transport(cause)):
             cause = cause.__cause__
         if isinstance(cause, HfHubHTTPError):
             raise HubError(_refusal(repo, cause)) from error
-        if _is_transport(cause):
+        if is_transport(cause):
             raise HubError(
                 f"The Hub could not be reached ({first_line(cause)}). {repo} is as it was; push again later."
             ) from error
         raise HubError(f"Pushing to {repo} failed: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
-def _is_transport(error: BaseException) -> bool:
+def is_transport(error: BaseException) -> bool:
+    """Whether an error is of the client's transport."""
     return type(error).__module__.startswith("httpx")  # httpx or httpx2: the client's versions differ in it
 
 
 def _unconnected(error: BaseException | None) -> bool:
     """Whether there was no connection: the client wraps what its transport says of that."""
-    while error is not None and not (_is_transport(error) and type(error).__name__ in UNCONNECTED):
+    while error is not None and not (is_transport(error) and type(error).__name__ in UNCONNECTED):
         error = error.__cause__ or error.__context__
     return error is not None
 
@@ -164,4 +166,4 @@ def bars(shown: bool) -> Iterator[None]:
 def first_line(error: BaseException) -> str:
     """The beginning of an error's text, without its last full stop."""
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200].rstrip(".: ")
+    return one_line(text.splitlines()[0], 200).rstrip(".: ")

@@ -18,13 +18,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from zoo.errors import AccessError, DownloadError, NoSpaceError, QuotaExceededError, UnreachableError
+from zoo.errors import AccessError, DownloadError, NoSpaceError, QuotaExceededError, UnreachableError, ZooError
+from zoo.hub.text import one_line
 
 # requests, gdown and rich are imported in functions: few loads need them
 
 ATTEMPTS = 6  # without a new byte
 TIMEOUTS = (10.0, 60.0)  # seconds to connect, and without a byte
 BUSY = (408, 425, 429, 500, 502, 503, 504)
+MAX_SIZE = 64 << 30  # bytes of a weight file
+MAX_UNANNOUNCED = 8 << 30  # bytes of a body whose length the host does not announce
+MAX_CONFIG = 16 << 20  # bytes of a config.json
 NOTES = "noted.json"  # in the folder of a half file: its version and total
 
 
@@ -40,6 +44,11 @@ class TryAgain(Exception):
         self.wait, self.patience, self.connected = wait, patience, connected
 
 
+def size_limit(name: str) -> int:
+    """The most bytes that a file of that name, or at that address, may have."""
+    return MAX_CONFIG if name.endswith(".json") else MAX_SIZE
+
+
 def prepare(kind: str, url: str, parts: Path) -> None:
     """Remove what is in ``parts`` if it is of another version of the file; note the version that comes now.
 
@@ -49,12 +58,18 @@ def prepare(kind: str, url: str, parts: Path) -> None:
         TryAgain, AccessError: the host did not answer, or with a refusal.
     """
     noted, version = _noted(parts), None
+    noted.pop("announced", None)
     if kind == "https":
         answer = _head(url)
+        if urlsplit(url).scheme == "https" and urlsplit(answer.url).scheme != "https":
+            raise AccessError(f"{url} redirects to {one_line(answer.url)}, which is not encrypted.")
+        length = answer.headers.get("Content-Length", "") if answer.ok else ""
+        if length.isdecimal() and len(length) < 20 and int(length):
+            noted["announced"] = int(length)
         version = (answer.headers.get("ETag") or answer.headers.get("Last-Modified")) if answer.ok else None
         if version is None or version != noted.get("version"):
             shutil.rmtree(parts, ignore_errors=True)
-            noted = {}
+            noted = {key: value for key, value in noted.items() if key == "announced"}
     parts.mkdir(parents=True, exist_ok=True)
     _note(parts, noted | {"version": version})
 
@@ -85,6 +100,8 @@ def _head(url: str) -> Any:
             return answer
     except requests.RequestException as error:
         raise _of_request(error, url) from error
+    except ValueError as error:  # requests, of some addresses that it is redirected to
+        raise AccessError(f"{url} redirects to an invalid address ({one_line(str(error))}).") from error
 
 
 def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> Path:
@@ -100,9 +117,10 @@ def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> P
     partial = next(parts.glob(f"{whole.name}*.part"), None)
     if partial is not None and partial.stat().st_size == noted.get("total"):
         return partial.replace(whole)  # killed between its last byte and its name
-    with _bar(url, progress) as show:
+    with progress_bar(url, progress) as show:
 
         def watch(done: int, total: int | None) -> None:
+            _check_size(url, done, total, noted.get("announced"))
             if total is not None and total != noted.get("total"):
                 if "total" in noted and partial is not None:
                     shutil.rmtree(parts)
@@ -117,11 +135,15 @@ def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> P
                     )
             show(done, total)
 
+        # gdown never uses a name of the host's, as it is given the path of a file
         cookies = kind != "https"  # of Drive, gdown's cookies may tell of an account
         try:
             gdown.download(
                 url, str(whole), quiet=True, use_cookies=cookies, resume=True, progress=watch, timeout=TIMEOUTS
             )
+        except ZooError:
+            shutil.rmtree(parts, ignore_errors=True)
+            raise
         except gdown.FileURLRetrievalError as error:
             _head(url)  # gdown reads every page as an answer; one that says "later" is told by its status alone
             raise _of_drive(str(error), url) from error
@@ -134,12 +156,28 @@ def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> P
                     shutil.rmtree(parts)
                 else:
                     _note(parts, noted | {"refused": True})
-            raise TryAgain(f"{url}: {str(error).splitlines()[0].rstrip('.')}") from error
+            raise TryAgain(f"{url}: {one_line(str(error).splitlines()[0].rstrip('.'), 200)}") from error
         except requests.RequestException as error:
             raise _of_request(error, url) from error
-        except (KeyError, AssertionError, AttributeError) as error:  # gdown, of a page it does not know
-            raise DownloadError(f"{url}: Google Drive answered with a page that cannot be understood.") from error
+        except (LookupError, AssertionError, AttributeError, TypeError, ValueError, OverflowError) as error:
+            # gdown, of a page or header it does not know
+            raise DownloadError(f"{url}: the host's answer cannot be understood ({one_line(str(error))}).") from error
     return whole
+
+
+def _check_size(url: str, done: int, total: int | None, announced: int | None) -> None:
+    """Refuse a body that is too large, or goes on beyond its announced length; ``done`` bytes of it have come.
+
+    Raises:
+        DownloadError: it is.
+    """
+    limit = size_limit(urlsplit(url).path)
+    if total is not None and total > limit:
+        raise DownloadError(f"{url} announces {total} bytes; expected at most {limit}.")
+    if total is None:
+        limit = min(limit, MAX_UNANNOUNCED if announced is None else announced)
+        if done > limit:
+            raise DownloadError(f"{url} sends more than {limit} bytes, without end. Nothing of it was kept.")
 
 
 def in_folder(url: str, file: str) -> str:
@@ -155,6 +193,8 @@ def in_folder(url: str, file: str) -> str:
         files: Any = gdown.download_folder(url, quiet=True, skip_download=True, timeout=TIMEOUTS)
     except requests.RequestException as error:
         raise _of_request(error, url) from error
+    except (RecursionError, LookupError, AttributeError, ValueError) as error:
+        raise AccessError(f"The folder {url} cannot be listed: its page cannot be understood.") from error
     except gdown.DownloadError as error:
         status = re.search(r"status code (\d+)", str(error))
         if status and int(status[1]) in BUSY:
@@ -163,7 +203,7 @@ def in_folder(url: str, file: str) -> str:
     for found in files:
         if found.path == file:
             return f"https://drive.google.com/file/d/{found.id}/view"
-    names = ", ".join(found.path for found in files[:5])
+    names = ", ".join(one_line(found.path) for found in files[:5])
     raise AccessError(f"The folder {url} holds no {file}; it has {names or 'no files'}.")
 
 
@@ -184,9 +224,9 @@ def _of_request(error: Any, url: str) -> Exception:
     if error.response is not None:
         return _of_status(error.response, url)
     if isinstance(error, requests.exceptions.ProxyError):
-        return UnreachableError(f"{url} cannot be reached: {error}")
+        return UnreachableError(f"{url} cannot be reached: {one_line(str(error), 300)}")
     if isinstance(error, requests.exceptions.SSLError | ValueError):
-        return AccessError(f"{url} cannot be reached: {error}")
+        return AccessError(f"{url} cannot be reached: {one_line(str(error), 300)}")
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     connected = not isinstance(reason, NewConnectionError | ConnectTimeoutError)
     if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
@@ -198,25 +238,25 @@ def _of_request(error: Any, url: str) -> Exception:
 
 
 def _of_status(response: Any, url: str) -> Exception:
-    status = response.status_code
+    status, reason = response.status_code, one_line(response.reason or "")
     if status in BUSY:
-        return TryAgain(f"{url} answers {status} {response.reason}", _retry_after(response.headers.get("Retry-After")))
+        return TryAgain(f"{url} answers {status} {reason}", _retry_after(response.headers.get("Retry-After")))
     gone = " (the publisher may have removed or moved it)" if status in (404, 410) else ""
-    return AccessError(f"{url} answers {status} {response.reason}{gone}.")
+    return AccessError(f"{url} answers {status} {reason}{gone}.")
 
 
 def _retry_after(value: str | None) -> float:
     if not value:
         return 0.0
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
     return 0.0
 
 
 @contextlib.contextmanager
-def _bar(url: str, visible: bool) -> Iterator[Callable[[int, int | None], None]]:
+def progress_bar(url: str, visible: bool) -> Iterator[Callable[[int, int | None], None]]:
     """A progress bar with size and speed on standard error."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -16,11 +16,12 @@ from torch.overrides import TorchFunctionMode
 from zoo.errors import ConfigError, UnknownNameError, ZooError
 from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
 from zoo.models.network import VideoNetwork, layer_depths
-from zoo.models.resnet import DEPTHS, POOLS_TIME_FIRST, VideoResNet
+from zoo.models.resnet import DEPTHS, VideoResNet
+from zoo.ops.operator import OPERATORS
 
-__all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "outline", "takes"]
+__all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "outline", "register_architecture", "takes"]
 
-# the temporal operator of each family of ResNets; TAda2D and STAM stride their first block instead of max-pooling
+# family of ResNets -> its temporal operator
 RESNETS = {
     "c2d": "none",
     "c2d_pool": "pool",
@@ -34,7 +35,7 @@ RESNETS = {
     "stam": "stam",
 }
 ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    f"{family}_r{depth}": functools.partial(VideoResNet, op, depth, stem_pool=op not in POOLS_TIME_FIRST)
+    f"{family}_r{depth}": functools.partial(VideoResNet, op, depth, stem_pool=OPERATORS[op].stem_pool)
     for family, op in RESNETS.items()
     for depth in DEPTHS
 }
@@ -45,6 +46,21 @@ ARCHITECTURES |= pytorchvideo.ARCHITECTURES
 ARCHITECTURES |= mvit.ARCHITECTURES
 ARCHITECTURES |= plugins.ARCHITECTURES
 ARCHITECTURES |= hosts.ARCHITECTURES
+
+
+def register_architecture(name: str, builder: Callable[..., VideoNetwork]) -> None:
+    """Add an architecture, so that ``zoo.create(name, **options)`` and the index can use it.
+
+    Args:
+        name: new name.
+        builder: takes ``num_classes``, ``num_frames``, ``in_channels`` and further options by keyword.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if name in ARCHITECTURES:
+        raise ConfigError(f"An architecture named {name!r} is already registered; choose another name.")
+    ARCHITECTURES[name] = builder
 
 
 def options_of(arch: str) -> list[str]:

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import ConfigError, check_counts, check_rate
-from zoo.ops.tam import TAM, resample_frames
-from zoo.ops.temporal import inflate
+from zoo.ops.frames import inflate
+from zoo.ops.operator import FrameSized
 
 
 class Feature(NamedTuple):
@@ -49,6 +49,7 @@ class VideoNetwork(nn.Module):
     stem_key = "stem.conv.weight"
     inflation = "mean"
     grad_checkpointing = False
+    report: Any = None  # a LoadReport, once ``zoo.load`` or ``zoo.create`` has filled the network
 
     @property
     def stem_keys(self) -> tuple[str, ...]:
@@ -77,10 +78,10 @@ class VideoNetwork(nn.Module):
             raise ConfigError(
                 f"the network takes normalised floats; these clips are {x.dtype}: divide by 255, normalise."
             )
-        if x.shape[2] != self.num_frames and self._frame_sized():
+        if x.shape[2] != self.num_frames and self.frame_sized_modules():
             raise ConfigError(
                 f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
-                f"load it with num_frames={x.shape[2]} (TAM's frame-sized layers are then interpolated)."
+                f"load it with num_frames={x.shape[2]} (layers of the size of the frame count are then resampled)."
             )
 
     # the classifier ----------------------------------------------------------------------------------------------
@@ -98,6 +99,9 @@ class VideoNetwork(nn.Module):
         nn.init.zeros_(new.bias)
         parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
         setattr(self.get_submodule(parent), name, new)
+        if self.report is not None:
+            keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
+            self.report = self.report.with_initialized(self, keys)
 
     # for training ------------------------------------------------------------------------------------------------
 
@@ -147,26 +151,28 @@ class VideoNetwork(nn.Module):
         """State-dict keys that the image network of the same shape does not have."""
         return set()
 
-    def _frame_sized(self) -> dict[str, TAM]:
-        """Its modules with layers of the size of the frame count."""
-        return {name: m for name, m in self.named_modules() if isinstance(m, TAM) and m.G is not None}
+    def frame_sized_modules(self) -> dict[str, FrameSized]:
+        """Modules that have layers of the size of the frame count, by name."""
+        modules = {name: module for name, module in self.named_modules() if isinstance(module, FrameSized)}
+        return {name: module for name, module in modules.items() if module.frame_sized_keys()}
 
     def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
         """Options of the network that ``adapt_frames`` fits this one's weights to."""
-        made = dict(options, num_frames=num_frames)
-        for tam in self._frame_sized().values():
-            hidden = tam.G[0].out_features  # type: ignore[index]
-            made["op_options"] = dict(options.get("op_options") or {}, hidden=hidden)
-            break
-        return made
+        options = dict(options, num_frames=num_frames)
+        for module in self.frame_sized_modules().values():
+            options["op_options"] = dict(options.get("op_options") or {}, **module.options_for_frames())
+            break  # the operator has the same options in all blocks
+        return options
 
     def adapt_frames(self, tensors: dict[str, Tensor]) -> list[str]:
         """Fit tensors trained with another frame count to this network, in place; returns the keys it changed."""
-        sizes = {f"{name}.G.0.weight": tam.num_frames for name, tam in self._frame_sized().items()}
-        keys = [key for key in sizes if key in tensors]
-        for key in keys:
-            tensors[key] = resample_frames(tensors[key], sizes[key])
-        return keys
+        changed = []
+        for name, module in self.frame_sized_modules().items():
+            for key in (f"{name}.{key}" for key in module.frame_sized_keys()):
+                if key in tensors:
+                    tensors[key] = module.resample(tensors[key])
+                    changed.append(key)
+        return changed
 
     def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
         """Fit tensors trained with another image size to this network, in place; returns the keys it changed."""

@@ -17,7 +17,7 @@ from zoo.errors import ConfigError
 from zoo.models.network import VideoNetwork
 from zoo.models.pytorchvideo import SLOW, PTVNet, PTVSlowFast
 from zoo.ops import TAM, TAdaConv3d
-from zoo.ops.temporal import fold_frames, unfold_frames
+from zoo.ops.frames import fold_frames, unfold_frames
 
 PARTS = {"2d": ("conv_xy",), "2d+1d": ("conv_xy", "conv_t")}  # R(2+1)D's 1x3x3 convolutions; its 3x1x1 ones too
 
@@ -129,8 +129,8 @@ class TAMSlowFast(PTVSlowFast):
     def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
         """Options of the network that ``adapt_frames`` fits this one's weights to: the same hidden units."""
         widths = {
-            ".multipathway_blocks.1." in name: tam.G[0].out_features  # type: ignore[index]
-            for name, tam in self._frame_sized().items()
+            ".multipathway_blocks.1." in name: module.options_for_frames()["hidden"]
+            for name, module in self.frame_sized_modules().items()
         }
         made = dict(options, num_frames=num_frames)
         return made | {"hidden": [widths[False], widths[True]]} if widths else made

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, UnknownNameError, check_counts, check_rate
 from zoo.models.network import Feature, VideoNetwork
-from zoo.models.operators import OPERATORS, BlockOperator, ConvBN, Place, non_local_block
+from zoo.ops.conv_unit import ConvBN
+from zoo.ops.non_local import non_local_at
+from zoo.ops.operator import OPERATORS, BlockModules, BlockPosition
 
 DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {  # depth -> (bottleneck?, blocks per stage)
     18: (False, (2, 2, 2, 2)),
@@ -24,7 +26,6 @@ DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {  # depth -> (bottl
     101: (True, (3, 4, 23, 3)),
 }
 STAGES = (2, 3, 4, 5)
-POOLS_TIME_FIRST = ("tadaconv", "tadaconv_v2", "stam")  # before dropout and classifier, as the TAdaConv authors' head
 
 
 class ResidualBlock(nn.Module):
@@ -36,18 +37,19 @@ class ResidualBlock(nn.Module):
         width: int,
         stride: int,
         bottleneck: bool,
-        op: BlockOperator,
+        op: BlockModules,
         non_local: Callable[[int], nn.Module] | None = None,
     ) -> None:
         super().__init__()
         out_channels = width * (4 if bottleneck else 1)
+        spatial_conv = op.spatial_conv or ConvBN
         if bottleneck:
             self.conv1 = (op.first_conv or ConvBN)(in_channels, width, 1, 1)
-            self.conv2 = op.spatial_conv(width, width, 3, stride)
+            self.conv2 = spatial_conv(width, width, 3, stride)
             self.conv3: nn.Module | None = ConvBN(width, out_channels, 1)
         else:
-            self.conv1 = (op.first_conv or op.spatial_conv)(in_channels, width, 3, stride)
-            self.conv2 = op.spatial_conv(width, width, 3, 1)
+            self.conv1 = (op.first_conv or spatial_conv)(in_channels, width, 3, stride)
+            self.conv2 = spatial_conv(width, width, 3, 1)
             self.conv3 = None
         self.temporal, self.position = None, op.position
         if op.temporal is not None:
@@ -83,7 +85,7 @@ class VideoResNet(VideoNetwork):
     """A ResNet over folded frames with a temporal operator in its residual blocks.
 
     Args:
-        op: a key of ``zoo.models.operators.OPERATORS``: "none" (C2D), "tadaconv" (TAda2D), "tadaconv_v2",
+        op: a key of ``zoo.ops.operator.OPERATORS``: "none" (C2D), "tadaconv" (TAda2D), "tadaconv_v2",
             "tam" (TANet), "stam", "pool", "tconv", "tsm", "tei", "i3d".
         depth: 18, 50 or 101.
         num_frames: T of a clip. TAM is built for it; the other operators take T from the clip.
@@ -93,7 +95,7 @@ class VideoResNet(VideoNetwork):
             instead, at no cost in parameters, and weights trained one way are wrong the other way.
         op_stages: stages with the operator, of 2 to 5.
         op_options: of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
-        non_local: non-local blocks besides; options of ``zoo.models.operators.non_local_block``, ``{}`` for defaults.
+        non_local: non-local blocks besides; options of ``zoo.ops.non_local.non_local_at``, ``{}`` for defaults.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class VideoResNet(VideoNetwork):
             raise ConfigError(f"op_stages is {op_stages!r}; give a list of stages, which are 2, 3, 4 and 5.")
         bottleneck, blocks = DEPTHS[depth]
         self.op, self.depth, self.width, self.stem_pool = op, depth, width, stem_pool
+        self.pools_time_first = OPERATORS[op].pools_time_first
         self.num_frames, self.in_channels = num_frames, in_channels
         self.stem = ConvBN(in_channels, width, 7, stride=2)
         self.feature_info = []
@@ -131,12 +134,12 @@ class VideoResNet(VideoNetwork):
             layer = nn.ModuleList()
             for index in range(count):
                 stride = 2 if index == 0 and (number > 0 or not stem_pool) else 1
-                place = Place(STAGES[number], index, count, num_frames)
-                operator = OPERATORS[op](place, **(op_options or {}))  # built everywhere: a wrong option is named
-                if place.stage not in op_stages:
-                    operator = BlockOperator()
-                behind = None if non_local is None else non_local_block(place, **non_local)
-                layer.append(ResidualBlock(channels, stage_width, stride, bottleneck, operator, behind))
+                position = BlockPosition(STAGES[number], index, count, num_frames)
+                modules = OPERATORS[op].block(position, **(op_options or {}))  # in all stages: wrong options are named
+                if position.stage not in op_stages:
+                    modules = BlockModules()
+                attention = None if non_local is None else non_local_at(position, **non_local)
+                layer.append(ResidualBlock(channels, stage_width, stride, bottleneck, modules, attention))
                 channels, reduction = stage_width * (4 if bottleneck else 1), reduction * stride
             self.add_module(f"layer{number + 1}", layer)
             self.feature_info.append(Feature(f"layer{number + 1}", channels, reduction))
@@ -169,7 +172,7 @@ class VideoResNet(VideoNetwork):
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
         """Feature maps -> logits ``(B, num_classes)``, or pooled features ``(B, num_features)``."""
         frames = features.mean((3, 4))  # (B, C, T)
-        if self.op in POOLS_TIME_FIRST:
+        if self.pools_time_first:
             pooled = self.dropout(frames.mean(2))
         else:
             # C2D and TANet classify frames and average scores; the classifier is linear, so averaging first is

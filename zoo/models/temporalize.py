@@ -20,7 +20,8 @@ from torch.utils.checkpoint import checkpoint
 from zoo.errors import ArgumentTypeError, ConfigError, UnknownNameError, check_counts
 from zoo.models import host_layout as layout
 from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass
-from zoo.models.stand_ins import STAND_INS, StandIn, stand_in
+from zoo.ops.operator import OPERATORS
+from zoo.ops.stand_in import StandIn, stand_in
 from zoo.text import brief
 
 Where = str | Sequence[str] | Callable[[str, nn.Conv2d], bool] | None
@@ -67,8 +68,9 @@ def temporalize(
     if not isinstance(inplace, bool):
         raise ArgumentTypeError(f"inplace is {brief(inplace)}; it must be True or False.")
     check_counts(num_frames=num_frames)
-    if not isinstance(op, str) or op not in STAND_INS:
-        raise UnknownNameError.of("temporal operator", str(op), STAND_INS, f"The operators: {', '.join(STAND_INS)}.")
+    usable = [name for name, operator in OPERATORS.items() if operator.stand_in is not None]
+    if op not in usable:
+        raise UnknownNameError.of("temporal operator", str(op), usable, f"The operators: {', '.join(usable)}.")
     net = module if inplace else copy.deepcopy(module)
     layout.find_classifier(net)  # what cannot be done is said before anything is changed
     made: dict[nn.Module, nn.Module] = {}
@@ -164,7 +166,7 @@ class TemporalNetwork(VideoNetwork):
 
     def check_clip(self, x: Tensor) -> None:
         """Refuse what is not a batch of clips for this network."""
-        if x.ndim == 5 and x.shape[2] != self.num_frames and self._frame_sized() and not hasattr(self, "config"):
+        if x.ndim == 5 and x.shape[2] != self.num_frames and self.frame_sized_modules() and not hasattr(self, "config"):
             raise ConfigError(
                 f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
                 f"build it with temporalize(..., num_frames={x.shape[2]})."

@@ -88,7 +88,10 @@ class Attention(nn.Module):
 
 
 class TAdaFormerBlock(nn.Module):
-    """``x += TAda(patches)``; ``x += attention(LN x)``; (``x += TAda2(patches)``;) ``x += MLP(LN x)``."""
+    """``x += TAda(patches)``; ``x += attention(LN x)``; (``x += TAda2(patches)``;) ``x += MLP(LN x)``.
+
+    Drop path leaves out each of the branches by a draw of its own, all with the same probability, as the official code.
+    """
 
     def __init__(
         self, channels: int, heads: int, temporal_projection: bool, double_tada: bool, drop_path: float
@@ -105,19 +108,19 @@ class TAdaFormerBlock(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int, grid: int, class_only: bool = False) -> Tensor:
         """Tokens ``(B*T, 1 + grid * grid, C)`` -> same shape, or the class tokens alone, ``(B*T, 1, C)``."""
-        x = self._convolve(self.tada, x, num_frames, grid)
+        x = self._add_tada(self.tada, x, num_frames, grid)
         queries = 1 if class_only else x.shape[1]
         x = x[:, :queries] + self.drop_path(self.attn(self.norm1(x), queries), num_frames)
         if self.tada2 is not None and not class_only:
-            x = self._convolve(self.tada2, x, num_frames, grid)
+            x = self._add_tada(self.tada2, x, num_frames, grid)
         y = self.fc2(quick_gelu(self.fc1(self.norm2(x))))
         return x + self.drop_path(y, num_frames)
 
-    @staticmethod
-    def _convolve(tada: TAdaBlock, x: Tensor, num_frames: int, grid: int) -> Tensor:
-        """Class tokens pass: only patches have a place in the frame."""
+    def _add_tada(self, tada: TAdaBlock, x: Tensor, num_frames: int, grid: int) -> Tensor:
+        """Add a TAda block's output to the patch tokens; class tokens have no position in the frame and stay."""
         patches = x[:, 1:]
-        return torch.cat([x[:, :1], patches + tada(patches, num_frames, grid)], dim=1)
+        y = self.drop_path(tada(patches, num_frames, grid), num_frames)
+        return torch.cat([x[:, :1], patches + y], dim=1)
 
 
 class TAdaFormer(VideoNetwork):

@@ -5,11 +5,15 @@ Source: "Non-local Neural Networks", CVPR 2018, arXiv 1711.07971, sections 3 and
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.ops.temporal import fold_frames, unfold_frames
+from zoo.ops.frames import fold_frames, unfold_frames
+from zoo.ops.operator import BlockPosition
 
 MODES = ("embedded_gaussian", "gaussian", "dot_product")
 
@@ -53,3 +57,28 @@ class NonLocal(nn.Module):
             y = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         y = y.transpose(1, 2).unflatten(2, (num_frames, *x.shape[2:]))  # (B, inner, T, H, W)
         return x + self.bn(self.out(fold_frames(y)))
+
+
+def non_local_at(
+    position: BlockPosition, blocks: Sequence[Sequence[int]] | None = None, **options: Any
+) -> Callable[[int], NonLocal] | None:
+    """``(channels) -> NonLocal`` to append to this residual block, or None.
+
+    Args:
+        blocks: indices, from 0, of the blocks in each of the four stages. Default: five blocks, two spread over res3
+            and three over res4 (arXiv 1711.07971, section 5.1); a ResNet-18 has only four there.
+        options: of NonLocal.
+    """
+    if blocks is None:
+        count = {3: 2, 4: 3}.get(position.stage, 0)
+        indices: Sequence[int] = [position.count * (k + 1) // count - 1 for k in range(count)]
+    else:
+        indices = blocks[position.stage - 2] if len(blocks) == 4 else [-1]
+        if not all(isinstance(index, int) and 0 <= index < position.count for index in indices):
+            raise ConfigError(
+                f"non_local blocks is {blocks}; give four lists of block indices, in stage {position.stage} each below "
+                f"{position.count}."
+            )
+    if position.index not in indices:
+        return None
+    return lambda channels: NonLocal(channels, **options)

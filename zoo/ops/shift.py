@@ -5,11 +5,16 @@ Source: "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 201
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError
-from zoo.ops.temporal import check_frames
+from zoo.errors import ConfigError, check_counts
+from zoo.ops.frames import check_frames
+from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
+from zoo.ops.stand_in import insert_before
 
 
 def check_divisor(divisor: int) -> None:
@@ -56,3 +61,17 @@ def shift_kernel(channels: int, divisor: int = 8) -> Tensor:
     kernel[fold : 2 * fold, :, 0] = 1
     kernel[2 * fold :, :, 1] = 1
     return kernel
+
+
+def _block(position: BlockPosition, every: int = 1, **options: Any) -> BlockModules:
+    check_counts(every=every)
+    if position.index % every:  # the published ResNet-101 shifts in every second block
+        return BlockModules()
+    return BlockModules(temporal=lambda channels: TemporalShift(**options), position="before_conv1")
+
+
+def _shift(channels: int, num_frames: int, **options: Any) -> TemporalShift:
+    return TemporalShift(**options)
+
+
+register_operator(Operator("tsm", block=_block, stand_in=functools.partial(insert_before, _shift)))

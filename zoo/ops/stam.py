@@ -16,6 +16,7 @@ channels. So it can scale what each tap reads instead of the kernel: see ``zoo.o
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -23,8 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.ops.conv_unit import TemporalConvBN
+from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stam_aggregation import AGGREGATIONS, aggregation_of, hidden_width
 from zoo.ops.stam_conv import stha_conv2d
+from zoo.ops.stand_in import StandIn, pad_frames, replace_conv
 from zoo.ops.tadaconv import Size2, spatial_mean
 
 HEADS = 4
@@ -213,7 +217,7 @@ class STHAConv2d(nn.Conv2d):
         return len(x) * places * self.weight[0].numel()
 
 
-class STAM(nn.Module):
+class STAM(TemporalConvBN):
     """STHAConv2d and the aggregation: in place of a convolution and its batch norm, which it starts as.
 
     ``BN(Y) + BN_0(g . M')``, with ``Y`` of the convolution and ``BN_0`` zero at first.
@@ -235,28 +239,40 @@ class STAM(nn.Module):
         reduction: int = 16,
         **calibration: Any,
     ) -> None:
-        super().__init__()
-        self.conv = STHAConv2d(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            reduction=reduction,
-            **calibration,
-        )
-        self.bn = nn.BatchNorm2d(out_channels)
         if aggregation not in AGGREGATIONS:
             raise ConfigError(f"STAM's aggregation is {aggregation!r}; choose from {', '.join(AGGREGATIONS)}.")
-        self.aggregation = aggregation_of(aggregation, out_channels, reduction)
-        self.pool_bn = None
-        if self.aggregation is not None:
-            self.pool_bn = nn.BatchNorm2d(out_channels)
-            nn.init.zeros_(self.pool_bn.weight)
+        padding = kernel_size // 2
+        conv = STHAConv2d(
+            in_channels, out_channels, kernel_size, stride=stride, padding=padding, reduction=reduction, **calibration
+        )
+        super().__init__(conv, out_channels, aggregation_of(aggregation, out_channels, reduction))
 
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``; no activation."""
-        y = self.conv(x, num_frames)
-        if self.aggregation is None or self.pool_bn is None:
-            return self.bn(y)
-        return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
+
+class STHAStandIn(StandIn, STHAConv2d):
+    """STAM's convolution in an image network."""
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
+        calibration = self.routing(x, self.num_frames)
+        x, padding = pad_frames(self, x)
+        y = stha_conv2d(x, calibration, self.weight, self.stride, padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
+
+    def extra_macs(self, x: Tensor) -> int:  # type: ignore[override]
+        """Multiply-accumulates of the calibration, which runs value by value."""
+        return super().extra_macs(x, self.num_frames)
+
+
+def _block(position: BlockPosition, **options: Any) -> BlockModules:
+    return BlockModules(spatial_conv=functools.partial(STAM, **options))
+
+
+register_operator(
+    Operator(
+        "stam",
+        block=_block,
+        stand_in=functools.partial(replace_conv, STHAStandIn),
+        pools_time_first=True,
+        stem_pool=False,
+    )
+)

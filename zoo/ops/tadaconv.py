@@ -10,6 +10,7 @@ input, ``conv(x, alpha W) == conv(alpha x, W)``; one of the output channels onto
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
@@ -17,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts, check_odd
-from zoo.ops.temporal import check_frames
+from zoo.ops.conv_unit import AggregationBN, TemporalConvBN
+from zoo.ops.frames import check_frames
+from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
+from zoo.ops.stand_in import CalibratedConv2d, replace_conv
 
 CalDim = Literal["cin", "cout"]
 Size2 = int | tuple[int, int]
@@ -270,25 +274,39 @@ class TAdaConv3d(nn.Conv3d):
         return tada_conv3d(x, alpha, self.weight, self.bias, stride=strides, padding=pads, temporal_stride=every)
 
 
-class TAdaAggregation(nn.Module):
+def temporal_average(y: Tensor, num_frames: int) -> Tensor:
+    """Mean over frames t-1, t, t+1 of ``(B*T, C, H, W)``; the missing frames at both ends count as zeros.
+
+    Dividing by three at the ends too is what the published weights were trained with (count_include_pad).
+    """
+    frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
+    total = frames.clone()
+    total[:, 1:] += frames[:, :-1]
+    total[:, :-1] += frames[:, 1:]
+    return (total / 3).flatten(0, 1)
+
+
+class TemporalAverage(nn.Module):
+    """``temporal_average`` as a module."""
+
+    def forward(self, y: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        return temporal_average(y, num_frames)
+
+
+class TAdaAggregation(AggregationBN):
     """Temporal aggregation: ``BN(y) + BN_0(avgpool_3x1x1(y))``; ``BN_0`` starts at zero (section 3.3)."""
 
     def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.bn = nn.BatchNorm2d(channels)
-        self.pool_bn = nn.BatchNorm2d(channels)
-        nn.init.zeros_(self.pool_bn.weight)
-
-    def forward(self, y: Tensor, num_frames: int) -> Tensor:
-        """``(B*T, C, H, W)`` -> same shape; no activation."""
-        return self.bn(y) + self.pool_bn(temporal_average(y, num_frames))
+        super().__init__(channels, TemporalAverage())
 
 
-class TAdaConvBN(TAdaAggregation):
+class TAdaConvBN(TemporalConvBN):
     """TAdaConv and the temporal aggregation: a unit of TAda2D, which starts as convolution + batch norm.
 
     Args:
-        operator: TAdaConv2d, or TAdaConv2dV2. routing: options of its routing function.
+        operator: TAdaConv2d, or TAdaConv2dV2.
+        routing: options of its routing function.
     """
 
     def __init__(
@@ -301,24 +319,25 @@ class TAdaConvBN(TAdaAggregation):
         operator: Callable[..., AdaptiveConv2d] = TAdaConv2d,
         **routing: Any,
     ) -> None:
-        super().__init__(out_channels)
         padding = kernel_size // 2
-        self.conv = operator(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False, **routing
-        )
-
-    def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``; no activation."""
-        return super().forward(self.conv(x, num_frames), num_frames)
+        conv = operator(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=False, **routing)
+        super().__init__(conv, out_channels, TemporalAverage())
 
 
-def temporal_average(y: Tensor, num_frames: int) -> Tensor:
-    """Mean over frames t-1, t, t+1 of ``(B*T, C, H, W)``; the missing frames at both ends count as zeros.
+class TAdaStandIn(CalibratedConv2d, TAdaConv2d):  # type: ignore[misc]
+    """TAdaConv in an image network."""
 
-    Dividing by three at the ends too is what the published weights were trained with (count_include_pad).
-    """
-    frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
-    total = frames.clone()
-    total[:, 1:] += frames[:, :-1]
-    total[:, :-1] += frames[:, 1:]
-    return (total / 3).flatten(0, 1)
+
+def _block(position: BlockPosition, **options: Any) -> BlockModules:
+    return BlockModules(spatial_conv=functools.partial(TAdaConvBN, **options))
+
+
+register_operator(
+    Operator(
+        "tadaconv",
+        block=_block,
+        stand_in=functools.partial(replace_conv, TAdaStandIn),
+        pools_time_first=True,
+        stem_pool=False,
+    )
+)

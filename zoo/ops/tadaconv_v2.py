@@ -6,6 +6,7 @@ Source: "Temporally-Adaptive Models for Efficient Video Understanding", arXiv 23
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.ops.tadaconv import AdaptiveConv2d, Size2, check_routing, last_layer
+from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
+from zoo.ops.stand_in import CalibratedConv2d, replace_conv
+from zoo.ops.tadaconv import AdaptiveConv2d, Size2, TAdaConvBN, check_routing, last_layer
 
 
 def quick_gelu(x: Tensor) -> Tensor:
@@ -112,3 +115,22 @@ class TAdaConv2dV2(AdaptiveConv2d):
             bias_channels=out_channels if bias else None,
             **routing,
         )
+
+
+class TAdaV2StandIn(CalibratedConv2d, TAdaConv2dV2):  # type: ignore[misc]
+    """TAdaConvV2 in an image network."""
+
+
+def _block(position: BlockPosition, **options: Any) -> BlockModules:
+    return BlockModules(spatial_conv=functools.partial(TAdaConvBN, operator=TAdaConv2dV2, **options))
+
+
+register_operator(
+    Operator(
+        "tadaconv_v2",
+        block=_block,
+        stand_in=functools.partial(replace_conv, TAdaV2StandIn),
+        pools_time_first=True,
+        stem_pool=False,
+    )
+)

@@ -6,6 +6,7 @@ Source: "TAM: Temporal Adaptive Module for Video Recognition", ICCV 2021, arXiv 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError, check_counts, check_odd
+from zoo.ops.operator import POSITIONS, BlockModules, BlockPosition, Operator, register_operator
+from zoo.ops.stand_in import insert_before
 from zoo.ops.tadaconv import spatial_mean
 
 BRANCHES = ("both", "global", "local", "global_se")
@@ -93,6 +96,18 @@ class TAM(nn.Module):
         kernel = self.G(descriptor.flatten(0, 1)).unflatten(0, descriptor.shape[:2])  # (B, C, K)
         return adaptive_temporal_conv(x, gate, kernel, self.local_first)
 
+    def frame_sized_keys(self) -> tuple[str, ...]:
+        """The layer that reads T frame descriptors, if there is a global branch."""
+        return () if self.G is None else ("G.0.weight",)
+
+    def resample(self, weight: Tensor) -> Tensor:
+        """Fit the weight of that layer, trained with another frame count, to this module."""
+        return resample_frames(weight, self.num_frames)
+
+    def options_for_frames(self) -> dict[str, Any]:
+        """The hidden width, which stays what it was trained with."""
+        return {} if self.G is None else {"hidden": self.G[0].out_features}
+
     def extra_macs(self, x: Tensor, num_frames: int | None = None) -> int:
         """Multiply-accumulates of the temporal kernel, which runs element by element: K for every value."""
         return 0 if self.G is None else self.kernel_size * x.numel()
@@ -167,3 +182,15 @@ def resample_frames(weight: Tensor, num_frames: int) -> Tensor:
     overlap = torch.minimum(edges_old[None, 1:], edges_new[1:, None])
     overlap = overlap - torch.maximum(edges_old[None, :-1], edges_new[:-1, None])
     return (weight.double() @ (overlap.clamp(min=0) * old).T.to(weight.device)).to(weight.dtype)
+
+
+STYLES = dict(zip("abcd", POSITIONS, strict=True))  # of the TANet paper: where TAM goes in a block
+
+
+def _block(position: BlockPosition, style: str = "b", **options: Any) -> BlockModules:
+    if style not in STYLES:
+        raise ConfigError(f"style is {style!r}; TAM goes before conv1 (a), or after conv1, 2 or 3 (b, c, d).")
+    return BlockModules(temporal=lambda channels: TAM(channels, position.num_frames, **options), position=STYLES[style])
+
+
+register_operator(Operator("tam", block=_block, stand_in=functools.partial(insert_before, TAM)))

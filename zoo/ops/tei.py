@@ -5,14 +5,19 @@ Source: "TEINet: Towards an Efficient Architecture for Video Recognition", AAAI 
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import check_counts
+from zoo.ops.frames import depthwise_temporal_conv
+from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.shift import check_divisor, shift_kernel
+from zoo.ops.stand_in import insert_before
 from zoo.ops.tadaconv import spatial_mean
-from zoo.ops.temporal import depthwise_temporal_conv
 
 
 class TEIModule(nn.Module):
@@ -44,3 +49,14 @@ class TEIModule(nn.Module):
         motion = self.following(xbar[:, 1:]) - self.current(xbar[:, :-1])
         gate = F.pad(torch.sigmoid(self.gate(motion)), (0, 0, 0, 1), value=1.0)  # (B, T, C)
         return depthwise_temporal_conv(x * gate.flatten(0, 1)[:, :, None, None], self.kernel, num_frames)
+
+
+def _block(position: BlockPosition, **options: Any) -> BlockModules:
+    return BlockModules(temporal=lambda channels: TEIModule(channels, **options))
+
+
+def _module(channels: int, num_frames: int, **options: Any) -> TEIModule:
+    return TEIModule(channels, **options)
+
+
+register_operator(Operator("tei", block=_block, stand_in=functools.partial(insert_before, _module)))

@@ -1,0 +1,60 @@
+"""A convolution with its batch norm and, for adaptive operators, a temporal aggregation."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class ConvBN(nn.Module):
+    """Convolution without bias and batch norm, frame by frame; no activation."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels)
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(N, C_in, H, W)`` -> ``(N, C_out, H', W')``."""
+        return self.bn(self.conv(x))
+
+
+class AggregationBN(nn.Module):
+    """``BN(y) + BN_0(aggregate(y))``; ``BN_0`` starts at zero. No activation.
+
+    Args:
+        channels: C of ``y``.
+        aggregation: called ``(y, num_frames)``, same shape in and out; None for ``BN(y)`` alone.
+    """
+
+    def __init__(self, channels: int, aggregation: nn.Module | None = None) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+        self.aggregation = aggregation
+        self.pool_bn = None
+        if aggregation is not None:
+            self.pool_bn = nn.BatchNorm2d(channels)
+            nn.init.zeros_(self.pool_bn.weight)
+
+    def forward(self, y: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C, H, W)`` -> same shape."""
+        if self.aggregation is None or self.pool_bn is None:
+            return self.bn(y)
+        return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
+
+
+class TemporalConvBN(AggregationBN):
+    """A convolution over folded frames, then ``AggregationBN``. No activation.
+
+    Args:
+        conv: called ``(x, num_frames)``.
+        out_channels: channels of its output.
+        aggregation: of ``AggregationBN``.
+    """
+
+    def __init__(self, conv: nn.Module, out_channels: int, aggregation: nn.Module | None = None) -> None:
+        super().__init__(out_channels, aggregation)
+        self.conv = conv
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
+        return super().forward(self.conv(x, num_frames), num_frames)

@@ -1,0 +1,53 @@
+"""Folding frames into the batch, temporal convolution of each channel, and inflation of image kernels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from zoo.errors import ConfigError
+
+
+def check_frames(x: Tensor, num_frames: int) -> None:
+    """Refuse a batch that is not whole clips of so many frames."""
+    if x.shape[0] % num_frames:
+        raise ConfigError(f"{x.shape[0]} frames are not whole clips of num_frames={num_frames}.")
+
+
+def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
+    """``(B*T, C, H, W)`` -> ``(B, C, T, H, W)``, a view."""
+    check_frames(x, num_frames)
+    return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """``(B, C, T, H, W)`` -> ``(B*T, C, H, W)``."""
+    return x.transpose(1, 2).flatten(0, 1)
+
+
+def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:
+    """Convolve every channel with its own kernel over time, zeros beyond the ends.
+
+    Args:
+        x: ``(B*T, C, H, W)``. kernel: ``(C, 1, K)``, K odd.
+    """
+    clip = unfold_frames(x, num_frames)
+    taps, channels = kernel.shape[2], kernel.shape[0]
+    return fold_frames(F.conv3d(clip, kernel[..., None, None], padding=(taps // 2, 0, 0), groups=channels))
+
+
+def inflate(weight: Tensor, frames: int, how: str = "mean") -> Tensor:
+    """A 2D kernel ``(O, I, kh, kw)`` for ``frames`` frames, ``(O, I, frames, kh, kw)``.
+
+    Args:
+        how: "mean" spreads it evenly, so that a still clip gives what the image gave (I3D, arXiv 1705.07750);
+            "centre" puts it into the middle frame, zeros elsewhere, so that every frame gives what it gave alone.
+    """
+    if how == "mean":
+        return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
+    if how != "centre":
+        raise ConfigError(f"how is {how!r}; a kernel is inflated by 'mean' or to its 'centre'.")
+    inflated = torch.zeros(*weight.shape[:2], frames, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
+    inflated[:, :, frames // 2] = weight
+    return inflated

@@ -1,0 +1,110 @@
+"""What a temporal operator declares about itself, and the registry of operators.
+
+To add an operator, write its module in one file, and register an ``Operator`` at the end of that file. Everything
+specific to it is declared there: where it goes in a residual block, what stands in for a convolution of an image
+network, and which of its layers have the size of the frame count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from zoo.errors import ConfigError
+
+POSITIONS = ("before_conv1", "after_conv1", "after_conv2", "after_conv3")
+
+
+@dataclass(frozen=True)
+class BlockPosition:
+    """A residual block: its stage (2 to 5, as in "res2"), its index there, and how many blocks the stage has."""
+
+    stage: int
+    index: int
+    count: int
+    num_frames: int
+
+
+ConvBuilder = Callable[[int, int, int, int], nn.Module]  # (in_channels, out_channels, kernel_size, stride)
+
+
+@dataclass(frozen=True)
+class BlockModules:
+    """What a residual block uses instead of, or beside, its plain convolutions. Modules are called ``(x, num_frames)``.
+
+    Attributes:
+        first_conv, spatial_conv: build the block's first convolution, and its 3x3 ones, each with its batch norm;
+            None for the plain convolution.
+        temporal: ``(channels) -> module``, added at ``position``: before conv1 (on the residual branch), after conv1
+            and its ReLU, after conv2 and its ReLU, or after conv3 (before the sum).
+    """
+
+    first_conv: ConvBuilder | None = None
+    spatial_conv: ConvBuilder | None = None
+    temporal: Callable[[int], nn.Module] | None = None
+    position: str = "after_conv1"
+
+    def __post_init__(self) -> None:
+        if self.position not in POSITIONS:
+            raise ConfigError(f"position is {self.position!r}; choose from {', '.join(POSITIONS)}.")
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A temporal operator.
+
+    Attributes:
+        name: value of ``op`` in ``VideoResNet`` and ``temporalize``.
+        block: ``(position, **options) -> BlockModules`` for one residual block of a ResNet.
+        stand_in: ``(conv, num_frames, shape, **options) -> nn.Conv2d``, a ``StandIn`` for a convolution of an image
+            network; None if ``temporalize`` cannot use the operator.
+        pools_time_first: a ResNet averages features over time before dropout and classifier (as the TAdaConv authors
+            do); otherwise it classifies every frame and averages the logits.
+        stem_pool: the published ResNets with this operator max-pool after the stem; without, their first block has
+            stride 2 instead.
+    """
+
+    name: str
+    block: Callable[..., BlockModules]
+    stand_in: Callable[..., nn.Conv2d] | None = None
+    pools_time_first: bool = False
+    stem_pool: bool = True
+
+
+@runtime_checkable
+class FrameSized(Protocol):
+    """A module that may have layers of the size of the frame count, which another frame count resamples."""
+
+    num_frames: int
+
+    def frame_sized_keys(self) -> tuple[str, ...]:
+        """Keys of these layers in the module's state dict; none if the module takes any frame count."""
+        ...
+
+    def resample(self, weight: Tensor) -> Tensor:
+        """Fit the weight of such a layer, trained with another frame count, to this module."""
+        ...
+
+    def options_for_frames(self) -> dict[str, Any]:
+        """Options that a module for another frame count needs to take over this one's weights."""
+        ...
+
+
+OPERATORS: dict[str, Operator] = {}
+
+
+def register_operator(operator: Operator) -> None:
+    """Add an operator to the registry; its name becomes a value of ``op``.
+
+    Raises:
+        ConfigError: the name is taken.
+    """
+    if operator.name in OPERATORS:
+        raise ConfigError(f"An operator named {operator.name!r} is already registered; choose another name.")
+    OPERATORS[operator.name] = operator
+
+
+register_operator(Operator("none", block=lambda position: BlockModules()))
