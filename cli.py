@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -110,12 +111,19 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         print(f"tempozoo: {package_error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("tempozoo: interrupted. A download resumes where it stopped when it is repeated.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        advice = " The download resumes where it stopped when you repeat the command." if is_download(interrupt) else ""
+        print(f"tempozoo: interrupted.{advice}", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argument parsers exit this way, after printing the reason
         return stop.code if isinstance(stop.code, int) else 1
     return 0
+
+
+def is_download(interrupt: BaseException) -> bool:
+    """Whether an exception came while a file was downloaded."""
+    modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(interrupt.__traceback__)}
+    return bool(modules & {"zoo.hub.download", "zoo.hub.hf"})
 
 
 def find_package_error(error: BaseException | None) -> ZooError | None:

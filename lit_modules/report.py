@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -240,9 +240,11 @@ class FitReport(Callback):
         if not trainer.is_global_zero:
             return
         for callback in trainer.checkpoint_callbacks:
-            if callback.monitor == "val_top1" and callback.best_model_score is not None:  # type: ignore[attr-defined]
-                score = 100 * float(callback.best_model_score)  # type: ignore[attr-defined]
-                words = f"Best validation top-1 {score:.2f} %: {callback.best_model_path}"  # type: ignore[attr-defined]
+            if not isinstance(callback, ModelCheckpoint):
+                continue
+            if callback.monitor == "val_top1" and callback.best_model_score is not None:
+                score = 100 * float(callback.best_model_score)
+                words = f"Best validation top-1 {score:.2f} %: {callback.best_model_path}"
                 Console().print(_printable(words), highlight=False, markup=False, soft_wrap=True)
 
 

@@ -124,7 +124,7 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         data = ["--data", "VideoFiles", "--data.paths", json.dumps(list(arguments.files))]
         (after if configured else before).extend(data)
     if command in ("validate", "test"):
-        after += ["--verbose", str(command == "validate").lower()]  # a test prints our own table
+        after += ["--verbose", "false"]  # instead of Lightning's table, the reports print one
     if not arguments.asks_help and not configured:
         _check_complete(command, {*given, *before})
     return [*before, *arguments.options, *after]
