@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -61,8 +62,13 @@ class RestoringConnector(_CheckpointConnector):
 
     def restore_model(self) -> None:
         """Restore the weights."""
+        if not self._loaded_checkpoint:
+            return
+        with self._part("its content"):  # which the network may check or change first
+            call._call_lightning_module_hook(self.trainer, "on_load_checkpoint", self._loaded_checkpoint)
         with self._part("the weights"):
-            super().restore_model()
+            module = self.trainer.lightning_module
+            self.trainer.strategy.load_model_state_dict(self._loaded_checkpoint, strict=module.strict_loading)
 
     def restore_datamodule(self) -> None:
         """Restore the position in the epoch."""

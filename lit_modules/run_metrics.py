@@ -7,7 +7,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -30,8 +32,9 @@ class MetricsWriter(ExperimentWriter):
         if not self.metrics:
             return
         path = Path(self.metrics_file_path)
-        if self._record_new_keys() or not path.is_file():
-            self._rewrite(self._read()[1] + self.metrics)
+        new = set().union(*self.metrics).difference(self.metrics_keys)
+        if new or not path.is_file():
+            self._rewrite(sorted({*self.metrics_keys, *new}), self._read()[1] + self.metrics)
         else:
             size = path.stat().st_size
             try:
@@ -45,28 +48,30 @@ class MetricsWriter(ExperimentWriter):
     def drop_from(self, step: int) -> None:
         """Remove the lines from ``step`` on, which a resumed run will write again."""
         keys, rows = self._read()
-        kept = [row for row in rows if None not in row.values() and not _at_least(row.get("step"), step)]
-        if keys and not kept:
-            Path(self.metrics_file_path).unlink()
+        kept = [row for row in rows if not _at_least(row.get("step"), step)]
+        if kept:
+            self._rewrite(keys, kept)
+        else:
+            Path(self.metrics_file_path).unlink(missing_ok=True)
             self.metrics_keys = []
-        elif len(kept) < len(rows):
-            self._rewrite(kept)
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Columns and lines of the file, without a last line that a killed process left incomplete."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return [], []
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            reader = csv.DictReader(file)
-            rows: list[dict[str, Any]] = list(reader)
-            return list(reader.fieldnames or []), rows
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        reader = csv.DictReader(line for line in lines if line.endswith("\n"))
+        rows: list[dict[str, Any]] = list(reader)
+        return list(reader.fieldnames or []), rows
 
-    def _rewrite(self, rows: list[dict[str, Any]]) -> None:
+    def _rewrite(self, keys: list[str], rows: list[dict[str, Any]]) -> None:
         path = Path(self.metrics_file_path)
         with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, self.metrics_keys, extrasaction="ignore")
+            writer = csv.DictWriter(file, keys, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
+        self.metrics_keys = keys
 
 
 def _at_least(text: str | None, step: int) -> bool:
@@ -91,3 +96,13 @@ class MetricsLogger(CSVLogger):
     def resume_at(self, step: int) -> None:
         """Prepare for a run that has made ``step`` optimizer steps."""
         self.experiment.drop_from(step)
+
+
+class ResumeMetrics(Callback):
+    """Removes from ``metrics.csv`` what a resumed run will log again."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remove the lines after the checkpoint."""
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsLogger):
+                logger.resume_at(trainer.global_step)

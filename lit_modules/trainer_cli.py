@@ -26,7 +26,7 @@ from lit_modules.report import FitReport, PredictionReport, TestReport
 from lit_modules.restore import RestoringConnector
 from lit_modules.run_errors import run_errors
 from lit_modules.run_folder import CHECKPOINTS, LAST, auto_resume_args, check_resumable, output_folder
-from lit_modules.run_metrics import MetricsLogger
+from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
 from lit_modules.trainer_arguments import FindDataset, classes_of, expand_entry, lightning_arguments, parse
 from lit_modules.trainer_parts import RUN_FOLDER, PartFactory, check_monitors, check_packages, start_loggers
 from lit_modules.validate_report import ValidateReport
@@ -108,9 +108,9 @@ class RunTrainer(L.Trainer):
 def default_callbacks(command: str, folder: Path) -> dict[str, Any]:
     """Defaults of the Trainer: the callbacks of a command, and the length of a training."""
     if command == "fit":
-        shown = [LearningRateMonitor(), FitReport(), ParameterSummary(), EpochProgressBar()]
+        others = [ResumeMetrics(), LearningRateMonitor(), FitReport(), ParameterSummary(), EpochProgressBar()]
         return {
-            "callbacks": [*run_checkpoints(folder / CHECKPOINTS), *shown],
+            "callbacks": [*run_checkpoints(folder / CHECKPOINTS), *others],
             "max_epochs": 30,
             "log_every_n_steps": 10,
         }

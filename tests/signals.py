@@ -1,7 +1,8 @@
-"""A callback that sends a signal to its own process, at a given hook of a run."""
+"""Callbacks for runs of other processes: a signal at a given hook, a disk that is full."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from typing import Any
@@ -22,3 +23,15 @@ class Signal(Callback):
             return
         for _ in range(self.times):
             os.kill(os.getpid(), self.signum)
+
+
+class FullDisk(Callback):
+    """Lets the first process fail to write checkpoints from the second epoch on."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Fail from now on."""
+        if trainer.is_global_zero and trainer.current_epoch == 1:
+            trainer.strategy.checkpoint_io.save_checkpoint = self._fail
+
+    def _fail(self, checkpoint: Any, path: Any, storage_options: Any = None) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
