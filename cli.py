@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -117,8 +118,9 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"tempozoo: {printable(str(package_error))}", file=sys.stderr)
         print_offline_advice(name, rest, package_error)
         return 1
-    except KeyboardInterrupt:
-        print("tempozoo: interrupted. A download resumes where it stopped when it is repeated.", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        advice = " The download resumes where it stopped when you repeat the command." if is_download(interrupt) else ""
+        print(f"tempozoo: interrupted.{advice}", file=sys.stderr)
         return 130
     except SystemExit as stop:  # argument parsers exit this way, after printing the reason
         return stop.code if isinstance(stop.code, int) else 1
@@ -132,6 +134,12 @@ def print_offline_advice(command: str, arguments: Arguments, error: ZooError) ->
 
         for purpose, alternative in offline_advice(command, arguments).items():
             print(f"  {purpose}: {printable(alternative)}", file=sys.stderr)
+
+
+def is_download(interrupt: BaseException) -> bool:
+    """Whether an exception came while a file was downloaded."""
+    modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(interrupt.__traceback__)}
+    return bool(modules & {"zoo.hub.download", "zoo.hub.hf"})
 
 
 def find_package_error(error: BaseException | None) -> ZooError | None:

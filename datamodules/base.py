@@ -375,6 +375,10 @@ class VideoDataModule(L.LightningDataModule):
                 f"max_bad_fraction={self.max_bad_fraction} allows. Mend or remove them, or raise it."
             )
 
+    def on_exception(self, exception: BaseException) -> None:
+        while self._loaders:
+            self._loaders.pop().close()
+
     def teardown(self, stage: str) -> None:
         while self._loaders:
             self._loaders.pop().close()

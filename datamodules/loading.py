@@ -7,6 +7,8 @@ randomness from (seed, epoch, video, turn): so a run that is killed and resumed 
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -122,6 +124,13 @@ class BatchSampler:
             self.epoch, self.start = epoch, 0
 
 
+def leave_signals(worker: int) -> None:
+    """Let Ctrl-C, and signals to the whole process group, reach the main process only: it ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setsid"):
+        os.setsid()
+
+
 class ClipLoader:
     """A DataLoader that Lightning neither wraps nor shuffles, and whose place in the epoch goes into checkpoints.
 
@@ -136,6 +145,7 @@ class ClipLoader:
         self.dataset, self._begin = dataset, begin
         self.sampler = self.batch_sampler = sampler  # Lightning asks for both, and calls set_epoch
         own = torch.Generator()  # else every epoch would take a number from the process's
+        options.setdefault("worker_init_fn", leave_signals)
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=own, **options)
         self._batches: Any = None  # of the pass that is under way, and the processes that make them
         self._epoch, self._done = 0, 0  # batches of that epoch that were handed out

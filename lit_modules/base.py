@@ -218,7 +218,7 @@ class VideoClassifier(L.LightningModule):
         if partly and isinstance(self.trainer.strategy, DDPStrategy):  # which otherwise waits for every gradient
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
-    def _head_only(self) -> bool:
+    def trains_classifier_only(self) -> bool:
         return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
 
     def on_train_start(self) -> None:
@@ -245,7 +245,7 @@ class VideoClassifier(L.LightningModule):
 
     def _set_trained(self) -> None:
         """Freeze or release the backbone; frozen batch norms keep their statistics."""
-        head_only = self._head_only()
+        head_only = self.trains_classifier_only()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(not head_only or name.startswith(self.network.head_prefix))
         self.network.train(not head_only)
@@ -264,7 +264,7 @@ class VideoClassifier(L.LightningModule):
     def on_train_epoch_end(self) -> None:
         self._merge_skipped("train")
         # as numbers, the same in all processes: what Lightning has to reduce, a progress bar may ask one process for
-        found = {"train_loss_epoch": self.train_loss.compute()}
+        found = {"train_loss_epoch": self.train_loss.compute()} if self.train_loss.update_called else {}
         if any(metric.update_called for metric in self.train_metrics.values()):
             found |= self.train_metrics.compute()
         self.log_dict({name: float(value) for name, value in found.items()})

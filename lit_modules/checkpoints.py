@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,22 +16,38 @@ from zoo.hub.files import atomic_path
 
 
 class WholeFiles(TorchCheckpointIO):
-    """A checkpoint that replaces another is written beside it, and takes its place when it is whole.
+    """Writes a checkpoint to a temporary file beside its path, and renames the file when it is complete.
 
-    Lightning writes to the folder for temporary files first; where that is on another disk, it then copies over the
-    old file, and whoever is killed while it does has neither.
+    Lightning writes to the folder for temporary files first. If that is on another disk, it then copies over the old
+    file, and a process that is killed during the copy leaves neither.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a file; one on another machine ("s3://...") as Lightning does."""
+        """Write a file; paths of other machines ("s3://...") as Lightning does.
+
+        Raises:
+            OSError: the file cannot be written, for example because the disk is full; an old file stays as it was.
+        """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        for left in path.parent.glob(f".{path.name}.*"):  # by a process that was killed
-            left.unlink(missing_ok=True)
-        with atomic_path(path) as temporary:
-            torch.save(checkpoint, temporary)
+        for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
+            leftover.unlink(missing_ok=True)
+        try:
+            with atomic_path(path) as temporary, temporary.open("wb") as file:  # whose errors have a number
+                torch.save(checkpoint, file)
+        except Exception as error:
+            if cause := next((one for one in chain(error) if isinstance(one, OSError) and one.errno), None):
+                raise OSError(cause.errno, cause.strerror, str(path)) from error
+            raise
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that led to it."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class BetweenSteps(ModelCheckpoint):

@@ -5,42 +5,83 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
+from lit_modules.run_lock import is_first_process, locked_folder
 from zoo.config import check_config
 from zoo.errors import ConfigError
 from zoo.hub.checkpoint import read_run
 
 CHECKPOINTS = "checkpoints"  # subfolder
+LAST = "last.ckpt"
 
 
-def output_folder(command: str, out: str | None, options: Sequence[str]) -> Path:
-    """``--out``, or a new folder below ``runs``. An existing run is never overwritten, only resumed.
+@contextlib.contextmanager
+def output_folder(command: str, out: str | None, options: Sequence[str]) -> Iterator[Path]:
+    """``--out``, or a new folder below ``runs``, locked while the command runs.
+
+    An existing run is never overwritten, only resumed. Of several processes, the first creates and locks the folder.
 
     Raises:
-        ConfigError: ``fit`` was given the folder of another run, or the folder cannot be created.
+        ConfigError: another command writes to the folder, ``fit`` was given the folder of another run, or the folder
+            cannot be created.
     """
     folder = Path(out) if out is not None else Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
     new_run = command == "fit" and not names_checkpoint(options) and not was_restarted()
+    if not is_first_process():
+        _check_free(folder, new_run)
+        yield folder
+        return
+    try:
+        folder = _create(folder, new=out is None)
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be created ({error.strerror}); choose another.") from error
+    try:
+        with locked_folder(folder) if command != "validate" else contextlib.nullcontext():
+            _check_free(folder, new_run)
+            yield folder
+    finally:
+        _remove_empty_folders(folder)
+
+
+def _check_free(folder: Path, new_run: bool) -> None:
     if new_run and (folder / CHECKPOINTS).exists():
         raise ConfigError(
             f"{folder} already contains a run. Choose another --out, or resume the run: "
-            f"--ckpt_path {folder / CHECKPOINTS / 'last.ckpt'}"
+            f"--ckpt_path {folder / CHECKPOINTS / LAST}"
         )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"--out {folder} cannot be created ({error.strerror}); choose another.") from error
-    return folder
 
 
-def remove_empty_folders(folder: Path) -> None:
-    """Remove what ``output_folder`` created if the command failed before it wrote anything."""
+def _create(folder: Path, new: bool) -> Path:
+    """Create a folder; ``new`` adds a number to the name if another command has just taken it."""
+    path = folder
+    for number in itertools.count(2):
+        try:
+            path.mkdir(parents=True, exist_ok=not new)
+            break
+        except FileExistsError:
+            if not path.is_dir():
+                raise
+            path = folder.with_name(f"{folder.name}-{number}")
+    return path
+
+
+def _remove_empty_folders(folder: Path) -> None:
+    """Remove what ``output_folder`` created if the command wrote nothing."""
     for path in (folder / CHECKPOINTS, folder, Path("runs")):
         with contextlib.suppress(OSError):
             path.rmdir()
+
+
+def resume_command(folder: Path) -> str | None:
+    """The command that resumes the run in a folder, or None if there is nothing to resume."""
+    config, last = folder / "config.yaml", folder / CHECKPOINTS / LAST
+    if not config.is_file() or not last.is_file():
+        return None
+    return shlex.join(["tempozoo", "fit", "--config", str(config), "--out", str(folder), "--ckpt_path", str(last)])
 
 
 def names_checkpoint(options: Sequence[str]) -> bool:
@@ -54,21 +95,13 @@ def was_restarted() -> bool:
 
 
 def auto_resume_args(folder: Path, options: Sequence[str]) -> list[str]:
-    """``--ckpt_path`` with the last checkpoint of ``folder``, for a restarted command that does not give one."""
-    last = folder / CHECKPOINTS / "last.ckpt"
-    # Lightning finds the checkpoint that it writes when SLURM announces the end of a job
-    if names_checkpoint(options) or not was_restarted() or not last.is_file() or any(folder.glob("hpc_ckpt_*.ckpt")):
+    """``--ckpt_path`` with the newest checkpoint of ``folder``, for a restarted command that does not give one."""
+    if names_checkpoint(options) or not was_restarted():
         return []
-    return ["--ckpt_path", str(last)]
-
-
-def rotate_metrics(folder: Path) -> None:
-    """Rename the ``metrics.csv`` of a run that is resumed: the logger would empty it."""
-    names = (folder / f"metrics-{number}.csv" for number in itertools.count(1))
-    target = next(path for path in names if not path.exists())
-    with contextlib.suppress(FileNotFoundError):  # there is none, or another process of the run renamed it
-        (folder / "metrics.csv").rename(target)
-        print(f"Earlier metrics were moved to {target}.")
+    # Lightning writes hpc_ckpt files when SLURM announces the end of a job
+    paths = [path for path in (folder / CHECKPOINTS / LAST, *folder.glob("hpc_ckpt_*.ckpt")) if path.is_file()]
+    newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
+    return [] if newest is None else ["--ckpt_path", str(newest)]
 
 
 def check_resumable(command: str, path: str) -> None:

@@ -253,7 +253,7 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     if command == "predict":
         before += ["--return_predictions=false"]  # of all videos, in memory
     if command in ("validate", "test"):
-        after += [f"--verbose={str(command == 'validate').lower()}"]  # a test prints our own table
+        after += ["--verbose=false"]  # instead of Lightning's table, the reports print one
     options = ["--help" if option == HELP_ALL else option for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})

@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
 from lit_modules.checkpoints import WholeFiles, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
 from lit_modules.prediction_report import PredictionReport
+from lit_modules.progress import EpochProgressBar, ParameterSummary
 from lit_modules.report import FitReport, TestReport
-from lit_modules.run_folder import (
-    CHECKPOINTS,
-    auto_resume_args,
-    check_resumable,
-    output_folder,
-    remove_empty_folders,
-    rotate_metrics,
-)
+from lit_modules.restore import RestoringConnector
+from lit_modules.run_errors import run_errors
+from lit_modules.run_folder import CHECKPOINTS, LAST, auto_resume_args, check_resumable, output_folder
+from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
 from lit_modules.trainer_arguments import (
     HELP,
     FindDataset,
@@ -42,7 +40,10 @@ from lit_modules.trainer_arguments import (
     parse,
 )
 from lit_modules.trainer_options import check_trainer_options
+from lit_modules.trainer_parts import RUN_FOLDER, PartFactory, check_monitors, check_packages, start_loggers
+from lit_modules.validate_report import ValidateReport
 from zoo.errors import ConfigError
+from zoo.hub.files import atomic_path
 
 IGNORED_WARNINGS = (
     "LightningCLI's args parameter",  # this is how a console command calls it
@@ -50,7 +51,7 @@ IGNORED_WARNINGS = (
     ".*smaller than the logging interval.*",
     ".*sync_dist=True.*",  # logged values are the same in all processes
     ".*Grad strides do not match bucket view strides.*",  # of 1x1 kernels, whose strides are meaningless
-    ".*Experiment logs directory.*",  # rotate_metrics keeps the earlier file
+    ".*Experiment logs directory.*",
     ".*Checkpoint directory .* exists and is not empty.*",
     ".*The dirpath has changed.*",  # of a run that is resumed in another folder
 )
@@ -83,25 +84,66 @@ class ArgumentParser(LightningArgumentParser):
             super().error(message, ex)
         raise ConfigError(format_parser_error(message, self.classes, self.option_names)) from ex
 
+    def add_class_arguments(self, class_type: Any, *args: Any, **options: Any) -> list[str]:
+        """Add the arguments of a class; loggers write into the folder of the run by default."""
+        is_logger = isinstance(class_type, type) and issubclass(class_type, Logger)
+        if not is_logger or "save_dir" not in inspect.signature(class_type).parameters:
+            return super().add_class_arguments(class_type, *args, **options)
+        options["skip"] = {*(options.get("skip") or ()), "save_dir"}
+        added = super().add_class_arguments(class_type, *args, **options)
+        self.add_argument("--save_dir", type=str, default=RUN_FOLDER, help="Folder; by default, that of the run.")
+        return [*added, "save_dir"]
+
 
 class SaveFitConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` of a training, without the checkpoint that it was resumed from."""
+    """Writes ``config.yaml`` of a training into ``folder``, without the checkpoint that it was resumed from."""
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def __init__(self, *args: Any, folder: Path, **options: Any) -> None:
+        super().__init__(*args, **options, save_to_log_dir=False)
+        self.folder = folder
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the file if the stage is "fit"."""
         if stage == "fit":
-            self.config = self.config.clone()
-            self.config.ckpt_path = None  # a run that reuses the file must not resume this one
-            super().setup(trainer, pl_module, stage)
+            config = self.config.clone()
+            config.ckpt_path = None  # a run that reuses the file must not resume this one
+            with atomic_path(self.folder / self.config_filename) as temporary:
+                self.parser.save(config, temporary, skip_none=False, overwrite=True, multifile=False)
+
+
+class RunTrainer(L.Trainer):
+    """Lightning's Trainer, whose processes all end if the first one cannot write a checkpoint."""
+
+    def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
+        """Write a checkpoint; all processes must call this.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        if self.world_size == 1:
+            super().save_checkpoint(filepath, weights_only, storage_options)
+            return
+        checkpoint = self._checkpoint_connector.dump_checkpoint(weights_only)
+        problem: OSError | None = None
+        try:
+            self.strategy.save_checkpoint(checkpoint, filepath, storage_options=storage_options)
+        except OSError as error:
+            problem = error
+        if problem := self.strategy.broadcast(problem):
+            raise problem
 
 
 def default_callbacks(command: str, folder: Path) -> dict[str, Any]:
     """Defaults of the Trainer: the callbacks of a command, and the length of a training."""
     if command == "fit":
-        callbacks = [*run_checkpoints(folder / CHECKPOINTS), LearningRateMonitor(), FitReport()]
-        return {"callbacks": callbacks, "max_epochs": 30, "log_every_n_steps": 10}
-    reports = {"test": TestReport, "predict": PredictionReport}
-    return {"callbacks": [reports[command](folder)]} if command in reports else {}
+        others = [ResumeMetrics(), LearningRateMonitor(), FitReport(), ParameterSummary(), EpochProgressBar()]
+        return {
+            "callbacks": [*run_checkpoints(folder / CHECKPOINTS), *others],
+            "max_epochs": 30,
+            "log_every_n_steps": 10,
+        }
+    reports = {"test": TestReport(folder), "predict": PredictionReport(folder), "validate": ValidateReport()}
+    return {"callbacks": [reports[command]]}
 
 
 class TrainerCLI(LightningCLI):
@@ -112,6 +154,7 @@ class TrainerCLI(LightningCLI):
         arguments: of LightningCLI, without the command.
         folder: where the command writes.
         data_classes: data modules by name; ``data_base`` is their base class.
+        stopper: callback that ends the command at a signal.
         single_view: use one clip and one crop per video where the data module leaves them to the protocol.
         allow_untrained: see ``VideoClassifier``.
     """
@@ -123,12 +166,14 @@ class TrainerCLI(LightningCLI):
         folder: Path,
         data_base: type,
         data_classes: Mapping[str, type],
+        stopper: StopOnSignal,
         *,
         single_view: bool = False,
         allow_untrained: bool = False,
     ) -> None:
-        self.command, self.folder = command, folder
+        self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained = single_view, allow_untrained
+        self.parts = PartFactory(folder)
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
         super().__init__(
@@ -137,7 +182,8 @@ class TrainerCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True},
+            save_config_kwargs={"overwrite": True, "folder": folder},
+            trainer_class=RunTrainer,
             trainer_defaults=default_callbacks(command, folder),
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -175,19 +221,30 @@ class TrainerCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, and check the Trainer's options and a checkpoint to resume from."""
+        """Parse; check the Trainer's options, loggers, and a checkpoint to resume from."""
         super().parse_arguments(parser, args)
         config = self.config[self.command]
         check_trainer_options(self.command, config.trainer, config.seed_everything)
+        check_packages(config.trainer.logger)
         if path := config.get("ckpt_path"):
             check_resumable(self.command, path)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would import the classes that the checkpoint names."""
 
+    def _add_instantiators(self) -> None:
+        super()._add_instantiators()
+        self.parser.add_instantiator(self.parts.create_logger, Logger)
+        self.parser.add_instantiator(self.parts.create, Callback)
+
     def instantiate_classes(self) -> None:
-        """Create network, data and Trainer, and apply the options that are not those of LightningCLI."""
-        super().instantiate_classes()
+        """Create data, network and Trainer, and apply the options that are not those of LightningCLI."""
+        try:
+            super().instantiate_classes()
+        except ValueError:
+            if self.parts.error is not None:
+                raise self.parts.error from None
+            raise
         if self.allow_untrained:
             self.model.allow_untrained = True
         if self.single_view:
@@ -196,22 +253,19 @@ class TrainerCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """Create the Trainer; folders are set here so that the saved configuration does not contain them."""
-        kwargs["default_root_dir"] = str(self.folder)
         options = self.config_init[self.command].trainer
-        if self.command != "fit":
-            kwargs["logger"] = False
-        elif options.logger in (None, True):
-            rotate_metrics(self.folder)
-            kwargs["logger"] = CSVLogger(self.folder, name="", version="")
-        self._drop_callbacks(
-            without_logger=options.logger is False, without_files=options.enable_checkpointing is False
-        )
+        kwargs["default_root_dir"] = str(self.folder)
+        kwargs["enable_model_summary"] = False  # ParameterSummary instead
+        kwargs["logger"] = self._loggers(options.logger) if self.command == "fit" else False
+        self._choose_callbacks(options)
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, TypeError) as error:  # of a device or strategy
             raise ConfigError(f"These --trainer options do not work here: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # unless the user chose another
             trainer.strategy.checkpoint_io = WholeFiles()
+        trainer._checkpoint_connector = RestoringConnector(trainer)
+        trainer.callbacks.append(self.stopper)  # the last one; here, as it also belongs to a run without checkpoints
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -225,15 +279,38 @@ class TrainerCLI(LightningCLI):
                 raise
             raise ConfigError(f"--trainer.val_check_interval does not work here: {str(error).strip()}") from error
 
-    def _drop_callbacks(self, without_logger: bool, without_files: bool) -> None:
-        """Remove default callbacks that need what the user switched off."""
+    def _loggers(self, given: Any) -> Any:
+        """The user's loggers, and the one of metrics.csv."""
+        if given is False:
+            return False
+        loggers = [] if given in (None, True) else given
+        return [*(loggers if isinstance(loggers, Iterable) else [loggers]), MetricsLogger(self.folder)]
+
+    def _choose_callbacks(self, options: Any) -> None:
+        """Remove default callbacks that need what the user switched off; let all checkpoints be written to the run."""
+        given = options.callbacks or []
+        given = given if isinstance(given, list) else [given]
         dropped: list[type] = []
-        if without_logger:
+        if options.logger is False:
             dropped.append(LearningRateMonitor)
-        if without_files:
+        if options.enable_checkpointing is False:
             dropped.append(ModelCheckpoint)
-        callbacks = self.trainer_defaults.get("callbacks", [])
-        self.trainer_defaults["callbacks"] = [one for one in callbacks if not isinstance(one, tuple(dropped))]
+        if options.enable_model_summary is False:
+            dropped.append(ParameterSummary)
+        if options.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given):
+            dropped.append(EpochProgressBar)
+        callbacks = [one for one in self.trainer_defaults["callbacks"] if not isinstance(one, tuple(dropped))]
+        for callback in given:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.folder / CHECKPOINTS)
+        if self.command == "fit" and options.enable_checkpointing is not False:
+            self.stopper.path = self.folder / CHECKPOINTS / LAST
+        self.trainer_defaults["callbacks"] = callbacks
+
+    def before_fit(self) -> None:
+        """Check what would fail only after the first epoch."""
+        check_monitors(self.trainer, self.model)
+        start_loggers(self.trainer.loggers)
 
 
 def run_trainer(command: str, arguments: Sequence[str], data_package: Any, find_dataset: FindDataset) -> None:
@@ -259,24 +336,24 @@ def run_trainer(command: str, arguments: Sequence[str], data_package: Any, find_
         return
     parsed = expand_data(command, expand_entry(command, parsed, data_classes, find_dataset), data_classes)
     lightning_args = lightning_arguments(command, parsed)
-    folder = output_folder(command, parsed.out, parsed.options)
-    if command == "fit":
-        lightning_args += auto_resume_args(folder, parsed.options)
-    try:
+    if parsed.asks_help:
+        TrainerCLI(command, lightning_args, Path(parsed.out or "runs"), data_base, data_classes, StopOnSignal())
+        return
+    stopper = StopOnSignal()
+    with (
+        exit_on_sigterm(),
+        output_folder(command, parsed.out, parsed.options) as folder,
+        run_errors(command, folder, stopper),
+    ):
+        if command == "fit":
+            lightning_args += auto_resume_args(folder, parsed.options)
         TrainerCLI(
             command,
             lightning_args,
             folder,
             data_base,
             data_classes,
+            stopper,
             single_view=command == "predict" and parsed.views is None,
             allow_untrained=parsed.allow_untrained,
         )
-    except SystemExit as stop:  # Lightning exits with status 1 when it is interrupted
-        if command != "fit" and stop.code == 1:
-            raise SystemExit(130) from None
-        if command == "fit" and (last := folder / CHECKPOINTS / "last.ckpt").is_file():
-            print(f"tempozoo: to resume this run, add --out {folder} --ckpt_path {last}", file=sys.stderr)
-        raise
-    finally:
-        remove_empty_folders(folder)

@@ -158,16 +158,6 @@ def test_resume_goes_on_where_the_run_stopped(run: Path, motion_folder: Path, tm
     assert content["epoch"] == 2
 
 
-def test_resume_in_place_keeps_the_metrics(run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    before = (tmp_path / "run" / "metrics.csv").read_text()
-    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    arguments = ["fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(last), "--trainer.max_epochs", "3"]
-    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
-    assert (tmp_path / "run" / "metrics-1.csv").read_text() == before
-    assert (tmp_path / "run" / "metrics.csv").is_file()
-
-
 def test_a_run_s_config_brings_its_data_to_a_test(run: Path, tmp_path: Path) -> None:
     before = (run / "metrics.csv").read_text()
     arguments = ["--from", str(run / "checkpoints" / "best.ckpt"), "--config", str(run / "config.yaml")]

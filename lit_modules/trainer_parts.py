@@ -1,0 +1,138 @@
+"""Loggers and callbacks of a run: created with the run's folder, checked before training."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from lit_modules.scores import accuracies, measured
+from zoo.errors import ConfigError
+
+RUN_FOLDER = ""  # value of a logger's save_dir that stands for the folder of the run
+# Loggers -> packages, any of which they need. `pip install 'tempozoo[...]'` brings the first.
+PACKAGES = {"TensorBoardLogger": ("tensorboard", "tensorboardX"), "WandbLogger": ("wandb",)}
+EXTRAS = [names[0] for names in PACKAGES.values()]
+INSTALLED = ("lightning", "lit_modules")  # packages whose callbacks log no metrics of their own
+
+
+class PartFactory:
+    """Creates loggers, in ``folder`` unless their arguments name another, and callbacks.
+
+    ``error`` is the ConfigError of the last failure. The parser may lose it, as it tries several types on a value.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.error: ConfigError | None = None
+
+    def create_logger(self, logger_class: type[Logger], **options: Any) -> Logger:
+        """Create a logger."""
+        if options.get("save_dir") == RUN_FOLDER:
+            options["save_dir"] = str(self.folder)
+        return self.create(logger_class, **options)
+
+    def create(self, part_class: type, *args: Any, **options: Any) -> Any:
+        """Create a logger or callback.
+
+        Raises:
+            ConfigError: it needs a package that is not installed.
+        """
+        try:
+            return part_class(*args, **options)
+        except ModuleNotFoundError as error:
+            self.error = missing_package(error, part_class.__name__)
+            raise self.error from error
+
+
+def check_packages(loggers: Any) -> None:
+    """Check what loggers need, before data are read and weights are downloaded.
+
+    Args:
+        loggers: ``--trainer.logger`` as parsed.
+
+    Raises:
+        ConfigError: a package is not installed.
+    """
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        name = getattr(logger, "class_path", "").rpartition(".")[2]
+        packages = PACKAGES.get(name, ())
+        if packages and not any(find_spec(package) for package in packages):
+            raise ConfigError(f"{name} needs {packages[0]}: pip install 'tempozoo[{packages[0]}]'")
+
+
+def missing_package(error: ModuleNotFoundError, user: str = "") -> ConfigError:
+    """The error for a package that a logger or callback needs."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", reason, re.IGNORECASE)), None)
+    if package is not None:
+        return ConfigError(f"{user or package} needs {package}: pip install 'tempozoo[{package}]'")
+    return ConfigError(f"{user} needs a package that is not installed: {reason}" if user else reason)
+
+
+def start_loggers(loggers: Iterable[Logger]) -> None:
+    """Let loggers connect to their services and create their files now.
+
+    Raises:
+        ConfigError: a logger cannot start.
+    """
+    for logger in loggers:
+        try:
+            _ = getattr(logger, "experiment", None)
+        except OSError:  # a full disk, a folder without permission
+            raise
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            raise ConfigError(
+                f"{type(logger).__name__} cannot start: {lines[0]} Set it up, or leave out --trainer.logger."
+            ) from error
+
+
+def logged_metrics(module: Any, validates: bool) -> list[str]:
+    """Names of the metrics that ``fit`` logs and a callback may monitor."""
+    classes = sum(module.head_sizes)
+    names = ["train_loss_step", "train_loss_epoch"]
+    if not module.heads and not module.hparams["mixup"] and not module.hparams["cutmix"]:
+        names += accuracies(classes, "train_").keys()
+    if validates:
+        labels = torch.zeros(len(module.heads), dtype=torch.long) if module.heads else torch.tensor(0)
+        scores = torch.full((classes,), 1 / classes)
+        names += [f"val_{name}" for name in measured({"": (labels, scores)}, module.heads)]
+    return names
+
+
+def check_monitors(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Check what callbacks monitor. Modules and callbacks of others may log more metrics, so they are not checked.
+
+    Raises:
+        ConfigError: ``fit`` does not log the metric, or the mode prefers the worse values.
+    """
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    if any(type(part).__module__.split(".")[0] not in INSTALLED for part in (module, *callbacks)):
+        return
+    names = logged_metrics(module, validates=trainer.limit_val_batches != 0)
+    for callback in callbacks:
+        if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor is not None:
+            _check_monitor(callback, callback.monitor, names)
+
+
+def _check_monitor(callback: Callback, name: str, names: list[str]) -> None:
+    part = type(callback).__name__
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1, 0.4)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ConfigError(f"{part} monitors {name!r}, which fit does not log.{hint} It logs {', '.join(names)}.")
+    mode = "min" if "loss" in name else "max"
+    if callback.mode != mode:  # type: ignore[attr-defined]
+        raise ConfigError(
+            f"{part} monitors {name!r} with mode {callback.mode!r}, "  # type: ignore[attr-defined]
+            f"which prefers worse values; add mode={mode} (--trainer.callbacks.mode={mode})."
+        )
