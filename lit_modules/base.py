@@ -354,8 +354,7 @@ class VideoClassifier(L.LightningModule):
     def _log_measured(self, prefix: str) -> None:
         """The metrics of all processes' videos, each counted once; beside them, how many videos these are."""
         self.scores = merged_scores(self.scores)
-        validating = self.trainer.state.fn == "validate"  # which prints what is logged
-        found = {prefix + key: value for key, value in measured(self.scores, self.heads, validating).items()}
+        found = {prefix + key: value for key, value in measured(self.scores, self.heads).items()}
         skipped = self._merge_skipped(prefix[:-1])
         if skipped:
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))

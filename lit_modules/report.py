@@ -18,6 +18,7 @@ from rich.table import Table
 import zoo
 from lit_modules.checkpoints import Best
 from lit_modules.class_table import class_table
+from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.scores import Scores, majority_key, references, true_labels
 from lit_modules.sharded import whole_weights
 from zoo.hub.files import atomic_path
@@ -27,7 +28,6 @@ from zoo.provenance import fingerprint, provenance_now
 ODD = "surrogateescape"  # file names may be of any bytes
 IN_TESTS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
             "crops", "average")  # fmt: skip
-ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 Head = tuple[str, list[str], slice]  # name ("" of the only one), class names, its outputs
 
 
@@ -147,7 +147,9 @@ class TestReport(Callback):
             "untested": 0 if records is None else len(records) - len(scores) - len(skipped),
             "protocol": protocol.to_dict(),
         }
-        _print_summary(summary, heads_of(network), folder)  # first: what follows may meet a full disk
+        values = {name.removeprefix("test_"): value for name, value in metrics.items()}
+        table = metric_table(values, scores, module.heads, sum(module.head_sizes), summary["published"])
+        _print_summary(summary, table, folder)  # first: the disk may be full
         with atomic_path(folder / "test.json") as temporary:
             text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
             temporary.write_text(text, encoding="utf-8", errors=ODD)
@@ -181,36 +183,9 @@ def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int]
     return intervals | {majority_key(key): reference.majority for key, reference in known.items()}
 
 
-def interval_text(interval: Sequence[float]) -> str:
-    """A 95 % interval in percent."""
-    low, high = interval
-    return f"{100 * low:.2f} to {100 * high:.2f} %"
-
-
-def _print_summary(summary: dict[str, Any], heads: list[Head], folder: Path) -> None:
-    metrics, said, untested = summary["metrics"], summary["published"] or {}, summary["untested"]
+def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
+    said, untested = summary["published"] or {}, summary["untested"]
     missing = summary["listed"] - summary["videos"] - len(summary["skipped"]) - untested
-    table = Table()
-    table.add_column("metric")
-    for column in ("measured", "95 % interval", "majority class", *(("published", "difference") if said else ())):
-        table.add_column(column, justify="right")
-    titles = ACCURACIES
-    if len(heads) > 1:
-        names = ("action", *(head[0] for head in heads))
-        titles = {f"{name}_{key}": f"{name} {ACCURACIES[key]}" for name in names for key in ("top1", "top5")}
-    for key, title in titles.items():
-        if f"test_{key}" in metrics:
-            value, known = 100 * metrics[f"test_{key}"], said.get(key)
-            cells = [
-                f"{value:.2f} %",
-                interval_text(summary[f"{key}_interval"]),
-                f"{100 * summary[majority_key(key)]:.2f} %",
-            ]
-            table.add_row(title, *cells, *([] if known is None else [f"{known:.2f} %", f"{value - known:+.2f}"]))
-    if "test_loss" in metrics:
-        table.add_row("loss", f"{metrics['test_loss']:.4f}")
-    if len(heads) == 1:
-        table.add_row("chance", f"{100 / len(heads[0][1]):.2f} %")
     console = Console()
 
     def say(line: str) -> None:

@@ -42,16 +42,13 @@ def merged_scores(part: Scores) -> Scores:
     return found
 
 
-def measured(scores: Scores, heads: Mapping[str, int] | None = None, complete: bool = False) -> dict[str, float]:
+def measured(scores: Scores, heads: Mapping[str, int] | None = None) -> dict[str, float]:
     """Metrics of the scored videos; none without videos.
 
     ``top1``, ``top5`` (with more than five classes), ``mean_class`` (over the classes that have videos): accuracies
     from 0 to 1. ``top1_low``, ``top1_high``: the 95 % interval of ``top1``. ``majority_class``: top-1 of always
     answering the most frequent class. ``loss``: the cross-entropy. With several heads, ``verb_top1``, ``verb_top5``
     and so on, and ``action_top1``, ``action_top5`` of all heads together, which are also ``top1`` and ``top5``.
-
-    Args:
-        complete: add the interval and the majority-class baseline of the other accuracies as well.
     """
     if not scores:
         return {}
@@ -68,7 +65,7 @@ def measured(scores: Scores, heads: Mapping[str, int] | None = None, complete: b
             hits = (values.topk(TOP).indices == labels[:, None]).any(1)
             found["top5"] = float(hits.double().mean())
         found["loss"] = float(F.nll_loss(values.clamp_min(1e-12).log(), labels))
-    for key, reference in references(found if complete else {"top1": found["top1"]}, labels, heads).items():
+    for key, reference in references({"top1": found["top1"]}, labels, heads).items():
         found |= {f"{key}_low": reference.low, f"{key}_high": reference.high, majority_key(key): reference.majority}
     return found
 

@@ -17,7 +17,7 @@ from test_cli import QUIET, TINY, data_options, rows_of
 import lit_modules.base
 from cli import main
 from lit_modules.class_table import class_table
-from lit_modules.scores import Scores, measured, references, wilson_interval
+from lit_modules.scores import Scores, measured, references, true_labels, wilson_interval
 
 MODEL = ["--model", "VideoClassifier", "--model.name", "c2d_r18", "--model.pretrained", "false", *TINY, *QUIET]
 
@@ -65,24 +65,28 @@ def test_the_ends_of_an_interval_are_one_standard_error_test_away() -> None:
 def test_accuracies_have_the_baseline_of_the_most_frequent_classes() -> None:
     counts = [40, 20, 10, 10, 10, 5, 5]
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
-    found = measured(scored([(label, 0) for label in labels], 7), complete=True)
-    assert found["top1"] == found["majority_class"] == 0.4
-    assert found["top5_majority_class"] == 0.9
-    assert found["mean_class"] == found["mean_class_majority_class"] == pytest.approx(1 / 7)
+    scores = scored([(label, 0) for label in labels], 7)
+    found = measured(scores)
+    baselines = references(found, true_labels(scores))
+    assert found["top1"] == found["majority_class"] == baselines["top1"].majority == 0.4
+    assert baselines["top5"].majority == 0.9
+    assert found["mean_class"] == baselines["mean_class"].majority == pytest.approx(1 / 7)
     assert (found["top1_low"], found["top1_high"]) == wilson_interval(0.4, 100)
-    assert found["top5_low"] < found["top5"] < found["top5_high"]
+    assert baselines["top5"].low < found["top5"] < baselines["top5"].high
     # classes of equal weight: 49 / sum of 1 / n
     effective = 49 / sum(1 / count for count in counts)
     bounds = pytest.approx(wilson_interval(found["mean_class"], effective))
-    assert (found["mean_class_low"], found["mean_class_high"]) == bounds
+    assert (baselines["mean_class"].low, baselines["mean_class"].high) == bounds
 
 
 def test_top1_and_mean_class_agree_where_classes_are_even() -> None:
     generator = np.random.default_rng(0)
     pairs = [(label, int(generator.integers(8))) for label in range(8) for _ in range(9)]
-    found = measured(scored(pairs, 8), complete=True)
-    for end in ("", "_low", "_high", "_majority_class"):
-        assert found[f"mean_class{end}"] == pytest.approx(found.get(f"top1{end}", found["majority_class"]), abs=1e-12)
+    scores = scored(pairs, 8)
+    found = measured(scores)
+    baselines = references(found, true_labels(scores))
+    assert found["mean_class"] == pytest.approx(found["top1"], abs=1e-12)
+    assert baselines["mean_class"] == pytest.approx(baselines["top1"], abs=1e-12)
 
 
 @pytest.mark.parametrize("classes", [2, 5, 6])
@@ -212,9 +216,9 @@ def test_validate_and_test_print_every_accuracy_with_its_baseline(
     capsys.readouterr()
     assert main(["validate", *start, "--out", str(tmp_path / "validate")]) == 0
     printed = capsys.readouterr().out
-    for key in ("top1", "mean_class"):
-        assert re.search(rf"val_{key}_low .*\n", printed) and re.search(rf"val_{key}_high .*\n", printed)
-    assert "val_majority_class" in printed and "val_mean_class_majority_class" in printed and "top5" not in printed
+    for title in ("top-1", "mean class accuracy"):
+        assert re.search(rf"{title} +│ +\d+\.\d\d % │ .* to .* % │ +\d+\.\d\d % │", printed)
+    assert "top-5" not in printed
     assert main(["test", *start, "--out", str(tmp_path / "test")]) == 0
     printed = capsys.readouterr().out
     summary = json.loads((tmp_path / "test/test.json").read_text())

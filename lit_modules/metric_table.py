@@ -1,0 +1,61 @@
+"""The table of metrics that ``test`` and ``validate`` print: each accuracy with its interval and baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.table import Table
+
+from lit_modules.scores import Reference, Scores, references, true_labels
+
+ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
+
+
+def metric_table(
+    metrics: Mapping[str, float],
+    scores: Scores,
+    heads: Mapping[str, int] | None,
+    num_classes: int,
+    published: Mapping[str, Any] | None = None,
+) -> Table:
+    """Build the table.
+
+    Args:
+        metrics: values by name ("top1", "loss", ...); accuracies as fractions.
+        scores: of the videos that were scored.
+        heads: names and class counts, if there are several classifiers.
+        num_classes: classes of the one classifier.
+        published: accuracies in percent to compare with, by the same names.
+    """
+    table = Table()
+    table.add_column("metric")
+    for column in ("measured", "95 % interval", "majority class", *(("published", "difference") if published else ())):
+        table.add_column(column, justify="right")
+    titles = ACCURACIES
+    if heads:
+        titles = {
+            f"{head}_{key}": f"{head} {ACCURACIES[key]}" for head in ("action", *heads) for key in ("top1", "top5")
+        }
+    baselines = references(metrics, true_labels(scores), heads) if scores else {}
+    for key, title in titles.items():
+        if key in baselines:
+            table.add_row(title, *_cells(metrics[key], baselines[key], (published or {}).get(key)))
+    if "loss" in metrics:
+        table.add_row("loss", f"{metrics['loss']:.4f}")
+    if not heads:
+        table.add_row("chance", f"{100 / num_classes:.2f} %")
+    return table
+
+
+def _cells(value: float, baseline: Reference, published: float | None) -> list[str]:
+    cells = [f"{100 * value:.2f} %", interval_text((baseline.low, baseline.high)), f"{100 * baseline.majority:.2f} %"]
+    if published is not None:
+        cells += [f"{published:.2f} %", f"{100 * value - published:+.2f}"]
+    return cells
+
+
+def interval_text(interval: Sequence[float]) -> str:
+    """A 95 % interval in percent."""
+    low, high = interval
+    return f"{100 * low:.2f} to {100 * high:.2f} %"
