@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from odd_videos import B_FRAMES, encode
 
-from datamodules.video.containers import MAX_PIXELS
+from datamodules.video.containers import MAX_PIXELS, read_packets
 from datamodules.video.decoding import open_video
 from zoo.errors import DataError
 
@@ -90,3 +92,16 @@ def test_a_video_whose_edit_list_shows_nothing_has_no_frames(tmp_path: Path) -> 
     path.write_bytes(data[:at] + (1 << 20).to_bytes(4, "big") + data[at + 4 :])
     with pytest.raises(DataError, match="v.mp4 has no frames"):
         open_video(path)
+
+
+def test_nothing_is_requested_behind_the_last_packet() -> None:
+    """PyAV reads memory that it has not set if another stream begins late in the file, as in recordings."""
+
+    class Container:
+        def demux(self, stream: object) -> Iterator[SimpleNamespace]:
+            yield SimpleNamespace(size=10, pts=0, dts=0)
+            yield SimpleNamespace(size=0, pts=40, dts=40)  # an empty frame, as AVI files have them
+            yield SimpleNamespace(size=0, pts=None, dts=None)
+            raise IndexError("list index out of range")
+
+    assert [packet.size for packet in read_packets(Container(), None)] == [10, 0, 0]

@@ -11,7 +11,7 @@ import av
 from av.filter import Graph
 
 from datamodules.tools.outputs import written
-from datamodules.video.containers import open_container, reason, video_stream
+from datamodules.video.containers import open_container, read_packets, reason, video_stream
 from datamodules.video.decoding import open_video
 from datamodules.video.pixels import orientation
 from zoo.errors import ConfigError, DataError
@@ -107,7 +107,7 @@ def _pictures(source: Path, container: Any, stream: Any, encoding: Encoding) -> 
     timeless = container.format.name == "avi"  # it holds no display times, and those guessed are not in order
     size, first, last = None, 0, -step
     try:
-        for frame in container.decode(stream):
+        for frame in (frame for packet in read_packets(container, stream) for frame in packet.decode()):
             if frame.is_corrupt:
                 raise DataError(f"{source} is damaged: a frame is corrupt.")
             if size is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+from collections.abc import Iterator
 from typing import Any
 
 import av
@@ -75,6 +76,17 @@ def video_stream(container: Any, name: str) -> Any:
     # loader workers are the parallelism; a thread pool for each of them only costs memory
     stream.codec_context.thread_count = 1
     return stream
+
+
+def read_packets(container: Any, stream: Any) -> Iterator[Any]:
+    """The packets of a stream, and then an empty one with which a decoder gives the frames that it still holds.
+
+    Nothing is requested behind that: PyAV may then raise an error for streams that begin later in the file than others.
+    """
+    for packet in container.demux(stream):
+        yield packet
+        if not packet.size and packet.pts is None and packet.dts is None:
+            return
 
 
 def reason(error: Exception) -> str:

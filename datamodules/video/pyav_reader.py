@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from datamodules.records import Source
-from datamodules.video.containers import open_container, reason, video_stream
+from datamodules.video.containers import open_container, read_packets, reason, video_stream
 from datamodules.video.pixels import rgb, stacked
 from datamodules.video.whole import check_whole
 from zoo.errors import DataError
@@ -139,7 +139,7 @@ class VideoReader:
         return DataError(f"{self.source} is damaged: {reason(error)}.")
 
     def _packets(self) -> Iterator[Any]:
-        for packet in self._container.demux(self._stream):
+        for packet in read_packets(self._container, self._stream):
             self._check_time()
             yield packet
 
