@@ -69,6 +69,11 @@ OUTPUT: Mapping[str, str] = {
     "--config FILE": "options from a YAML file: a recipe of configs/, or config.yaml of a run",
     "--print_config": "print the options as a YAML file and exit",
 }
+UNTRAINED = {"--allow_untrained": "run a network with untrained parts, which is refused otherwise"}
+VIEWS = {
+    "test": "views of a video, for example 4x3; or published (default)",
+    "predict": "views of a video, for example 4x3; or published (default: 1x1)",
+}
 CHECKPOINT = {
     "fit": "resume the run of this checkpoint",
     "validate": "weights of a run of the configured network",
@@ -104,6 +109,10 @@ def short_help(command: str) -> str:
     """The text of ``tempozoo COMMAND --help``."""
     groups = {"network": {**OWN_OPTIONS, **GROUPS["network"]}, "data": GROUPS["data"]}
     groups["network"].pop("--out FOLDER")
+    if command != "fit":
+        groups["network"] |= UNTRAINED
+    if command in VIEWS:
+        groups["data"] = {**groups["data"], "--views CLIPSxCROPS": VIEWS[command]}
     if command == "fit":
         groups["network"].pop("--allow_untrained")
     if command not in ("test", "predict"):

@@ -73,6 +73,8 @@ def test_help_is_short_and_starts_with_our_own_options(command: str, capsys: pyt
     usage = text.partition("\n\n")[0]
     assert "--from NETWORK" in usage and "--out FOLDER" in usage
     assert text.index("  --from NETWORK") < text.index("  --model CLASS")
+    assert ("--views" in text) == (command in ("test", "predict"))
+    assert ("--allow_untrained" in text) == (command != "fit")
 
 
 def test_all_help_has_our_own_options_and_those_of_lightning(capsys: pytest.CaptureFixture) -> None:
