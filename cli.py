@@ -139,7 +139,7 @@ def print_offline_advice(command: str, arguments: Arguments, error: ZooError) ->
 def is_download(interrupt: BaseException) -> bool:
     """Whether an exception came while a file was downloaded."""
     modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(interrupt.__traceback__)}
-    return bool(modules & {"zoo.hub.download", "zoo.hub.hf"})
+    return bool(modules & {"zoo.weights.download", "zoo.hub.pull"})
 
 
 def find_package_error(error: BaseException | None) -> ZooError | None:

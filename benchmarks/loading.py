@@ -24,12 +24,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn.functional import interpolate
 
-from datamodules.sampling import sample
-from datamodules.transforms import resize_short_side, view_crops
-from datamodules.video.decoding import open_video
-from datamodules.video.time_limit import within
 from zoo.errors import ZooError
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
+from zoo.video.decoding import open_video
+from zoo.video.sampling import sample
+from zoo.video.time_limit import within
+from zoo.video.transforms import resize_short_side, view_crops
 
 SECONDS, RATE = 10, 30
 LENGTH = SECONDS * RATE

@@ -25,12 +25,12 @@ from datamodules.loading import BatchSampler, ClipLoader, check_same_everywhere
 from datamodules.options import check_options
 from datamodules.overlap import report_overlaps
 from datamodules.records import VideoRecords
-from datamodules.sampling import sample
-from datamodules.transforms import normalise
 from datamodules.tree import Tree, open_tree
-from datamodules.video.decoding import check_decoder
 from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
+from zoo.video.decoding import check_decoder
+from zoo.video.sampling import sample
+from zoo.video.transforms import normalise
 
 log = logging.getLogger("datamodules")
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}

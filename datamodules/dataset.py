@@ -13,13 +13,13 @@ from torch.utils.data import Dataset
 
 from datamodules.loading import Draw, derived_seed
 from datamodules.records import Source, VideoRecords
-from datamodules.sampling import sample
-from datamodules.shards import UnreachableError
-from datamodules.transforms import resize_short_side, train_clip, view_crops
-from datamodules.video.decoding import open_video
-from datamodules.video.time_limit import within
 from zoo.errors import DataError, ZooError
 from zoo.protocol import Protocol
+from zoo.video.decoding import open_video
+from zoo.video.sampling import sample
+from zoo.video.shard_member import UnreachableError
+from zoo.video.time_limit import within
+from zoo.video.transforms import resize_short_side, train_clip, view_crops
 
 LONGEST = 20  # times the short side: a frame longer than that would be gigabytes when resized
 REPLACEMENTS = 10  # videos tried in place of an unreadable one before training gives up on its place in the batch

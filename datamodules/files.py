@@ -13,8 +13,8 @@ from PIL import Image
 from datamodules.base import VideoDataModule
 from datamodules.records import Source, VideoRecords
 from datamodules.tree import OTHER_EXTENSIONS, VIDEO_EXTENSIONS, open_tree
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.decoding import open_video
 
 ACCEPTED = (
     "Give videos, animated GIFs, folders of these, or shards; for folders of frames, a list of them: "

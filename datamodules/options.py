@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-from datamodules.video.decoding import DECODERS
 from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, CROPS
+from zoo.video.decoding import DECODERS
 
 
 def check_options(

@@ -24,7 +24,7 @@ import yaml
 
 import zoo
 from cli import main as tempozoo
-from datamodules.video.decoding import VideoReader
+from zoo.video.decoding import VideoReader
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"

@@ -1,7 +1,7 @@
 """Networks of the zoo as LightningModules, and the published recipes."""
 
 from lit_modules.base import VideoClassifier
-from lit_modules.push import PushToHub
+from lit_modules.push_to_hub import PushToHub
 from lit_modules.recipes import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet
 from lit_modules.report import TestReport
 

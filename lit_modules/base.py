@@ -40,8 +40,8 @@ from lit_modules.recipe_options import check_recipe_options
 from lit_modules.scores import Scores, accuracies, measured, merged, merged_scores
 from lit_modules.sharded import blank_pass, is_sharded, passes_behind
 from zoo.errors import ConfigError
-from zoo.hub.checkpoint import CONFIG_KEY
 from zoo.models import ARCHITECTURES
+from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
 log = logging.getLogger("lit_modules")
 

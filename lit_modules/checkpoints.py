@@ -12,7 +12,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from zoo.hub.files import atomic_path
+from zoo.weights.files import atomic_path
 
 
 class WholeFiles(TorchCheckpointIO):

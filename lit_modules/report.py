@@ -21,9 +21,9 @@ from lit_modules.class_table import class_table
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.scores import Scores, majority_key, references, true_labels
 from lit_modules.sharded import whole_weights
-from zoo.hub.files import atomic_path
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
+from zoo.weights.files import atomic_path
 
 ODD = "surrogateescape"  # file names may be of any bytes
 IN_TESTS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",

@@ -13,7 +13,7 @@ from pathlib import Path
 from lit_modules.run_lock import is_first_process, locked_folder
 from zoo.config import check_config
 from zoo.errors import ConfigError
-from zoo.hub.checkpoint import read_run
+from zoo.weights.lightning_checkpoint import read_run
 
 CHECKPOINTS = "checkpoints"  # subfolder
 LAST = "last.ckpt"

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.hub.files import atomic_path
+from zoo.weights.files import atomic_path
 
 
 class MetricsWriter(ExperimentWriter):

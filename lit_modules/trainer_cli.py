@@ -43,7 +43,7 @@ from lit_modules.trainer_options import check_trainer_options
 from lit_modules.trainer_parts import RUN_FOLDER, PartFactory, check_monitors, check_packages, start_loggers
 from lit_modules.validate_report import ValidateReport
 from zoo.errors import ConfigError
-from zoo.hub.files import atomic_path
+from zoo.weights.files import atomic_path
 
 IGNORED_WARNINGS = (
     "LightningCLI's args parameter",  # this is how a console command calls it

@@ -15,8 +15,8 @@ from loopback_hub import LoopbackHub
 
 import zoo
 from datamodules.motionclips import write_motion_clips
-from zoo.hub import download, transfer
 from zoo.models import takes
+from zoo.weights import download, transfer
 
 SMALL = {"width": 8, "num_classes": 4, "num_frames": 4, "dropout": 0.0}  # of a network that builds in milliseconds
 VIT = {"width": 48, "depth": 2, "patch": 8, "image_size": 32} | {k: SMALL[k] for k in SMALL if k != "width"}

@@ -30,8 +30,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from zoo.errors import CheckpointError
-from zoo.hub.checkpoint import CONFIG_KEY, read_checkpoint, read_run
-from zoo.hub.files import check_archive, read_tensors
+from zoo.weights.files import check_archive, read_tensors
+from zoo.weights.lightning_checkpoint import CONFIG_KEY, read_checkpoint, read_run
 
 MEMORY = 32 << 20  # bytes that reading may take, besides MULTIPLE times the size of the file
 MULTIPLE = 80  # an empty dictionary takes a byte in a pickle, and 72 in memory

@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from odd_videos import B_FRAMES, encode
 
-from datamodules.records import Source
 from datamodules.shard_index import pack, scan
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.decoding import open_video
+from zoo.video.source import Source
 
 LIMIT = 2.0  # seconds for a video
 SPECIAL = (

@@ -13,7 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from huggingface_hub.utils import validate_repo_id
 
-from zoo.card import LICENCES
+from zoo.hub.card import LICENCES
 
 
 class _Yaml12(yaml.SafeLoader):

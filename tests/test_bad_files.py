@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from zoo.errors import CheckpointError
-from zoo.hub.files import read_tensors
+from zoo.weights.files import read_tensors
 
 
 @pytest.mark.parametrize(

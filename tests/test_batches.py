@@ -17,8 +17,8 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.loading import BatchSampler, ClipLoader, derived_seed
-from datamodules.video.time_limit import within
 from zoo.errors import ConfigError, DataError
+from zoo.video.time_limit import within
 
 
 def samplers(count: int, world: int, batch: int, **options: Any) -> list[BatchSampler]:

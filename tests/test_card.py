@@ -16,12 +16,12 @@ from loopback_hub import LoopbackHub
 from markdown_it import MarkdownIt
 
 import zoo
-from zoo.card import LICENCES, escape, model_card, operator_of
 from zoo.config import config_of
-from zoo.hub.digests import record_digest
+from zoo.hub.card import LICENCES, escape, model_card, operator_of
 from zoo.models import ARCHITECTURES, build
 from zoo.provenance import LOCAL, public_config
 from zoo.text import printable
+from zoo.weights.digests import record_digest
 
 HOSTILE = [
     "a|b", "<script>alert(1)</script>", 'with "quotes"', "two\nlines", "no", "1e3", ": x", "`code`",

@@ -12,7 +12,7 @@ from conftest import FOUR, small
 import cli
 import zoo
 from zoo.errors import CheckpointError
-from zoo.hub.checkpoint import CONFIG_KEY, read_checkpoint, read_run
+from zoo.weights.lightning_checkpoint import CONFIG_KEY, read_checkpoint, read_run
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 import torch
 from conftest import numbered_video
 
-from datamodules.video.decoding import VideoReader
 from zoo.errors import DataError
+from zoo.video.decoding import VideoReader
 
 
 def brightness(frames: torch.Tensor) -> list[int]:

@@ -13,10 +13,10 @@ from conftest import FOUR, small
 import zoo
 from zoo.config import COUNTS, FLAGS, NESTED, NUMBERS, RATES, check_description
 from zoo.errors import CheckpointError, ConfigError, IndexFileError
-from zoo.hub.checkpoint import CONFIG_KEY
+from zoo.hub.push import read_results
 from zoo.index import load_index
 from zoo.models import ARCHITECTURES, options_of
-from zoo.push import read_results
+from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
 HUGE = 10**9
 
@@ -119,7 +119,7 @@ def test_a_config_takes_no_more_memory_than_its_file(pretrained: bool, saved: Pa
 
 def test_an_untrained_operator_takes_bounded_memory(tmp_path: Path) -> None:
     """Of a start for fine-tuning, the operator is not in the file: its options could ask for any size."""
-    from zoo.hub.folders import write_model
+    from zoo.weights.model_folder import write_model
 
     network = small("tanet_r18")
     tensors = {key: value for key, value in network.state_dict().items() if key not in network.operator_keys()}

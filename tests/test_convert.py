@@ -15,8 +15,8 @@ from torch import Tensor
 
 import zoo
 from zoo.adapt import fit
-from zoo.convert import CONVERTERS, apply_rules
 from zoo.models import build
+from zoo.weights.converters import CONVERTERS, apply_rules
 
 GOLDEN = Path(__file__).parent / "golden"
 Shapes = dict[str, tuple[int, ...]]

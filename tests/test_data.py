@@ -16,10 +16,10 @@ from conftest import FOUR, SMALL, numbered_video
 
 import zoo
 from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
-from datamodules.sampling import sample
-from datamodules.video.decoding import VideoReader
 from zoo.errors import ConfigError, DataError, IndexFileError, UnknownNameError
 from zoo.protocol import Protocol
+from zoo.video.decoding import VideoReader
+from zoo.video.sampling import sample
 
 # data sets -------------------------------------------------------------------------------------------------------
 

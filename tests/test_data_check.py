@@ -20,8 +20,8 @@ from datamodules.shard_index import index_shards, pack
 from datamodules.tools import check as check_module
 from datamodules.tools.check import Checked, Report, check, check_video
 from datamodules.tools.stats import format_bytes, format_duration, stats
-from datamodules.video.decoding import VideoReader
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
+from zoo.video.decoding import VideoReader
 
 EVERY_FRAME = Protocol.from_dict(
     DEFAULT_PROTOCOL.to_dict() | {"num_frames": 30, "sampling": "interval", "clips": 1, "crops": 1, "interval": 1}

@@ -11,8 +11,8 @@ from test_data import ready, write_list
 
 from datamodules import VideoFolder, VideoList
 from datamodules.records import VideoRecords
-from datamodules.video.decoding import VideoReader
 from zoo.errors import ConfigError, DataError
+from zoo.video.decoding import VideoReader
 
 
 def test_repeats_are_cut_anew_from_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ from datamodules.tools.outputs import TEMPORARY
 from datamodules.tools.parallel import each
 from datamodules.tools.prepare import parse_shards
 from datamodules.tools.stats import advice, stats
-from datamodules.video.decoding import open_video
 from zoo.errors import ConfigError, DataError, NoSpaceError
+from zoo.video.decoding import open_video
 
 
 def digests(root: Path) -> dict[str, str]:

@@ -21,8 +21,8 @@ from datamodules.hmdb51 import HMDB51
 from datamodules.mmaction import MMActionList
 from datamodules.records import VideoRecords
 from datamodules.ucf101 import LISTED, UCF101
-from datamodules.video.decoding import open_video
 from zoo.errors import ConfigError, DataError
+from zoo.video.decoding import open_video
 
 
 def touch(root: Path, *names: str) -> None:

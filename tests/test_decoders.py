@@ -27,14 +27,14 @@ from odd_videos import BAD_KINDS, FRAMES, ODD_KINDS, _silence, encode, flipped, 
 
 from datamodules import shards
 from datamodules.motionclips import write_video
-from datamodules.records import Source
 from datamodules.shard_index import pack, scan
 from datamodules.tree import Tree
-from datamodules.video.containers import COVER
-from datamodules.video.decoding import DECODERS, VideoReader, open_video
-from datamodules.video.pixels import stacked
-from datamodules.video.torchcodec_reader import TorchcodecReader
 from zoo.errors import ConfigError, DataError
+from zoo.video.containers import COVER
+from zoo.video.decoding import DECODERS, VideoReader, open_video
+from zoo.video.pixels import stacked
+from zoo.video.source import Source
+from zoo.video.torchcodec_reader import TorchcodecReader
 
 CHOICE = "TEMPOZOO_TEST_DECODER"
 DECODER = os.environ.get(CHOICE, "pyav")

@@ -48,7 +48,7 @@ from zoo.errors import (
     UnreachableError,
     WebPageError,
 )
-from zoo.hub import transfer
+from zoo.weights import transfer
 
 # what works ------------------------------------------------------------------------------------------------------
 
@@ -192,7 +192,7 @@ def test_an_interrupted_conversion_keeps_the_download(net: Loopback, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.hub.files.read_file", interrupted)
+        patch.setattr("zoo.weights.files.read_file", interrupted)
         with pytest.raises(KeyboardInterrupt):
             zoo.load(NAMES["web"], progress=False)
     monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")

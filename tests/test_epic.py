@@ -11,8 +11,8 @@ from conftest import numbered_video
 from test_datasets_small import frame_folder, level, ready, relative, touch, write
 
 from datamodules.epic import HEADS, EpicKitchens100, seconds
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.decoding import open_video
 
 COLUMNS = (
     "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"

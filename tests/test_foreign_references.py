@@ -14,13 +14,13 @@ import av
 import pytest
 from odd_videos import encode
 
-from datamodules.records import Source
 from datamodules.tools.encode import Encoding
 from datamodules.tools.encode import encode as prepare_video
 from datamodules.tools.stats import describe_video
-from datamodules.video.containers import FORMATS
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.containers import FORMATS
+from zoo.video.decoding import open_video
+from zoo.video.source import Source
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="inotify watches the file")
 IN_OPEN, IN_NONBLOCK = 0x20, 0o4000

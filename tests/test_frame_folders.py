@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from datamodules.records import Source
-from datamodules.video.decoding import open_video
-from datamodules.video.frame_reader import _kept
 from zoo.errors import DataError
+from zoo.video.decoding import open_video
+from zoo.video.frame_reader import _kept
+from zoo.video.source import Source
 
 
 def picture(number: int, size: tuple[int, int] = (24, 32)) -> np.ndarray:

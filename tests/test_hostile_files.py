@@ -32,7 +32,7 @@ from hostile import (
 import cli
 import zoo
 from zoo.errors import CheckpointError, ZooError
-from zoo.hub.files import read_tensors
+from zoo.weights.files import read_tensors
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore"),  # of deprecated formats
@@ -149,8 +149,8 @@ MEASURE = """
 import sys
 from pathlib import Path
 from zoo.errors import CheckpointError
-from zoo.hub.checkpoint import read_checkpoint
-from zoo.hub.files import read_tensors
+from zoo.weights.lightning_checkpoint import read_checkpoint
+from zoo.weights.files import read_tensors
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 for name in sys.argv[1:]:

@@ -16,8 +16,8 @@ from loopback_hub import LoopbackHub
 
 import zoo
 from zoo.errors import CheckpointError, DownloadError, NoSpaceError, UnknownNameError, ZooError
-from zoo.hub import hf_files
-from zoo.hub.hf import fetch_hub_file, fetch_hub_folder
+from zoo.hub import hub_files
+from zoo.hub.pull import fetch_hub_file, fetch_hub_folder
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 NAME = "hf-hub:alice/net"
@@ -33,7 +33,7 @@ def pushed(hub: LoopbackHub, net: Any, tmp_path: Path, monkeypatch: pytest.Monke
     """A Hub with the network in alice/net."""
     folder = zoo.save(net, tmp_path / "saved")
     hub.put("alice/net", {path.name: path.read_bytes() for path in folder.iterdir()})
-    monkeypatch.setattr(hf_files, "WAITS", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(hub_files, "WAITS", (0.01, 0.01, 0.01))
     return hub
 
 
@@ -196,7 +196,7 @@ def test_a_broken_transfer_is_resumed(pushed: LoopbackHub, net: Any, tmp_path: P
 def test_a_disk_without_room_is_an_error_before_the_transfer(
     pushed: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hf_files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(hub_files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(NoSpaceError, match="MB are free"):
         fetch_hub_folder(NAME, tmp_path / "cache", False)
     assert pushed.asked("GET /lfs") == 0

@@ -18,10 +18,10 @@ from hostile import text, torch_legacy, torch_zip, zipped
 from torch import nn
 
 from zoo.errors import CheckpointError
-from zoo.hub.checkpoint import read_checkpoint
-from zoo.hub.files import load_pickle, read_tensors
-from zoo.hub.pickles import StoredTensor
-from zoo.hub.torchscript import read_torchscript
+from zoo.weights.files import load_pickle, read_tensors
+from zoo.weights.lightning_checkpoint import read_checkpoint
+from zoo.weights.pickles import StoredTensor
+from zoo.weights.torchscript import read_torchscript
 
 linux = pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is read from /proc")
 STORAGE = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + b"K\x04tQ"

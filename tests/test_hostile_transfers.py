@@ -14,10 +14,10 @@ from tiny_zoo import DRIVE_ID, FOLDER_ID, NAMES, WEB
 
 import zoo
 from zoo.errors import AccessError, CheckpointError, DownloadError, ZooError
-from zoo.hub import transfer
-from zoo.hub.download import place_for
-from zoo.hub.folders import read_model
-from zoo.hub.transfer import _retry_after
+from zoo.weights import transfer
+from zoo.weights.download import place_for
+from zoo.weights.model_folder import read_model
+from zoo.weights.transfer import _retry_after
 
 LARGE = bytes(24 << 20)
 

@@ -13,8 +13,8 @@ from loopback_hub import LoopbackHub
 
 import zoo
 from zoo.errors import AccessError, CheckpointError, OfflineError, UnknownNameError
-from zoo.hub.hf import fetch_hub_file, fetch_hub_folder
-from zoo.push import push
+from zoo.hub.pull import fetch_hub_file, fetch_hub_folder
+from zoo.hub.push import push
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -86,7 +86,7 @@ def test_an_update_that_breaks_off_leaves_the_old_one(
 
 def test_a_hub_that_is_busy_is_asked_again(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet(net, "alice/net")
-    monkeypatch.setattr("zoo.hub.hf_files.WAITS", (0.01, 0.01))
+    monkeypatch.setattr("zoo.hub.hub_files.WAITS", (0.01, 0.01))
     hub.fail["GET /api/models", 503] = 2
     zoo.load("hf-hub:alice/net", progress=False)
     assert hub.asked("GET /api/models") == 1 + 1  # the push's, and the third of the load's

@@ -70,8 +70,8 @@ def test_text_that_is_not_utf8_is_an_error_of_the_index(tmp_path: Path) -> None:
 
 def test_users_own_yaml_is_read_with_the_same_care(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.errors import ConfigError
-    from zoo.hub.digests import read_digests
-    from zoo.hub.settings import mirror
+    from zoo.settings import mirror
+    from zoo.weights.digests import read_digests
 
     monkeypatch.setenv("TEMPOZOO_CONFIG", str(tmp_path))
     for text in ("a: " + "9" * 5000, "a: 2020-13-45"):

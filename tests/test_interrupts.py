@@ -129,7 +129,7 @@ def test_a_test_ends_at_once(
         assert not (tmp_path / "test").exists()
 
 
-@pytest.mark.parametrize(("module", "is_download"), [("zoo.hub.download", True), ("elsewhere", False)])
+@pytest.mark.parametrize(("module", "is_download"), [("zoo.weights.download", True), ("elsewhere", False)])
 def test_only_a_download_is_called_one(
     module: str, is_download: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

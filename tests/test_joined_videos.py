@@ -11,8 +11,8 @@ from odd_videos import encode
 
 from datamodules.tools.encode import Encoding
 from datamodules.tools.encode import encode as prepare_video
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.decoding import open_video
 
 LEGAL: dict[str, dict[str, Any]] = {
     "mpegts": {"container": "mpegts", "options": {"g": "8", "bf": "2"}},

@@ -19,7 +19,7 @@ from loopback import Loopback
 from tiny_zoo import CLIP, DRIVE_ID, NAMES, WEB, network, published, write_index
 
 import zoo
-from zoo.hub import download
+from zoo.weights import download
 
 FILE = published(momentum=torch.rand(900_000))
 WAYS = ("web", "drive", "convert", "save")

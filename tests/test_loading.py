@@ -26,8 +26,8 @@ from zoo.errors import (
     UnknownNameError,
     WeightsNotFoundError,
 )
-from zoo.hub.files import sha256_of
 from zoo.index import load_index
+from zoo.weights.files import sha256_of
 
 CLIP = torch.randn(2, 3, 4, 32, 32)
 
@@ -345,7 +345,7 @@ def test_a_failed_write_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPa
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("zoo.hub.folders.save_file", full)
+    monkeypatch.setattr("zoo.weights.model_folder.save_file", full)
     with pytest.raises(NoSpaceError, match="No space is left for .*saved"):
         zoo.save(zoo.create("tanet_r18", **SMALL), saved)
     assert (saved / "model.safetensors").read_bytes() == before

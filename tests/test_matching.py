@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 import zoo
-from zoo.conversion import matching_entries
 from zoo.errors import CheckpointError
+from zoo.weights.conversion import matching_entries
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -85,7 +85,7 @@ def test_image_keys_are_those_of_torchvision(arch: str) -> None:
     """What is left of the state dict without the operator is an image ResNet-50, shape for shape."""
     import torchvision
 
-    from zoo.convert import CONVERTERS, apply_rules
+    from zoo.weights.converters import CONVERTERS, apply_rules
 
     with torch.device("meta"):
         image = torchvision.models.resnet50().state_dict()

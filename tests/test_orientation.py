@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from odd_videos import MATRICES, with_matrix
 
-from datamodules.video.pixels import orientation
+from zoo.video.pixels import orientation
 
 
 @pytest.mark.parametrize("kind", MATRICES)

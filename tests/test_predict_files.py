@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from datamodules import VideoFiles
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.decoding import open_video
 
 
 def pictures(count: int) -> list[Image.Image]:

@@ -16,7 +16,7 @@ import zoo
 from benchmarks.dynamic_convs import DYNAMIC, added_costs, main
 from zoo.errors import ConfigError
 from zoo.models import build
-from zoo.profile import Profile
+from zoo.profiling import Profile
 
 SSV2 = {"temporal_projection": True, "double_tada": True, "num_classes": 174}  # TAdaFormer as published for it
 # millions of parameters, and GMACs of one view, of the official code

@@ -23,10 +23,10 @@ import zoo
 from datamodules import VideoFolder
 from lit_modules import VideoClassifier
 from zoo.errors import ConfigError
-from zoo.hub.checkpoint import read_checkpoint
-from zoo.hub.files import sha256_of
+from zoo.hub.push import push
 from zoo.loading import config_now
-from zoo.push import push
+from zoo.weights.files import sha256_of
+from zoo.weights.lightning_checkpoint import read_checkpoint
 
 TINY: dict[str, Any] = {"options": {"width": 8, "dropout": 0.0}, "num_frames": 4, "image_size": 32}
 

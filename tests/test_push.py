@@ -18,9 +18,9 @@ from loopback_hub import LoopbackHub, User
 
 import zoo
 from zoo.errors import CheckpointError, ConfigError, HubError, UnknownNameError
-from zoo.hub.hf import check_access, fetch_hub_folder, push_folder
+from zoo.hub.pull import check_access, fetch_hub_folder, push_folder
+from zoo.hub.push import push
 from zoo.models import ARCHITECTURES
-from zoo.push import push
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 FAMILIES = [name for name in ARCHITECTURES if name.endswith("_r18")]
@@ -292,7 +292,7 @@ def test_an_upload_that_is_cut_is_sent_again(hub: LoopbackHub, net: Any) -> None
 def test_a_killed_push_leaves_no_new_commit(pattern: str, hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
     quiet(small("tanet_r18"), "alice/net")
     folder = zoo.save(net, tmp_path / "net")
-    code = "import sys; from zoo.push import push; push(sys.argv[1], 'alice/net')"
+    code = "import sys; from zoo.hub.push import push; push(sys.argv[1], 'alice/net')"
     environment = {**os.environ, **hub.environment(tmp_path / "other")}
     started: list[int] = []
 

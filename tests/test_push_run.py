@@ -17,7 +17,7 @@ import zoo
 from cli import main
 from lit_modules import VideoClassifier
 from zoo.errors import ConfigError, UnknownNameError
-from zoo.push import fingerprint, push, read_results
+from zoo.hub.push import fingerprint, push, read_results
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 

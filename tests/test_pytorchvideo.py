@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.adapt import fit
-from zoo.convert import CONVERTERS, apply_rules
 from zoo.errors import ConfigError
 from zoo.models import ARCHITECTURES, build, layer_depths
 from zoo.ops import TAM, TAdaConv3d
+from zoo.weights.converters import CONVERTERS, apply_rules
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 HUB = {  # architecture -> pytorchvideo's name for it, millions of parameters in its list

@@ -13,10 +13,10 @@ from av.codec import Codec
 from av.video.reformatter import VideoReformatter
 from odd_videos import B_FRAMES, VARIABLE, encode
 
-from datamodules.records import Source
-from datamodules.video.decoding import VideoReader, open_video
-from datamodules.video.pixels import rgb
 from zoo.errors import DataError
+from zoo.video.decoding import VideoReader, open_video
+from zoo.video.pixels import rgb
+from zoo.video.source import Source
 
 CONTAINERS = ("mp4", "mov", "matroska", "avi", "nut", "mpegts")
 

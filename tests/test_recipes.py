@@ -15,12 +15,12 @@ from conftest import FOUR
 
 import zoo
 from cli import main
-from datamodules.transforms import normalise
 from lit_modules import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet, VideoClassifier
 from lit_modules.optim import SCHEDULE_OPTIONS, lr_factor, parameter_groups
 from zoo.errors import ConfigError
 from zoo.models import ARCHITECTURES, layer_depths
 from zoo.models.network import DropPath
+from zoo.video.transforms import normalise
 
 FORMER = {"width": 32, "depth": 2, "heads": 2, "patch": 8, "num_classes": 4, "num_frames": 4}
 CONVNEXT = {"width": 8, "num_classes": 4, "num_frames": 4}

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import zoo
-from datamodules.sampling import SAMPLERS, sample
 from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, DEFAULT_PROTOCOL, SPANS, Protocol
+from zoo.video.sampling import SAMPLERS, sample
 
 # fmt: off
 TABLE: list[tuple[str, int, int | None, int, float, tuple[int, int], list[int]]] = [

@@ -71,7 +71,7 @@ def test_wrapped_networks_are_profiled_and_traced_to_their_file(kind: str, tmp_p
 
 
 def test_checkpoints_of_compiled_networks_load(tmp_path: Path) -> None:
-    from zoo.hub.checkpoint import CONFIG_KEY
+    from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
     model = network()
     state = {f"network.{key}": value for key, value in torch.compile(model).state_dict().items()}

@@ -14,13 +14,14 @@ from test_shards import contents, member
 
 from datamodules import shards
 from datamodules.motionclips import write_video
-from datamodules.records import Source
 from datamodules.shard_index import index_shards, pack, scan
-from datamodules.shards import Manifest, UnreachableError
+from datamodules.shards import Manifest
 from datamodules.tools.commands import data
 from datamodules.tree import open_tree
-from datamodules.video.decoding import VideoReader, open_video
 from zoo.errors import DataError
+from zoo.video.decoding import VideoReader, open_video
+from zoo.video.shard_member import UnreachableError
+from zoo.video.source import Source
 
 
 @pytest.mark.parametrize(

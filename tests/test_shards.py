@@ -25,11 +25,12 @@ from datamodules import VideoFolder, shards
 from datamodules.records import VideoRecords
 from datamodules.shard_index import expand, member_key, pack, scan, split_member
 from datamodules.shard_list import ShardList
-from datamodules.shards import Manifest, ShardTree, UnreachableError, read_place
+from datamodules.shards import Manifest, ShardTree
 from datamodules.tools.commands import data
 from datamodules.tree import Tree, open_tree
-from datamodules.video.decoding import open_video
 from zoo.errors import ConfigError, DataError
+from zoo.video.decoding import open_video
+from zoo.video.shard_member import UnreachableError, read_member
 
 NAMES = ("left/a.mp4", "left/b.v1.0.mp4", "left/sub folder/ü.mp4", "right/100%.mp4", "right/" + "long" * 40 + ".mp4")
 
@@ -76,7 +77,7 @@ def write_shards(root: Path, to: Path) -> Path:
 
 def contents(records: VideoRecords) -> dict[str, bytes]:
     sources = [records.source(number) for number in range(len(records))]
-    return {str(source): read_place(source.path, source.place or (0, 0)) for source in sources}
+    return {str(source): read_member(source.path, source.place or (0, 0)) for source in sources}
 
 
 def member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
@@ -230,20 +231,20 @@ def test_hosts_that_fail_are_asked_again(
     monkeypatch.setattr(shards, "PAUSES", (0.01, 0.01))
     records = open_tree(url).records(["left/a.mp4"])
     source, shard = records.source(0), served["shards-000000.tar"]
-    expected = read_place(source.path, source.place)
+    expected = read_member(source.path, source.place)
     shard.statuses = [503, 429]
-    assert read_place(source.path, source.place) == expected
+    assert read_member(source.path, source.place) == expected
     shard.cut, shard.faulty = 100, 1
-    assert read_place(source.path, source.place) == expected
+    assert read_member(source.path, source.place) == expected
     shard.statuses = [503] * 3
     with pytest.raises(UnreachableError, match=r"shards-000000.tar cannot be read .*503"):
-        read_place(source.path, source.place)
+        read_member(source.path, source.place)
     before = len(loopback.requests)
     with pytest.raises(DataError, match="no such file"):
-        read_place(f"{url}/shards-000009.tar", source.place)
+        read_member(f"{url}/shards-000009.tar", source.place)
     shard.statuses = [403]
     with pytest.raises(DataError, match="403"):
-        read_place(source.path, source.place)
+        read_member(source.path, source.place)
     assert len(loopback.requests) == before + 2
     served["labels.csv"].statuses = [403]
     assert not open_tree(url).exists("labels.csv")  # as S3 answers for what is not there, where nobody may list it
@@ -252,7 +253,7 @@ def test_hosts_that_fail_are_asked_again(
         open_tree(url).read("labels.csv")
     shard.ranges = False
     with pytest.raises(ConfigError, match="range requests"):
-        read_place(source.path, source.place)
+        read_member(source.path, source.place)
     with pytest.raises(DataError, match=r"shards.json cannot be read"):
         open_tree(url + "/elsewhere")
 
@@ -264,7 +265,7 @@ def test_other_bytes_are_never_taken_for_a_video(videos: Path, tmp_path: Path) -
     assert one.place and two.place
     for place in ((one.place[0] + 512, one.place[1]), (one.place[0], one.place[1] - 1), (two.place[0], one.place[1])):
         with pytest.raises(DataError, match=r"left/a.mp4 in .* is not where shards.json says"):
-            read_place(one.path, place, "left/a.mp4")
+            read_member(one.path, place, "left/a.mp4")
     os.truncate(two.path, two.place[0] + 100)
     with pytest.raises(DataError, match="truncated"):
         open_video(two)
@@ -377,7 +378,7 @@ def test_far_shards_are_indexed_by_their_headers(foreign: Path, tmp_path: Path) 
         assert tree.names == [f"{shard}/{number}.mp4" for shard in "ab" for number in range(3)]
         assert all(file.sent < len(file.content) / 2 for file in big.values())
         source = tree.records(["b/2.mp4"]).source(0)
-        assert len(read_place(source.path, source.place or (0, 0))) == 1 << 20
+        assert len(read_member(source.path, source.place or (0, 0))) == 1 << 20
         with pytest.raises(DataError, match="has no label"):
             ShardList(train=str(tmp_path / "index")).class_names  # noqa: B018
 

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from zoo.adapt import fit
-from zoo.convert import CONVERTERS, apply_rules
 from zoo.errors import CheckpointError
-from zoo.hub.files import read_tensors
-from zoo.hub.torchscript import is_torchscript, read_torchscript
 from zoo.models import build
+from zoo.weights.converters import CONVERTERS, apply_rules
+from zoo.weights.files import read_tensors
+from zoo.weights.torchscript import is_torchscript, read_torchscript
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "ignore:.*torch.jit.*:DeprecationWarning")
 

@@ -11,10 +11,10 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.transforms.v2 import functional as F
 
-from datamodules import transforms
-from datamodules.transforms import AUGMENTATIONS, FLOATS, normalise, resize_short_side, train_clip, view_crops
 from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, DEFAULT_PROTOCOL
+from zoo.video import transforms
+from zoo.video.transforms import AUGMENTATIONS, FLOATS, normalise, resize_short_side, train_clip, view_crops
 
 SIZES = [(240, 320), (241, 427), (256, 340), (540, 959), (427, 241)]  # height, width
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the smallest deviations

@@ -18,12 +18,13 @@ from datamodules.list import VideoList
 from datamodules.mmaction import MMActionList
 from datamodules.shard_index import pack, scan
 from datamodules.shard_list import ShardList
-from datamodules.shards import Manifest, read_place
+from datamodules.shards import Manifest
 from datamodules.tools.check import find_sources, frame_folders
 from datamodules.tools.prepare import _annotations
 from datamodules.tree import Tree
 from datamodules.ucf101 import UCF101
 from zoo.errors import ConfigError, DataError
+from zoo.video.shard_member import read_member
 
 
 def shards_of(root: Path, home: Path) -> Path:
@@ -269,4 +270,4 @@ def test_videos_of_two_shard_folders_may_have_the_same_names(motion_folder: Path
     assert VideoFiles([one]).split_records("predict").ids.tolist() == names
     for number, split in ((0, "val"), (12, "test")):
         source = records.source(number)
-        assert read_place(source.path, source.place or (0, 0)) == (motion_folder / split / names[0]).read_bytes()
+        assert read_member(source.path, source.place or (0, 0)) == (motion_folder / split / names[0]).read_bytes()

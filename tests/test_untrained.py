@@ -21,8 +21,8 @@ from lit_modules import VideoClassifier
 from lit_modules.network import match_classes
 from zoo.adapt import name_parts
 from zoo.errors import ConfigError
-from zoo.hub.checkpoint import read_checkpoint
-from zoo.push import push
+from zoo.hub.push import push
+from zoo.weights.lightning_checkpoint import read_checkpoint
 
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--data.num_workers", "0"]
 LABELS = ["a", "b", "c", "d"]

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from odd_videos import B_FRAMES, encode
 
-from datamodules.video.containers import MAX_PIXELS, read_packets
-from datamodules.video.decoding import open_video
 from zoo.errors import DataError
+from zoo.video.containers import MAX_PIXELS, read_packets
+from zoo.video.decoding import open_video
 
 HERE = Path(__file__).parent
 MEGABYTES = 1536  # that the process may grow by; a damaged MP4 index can make FFmpeg take some 900

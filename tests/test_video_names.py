@@ -10,11 +10,11 @@ from conftest import numbered_video
 
 from cli import main
 from datamodules import VideoFolder
-from datamodules.records import Source
 from datamodules.tools.encode import Encoding
 from datamodules.tools.prepare import prepare
 from datamodules.tools.stats import describe_video
-from datamodules.video.decoding import open_video
+from zoo.video.decoding import open_video
+from zoo.video.source import Source
 
 NAMES = [
     b"2024-05-01T12:30:00.mp4", b"http:x.mp4", b"concat:a|b.mp4", b"file:x.mp4", b"img%d.mp4", b"img%03d.mp4",

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from datamodules.dataset import VideoDataset
 from datamodules.records import VideoRecords
-from datamodules.sampling import sample
-from datamodules.transforms import resize_short_side, view_crops
-from datamodules.video.decoding import open_video
 from zoo.protocol import CHOICES, DEFAULT_PROTOCOL
+from zoo.video.decoding import open_video
+from zoo.video.sampling import sample
+from zoo.video.transforms import resize_short_side, view_crops
 
 SIZES = [(48, 64), (66, 34), (32, 58)]
 

@@ -9,11 +9,11 @@ print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 
 from importlib.metadata import PackageNotFoundError, version
 
-from zoo.conversion import convert
+from zoo.hub.push import push
 from zoo.loading import create, info, list_models, load, save
 from zoo.models.temporalize import temporalize
-from zoo.profile import profile
-from zoo.push import push
+from zoo.profiling import profile
+from zoo.weights.conversion import convert
 
 try:
     __version__ = version("tempozoo")

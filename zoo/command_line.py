@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zoo.adapt import listing
-from zoo.conversion import matching_entries
 from zoo.errors import CheckpointError, ZooError
-from zoo.hub.checkpoint import SUFFIX
-from zoo.hub.folders import CONFIG_FILE, WEIGHTS_FILE
 from zoo.index import load_index
 from zoo.text import printable
+from zoo.weights.conversion import matching_entries
+from zoo.weights.lightning_checkpoint import SUFFIX
+from zoo.weights.model_folder import CONFIG_FILE, WEIGHTS_FILE
 
 SAFETENSORS = ".safetensors"
 CHECKPOINT_FOLDER = "checkpoints"  # of a run, with best.ckpt and last.ckpt

@@ -9,18 +9,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from zoo.cache import clear_cache, list_cache, verify_entry
 from zoo.command_line import expand_home, resolve_network
-from zoo.conversion import convert
 from zoo.errors import CheckpointError, SkippedError, ZooError
-from zoo.hub.checkpoint import SUFFIX
-from zoo.hub.digests import read_digests
-from zoo.hub.download import each_host_once
-from zoo.hub.settings import cache_folder
 from zoo.index import BUNDLED, Entry, load_index
 from zoo.loading import info, list_models, load, save
-from zoo.published import find_weights, obtain
+from zoo.settings import cache_folder
 from zoo.text import printable
+from zoo.weights.cache import clear_cache, list_cache, verify_entry
+from zoo.weights.conversion import convert
+from zoo.weights.digests import read_digests
+from zoo.weights.download import each_host_once
+from zoo.weights.lightning_checkpoint import SUFFIX
+from zoo.weights.store import find_weights, obtain
 
 
 def _location(name: str) -> str:
@@ -231,8 +231,8 @@ def cache_command(arguments: Sequence[str]) -> None:
 
 def mirror_command(arguments: Sequence[str]) -> None:
     """Copy converted weights to a shared folder or to the Hub."""
-    from zoo.hub.hf import HUB_PREFIX
-    from zoo.mirror import mirror_to_folder, mirror_to_hub
+    from zoo.hub.pull import HUB_PREFIX
+    from zoo.weights.fill_mirror import mirror_to_folder, mirror_to_hub
 
     parser = argparse.ArgumentParser(
         "tempozoo mirror",
@@ -261,7 +261,7 @@ def mirror_command(arguments: Sequence[str]) -> None:
 
 def push_command(arguments: Sequence[str]) -> None:
     """Upload a network to the Hub."""
-    from zoo.push import push
+    from zoo.hub.push import push
 
     parser = argparse.ArgumentParser(
         "tempozoo push", description="Upload a network to the Hugging Face Hub, with a generated model card."

@@ -22,7 +22,7 @@ from zoo.text import brief, is_printable, printable
 
 _HERE = Path(__file__).parent
 BUNDLED = _HERE / "bundled"
-# what the address of each kind of source looks like; zoo.hub.download takes them apart by these
+# what the address of each kind of source looks like; zoo.weights.download takes them apart by these
 SOURCE_KINDS = {
     "gdrive_file": r"https://drive\.google\.com/file/d/[\w-]{25,}/view",
     "gdrive_folder": r"https://drive\.google\.com/drive/folders/[\w-]{25,}",

@@ -15,19 +15,19 @@ from torch import nn
 from zoo.adapt import MAX_GROWTH, LoadReport, fit, listing
 from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
 from zoo.config import COUNTS, UNTRAINED, check_config, check_options, config_of
-from zoo.conversion import matches_hint, read_published
 from zoo.errors import CheckpointError, ConfigError, IndexFileError, ZooError, check_int
-from zoo.hub.checkpoint import SUFFIX, read_checkpoint
-from zoo.hub.files import sha256_of
-from zoo.hub.folders import CONFIG_FILE, read_model, write_model
-from zoo.hub.hf import HUB_PREFIX, fetch_hub_folder
-from zoo.hub.settings import offline
+from zoo.hub.pull import HUB_PREFIX, fetch_hub_folder
 from zoo.index import Entry, load_index
 from zoo.models import build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
 from zoo.provenance import INITIALISED, START, provenance_now
-from zoo.published import Weights, obtain
+from zoo.settings import offline
 from zoo.text import printable
+from zoo.weights.conversion import matches_hint, read_published
+from zoo.weights.files import sha256_of
+from zoo.weights.lightning_checkpoint import SUFFIX, read_checkpoint
+from zoo.weights.model_folder import CONFIG_FILE, read_model, write_model
+from zoo.weights.store import Weights, obtain
 from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
 
 log = logging.getLogger("zoo")

@@ -45,7 +45,7 @@ class Protocol:
     num_frames: frames in a clip.
     sampling: which frames, as released: "interval" and "segment" by the TAdaConv authors, "dense" and "uniform" by the
         TAM authors, "twice" and "spread" by MMAction2 (TSM, TSN), "duration" and "middle" by pytorchvideo (Kinetics,
-        Something-Something), "offset" by PySlowFast (MViT); see ``datamodules/sampling.py``.
+        Something-Something), "offset" by PySlowFast (MViT); see ``zoo/video/sampling.py``.
     interval: frames between samples, of the file for "dense", else at 30 frames a second; None where a clip spans the
         video.
     mean, std: of RGB in [0, 1].
@@ -62,7 +62,7 @@ class Protocol:
         the one there usually is.
     pixels: whose arithmetic makes the views of a test video: whether frames are resized as floats ("tadaconv",
         "pytorchvideo") or as bytes, how the long side is rounded, and where crops lie; see
-        ``datamodules/transforms.py``. "plain" is nobody's: bytes, and crops from edge to edge.
+        ``zoo/video/transforms.py``. "plain" is nobody's: bytes, and crops from edge to edge.
     """
 
     num_frames: int

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from zoo.config import UNTRAINED
-from zoo.conversion import read_published
 from zoo.errors import ZooError
-from zoo.hub.checkpoint import SUFFIX, read_checkpoint
-from zoo.hub.digests import read_digests
-from zoo.hub.files import sha256_of
-from zoo.hub.folders import WEIGHTS_FILE, read_model
-from zoo.hub.hf import HUB_PREFIX
+from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry, load_index
 from zoo.models import ARCHITECTURES
+from zoo.weights.conversion import read_published
+from zoo.weights.digests import read_digests
+from zoo.weights.files import sha256_of
+from zoo.weights.lightning_checkpoint import SUFFIX, read_checkpoint
+from zoo.weights.model_folder import WEIGHTS_FILE, read_model
 from zoo.wrappers import COMPILED, state_of, unwrap
 
 LOCAL = "a local checkpoint"

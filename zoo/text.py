@@ -40,6 +40,12 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
+def one_line(text: str, most: int = 80) -> str:
+    """``text`` from a file or server for a message: one printable line of at most ``most`` characters."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()

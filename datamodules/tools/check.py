@@ -19,9 +19,9 @@ from datamodules.shards import ShardTree
 from datamodules.tools.outputs import write_rows, written
 from datamodules.tools.parallel import each
 from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree, walk
-from datamodules.video.decoding import Reader, open_video
-from datamodules.video.frame_reader import FRAME_EXTENSIONS
 from zoo.errors import DataError, ZooError
+from zoo.video.decoding import Reader, open_video
+from zoo.video.frame_reader import FRAME_EXTENSIONS
 
 REPORT, EXCLUDE = "check.csv", "exclude.txt"
 SPREAD = 16  # frames that are read by random access, as those of a clip

@@ -11,9 +11,9 @@ from typing import Any
 
 from datamodules.shards import MANIFEST
 from datamodules.tools.encode import Encoding
-from datamodules.video.decoding import DECODERS
 from zoo.errors import ConfigError
 from zoo.text import printable
+from zoo.video.decoding import DECODERS
 
 DEFAULT = Encoding()
 

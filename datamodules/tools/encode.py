@@ -11,10 +11,10 @@ import av
 from av.filter import Graph
 
 from datamodules.tools.outputs import written
-from datamodules.video.containers import open_container, read_packets, reason, video_stream
-from datamodules.video.decoding import open_video
-from datamodules.video.pixels import orientation
 from zoo.errors import ConfigError, DataError
+from zoo.video.containers import open_container, read_packets, reason, video_stream
+from zoo.video.decoding import open_video
+from zoo.video.pixels import orientation
 
 # filters that turn a picture counter-clockwise by so many quarters
 TURNS: dict[int, list[tuple[str, str | None]]] = {

@@ -18,9 +18,9 @@ from datamodules.records import Source
 from datamodules.tools.check import SHARE, describe_problem, read_all
 from datamodules.tools.parallel import each
 from datamodules.tree import open_tree, split_of
-from datamodules.video.decoding import VideoReader
 from zoo.errors import DataError, ZooError
 from zoo.text import printable
+from zoo.video.decoding import VideoReader
 
 SHOWN = 20  # classes in the table
 LARGE, FAR = 320, 32  # a short side and a distance of key frames from which preparing pays; it makes them 256 and 16

@@ -1,0 +1,1 @@
+"""Bytes -> tensors: file formats, conversion rules, the cache, downloads, digests and mirrors."""

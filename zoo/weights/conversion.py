@@ -1,0 +1,163 @@
+"""A publisher's file -> our names and format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.adapt import MAX_GROWTH, fit, listing
+from zoo.arguments import check_path, check_text
+from zoo.config import UNTRAINED, config_of
+from zoo.errors import CheckpointError, DigestError, ZooError
+from zoo.index import Entry, load_index
+from zoo.models import outline
+from zoo.settings import cache_folder
+from zoo.text import printable
+from zoo.weights.converters import CONVERTERS, RULES_VERSION, apply_rules
+from zoo.weights.digests import check_digest, record_digest
+from zoo.weights.files import locked, read_tensors, sha256_of
+from zoo.weights.model_folder import sweep, write_model
+
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # what the networks hold beside parameters
+
+
+def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None) -> Path:
+    """Convert a published checkpoint file to safetensors + config.json and return the folder.
+
+    Args:
+        source_file: the publisher's file.
+        name: the index entry it belongs to.
+        out_dir: where to write; default is the cache, where ``load(name)`` finds it from then on. Into the cache goes
+            only the published file itself, as far as its digest is known; elsewhere, any file of that network.
+
+    Raises:
+        UnknownNameError: no such entry.
+        CheckpointError: a file that cannot be read, is of another network, or (DigestError) not the published one.
+    """
+    check_path("source_file", source_file)
+    check_text("name", name)
+    check_path("out_dir", out_dir, optional=True)
+    entry, path = load_index()[name], Path(source_file)
+    if not path.is_file():
+        raise CheckpointError(f"There is no weight file {printable(str(path))}.")
+    digest = sha256_of(path)
+    if out_dir is not None:
+        try:
+            return convert_file(entry, path, Path(out_dir), digest)
+        except CheckpointError as error:
+            if type(error) is not CheckpointError:
+                raise
+            raise CheckpointError(f"{error} {matches_hint(path, name)}".rstrip()) from error
+    try:
+        check_digest(name, digest, entry.sha256, entry.sha256_prefix, path)
+    except DigestError as error:
+        raise DigestError(f"{error} To convert it all the same, give a folder for it: --out DIR") from error
+    folder = cache_folder() / name
+    with locked(folder):
+        sweep(folder)
+        convert_file(entry, path, folder, digest)
+        if not entry.sha256:
+            record_digest(name, digest, path.stat().st_size, f"{path.name}, converted by hand")
+    return folder
+
+
+def convert_file(entry: Entry, path: Path, folder: Path, digest: str, source: str | None = None) -> Path:
+    """Write a published file's tensors in our names and format; its tensors are mapped, never all in memory.
+
+    Args:
+        digest: sha256 of the file.
+        source: its address, if it was fetched.
+    """
+    tensors, _ = read_published(entry, path)
+    network = outline(entry.arch, **entry.options)
+    # of an image network, only what was trained is kept, so that later loads still tell the operator is new
+    fit(network, tensors, entry.options, entry.options, where=str(path), operator_untrained=entry.init)
+    types = {key: value.dtype for key, value in network.state_dict().items()}
+    size = path.stat().st_size
+    provenance: dict[str, Any] = {"entry": entry.name, "sha256": digest, "size": size, "rules": RULES_VERSION}
+    provenance |= {"source": source} if source else {"file": path.name}
+    if entry.init:
+        provenance[UNTRAINED] = True
+    config = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), provenance)
+    return write_model(folder, {key: value.to(types[key]) for key, value in tensors.items()}, config)
+
+
+def read_published(entry: Entry, path: Path) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """A published file's tensors in our names, and the keys ignored on purpose.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is in no format that is known of the entry.
+    """
+    raw = read_tensors(path)
+    first = entry.converter
+    best = None
+    for converter in sorted(CONVERTERS, key=lambda c: c != first):  # any publisher's format of the network will do
+        conversion = apply_rules(CONVERTERS[converter], raw)
+        if not conversion.unknown:
+            return conversion.tensors, tuple(conversion.ignored)
+        best = best or conversion
+    if set(raw) <= set(outline(entry.arch, **entry.options).state_dict()):
+        return raw, ()  # already in our names
+    assert best is not None
+    raise CheckpointError(
+        f"{path} is not a file of {entry.name}: {len(best.unknown)} of its {len(raw)} keys are unknown to the "
+        f"{first!r} format, such as {listing(best.unknown)}. Expected the file of {entry.sources[0].url}"
+    )
+
+
+def matching_entries(path: str | os.PathLike[str]) -> list[str]:
+    """Names of the index entries whose networks a publisher's file fits, by its keys and shapes, in index order.
+
+    Networks of one shape are not told apart: a file may fit several entries. It takes a few seconds at most.
+
+    Raises:
+        CheckpointError: the file cannot be read, or is not a file of weights.
+    """
+    check_path("path", path)
+    file = read_tensors(Path(path))
+    shapes = {key: torch.empty(value.shape, dtype=value.dtype, device="meta") for key, value in file.items()}
+    formats: dict[str | None, dict[str, torch.Tensor]] = {None: shapes}  # None: in our names already
+    for name, rules in CONVERTERS.items():
+        conversion = apply_rules(rules, shapes)
+        if conversion.tensors and not conversion.unknown:
+            formats[name] = conversion.tensors
+    names: list[str] = []
+    outcomes: dict[str, bool] = {}
+    for entry in load_index().entries.values():
+        # one file of an image network starts several entries, and one form of network is that of several
+        key = entry.sources[0].url if entry.init else f"{entry.arch} {sorted(entry.options.items())}"
+        if key not in outcomes:
+            candidates = [formats[name] for name in (entry.converter, None) if name in formats]
+            outcomes[key] = any(_fits(entry, tensors) for tensors in candidates)
+        if outcomes[key]:
+            names.append(entry.name)
+    return names
+
+
+def _fits(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> bool:
+    params = sum(value.numel() for key, value in tensors.items() if not key.endswith(BUFFERS))
+    growth = MAX_GROWTH if entry.init else 1
+    if not params <= entry.params <= growth * params:
+        return False  # without building the network, which takes most of the time
+    network = outline(entry.arch, **entry.options)
+    try:
+        fit(network, dict(tensors), entry.options, entry.options, where="", operator_untrained=entry.init)
+    except CheckpointError:
+        return False
+    return True
+
+
+def matches_hint(path: Path, name: str | None = None) -> str:
+    """A sentence that names the entries a file fits; empty if it fits none, or ``name``, or cannot be read."""
+    try:
+        names = matching_entries(path)
+    except ZooError:
+        return ""
+    if not names or name in names:
+        return ""
+    file = printable(path.name)
+    return f"{file} fits {listing(names, 8)}: give weights={printable(str(path))} with one of these names."

@@ -1,0 +1,93 @@
+"""Files of the TAdaConv authors (alibaba-mmai-research/TAdaConv at 75b7839, models/base).
+
+TAda2D calls its stages conv2..conv5 and counts blocks from 1; in a block, a = 1x1, b = the 3x3 TAdaConv, c = 1x1.
+"""
+
+from zoo.weights.converters.rules import Rule, drop_leading, drop_space, drop_time, to_linear
+
+
+def _routing(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """A routing function, of either version."""
+    return (
+        Rule(theirs + "g.weight", ours + "g.weight", drop_space),
+        Rule(theirs + "a.weight", ours + "a.weight", drop_space),
+        Rule(theirs + "b.weight", ours + "b.weight", drop_space),
+        Rule(theirs + "b_bias.weight", ours + "b_bias.weight", drop_space),
+        Rule(theirs + "qkv_proj.weight", ours + "qkv.weight", to_linear),
+        Rule(theirs + "qkv_proj.bias", ours + "qkv.bias"),
+        Rule(theirs + "attn_out.weight", ours + "proj.weight", to_linear),
+        Rule(theirs + "attn_out.bias", ours + "proj.bias"),
+        Rule(theirs + "norm_transformer.*", ours + "norm_attn.*"),
+        Rule(theirs + "*", ours + "*"),  # the other biases and norms
+    )
+
+
+_BLOCK = "backbone.conv{s}.res_{b}."
+_OURS = "layer{s-1}.{b-1}."
+TADA2D = (
+    Rule("backbone.conv1.a.weight", "stem.conv.weight", drop_time),
+    Rule("backbone.conv1.a_bn.*", "stem.bn.*"),
+    Rule(_BLOCK + "short_cut.weight", _OURS + "downsample.conv.weight", drop_time),
+    Rule(_BLOCK + "short_cut_bn.*", _OURS + "downsample.bn.*"),
+    Rule(_BLOCK + "conv_branch.a.weight", _OURS + "conv1.conv.weight", drop_time),
+    Rule(_BLOCK + "conv_branch.a_bn.*", _OURS + "conv1.bn.*"),
+    Rule(_BLOCK + "conv_branch.b.weight", _OURS + "conv2.conv.weight", drop_leading),
+    *_routing(_BLOCK + "conv_branch.b_rf.", _OURS + "conv2.conv.routing."),
+    Rule(_BLOCK + "conv_branch.b_bn.*", _OURS + "conv2.bn.*"),
+    Rule(_BLOCK + "conv_branch.b_avgpool_bn.*", _OURS + "conv2.pool_bn.*"),
+    Rule(_BLOCK + "conv_branch.c.weight", _OURS + "conv3.conv.weight", drop_time),
+    Rule(_BLOCK + "conv_branch.c_bn.*", _OURS + "conv3.bn.*"),
+)
+
+_STAGE = "backbone.stages.{s}.{b}."
+_OURS = "stages.{s}.{b}."
+CONVNEXT = (
+    Rule("backbone.downsample_layers.0.0.*", "stem.conv.*"),
+    Rule("backbone.downsample_layers.0.1.*", "stem.norm.*"),
+    Rule("backbone.downsample_layers.{s}.1.weight", "downsamples.{s-1}.1.weight", drop_time),
+    Rule("backbone.downsample_layers.{s}.*", "downsamples.{s-1}.*"),
+    Rule(_STAGE + "dwconv.weight", _OURS + "conv.weight", drop_leading),
+    Rule(_STAGE + "dwconv.bias", _OURS + "conv.bias", drop_leading),
+    *_routing(_STAGE + "dwconv_rf.", _OURS + "conv.routing."),
+    Rule(_STAGE + "norm_avgpool.*", _OURS + "pool_norm.*"),
+    Rule(_STAGE + "pwconv{n}.*", _OURS + "fc{n}.*"),
+    Rule(_STAGE + "norm.*", _OURS + "norm.*"),
+    Rule(_STAGE + "gamma", _OURS + "gamma"),
+    Rule("backbone.norm.*", "norm.*"),
+)
+
+_LAYER = "backbone.layers.{b}."
+_OURS = "blocks.{b}."
+
+
+def _tada_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    """The Kinetics form has linear projections, the Something-Something form 3D convolutions of the same names."""
+    return (
+        Rule(theirs + "tada_pre_proj.weight", ours + "pre.weight", drop_space),
+        Rule(theirs + "tada_pre_proj.bias", ours + "pre.bias"),
+        Rule(theirs + "tada_proj.weight", ours + "proj.weight", to_linear),
+        Rule(theirs + "tada_proj.bias", ours + "proj.bias"),
+        Rule(theirs + "tadaconv.weight", ours + "conv.weight", drop_leading),
+        Rule(theirs + "tadaconv.bias", ours + "conv.bias", drop_leading),
+        Rule(theirs + "tadaconv.bn_a.*", ours + "aggregation.bn.*"),
+        Rule(theirs + "tadaconv.bn_b.*", ours + "aggregation.pool_bn.*"),
+        *_routing(theirs + "tadaconv.rf_func.", ours + "conv.routing."),
+    )
+
+
+TADAFORMER = (
+    Rule("backbone.conv1.weight", "stem.weight"),
+    Rule("backbone.class_embedding", "class_embedding"),
+    Rule("backbone.positional_embedding", "pos_embed"),
+    Rule("backbone.ln_pre.*", "norm_pre.*"),
+    Rule("backbone.ln_post.*", "norm.*"),
+    *_tada_block(_LAYER + "tada.", _OURS + "tada."),
+    *_tada_block(_LAYER + "tada2.", _OURS + "tada2."),
+    Rule(_LAYER + "attn.in_proj_*", _OURS + "attn.qkv.*"),
+    Rule(_LAYER + "attn.out_proj.*", _OURS + "attn.proj.*"),
+    Rule(_LAYER + "ln_{n}.*", _OURS + "norm{n}.*"),
+    Rule(_LAYER + "mlp.c_fc.*", _OURS + "fc1.*"),
+    Rule(_LAYER + "mlp.c_proj.*", _OURS + "fc2.*"),
+)
+
+RULES = (*TADA2D, *CONVNEXT, *TADAFORMER, Rule("head.out.*", "fc.*"))
