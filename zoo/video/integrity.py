@@ -33,7 +33,7 @@ def check_whole(file: BinaryIO, name: str, tick: Callable[[], None] = lambda: No
         tick: is called now and then during long searches; it may raise.
 
     Raises:
-        DataError: the file is empty, cut short or joined.
+        DataError: the file is empty, cut short, joined, or claims more frames than it can hold.
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:
@@ -43,7 +43,7 @@ def check_whole(file: BinaryIO, name: str, tick: Callable[[], None] = lambda: No
     kind, end, joined = "", 0, False
     if head[4:8] in BOXES:
         kind = "MP4"
-        end, joined = _walk_boxes(file, size)
+        end, joined = _walk_boxes(file, size, name)
     elif head[:4] == b"RIFF":
         kind = "AVI"
         length = int.from_bytes(head[4:8], "little")
@@ -106,7 +106,7 @@ def _is_flv(head: bytes) -> bool:
     return head.startswith(FLV[0]) and head[5:].startswith(FLV[1])
 
 
-def _walk_boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
+def _walk_boxes(file: BinaryIO, size: int, name: str) -> tuple[int, bool]:
     """End of the last box of an MP4 or MOV file, and whether the file has two headers, each with its own index.
 
     ISO/IEC 14496-12, 4.2: a box begins with a 32-bit size and a name. Size 1: a 64-bit size follows; size 0: to the
@@ -121,11 +121,28 @@ def _walk_boxes(file: BinaryIO, size: int) -> tuple[int, bool]:
         length = int.from_bytes(head[8:], "big") if length == 1 else length
         if length < 8:
             break
+        if head[4:8] == b"moof":
+            file.seek(at)
+            _check_fragment(file.read(min(length, BLOCK)), size, name)
         at += length
         if head[4:8] in BOXES:
             end = at
             names.append(head[4:8])
     return end, names.count(b"moov") > 1 and b"ftyp" in names[names.index(b"moov") :]
+
+
+def _check_fragment(moof: bytes, size: int, name: str) -> None:
+    """Refuse a fragment that claims more samples than the file has bytes.
+
+    A run of samples (``trun``) need not store anything for each of them, and FFmpeg takes memory for as many as it
+    claims: gigabytes for a damaged count in a small file.
+    """
+    at = moof.find(b"trun")
+    while at >= 0:
+        count = int.from_bytes(moof[at + 8 : at + 12], "big")  # behind version and flags
+        if 16 <= int.from_bytes(moof[at - 4 : at], "big") <= len(moof) - at + 4 and count > size:
+            raise DataError(f"{name} is damaged: a fragment claims {count} frames, more than the file has bytes.")
+        at = moof.find(b"trun", at + 4)
 
 
 def _end_of_segment(head: bytes) -> int:
