@@ -49,7 +49,7 @@ def as_text(value: Any) -> str:
 def without_operator(folder: Path) -> Path:
     """The bundled network's convolutions in a C2D: the same start, without the temporal operator."""
     bundled: Any = zoo.load(START)
-    options = bundled.config["options"]
+    options = bundled.spec.options
     c2d = zoo.create("c2d_r18", **options, image_size=bundled.protocol.crop)
     c2d.load_state_dict({key: bundled.state_dict()[key] for key in c2d.state_dict()})
     return zoo.save(c2d, folder)

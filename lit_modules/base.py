@@ -168,7 +168,7 @@ class VideoClassifier(L.LightningModule):
         self.untrained = is_untrained(self.network)
         set_dropout(self.network, dropout, drop_path)
         self.network.set_grad_checkpointing(grad_checkpointing)
-        classes = self.network.config["options"]["num_classes"]
+        classes = self.network.spec.num_classes
         if self.heads and (mixup or cutmix):
             raise ConfigError("mixup and cutmix need one label for each clip, not several heads; set them to 0.")
         self.mixing = Mixing(mixup, cutmix, classes)
@@ -200,7 +200,7 @@ class VideoClassifier(L.LightningModule):
     @property
     def head_sizes(self) -> list[int]:
         """Class counts of the classifiers; of the one there usually is."""
-        return list((self.heads or {"": self.network.config["options"]["num_classes"]}).values())
+        return list((self.heads or {"": self.network.spec.num_classes}).values())
 
     # training ----------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,6 @@ class VideoClassifier(L.LightningModule):
             pairs = tuple(sorted((a, b) for a, b in train.mirror.items() if a < b))
             how = {"augment": train.protocol.augment, "flip": train.flip, "flip_pairs": pairs}
             self.network.protocol = replace(self.network.protocol, **how)
-            self.network.config["protocol"] = self.network.protocol.to_dict()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Dropout, mixing and the like follow from (seed, epoch, step, process): a resumed run draws the same."""
@@ -376,7 +375,7 @@ class VideoClassifier(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the network's config beside its weights, so that the file explains itself."""
-        checkpoint[CONFIG_KEY] = dict(self.network.config, provenance=self.provenance())
+        checkpoint[CONFIG_KEY] = replace(self.network.spec, provenance=self.provenance()).to_config()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a run of other parameter groups: its optimiser's state would be that of other parameters.

@@ -19,6 +19,7 @@ from zoo.index import load_index
 from zoo.models import ARCHITECTURES
 from zoo.protocol import MAX_LABEL
 from zoo.provenance import INITIALISED, START
+from zoo.spec import ModelSpec
 
 log = logging.getLogger("lit_modules")
 
@@ -73,8 +74,8 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     if len(names) < 2:
         raise ConfigError(f"there must be at least 2 classes, got {names}.")
     check_labels("class_names", names, len(names), MAX_LABEL)  # else the run's checkpoints could not be loaded
-    protocol = network.protocol
-    labels = None if network.labels is None else list(network.labels)
+    spec: ModelSpec = network.spec
+    labels = None if spec.labels is None else list(spec.labels)
     done = None
     if labels == names:
         return None
@@ -86,19 +87,17 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
         network.get_classifier().load_state_dict(rows)
         untrained_head = [key for key in report.untrained if key.startswith(network.head_prefix)]
         network.report = report.with_initialized(network, untrained_head)
-        protocol = protocol.with_classes(order)
+        spec = spec.with_classes(len(names), order)
         done = "reordered, as the data has its classes in another order"
         if len(names) < len(labels):
             done = f"cut down to the data's {len(names)} of its {len(labels)} classes"
     elif labels is not None or network.get_classifier().out_features != len(names):
         network.reset_classifier(len(names))
-        protocol = protocol.with_classes([])
+        spec = spec.with_classes(len(names))
         done = "re-initialised, as the data has other classes" + _unknown(names, labels or [])
     elif not head_initialised(network):
         done = "taken to have the data's classes in their order, as its own have no names"
-    network.labels, network.protocol = tuple(names), protocol
-    network.config["labels"], network.config["protocol"] = names, protocol.to_dict()
-    network.config["options"]["num_classes"] = len(names)
+    network.spec = spec.with_labels(names)
     return done
 
 
@@ -134,7 +133,7 @@ def describe_untrained(network: Any, name: str, head_change: str | None = None) 
         head_change: what ``match_classes`` did to its classifier.
     """
     report, parts = network.report, network.report.untrained_parts
-    entry = load_index().entries.get(str(network.config["provenance"].get("entry")))
+    entry = load_index().entries.get(str(network.spec.provenance.get("entry")))
     if report.untrained and len(report.untrained) == len(network.state_dict()):
         return f"{name} has random weights."
     if parts == ("classifier",) and head_change:
@@ -172,7 +171,7 @@ def check_classes(network: Any, config: Mapping[str, Any]) -> None:
         ConfigError: what to do instead.
     """
     theirs = config.get("labels") or range(config.get("options", {}).get("num_classes", 0))
-    ours = network.labels or range(network.config["options"]["num_classes"])
+    ours = network.labels or range(network.spec.num_classes)
     if config and list(theirs) != list(ours):
         others = "others, or in another order" if len(theirs) == len(ours) else f"the data {len(ours)}"
         raise ConfigError(
@@ -184,19 +183,19 @@ def check_classes(network: Any, config: Mapping[str, Any]) -> None:
 def set_dropout(network: Any, dropout: float | None, drop_path: float | None) -> None:
     """Set the rate before the classifier, and that of DropPath, which grows linearly from 0 at the first block.
 
-    None leaves a rate as it is. Both are noted in the network's config, so that they travel with its weights.
+    None leaves a rate as it is. Both are stored in the network's spec, and so with its weights.
 
     Raises:
         ConfigError: a rate outside [0, 1), or a network without DropPath.
     """
-    options = network.config["options"]
     if dropout is not None:
         check_rate("dropout", dropout)
-        network.dropout.p = options["dropout"] = dropout
+        network.dropout.p = dropout
+        network.spec = network.spec.with_options(dropout=dropout)
     if drop_path is None:
         return
     network.set_drop_path(drop_path)
-    options["drop_path"] = drop_path
+    network.spec = network.spec.with_options(drop_path=drop_path)
 
 
 def frames_of(protocol: str) -> int:
@@ -215,12 +214,10 @@ def take_protocol(network: Any, name: str, image_size: int | None = None) -> Non
     if tuple(labels) != tuple(own):
         same = sorted(labels) == sorted(own)
         protocol = protocol.with_classes([labels.index(label) for label in own] if same else [])
-    frames = network.config["options"]["num_frames"]
-    if frames != protocol.num_frames:
-        protocol = protocol.with_frames(frames)
+    if network.spec.num_frames != protocol.num_frames:
+        protocol = protocol.with_frames(network.spec.num_frames)
     protocol = replace(protocol, heads=network.protocol.heads)  # of the classifier, not of how clips are made
     network.protocol = protocol if image_size is None else protocol.with_size(image_size)
-    network.config["protocol"] = network.protocol.to_dict()
 
 
 def set_heads(network: Any, heads: Mapping[str, int]) -> None:
@@ -229,10 +226,9 @@ def set_heads(network: Any, heads: Mapping[str, int]) -> None:
     Raises:
         ConfigError: their class counts do not add up to the network's.
     """
-    classes = network.config["options"]["num_classes"]
+    classes = network.spec.num_classes
     if len(heads) < 2:
         raise ConfigError(f"heads is {dict(heads)}; give two or more classifiers, or leave it out for one.")
     if sum(heads.values()) != classes:
         raise ConfigError(f"heads {dict(heads)} have {sum(heads.values())} classes in all, the network has {classes}.")
     network.protocol = replace(network.protocol, heads=tuple(heads.items()))
-    network.config["protocol"] = network.protocol.to_dict()

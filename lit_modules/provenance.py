@@ -32,9 +32,9 @@ def provenance_of(module: L.LightningModule) -> dict[str, Any]:
     counts = {split: len(videos) for split, videos in getattr(data, "datasets", {}).items()}
     measured = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
     started = module.hparams["pretrained"]
-    before = {key: v for key, v in network.config["provenance"].items() if key in (OF_START if started else OF_ALL)}
+    before = {key: v for key, v in network.spec.provenance.items() if key in (OF_START if started else OF_ALL)}
     found = {
-        "fine_tuned_from": module.hparams["name"] if started else network.config["arch"],
+        "fine_tuned_from": module.hparams["name"] if started else network.spec.arch,
         "epochs": _epochs(trainer),
         "recipe": _recipe(module, trainer),
         "data": {"class": type(data).__name__, "videos": counts} if data is not None else None,

@@ -63,7 +63,7 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
 
 def heads_of(network: Any) -> list[Head]:
     """The classifiers of a network, of which there usually is one; classes without names are numbers."""
-    classes = network.config["options"]["num_classes"]
+    classes = network.spec.num_classes
     names = list(network.labels or map(str, range(classes)))
     found, start = [], 0
     for name, count in network.protocol.heads or (("", classes),):
@@ -225,7 +225,7 @@ class FitReport(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         network: Any = pl_module.network
         counts = [f"{len(videos)} {split}" for split, videos in getattr(data, "datasets", {}).items()]
-        classes = network.config["options"]["num_classes"]
+        classes = network.spec.num_classes
         console = Console()
 
         def say(line: str) -> None:

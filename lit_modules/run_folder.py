@@ -11,8 +11,8 @@ from datetime import datetime
 from pathlib import Path
 
 from lit_modules.run_lock import is_first_process, locked_folder
-from zoo.config import check_config
 from zoo.errors import ConfigError
+from zoo.spec import check_config
 from zoo.weights.lightning_checkpoint import read_run
 
 CHECKPOINTS = "checkpoints"  # subfolder

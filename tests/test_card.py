@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from loopback_hub import LoopbackHub
 from markdown_it import MarkdownIt
 
 import zoo
-from zoo.config import config_of
 from zoo.hub.card import LICENCES, escape, model_card, operator_of
 from zoo.models import ARCHITECTURES, build
 from zoo.provenance import LOCAL, public_config
@@ -33,7 +33,7 @@ HOSTILE = [
 
 def config(**changes: Any) -> dict[str, Any]:
     """The config of a small TANet with changes to its provenance or, with capital letters, to itself."""
-    made = dict(small("tanet_r18").config)
+    made = dict(small("tanet_r18").spec.to_config())
     made |= {key.lower(): changes.pop(key) for key in list(changes) if key.isupper()}
     return made | {"provenance": made["provenance"] | changes}
 
@@ -127,7 +127,7 @@ def test_every_entry_of_the_index_has_a_valid_card() -> None:
     for name in zoo.list_models():
         entry = zoo.info(name)
         made = {"entry": name, "sha256": "0" * 64} | ({"operator_untrained": True} if entry.init else {})
-        known = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), made)
+        known = replace(entry.spec, provenance=made).to_config()
         card = model_card(known, f"lab/{name}", unchanged=True)
         assert card_problems(card) == [], name
         assert entry.paper.url in card
@@ -146,7 +146,7 @@ def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further()
     entry = zoo.info("tanet_r50.k400_8f")
     record_digest(entry.name, "ab" * 32, 1, entry.sources[0].url)
     made = {"entry": entry.name, "sha256": "ab" * 32, "fine_tuned_from": entry.name}
-    known = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), made)
+    known = replace(entry.spec, provenance=made).to_config()
     card = model_card(known, "alice/x")
     assert str(entry.reported.top1) not in card
     assert "model-index" not in metadata_of(card) and entry.dataset not in metadata_of(card)["tags"]
@@ -156,7 +156,7 @@ def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further()
     # what is said of a published file is said of no other, whose name is nobody's business either
     made |= {"sha256": "cd" * 32, "file": "bobs_retrained.pth"}
     for change in ({}, {"fine_tuned_from": "hf-hub:bob/net"}):
-        known = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), made | change)
+        known = replace(entry.spec, provenance=made | change).to_config()
         card = model_card(known, "alice/x")
         assert "a local file in the format of `tanet_r50.k400_8f`" in card and entry.paper.title in card
         for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "Of those they started from"):

@@ -25,7 +25,7 @@ def content() -> dict[str, Any]:
         "epoch": 1, "global_step": 8, "pytorch-lightning_version": "2.6.0", "state_dict": weights,
         "loops": {"fit_loop": {"state_dict": {}}}, "callbacks": {"Best": {"best_model_score": torch.tensor(0.5)}},
         "optimizer_states": [{"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": groups}],
-        "lr_schedulers": [{"last_epoch": 8}], "hyper_parameters": {"lr": 0.1}, CONFIG_KEY: network.config,
+        "lr_schedulers": [{"last_epoch": 8}], "hyper_parameters": {"lr": 0.1}, CONFIG_KEY: network.spec.to_config(),
     }  # fmt: skip
 
 

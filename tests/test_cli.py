@@ -123,7 +123,7 @@ def test_exported_checkpoints_predict_what_the_run_did(
     assert "Wrote" in capsys.readouterr().out
     exported = zoo.load(tmp_path / "zoo")
     assert exported.labels == tuple(sorted(FOUR))
-    assert exported.config["provenance"]["fine_tuned_from"] == "tanet_r18"
+    assert exported.spec.provenance["fine_tuned_from"] == "tanet_r18"
     clip = torch.randn(2, 3, 4, 32, 32)
     direct = VideoClassifier.load_from_checkpoint(best, weights_only=True).eval()
     assert torch.equal(exported(clip), direct(clip))
@@ -339,7 +339,7 @@ def test_classifier_follows_the_names_of_the_data() -> None:
     weight = network.fc.weight.clone()
     assert match_classes(network, ["x", "y", "z"]).startswith("re-initialised")  # as many classes, but other ones
     assert not torch.equal(network.fc.weight, weight)
-    assert network.config["labels"] == ["x", "y", "z"]
+    assert network.spec.labels == ["x", "y", "z"]
 
 
 def test_mirrored_classes_follow_the_classifier() -> None:
@@ -354,7 +354,7 @@ def test_mirrored_classes_follow_the_classifier() -> None:
     assert kept.protocol.flip_pairs == ((86, 87), (93, 94), (166, 167))
     match_classes(moved, labels[::-1])
     assert moved.protocol.flip_pairs == ((87, 86), (80, 79), (7, 6))
-    assert moved.config["protocol"] == moved.protocol.to_dict()
+    assert moved.spec.protocol.to_dict() == moved.protocol.to_dict()
     match_classes(gone, [f"mine {i}" for i in range(174)])
     assert gone.protocol.flip_pairs == ()
     assert zoo.load("tada2d_r50.ssv2_8f", pretrained=False, num_classes=200).protocol.flip_pairs == ()

@@ -11,11 +11,11 @@ import torch
 from conftest import FOUR, small
 
 import zoo
-from zoo.config import COUNTS, FLAGS, NESTED, NUMBERS, RATES, check_description
 from zoo.errors import CheckpointError, ConfigError, IndexFileError
 from zoo.hub.push import read_results
 from zoo.index import load_index
 from zoo.models import ARCHITECTURES, options_of
+from zoo.spec import COUNTS, FLAGS, NESTED, NUMBERS, RATES, check_description
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
 HUGE = 10**9
@@ -97,14 +97,14 @@ def test_load_names_file_field_and_range(changes: dict[str, Any], says: str, sav
 
 def test_checkpoints_and_hidden_configs_are_validated_alike(saved: Path, tmp_path: Path) -> None:
     network = zoo.load(saved)
-    config: dict[str, Any] = json.loads(json.dumps(network.config))
+    config: dict[str, Any] = json.loads(json.dumps(network.spec.to_config()))
     config["protocol"]["std"] = [0.0, 0.0, 0.0]
     path = tmp_path / "run.ckpt"
     torch.save({"state_dict": {f"network.{k}": v for k, v in network.state_dict().items()}, CONFIG_KEY: config}, path)
     with pytest.raises(IndexFileError, match=r"run\.ckpt: std\[0\] is 0.0"):
         zoo.load(path)
     for odd in (torch.zeros(3), 10**600):
-        torch.save({"state_dict": {}, CONFIG_KEY: network.config | {"provenance": {"x": odd}}}, path)
+        torch.save({"state_dict": {}, CONFIG_KEY: network.spec.to_config() | {"provenance": {"x": odd}}}, path)
         with pytest.raises(IndexFileError, match=r"run\.ckpt: a (value|number) in provenance is"):
             zoo.load(path)
 
@@ -123,7 +123,7 @@ def test_an_untrained_operator_takes_bounded_memory(tmp_path: Path) -> None:
 
     network = small("tanet_r18")
     tensors = {key: value for key, value in network.state_dict().items() if key not in network.operator_keys()}
-    config = network.config | {"provenance": {"operator_untrained": True}}
+    config = network.spec.to_config() | {"provenance": {"operator_untrained": True}}
     assert zoo.load(write_model(tmp_path, tensors, config)).report.initialised  # type: ignore[union-attr]
     config["options"] = config["options"] | {"op_options": {"hidden": 65536}}
     with pytest.raises(IndexFileError, match="the options are of a network of .* numbers, the file has"):

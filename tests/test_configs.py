@@ -247,7 +247,7 @@ def test_a_recipe_makes_the_published_optimiser(file: str) -> None:
 
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     found = {name: groups[id(p)] for name, p in module.network.named_parameters()}
-    depth = DEPTHS.get(module.network.config["arch"], 0)
+    depth = DEPTHS.get(module.network.spec.arch, 0)
     for name, (scale, decays) in GROUPS[recipe].items():
         name = name.replace("blocks.1.", f"blocks.{depth - 1}.")
         if row.layer_decay:

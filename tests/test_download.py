@@ -71,7 +71,7 @@ def test_every_kind_of_source_is_fetched_once_and_then_cached(
     model: Any = zoo.load(NAMES[kind], progress=False)
     assert same(model)
     assert model.report.as_trained and model.report.published is None
-    assert model.config["provenance"]["sha256"] == hashlib.sha256(FILE).hexdigest()
+    assert model.spec.provenance["sha256"] == hashlib.sha256(FILE).hexdigest()
     assert files_of(cached().parent) == [f"{NAMES[kind]}/config.json", f"{NAMES[kind]}/model.safetensors"]
     assert f"first file of {NAMES[kind]}: {len(FILE)} bytes" in caplog.text
     asked = len(net.requests)

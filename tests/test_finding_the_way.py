@@ -162,7 +162,7 @@ def test_fit_and_test_take_a_folder_and_the_folder_of_a_run(
     assert main(["test", "--from", str(out), *quick, str(motion_folder), "--out", str(tmp_path / "test")]) == 0
     assert f"{out} is the folder of a run; using {out / 'checkpoints' / 'best.ckpt'}" in capsys.readouterr().out
     assert main(["export-checkpoint", str(out), str(tmp_path / "exported")]) == 0
-    assert zoo.load(tmp_path / "exported").config["arch"] == "tanet_r18"
+    assert zoo.load(tmp_path / "exported").spec.arch == "tanet_r18"
 
 
 # networks --------------------------------------------------------------------------------------------------------

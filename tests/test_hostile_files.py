@@ -202,7 +202,8 @@ def test_values_that_are_no_plain_tensors_are_refused(kind: str, tmp_path: Path)
     network, value = small("tanet_r18", labels=list(FOUR)), ODD[kind]()
     tensors = network.state_dict() | {"fc.weight": value}
     path = tmp_path / "odd.ckpt"
-    content = {"state_dict": {f"network.{k}": v for k, v in tensors.items()}, "tempozoo_config": network.config}
+    state = {f"network.{key}": value for key, value in tensors.items()}
+    content = {"state_dict": state, "tempozoo_config": network.spec.to_config()}
     torch.save(content, path)
     with pytest.raises(CheckpointError, match=r"odd\.ckpt.*fc\.weight"):
         zoo.load(path)
@@ -274,7 +275,7 @@ def test_resuming_refuses_them(
 ) -> None:
     """``--ckpt_path`` is read by Lightning, which trusts a file from the network and imports what a file names."""
     module = "this"  # prints when it is imported
-    config, nested = zoo.load(saved).config, {"x": {"class_path": f"{module}.Model"}}
+    config, nested = zoo.load(saved).spec.to_config(), {"x": {"class_path": f"{module}.Model"}}
     own = {"_class_path": "lit_modules.VideoClassifier", "name": str(saved), "options": nested}
     for number, named in enumerate(({"_class_path": f"{module}.Model"}, {"class_path": f"{module}.Model"}, own)):
         content = {"state_dict": {}, "hyper_parameters": named, "tempozoo_config": config}

@@ -49,7 +49,7 @@ def test_hosts_start_from_torchvisions_file_and_are_saved(name: str, tmp_path: P
         torch.testing.assert_close(host(x), frame_by_frame(image, x), rtol=1e-4, atol=1e-5)
 
         again: Any = zoo.load(zoo.save(video, tmp_path / "saved"))
-        assert again.report.as_trained and again.config["options"] == video.config["options"]
+        assert again.report.as_trained and again.spec.options == video.spec.options
         x = torch.randn(1, 3, 8, HOSTS[name][2], HOSTS[name][2])
         assert torch.equal(again(x), video(x))
 

@@ -323,8 +323,8 @@ def test_the_bundled_network_loads_offline_and_is_as_described() -> None:
     model: Any = zoo.load(name)
     assert model.report.as_trained
     assert model.report.sha256 == entry.sha256
-    assert (model.config["arch"], model.protocol) == (entry.arch, entry.protocol)
-    assert model.config["options"] == dict(entry.options)
+    assert (model.spec.arch, model.protocol) == (entry.arch, entry.protocol)
+    assert model.spec.options == dict(entry.options)
     assert len(model.labels) == 8
     assert (BUNDLED / name / "model.safetensors").stat().st_size < 4e6
 

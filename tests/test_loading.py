@@ -60,7 +60,7 @@ def test_saved_networks_come_back_bit_for_bit(arch: str, tmp_path: Path) -> None
     for place in (folder, folder / "model.safetensors"):
         again = zoo.load(place)
         assert torch.equal(again(CLIP), model(CLIP))
-        assert (again.labels, again.protocol, again.config) == (model.labels, model.protocol, model.config)
+        assert again.spec.to_config() == model.spec.to_config()
         assert again.report.as_trained
         assert not again.training
     assert {p.name for p in folder.iterdir()} == {"model.safetensors", "config.json"}
@@ -305,7 +305,7 @@ def test_bad_arguments_are_named(saved: Path, tmp_path: Path) -> None:
             zoo.load(saved, **wishes)
     with pytest.raises(ConfigError, match="brings its own weights"):
         zoo.load(saved, weights=saved / "model.safetensors")
-    with pytest.raises(ConfigError, match="Linear has no config"):
+    with pytest.raises(ConfigError, match="Linear has no spec"):
         zoo.save(torch.nn.Linear(2, 2), tmp_path / "x")
     with pytest.raises(CheckpointError, match="is a file; give a folder"):
         zoo.save(zoo.load(saved), saved / "config.json")

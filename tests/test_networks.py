@@ -205,13 +205,13 @@ def test_loading_at_another_size_resamples_and_says_so(tmp_path: Path) -> None:
     folder = zoo.save(small("tadaformer_b16"), tmp_path / "saved")  # 32 pixels, patches of 8
     model: Any = zoo.load(folder, image_size=48)
     assert dict(model.report.adapted) == {"pos_embed": "resampled to 48 pixels"}
-    assert model.protocol.crop == model.config["options"]["image_size"] == 48
+    assert model.protocol.crop == model.spec.options["image_size"] == 48
     assert model(torch.randn(1, 3, 4, 48, 48)).shape == (1, 4)
     again: Any = zoo.load(zoo.save(model, tmp_path / "again"))
     assert again.report.as_trained
     assert torch.equal(again.pos_embed, model.pos_embed)
     tensors = dict(small("tadaformer_b16", image_size=48).state_dict())  # a file of another size than its entry's
-    options = dict(model.config["options"])
+    options = dict(model.spec.options)
     adapted = fit(model, dict(tensors), options | {"image_size": 32}, options, where="file")[1]
     assert not adapted
     assert torch.equal(model.pos_embed, tensors["pos_embed"])

@@ -57,7 +57,7 @@ def test_pushed_networks_come_back_with_the_same_logits(arch: str, hub: Loopback
     assert address.startswith(f"{hub.address}/alice/net/commit/")
     again = zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
     assert torch.equal(again(CLIP), model(CLIP))
-    assert (again.labels, again.protocol, again.config) == (model.labels, model.protocol, model.config)
+    assert again.spec.to_config() == model.spec.to_config()
     assert again.report.as_trained
     files = hub.repositories["alice/net"].files
     assert set(files) == {"README.md", "config.json", "model.safetensors"}

@@ -70,7 +70,7 @@ def test_a_lightning_module_is_pushed_as_its_network(hub: LoopbackHub) -> None:
 
 def test_only_networks_are_pushed(hub: LoopbackHub) -> None:
     for wrong in (torch.nn.Linear(2, 2), 3):
-        with pytest.raises(ConfigError, match=f"this {type(wrong).__name__} has no config"):
+        with pytest.raises(ConfigError, match=f"this {type(wrong).__name__} has no spec"):
             quiet(wrong, "alice/net")
     with pytest.raises(UnknownNameError):
         quiet("tanet_r18.nothing", "alice/net")
@@ -155,7 +155,7 @@ def test_a_run_pushes_its_best_checkpoint_with_its_test_and_no_path(
     best = out / "checkpoints" / "best.ckpt"
     local, model = zoo.load(best), zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
     assert torch.equal(local(CLIP), model(CLIP))
-    made: Any = model.config["provenance"]
+    made: Any = model.spec.provenance
     assert made["recipe"]["class"] == "TANet" and made["recipe"]["batch_size"] == 8
     assert made["data"] == {"class": "VideoFolder", "videos": {"train": 32, "val": 12}}
     assert made["fine_tuned_from"] == "tanet_r18" and 0 <= made["metrics"]["val_top1"] <= 1 and made["epochs"] == 1

@@ -15,9 +15,9 @@ from typing import Any
 
 import yaml
 
-from zoo.config import check_description
 from zoo.errors import ConfigError, IndexFileError, UnknownNameError, UnreleasedError, ZooError
 from zoo.protocol import Protocol
+from zoo.spec import ModelSpec, check_description
 from zoo.text import brief, is_printable, printable
 
 _HERE = Path(__file__).parent
@@ -117,6 +117,11 @@ class Entry:
     stated: Stated | None = None
     init: bool = False
     notes: str | None = None
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The network as it was trained."""
+        return ModelSpec(self.arch, self.options, self.protocol, self.class_names(), {"entry": self.name})
 
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes in the order of the logits, or None where they are not known."""

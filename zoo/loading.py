@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ from torch import nn
 
 from zoo.adapt import MAX_GROWTH, LoadReport, fit, listing
 from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
-from zoo.config import COUNTS, UNTRAINED, check_config, check_options, config_of
-from zoo.errors import CheckpointError, ConfigError, IndexFileError, ZooError, check_int
+from zoo.errors import CheckpointError, ConfigError, IndexFileError, UnknownNameError, ZooError, check_int
 from zoo.hub.pull import HUB_PREFIX, fetch_hub_folder
 from zoo.index import Entry, load_index
-from zoo.models import build, outline, takes
+from zoo.models import VideoNetwork, build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
 from zoo.provenance import INITIALISED, START, provenance_now
 from zoo.settings import offline
+from zoo.spec import COUNTS, UNTRAINED, ModelSpec, check_options
 from zoo.text import printable
 from zoo.weights.conversion import matches_hint, read_published
 from zoo.weights.files import sha256_of
@@ -33,27 +33,9 @@ from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
 log = logging.getLogger("zoo")
 
 
-def dress(
-    model: nn.Module,
-    arch: str,
-    options: Mapping[str, Any],
-    protocol: Protocol,
-    labels: Sequence[str] | None,
-    report: LoadReport,
-    provenance: Mapping[str, Any] | None = None,
-) -> nn.Module:
-    """Attach what every network of the zoo carries: config, labels, protocol, report. Returns it in eval mode."""
-    dressed: Any = model
-    dressed.labels = tuple(labels) if labels is not None else None
-    dressed.protocol = protocol
-    dressed.report = report
-    dressed.config = config_of(arch, options, protocol, labels, provenance)
-    return dressed.eval()
-
-
 def create(
     arch: str, *, image_size: int | None = None, labels: Sequence[str] | None = None, **options: Any
-) -> nn.Module:
+) -> VideoNetwork:
     """Build an architecture with random weights, in eval mode.
 
     Args:
@@ -75,7 +57,13 @@ def create(
         options["image_size"] = protocol.crop
     model = build(arch, **options)
     report = LoadReport(arch).with_initialized(model, model.state_dict())
-    return dress(model, arch, options, protocol, labels, report)
+    return _describe(model, ModelSpec(arch, options, protocol, None if labels is None else tuple(labels)), report)
+
+
+def _describe(network: VideoNetwork, spec: ModelSpec, report: LoadReport) -> VideoNetwork:
+    """Attach spec and report to a new network and put it into eval mode."""
+    network.spec, network.report = spec, report
+    return network.eval()
 
 
 def _adjust(protocol: Protocol, options: Mapping[str, Any], image_size: int | None) -> Protocol:
@@ -101,7 +89,7 @@ def load(
     pretrained: bool = True,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
-) -> nn.Module:
+) -> VideoNetwork:
     """Load a network with its trained weights.
 
     Args:
@@ -120,7 +108,7 @@ def load(
 
     Returns:
         A module in eval mode that takes clips ``(B, 3, T, H, W)``, normalised floats, and returns logits
-        ``(B, num_classes)``. It carries ``config``, ``labels``, ``protocol`` and ``report`` (a LoadReport).
+        ``(B, num_classes)``. It carries ``spec`` (of which ``labels`` and ``protocol`` are parts) and ``report``.
 
     Raises:
         UnknownNameError: no such name; near matches are given.
@@ -135,13 +123,13 @@ def load(
     check_path("cache_dir", cache_dir, optional=True)
     check_flag("pretrained", pretrained)
     check_flag("progress", progress)
-    wishes = {"num_classes": num_classes, "num_frames": num_frames, "in_channels": in_channels}
-    for what, value in {**wishes, "image_size": image_size}.items():
+    overrides = {"num_classes": num_classes, "num_frames": num_frames, "in_channels": in_channels}
+    for what, value in {**overrides, "image_size": image_size}.items():
         if value is not None:
             check_int(what, value, *COUNTS[what])
     name = os.fspath(name)
     try:
-        return assemble(name, _find(name, weights, pretrained, cache_dir, progress), image_size, **wishes)
+        return _build(name, _resolve(name, weights, pretrained, cache_dir, progress), image_size, **overrides)
     except CheckpointError as error:
         if weights is None or not pretrained or type(error) is not CheckpointError:
             raise
@@ -149,14 +137,10 @@ def load(
 
 
 @dataclass
-class Origin:
-    """What a name stands for: the network as it was trained, and its tensors in our names (None: random)."""
+class Resolved:
+    """What a name stands for: a network as it was trained, and its tensors in our names (None: random weights)."""
 
-    arch: str
-    options: Mapping[str, Any]
-    labels: Sequence[str] | None
-    protocol: Protocol
-    provenance: Mapping[str, Any]
+    spec: ModelSpec
     tensors: dict[str, torch.Tensor] | None = None
     file: Path | None = None
     sha256: str | None = None
@@ -167,43 +151,44 @@ class Origin:
     start_only: bool = False  # see LoadReport
 
 
-def assemble(name: str, origin: Origin, image_size: int | None = None, **wishes: int | None) -> nn.Module:
-    """Build the network of an origin, adapt it to ``wishes`` (num_classes, num_frames, in_channels), load it."""
-    trained, labels = dict(origin.options), origin.labels
-    options = trained | {key: value for key, value in wishes.items() if value is not None}
-    protocol = _adjust(origin.protocol, options, image_size)
-    if image_size is not None and takes(origin.arch, "image_size"):
+def _build(name: str, resolved: Resolved, image_size: int | None = None, **overrides: int | None) -> VideoNetwork:
+    """Build a network, adapt it to ``overrides`` (num_classes, num_frames, in_channels), and load its tensors."""
+    trained = resolved.spec
+    options = {**trained.options, **{key: value for key, value in overrides.items() if value is not None}}
+    protocol = _adjust(trained.protocol, options, image_size)
+    if image_size is not None and takes(trained.arch, "image_size"):
         options["image_size"] = image_size
-    where, untrained = str(origin.file), origin.operator_untrained
-    if origin.tensors is not None and options["num_frames"] != trained["num_frames"]:
-        host: Any = outline(origin.arch, **trained)
-        fit(host, dict(origin.tensors), trained, trained, where=where, operator_untrained=untrained)
+    where, untrained = str(resolved.file), resolved.operator_untrained
+    if resolved.tensors is not None and options["num_frames"] != trained.num_frames:
+        host = outline(trained.arch, **trained.options)
+        fit(host, dict(resolved.tensors), trained.options, trained.options, where=where, operator_untrained=untrained)
         if not untrained:
             options = host.options_for_frames(options, options["num_frames"])
-    model = build(origin.arch, **options)
-    if options["num_classes"] != trained["num_classes"]:
-        labels, protocol = None, protocol.with_classes([])
-    if origin.tensors is None:
-        report = LoadReport(name).with_initialized(model, model.state_dict())
-        return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
-
-    initialised, adapted = fit(model, origin.tensors, trained, options, where=where, operator_untrained=untrained)
+    network = build(trained.arch, **options)
+    spec = replace(trained, options=options, protocol=protocol)
+    if options["num_classes"] != trained.num_classes:
+        spec = spec.with_classes(options["num_classes"])
+    if resolved.tensors is None:
+        return _describe(network, spec, LoadReport(name).with_initialized(network, network.state_dict()))
+    initialized, adapted = fit(
+        network, resolved.tensors, trained.options, options, where=where, operator_untrained=untrained
+    )
     report = LoadReport(
         name,
         where,
-        origin.sha256,
-        origin.published,
+        resolved.sha256,
+        resolved.published,
         adapted=adapted,
-        ignored=tuple(origin.ignored),
-        untrained=tuple(key for key in model.state_dict() if key in origin.untrained),
-        start_only=origin.start_only,
-    ).with_initialized(model, initialised)
+        ignored=tuple(resolved.ignored),
+        untrained=tuple(key for key in network.state_dict() if key in resolved.untrained),
+        start_only=resolved.start_only,
+    ).with_initialized(network, initialized)
     complete = report.as_trained and not report.untrained
     log.log(logging.INFO if complete else logging.WARNING, "%s", report)
-    return dress(model, origin.arch, options, protocol, labels, report, origin.provenance)
+    return _describe(network, spec, report)
 
 
-def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: bool) -> Origin:
+def _resolve(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: bool) -> Resolved:
     index = load_index()
     if name in index.entries:
         entry = index[name]
@@ -211,7 +196,7 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
             return _from_index(entry)
         if weights is not None:
             return _from_index(entry, Path(weights))
-        return _from_index(entry, found=obtain(entry, cache_dir, progress=progress))
+        return _from_index(entry, weights=obtain(entry, cache_dir, progress=progress))
     shown = printable(name)
     if weights is not None and (name.startswith(HUB_PREFIX) or os.path.exists(name)):
         raise ConfigError(f"weights= goes with a name of the index; {shown} brings its own weights.")
@@ -232,14 +217,14 @@ def _find(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress: b
     raise index.unknown(name)
 
 
-def _from_file(path: Path, pretrained: bool) -> Origin:
+def _from_file(path: Path, pretrained: bool) -> Resolved:
     """The network of a folder or file; of a file of someone else's, the error names the entries that it fits."""
     if path.is_dir():
         return _from_folder(path, pretrained)
     try:
         if path.suffix == SUFFIX:
             tensors, config = read_checkpoint(path)
-            return origin_of(config, path, sha256_of(path), tensors, pretrained)
+            return _from_config(config, path, sha256_of(path), tensors, pretrained)
         if path.suffix == ".safetensors":
             return _from_folder(path, pretrained)
     except CheckpointError as error:
@@ -253,25 +238,25 @@ def _from_file(path: Path, pretrained: bool) -> Origin:
     )
 
 
-def _from_folder(folder: Path, pretrained: bool) -> Origin:
+def _from_folder(folder: Path, pretrained: bool) -> Resolved:
     tensors, config, file, digest = read_model(folder)
     config_file = folder / CONFIG_FILE
     where = config_file if os.path.isfile(config_file) else file
-    return origin_of(config, file, digest, tensors, pretrained, where)
+    return _from_config(config, file, digest, tensors, pretrained, where)
 
 
-def origin_of(
+def _from_config(
     config: Any,
     file: Path,
     digest: str,
     tensors: dict[str, torch.Tensor],
     pretrained: bool = True,
     config_file: Path | None = None,
-) -> Origin:
-    """The origin that a saved network's config describes.
+) -> Resolved:
+    """The network that a saved config describes.
 
-    The tensors are compared with the network on the meta device: whatever the config says, no more memory is then
-    taken than the file has, also where only the architecture is used (``pretrained=False``).
+    The tensors are compared with the network on the meta device first: whatever the config says, no more memory is
+    allocated than the file has, also if only the architecture is used (``pretrained=False``).
 
     Args:
         file: the weight file, with its sha256.
@@ -282,50 +267,57 @@ def origin_of(
         CheckpointError: the tensors are not those of the network.
     """
     where = printable(str(config_file or file))
-    protocol = check_config(config, where)
-    provenance = dict(config.get("provenance") or {})
+    spec = ModelSpec.from_config(config, where)
+    provenance = dict(spec.provenance)
     operator_untrained = provenance.pop(UNTRAINED, False)
     untrained, start_only = provenance.pop(INITIALISED, None), provenance.pop(START, False)
-    arch, options = config["arch"], config["options"]
     tensors = {key.replace(f"{COMPILED}.", ""): value for key, value in tensors.items()}  # of compiled submodules
     try:
-        host = outline(arch, **options)
+        host = outline(spec.arch, **spec.options)
     except (ZooError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise IndexFileError(f"{where}: {arch} cannot be built with these options: {error}") from error
-    fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=operator_untrained)
+        raise IndexFileError(f"{where}: {spec.arch} cannot be built with these options: {error}") from error
+    fit(
+        host,
+        dict(tensors),
+        spec.options,
+        spec.options,
+        where=printable(str(file)),
+        operator_untrained=operator_untrained,
+    )
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:
         raise IndexFileError(
             f"{where}: the options are of a network of {sizes[0]:,} numbers, the file has {sizes[1]:,}; an operator "
             f"that is not in the file may have up to {MAX_GROWTH - 1} times as many as the file."
         )
-    origin = Origin(arch, options, config["labels"], protocol, provenance)
-    origin.operator_untrained, origin.start_only = operator_untrained, bool(operator_untrained or start_only)
+    resolved = Resolved(replace(spec, provenance=provenance))
+    resolved.operator_untrained, resolved.start_only = operator_untrained, bool(operator_untrained or start_only)
     if isinstance(untrained, list):
-        origin.untrained = frozenset(map(str, untrained))
+        resolved.untrained = frozenset(map(str, untrained))
     if pretrained:
-        origin.tensors, origin.file, origin.sha256 = tensors, file, digest
-    return origin
+        resolved.tensors, resolved.file, resolved.sha256 = tensors, file, digest
+    return resolved
 
 
-def _from_index(entry: Entry, file: Path | None = None, found: Weights | None = None) -> Origin:
+def _from_index(entry: Entry, file: Path | None = None, weights: Weights | None = None) -> Resolved:
     """An entry's network: without weights, with those of a published file, or with those of its conversion."""
-    origin = Origin(entry.arch, entry.options, entry.class_names(), entry.protocol, {"entry": entry.name})
-    origin.operator_untrained = origin.start_only = entry.init
+    resolved = Resolved(entry.spec, operator_untrained=entry.init, start_only=entry.init)
     if file is not None:
         if not os.path.isfile(file):
             raise CheckpointError(f"There is no weight file {printable(str(file))}.")
-        origin.tensors, origin.ignored = read_published(entry, file)
-        origin.file, origin.sha256 = file, sha256_of(file)
+        resolved.tensors, resolved.ignored = read_published(entry, file)
+        resolved.file, resolved.sha256 = file, sha256_of(file)
         expected = entry.sha256 or entry.sha256_prefix
-        origin.published = origin.sha256.startswith(expected) if expected else None
-        origin.provenance = {"entry": entry.name, "file": file.name, "sha256": origin.sha256}
-    elif found is not None:
-        origin.tensors, origin.file, origin.sha256 = found.tensors, found.file, found.sha256
-        origin.published = True if entry.sha256 or entry.sha256_prefix else None
-        origin.labels = origin.labels or found.config["labels"]
-        origin.provenance = {key: value for key, value in found.config["provenance"].items() if key != UNTRAINED}
-    return origin
+        resolved.published = resolved.sha256.startswith(expected) if expected else None
+        provenance = {"entry": entry.name, "file": file.name, "sha256": resolved.sha256}
+        resolved.spec = replace(resolved.spec, provenance=provenance)
+    elif weights is not None:
+        resolved.tensors, resolved.file, resolved.sha256 = weights.tensors, weights.file, weights.sha256
+        resolved.published = True if entry.sha256 or entry.sha256_prefix else None
+        provenance = {key: value for key, value in weights.spec.provenance.items() if key != UNTRAINED}
+        labels = resolved.spec.labels or weights.spec.labels
+        resolved.spec = replace(resolved.spec, labels=labels, provenance=provenance)
+    return resolved
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
@@ -341,14 +333,14 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     """
     check_module("model", model)
     check_path("folder", folder)
-    tensors, config = export(model, "save")
+    tensors, spec = export(model, "save")
     if bad := non_finite(tensors):
         log.warning("%s: NaN or infinite values in %s", folder, listing(bad))
-    return write_model(Path(folder), tensors, config)
+    return write_model(Path(folder), tensors, spec.to_config())
 
 
-def export(model: nn.Module, verb: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Tensors and config of a network as ``load`` reads them, without wrappers such as torch.compile's.
+def export(model: nn.Module, verb: str) -> tuple[dict[str, torch.Tensor], ModelSpec]:
+    """Tensors and spec of a network as ``load`` reads them, without wrappers such as torch.compile's.
 
     Args:
         verb: "save" or "push", for messages.
@@ -357,44 +349,30 @@ def export(model: nn.Module, verb: str) -> tuple[dict[str, torch.Tensor], dict[s
         ConfigError: not a network of this package, or one that ``load`` could not build.
     """
     network = unwrap(model)
-    config = getattr(network, "config", None)
-    if not isinstance(config, Mapping) or "arch" not in config:
+    if not isinstance(network, VideoNetwork) or not network.has_spec:
         raise ConfigError(
-            f"{verb}() takes networks of zoo.load or zoo.create; this {type(network).__name__} has no config."
+            f"{verb}() takes networks of zoo.load or zoo.create; this {type(network).__name__} has no spec."
         )
-    tensors, config = state_of(network), config_now(network)
-    check_savable(tensors, config["arch"], config["options"], verb)
-    return tensors, config
+    tensors, spec = state_of(network), current_spec(network)
+    check_savable(tensors, spec.arch, spec.options, verb)
+    return tensors, spec
 
 
-def config_now(model: Any) -> dict[str, Any]:
-    """A network's config as it is now, after what its methods, its user or a training may have changed.
+def current_spec(network: VideoNetwork) -> ModelSpec:
+    """A network's spec with the provenance of its weights as they are now, validated.
 
     Raises:
         ConfigError: labels, a protocol or a classifier that ``load`` could not use.
     """
-    options, labels, protocol = dict(model.config["options"]), model.labels, model.protocol
-    classifier, what = unwrap(model.get_classifier()), f"this {type(model).__name__}"
-    classes, channels = getattr(classifier, "out_features", None), model.in_channels
-    if not isinstance(classes, int):
+    classifier, what = unwrap(network.get_classifier()), f"this {type(network).__name__}"
+    if not isinstance(getattr(classifier, "out_features", None), int):
         raise ConfigError(f"the classifier of {what} is a {type(classifier).__name__}; it must be a linear layer.")
-    if not isinstance(protocol, Protocol):
-        raise ConfigError(f"model.protocol is a {type(protocol).__name__}; it must be a Protocol.")
-    if classes != options["num_classes"]:  # another classifier: labels and pairs of the old one's classes go
-        options["num_classes"] = classes
-        labels = None if labels is not None and list(labels) == model.config["labels"] else labels
-        pairs_too = protocol.flip_pairs == model.config["protocol"]["flip_pairs"]
-        protocol = protocol.with_classes([]) if pairs_too else protocol
-    if channels != options.get("in_channels", 3):
-        options["in_channels"] = channels
-    if labels is not None:
-        check_labels("model.labels", labels, classes, MAX_LABEL)
-    config = config_of(model.config["arch"], options, protocol, labels, provenance_now(model))
+    spec = replace(network.spec, provenance=provenance_now(network))
     try:
-        check_config(config, what)
-    except IndexFileError as error:
-        raise ConfigError(str(error)) from error
-    return config
+        spec.check()
+    except (ConfigError, UnknownNameError) as error:
+        raise ConfigError(f"{what}: {error}") from error
+    return spec
 
 
 def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:

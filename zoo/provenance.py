@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zoo.config import UNTRAINED
 from zoo.errors import ZooError
 from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry, load_index
 from zoo.models import ARCHITECTURES
+from zoo.spec import UNTRAINED
 from zoo.weights.conversion import read_published
 from zoo.weights.digests import read_digests
 from zoo.weights.files import sha256_of
@@ -40,7 +40,7 @@ def provenance_now(network: Any) -> dict[str, Any]:
     that they came from, only their start is known.
     """
     network = unwrap(network)
-    report, made = network.report, network.config["provenance"]
+    report, made = network.report, dict(network.spec.provenance)
     untrained = report.still_untrained(network)
     new: dict[str, Any] = {INITIALISED: list(untrained)} if untrained else {}
     if report.source is None:

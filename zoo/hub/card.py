@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.adapt import name_parts
-from zoo.config import UNTRAINED
 from zoo.hub.client import LIBRARY
 from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry
 from zoo.models import ARCHITECTURES, RESNETS, outline
 from zoo.protocol import Protocol
 from zoo.provenance import COPY_OF, INITIALISED, LOCAL, START, entry_of, hub_repository, is_published, public_config
+from zoo.spec import UNTRAINED
 from zoo.text import printable
 
 CLASSES_LISTED = 60

@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ from zoo.errors import ArgumentTypeError, CheckpointError, ConfigError, check_in
 from zoo.hub.card import METRICS, model_card
 from zoo.hub.pull import push_folder
 from zoo.loading import export, load
+from zoo.models import VideoNetwork
 from zoo.provenance import COPY_OF, entry_of, fingerprint, hub_repository, public_config
 from zoo.text import brief, printable, read_json
 from zoo.weights.model_folder import write_model
 from zoo.weights.store import find_weights, obtain
-from zoo.wrappers import non_finite, unwrap
+from zoo.wrappers import unwrap
 
 CARD_FILE, PLOT_FILE, RESULTS_FILE = "README.md", "confusion.png", "test.json"
 COUNTS = {"frames": 1, "size": 1, "videos": 1, "left_out": 0}  # with the least that each can be
@@ -89,12 +91,10 @@ def push(
         raise ConfigError("private= is for a repository that push() makes; create_pr= is for one that exists.")
     text = None if card is None else _own_card(card)
     model = unwrap(model) if isinstance(model, nn.Module) else model
-    tensors, config = export(_network(model, progress), "push")
-    if bad := non_finite(tensors):
-        raise ConfigError(f"cannot push this network: {listing(bad)} hold NaN or infinite values. Nothing was pushed.")
-    if callable(of_run := getattr(model, "provenance", None)):  # a VideoClassifier knows of its training
-        config["provenance"] = of_run()
-    config = public_config(config)
+    tensors, spec = export(_network(model, progress), "push")
+    if callable(of_run := getattr(model, "provenance", None)):  # a VideoClassifier knows its training
+        spec = replace(spec, provenance=of_run())
+    config = public_config(spec.to_config())
     made = config["provenance"]
     if hub_repository(made.get(COPY_OF)) == repo:
         del made[COPY_OF]
@@ -198,11 +198,11 @@ def _network(model: Any, progress: bool) -> Any:
                 "`tempozoo mirror` publishes converted weights to start from."
             )
         return network
-    network = model if hasattr(model, "config") else getattr(model, "network", None)
+    network = model if isinstance(unwrap(model), VideoNetwork) else getattr(model, "network", None)
     if not isinstance(network, nn.Module):
         raise ConfigError(
             f"push() takes networks of zoo.load or zoo.create, and what zoo.load takes; this "
-            f"{type(model).__name__} has no config."
+            f"{type(model).__name__} has no spec."
         )
     return network
 

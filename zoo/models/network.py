@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from zoo.errors import ConfigError, check_counts, check_rate
 from zoo.ops.frames import inflate
 from zoo.ops.operator import FrameSized
+from zoo.protocol import Protocol
+from zoo.spec import ModelSpec
 
 
 class Feature(NamedTuple):
@@ -55,6 +58,56 @@ class VideoNetwork(nn.Module):
     def stem_keys(self) -> tuple[str, ...]:
         """Keys of the kernels that read the pixels."""
         return (self.stem_key,)
+
+    # what it is ----------------------------------------------------------------------------------------------------
+
+    _spec: ModelSpec | None = None  # of networks of zoo.load and zoo.create
+
+    @property
+    def spec(self) -> ModelSpec:
+        """Architecture, options, labels, protocol and provenance, as the modules are now.
+
+        Raises:
+            ConfigError: the network was not made by ``zoo.load`` or ``zoo.create``.
+        """
+        spec = self._spec
+        if spec is None:
+            raise ConfigError(f"This {type(self).__name__} has no spec: it does not come from zoo.load or zoo.create.")
+        classes = getattr(self.get_classifier(), "out_features", spec.num_classes)
+        if classes != spec.num_classes:  # somebody replaced the classifier
+            spec = spec.with_classes(classes)
+        return spec if self.in_channels == spec.in_channels else spec.with_options(in_channels=self.in_channels)
+
+    @spec.setter
+    def spec(self, spec: ModelSpec) -> None:
+        if not isinstance(spec, ModelSpec):
+            raise ConfigError(f"model.spec is a {type(spec).__name__}; it must be a ModelSpec.")
+        self._spec = spec
+
+    @property
+    def has_spec(self) -> bool:
+        """Whether the network comes from ``zoo.load`` or ``zoo.create``."""
+        return self._spec is not None
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """Class names in the order of the logits, or None: those of the spec."""
+        return self.spec.labels
+
+    @labels.setter
+    def labels(self, labels: Sequence[str] | None) -> None:
+        self.spec = self.spec.with_labels(labels)
+
+    @property
+    def protocol(self) -> Protocol:
+        """How clips are made: that of the spec."""
+        return self.spec.protocol
+
+    @protocol.setter
+    def protocol(self, protocol: Protocol) -> None:
+        if not isinstance(protocol, Protocol):
+            raise ConfigError(f"model.protocol is a {type(protocol).__name__}; it must be a Protocol.")
+        self.spec = replace(self.spec, protocol=protocol)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips -> feature maps ``(B, num_features, T', H', W')`` or tokens."""

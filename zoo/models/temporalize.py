@@ -166,7 +166,7 @@ class TemporalNetwork(VideoNetwork):
 
     def check_clip(self, x: Tensor) -> None:
         """Refuse what is not a batch of clips for this network."""
-        if x.ndim == 5 and x.shape[2] != self.num_frames and self.frame_sized_modules() and not hasattr(self, "config"):
+        if x.ndim == 5 and x.shape[2] != self.num_frames and self.frame_sized_modules() and not self.has_spec:
             raise ConfigError(
                 f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
                 f"build it with temporalize(..., num_frames={x.shape[2]})."

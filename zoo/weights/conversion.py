@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 
 from zoo.adapt import MAX_GROWTH, fit, listing
 from zoo.arguments import check_path, check_text
-from zoo.config import UNTRAINED, config_of
 from zoo.errors import CheckpointError, DigestError, ZooError
 from zoo.index import Entry, load_index
 from zoo.models import outline
 from zoo.settings import cache_folder
+from zoo.spec import UNTRAINED
 from zoo.text import printable
 from zoo.weights.converters import CONVERTERS, RULES_VERSION, apply_rules
 from zoo.weights.digests import check_digest, record_digest
@@ -82,7 +83,7 @@ def convert_file(entry: Entry, path: Path, folder: Path, digest: str, source: st
     provenance |= {"source": source} if source else {"file": path.name}
     if entry.init:
         provenance[UNTRAINED] = True
-    config = config_of(entry.arch, entry.options, entry.protocol, entry.class_names(), provenance)
+    config = replace(entry.spec, provenance=provenance).to_config()
     return write_model(folder, {key: value.to(types[key]) for key, value in tensors.items()}, config)
 
 

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from zoo.config import check_config
 from zoo.errors import (
     AccessError,
     CheckpointError,
@@ -27,6 +25,7 @@ from zoo.errors import (
 )
 from zoo.index import BUNDLED, Entry, Source
 from zoo.settings import cache_folder, mirror, offline
+from zoo.spec import ModelSpec
 from zoo.weights.conversion import convert_file
 from zoo.weights.converters import RULES_VERSION
 from zoo.weights.digests import check_digest, record_digest
@@ -41,13 +40,13 @@ FILES = "published"  # in the cache: publishers' files, by address
 
 @dataclass(frozen=True)
 class Weights:
-    """An entry's tensors in our names, the config beside them, and the file they were read from with its sha256.
+    """An entry's tensors in our names, their spec, and the file they were read from with its sha256.
 
-    ``held``: whether there was a whole digest of the published file to compare with.
+    ``held``: whether the publisher's file was verified against a full digest.
     """
 
     tensors: dict[str, torch.Tensor]
-    config: dict[str, Any]
+    spec: ModelSpec
     file: Path
     sha256: str
     held: bool = True
@@ -117,7 +116,7 @@ def _read_bundled(entry: Entry) -> Weights:
     tensors, config, file, digest = read_model(BUNDLED / entry.name)
     if digest != entry.sha256:
         raise CheckpointError(f"{file} is not the file this package came with (sha256 {digest}); install it again.")
-    return Weights(tensors, config, file, digest)
+    return Weights(tensors, ModelSpec.from_config(config, str(file)), file, digest)
 
 
 def read_cached(entry: Entry, folder: Path) -> Weights:
@@ -131,23 +130,23 @@ def read_cached(entry: Entry, folder: Path) -> Weights:
         raise WeightsNotFoundError(f"There are no weights of {entry.name} in {folder}")
     tensors, config, file, digest = read_model(folder, untouched=True)
     try:
-        check_config(config, str(folder))
+        spec = ModelSpec.from_config(config, str(folder))
     except IndexFileError as error:
         raise CheckpointError(str(error)) from error
-    made = config.get("provenance") or {}
+    made = spec.provenance
     if made.get("entry") != entry.name or not isinstance(made.get("sha256"), str):
         raise CheckpointError(f"{folder} does not say that it was converted from the file of {entry.name}.")
     what = f"What {folder} was made from"
     held = check_digest(entry.name, made["sha256"], entry.sha256, entry.sha256_prefix, what)
-    if config["arch"] != entry.arch or config["options"] != dict(entry.options) or made.get("rules") != RULES_VERSION:
+    if spec.arch != entry.arch or spec.options != dict(entry.options) or made.get("rules") != RULES_VERSION:
         raise CheckpointError(f"{folder} was converted in another way than this version of the package does it.")
-    return Weights(tensors, config, file, digest, held)
+    return Weights(tensors, spec, file, digest, held)
 
 
 def _noted(entry: Entry, weights: Weights) -> Weights:
     """The same weights, once the digest of the file they were made from is noted."""
     if not weights.held:
-        made = weights.config["provenance"]
+        made = weights.spec.provenance
         record_digest(entry.name, made["sha256"], made.get("size"), made.get("source", made.get("file")))
     return weights
 

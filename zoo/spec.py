@@ -1,19 +1,19 @@
-"""config.json: what a folder written by this package says of its network, and where its weights come from.
+"""ModelSpec: architecture, options, labels, protocol and provenance of a network, and their validation.
 
-The same description is in an index entry, a folder, a ``.ckpt`` and a repository of the Hub. ``check_config`` and
-``check_description`` validate it before anything is built from it: a file may come from anywhere.
+A spec may come from an index entry, a folder, a ``.ckpt`` or a repository of the Hub, so from anywhere: it is validated
+before anything is built from it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from types import NoneType
 from typing import Any
 
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, IndexFileError, UnknownNameError, check_int, check_number, check_rate
-from zoo.models import ARCHITECTURES
 from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol
 from zoo.text import brief, is_printable, printable
 
@@ -51,22 +51,97 @@ def package_version() -> str:
         return "unknown"
 
 
-def config_of(
-    arch: str,
-    options: Mapping[str, Any],
-    protocol: Protocol,
-    labels: Sequence[str] | None,
-    provenance: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A network's config; the package's version joins the provenance."""
-    return {
-        "tempozoo": FORMAT,
-        "arch": arch,
-        "options": dict(options),
-        "labels": list(labels) if labels is not None else None,
-        "protocol": protocol.to_dict(),
-        "provenance": dict(provenance or {}, package=f"tempozoo {package_version()}"),
-    }
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a network is: the single description shared by index entries, saved folders, ``.ckpt`` files and networks.
+
+    A network's ``spec`` changes only by being replaced (``dataclasses.replace``, or the methods below).
+
+    Attributes:
+        arch: key of ``zoo.models.ARCHITECTURES``.
+        options: of the architecture; always with ``num_classes`` and ``num_frames``. Do not modify.
+        protocol: how clips are made for it.
+        labels: class names in the order of the logits, or None.
+        provenance: where the weights come from; plain values as in JSON.
+    """
+
+    arch: str
+    options: Mapping[str, Any]
+    protocol: Protocol
+    labels: tuple[str, ...] | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return self.options["num_classes"]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames per clip."""
+        return self.options["num_frames"]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of a frame."""
+        return self.options.get("in_channels", 3)
+
+    def with_options(self, **changes: Any) -> ModelSpec:
+        """The same with other options of the architecture."""
+        return replace(self, options={**self.options, **changes})
+
+    def with_labels(self, labels: Sequence[str] | None) -> ModelSpec:
+        """The same with other class names.
+
+        Raises:
+            ConfigError: not one text for each class.
+        """
+        if labels is not None:
+            check_labels("labels", labels, self.num_classes, MAX_LABEL)
+        return replace(self, labels=None if labels is None else tuple(labels))
+
+    def with_classes(self, num_classes: int, order: Sequence[int] = ()) -> ModelSpec:
+        """The spec after the classifier was replaced.
+
+        Args:
+            num_classes: number of logits now.
+            order: the former class of each logit; empty if they are new classes.
+        """
+        labels = None if self.labels is None or not order else tuple(self.labels[index] for index in order)
+        spec = self.with_options(num_classes=num_classes)
+        return replace(spec, labels=labels, protocol=self.protocol.with_classes(order))
+
+    def check(self) -> None:
+        """Validate every field, and that the fields agree.
+
+        Raises:
+            UnknownNameError: no such architecture.
+            ConfigError: names the field, its value and what it may be.
+        """
+        check_description(self.arch, self.options, self.protocol, self.labels)
+        check_provenance(self.provenance)
+
+    def to_config(self) -> dict[str, Any]:
+        """The content of config.json; the version of the package joins the provenance."""
+        return {
+            "tempozoo": FORMAT,
+            "arch": self.arch,
+            "options": dict(self.options),
+            "labels": None if self.labels is None else list(self.labels),
+            "protocol": self.protocol.to_dict(),
+            "provenance": dict(self.provenance, package=f"tempozoo {package_version()}"),
+        }
+
+    @classmethod
+    def from_config(cls, config: Any, where: str) -> ModelSpec:
+        """The spec in a config.json, or in a ``.ckpt``.
+
+        Raises:
+            IndexFileError: naming ``where``, the field, its value and what it may be.
+        """
+        protocol = check_config(config, where)
+        labels = None if config["labels"] is None else tuple(config["labels"])
+        return cls(config["arch"], config["options"], protocol, labels, dict(config.get("provenance") or {}))
 
 
 def check_config(config: Any, where: str) -> Protocol:
@@ -112,6 +187,8 @@ def check_description(arch: str, options: Mapping[str, Any], protocol: Protocol,
         UnknownNameError: no such architecture.
         ConfigError: naming the field, its value and what it may be.
     """
+    from zoo.models import ARCHITECTURES  # whose networks have a spec
+
     if arch not in ARCHITECTURES:
         raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
     check_options(options)
