@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.ops.temporal import check_frames
+from zoo.ops.temporal import check_frames, compiles_for_cpu, temporal_product
 
 
 def check_divisor(divisor: int) -> None:
@@ -37,6 +37,9 @@ class TemporalShift(nn.Module):
         check_frames(x, num_frames)
         fold = x.shape[1] // self.divisor
         frames = x.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
+        if compiles_for_cpu(x):
+            kernel = shift_kernel(x.shape[1], self.divisor).to(x)
+            return temporal_product(frames, kernel.transpose(0, 1)).flatten(0, 1)
         shifted = frames.clone()
         shifted[:, :-1, :fold] = frames[:, 1:, :fold]
         shifted[:, -1, :fold] = 0
