@@ -11,13 +11,13 @@ import pytest
 import torch
 from conftest import VIT
 from torch import Tensor, nn
-from zoo.models.stand_ins import STAND_INS
 
 import zoo
 from zoo.models import resnet
 from zoo.models.convnext import TAdaConvNeXt
 from zoo.models.plugins import TAdaNet, TAdaSlowFast, TAMSlowFast
 from zoo.models.pytorchvideo import PTVX3D, SLOW, PTVNet, PTVSlowFast
+from zoo.ops import OPERATORS
 
 Builder = Callable[[pytest.MonkeyPatch], nn.Module]
 Shape = tuple[int, int, int, int, int]
@@ -136,5 +136,5 @@ FAMILIES: dict[str, tuple[Builder, Shape]] = {
     "slowfast_tam": (shallow(lambda: TAMSlowFast(50, **SMALL)), SQUARE),
     "r2plus1d_tada": (shallow(lambda: zoo.create("r2plus1d_tada_r50", parts="2d+1d", **SMALL)), ODD),
     "r3d_tada": (shallow(lambda: zoo.create("r3d_tada_r50", **SMALL)), SQUARE),
-    **{f"host {op}": (functools.partial(lambda op, _: host(op), op), SQUARE) for op in STAND_INS},
+    **{f"host {op}": (functools.partial(lambda op, _: host(op), op), SQUARE) for op, operator in OPERATORS.items() if operator.stand_in},
 }  # fmt: skip
