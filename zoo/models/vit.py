@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, check_counts, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
+from zoo.ops.frames import compiles_for_cpu
 from zoo.ops.tadaconv_v2 import quick_gelu
 
 
@@ -31,6 +32,10 @@ class TemporalLinear(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, L, C_in)`` -> ``(B*T, L, C_out)``; zeros beyond the ends."""
+        if compiles_for_cpu(x):
+            tokens = x.unflatten(0, (-1, num_frames)).permute(0, 2, 3, 1).flatten(0, 1)  # (B*L, C_in, T)
+            y = F.conv1d(tokens, self.weight, self.bias, padding=1)
+            return y.unflatten(0, (-1, x.shape[1])).permute(0, 3, 1, 2).flatten(0, 1)
         # one product for the three taps, whose results are then shifted: they are narrower than the input
         taps = F.linear(x, self.weight.permute(2, 0, 1).flatten(0, 1)).unflatten(0, (-1, num_frames))
         before, here, after = taps.chunk(3, dim=-1)  # (B, T, L, C_out)

@@ -37,6 +37,31 @@ def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tenso
     return fold_frames(F.conv3d(clip, kernel[..., None, None], padding=(taps // 2, 0, 0), groups=channels))
 
 
+def compiles_for_cpu(x: Tensor) -> bool:
+    """Whether the caller is being compiled or exported for a CPU, where it should use ``temporal_product``.
+
+    For frames that are shifted by slicing or padding, inductor generates C++ loops with strided loads under a mask.
+    GCC 12 miscompiles some of those at -O3 (its SLP vectorizer does), and results are silently wrong.
+    """
+    return torch.compiler.is_compiling() and x.device.type == "cpu"
+
+
+def temporal_product(frames: Tensor, kernel: Tensor) -> Tensor:
+    """Convolve over time, zeros beyond the ends, by multiplying with a T x T band matrix for each clip and channel.
+
+    Slower than shifts in eager code, but free of slices; see ``compiles_for_cpu``.
+
+    Args:
+        frames: ``(B, T, C, H, W)``. kernel: ``(B, C, K)``, K odd; B and C may be 1.
+    """
+    steps = torch.arange(frames.shape[1], device=frames.device)
+    taps = torch.arange(kernel.shape[2], device=frames.device)
+    offset = steps - steps[:, None]  # of the frame that is read (columns) from the frame that is computed (rows)
+    bands = (offset[..., None] + kernel.shape[2] // 2 == taps).to(kernel.dtype)  # (T, T, K)
+    matrix = torch.einsum("bck,tsk->bcts", kernel, bands)
+    return torch.einsum("bcts,bschw->btchw", matrix, frames)
+
+
 def inflate(weight: Tensor, frames: int, how: str = "mean") -> Tensor:
     """A 2D kernel ``(O, I, kh, kw)`` for ``frames`` frames, ``(O, I, frames, kh, kw)``.
 

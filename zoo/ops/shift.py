@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts
-from zoo.ops.frames import check_frames
+from zoo.ops.frames import check_frames, compiles_for_cpu, temporal_product
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import insert_before
 
@@ -42,6 +42,9 @@ class TemporalShift(nn.Module):
         check_frames(x, num_frames)
         fold = x.shape[1] // self.divisor
         frames = x.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
+        if compiles_for_cpu(x):
+            kernel = shift_kernel(x.shape[1], self.divisor).to(x)
+            return temporal_product(frames, kernel.transpose(0, 1)).flatten(0, 1)
         shifted = frames.clone()
         shifted[:, :-1, :fold] = frames[:, 1:, :fold]
         shifted[:, -1, :fold] = 0

@@ -63,6 +63,8 @@ def stha_conv2d(
         rows = x.reshape(1, -1, *x.shape[2:])
         y = F.conv2d(rows, kernels.flatten(0, 2), None, pairs[0], pairs[1], pairs[2], frames * groups)
         return y.unflatten(1, (frames, -1))[0]
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the loop over chunks would fix the batch
+        return _gathered_conv(x, calibration, weight, *pairs)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, calibration, weight)):
         return _TapScaledConv.apply(x, calibration, weight, *pairs)
     return _tap_scaled_conv(x, calibration, weight, *pairs)
@@ -94,8 +96,6 @@ def _tap_scaled_conv(
     taps: Any = tuple(weight.shape[2:])
     _, windows = _windows(x, taps, stride, padding, dilation)
     scale = calibration.permute(0, 2, 3, 1)[:, None, :, None]  # (N, 1, kh, 1, kw, C)
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # a loop would fix the batch
-        return F.conv2d(_as_images((windows * scale).contiguous()), weight, stride=taps)
     n = _chunk(windows)
     buffer = torch.empty(windows[:n].shape, dtype=x.dtype, device=x.device)  # new memory costs more than the product
     parts = []
@@ -103,6 +103,20 @@ def _tap_scaled_conv(
         scaled = torch.mul(some, factors, out=buffer[: len(some)])
         parts.append(F.conv2d(_as_images(scaled), weight, stride=taps))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _gathered_conv(
+    x: Tensor, calibration: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> Tensor:
+    """The form for compilers: a convolution with one-hot kernels gathers what each tap reads.
+
+    Its gradients need no slices, which may be compiled wrongly: see ``zoo.ops.frames.compiles_for_cpu``.
+    """
+    taps = weight[0, 0].numel()
+    one_hot = torch.eye(taps, dtype=x.dtype, device=x.device).view(taps, 1, *weight.shape[2:])
+    gather = one_hot.repeat(weight.shape[1], 1, 1, 1)  # (C_in kh kw, 1, kh, kw)
+    windows = F.conv2d(x, gather, None, stride, padding, dilation, weight.shape[1])  # (N, C_in kh kw, H', W')
+    return F.conv2d(windows * calibration.flatten(1)[..., None, None], weight.flatten(1)[..., None, None])
 
 
 class _TapScaledConv(torch.autograd.Function):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError, check_counts, check_odd
+from zoo.ops.frames import compiles_for_cpu, temporal_product
 from zoo.ops.operator import POSITIONS, BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import insert_before
 from zoo.ops.tadaconv import spatial_mean
@@ -118,19 +119,24 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
 
     With ``local_first=False`` the gate is the output frame's: ``y_t = gate_t sum_k kernel_k x_{t+k-K//2}``.
 
-    Computed as K shifted multiply-adds, each with one fused coefficient per (clip, frame, channel).
+    Computed as K shifted multiply-adds, each with one fused coefficient per (clip, frame, channel); where
+    compiled for a CPU, as matrix products.
 
     Args:
         x: ``(B*T, C, H, W)``. gate: ``(B, C, T)``. kernel: ``(B, C, K)``.
     """
     taps = kernel.shape[2]
+    frames = x.unflatten(0, (gate.shape[0], gate.shape[2]))  # (B, T, C, H, W)
+    if compiles_for_cpu(x):
+        scale = gate.transpose(1, 2)[..., None, None]
+        y = temporal_product(frames * scale, kernel) if local_first else temporal_product(frames, kernel) * scale
+        return y.flatten(0, 1)
     if local_first:
         gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
     else:
         gates = gate.unsqueeze(3)
     # coefficient[b, t, c, 0, 0, k] multiplies x_{t+k-K//2} in y_t
     coefficient = (gates * kernel.unsqueeze(2)).transpose(1, 2)[:, :, :, None, None]
-    frames = x.unflatten(0, (gate.shape[0], gate.shape[2]))  # (B, T, C, H, W)
     if torch.is_grad_enabled() and (frames.requires_grad or coefficient.requires_grad):
         return _ShiftedSum.apply(frames, coefficient).flatten(0, 1)
     return _shifted_sum(frames, coefficient).flatten(0, 1)

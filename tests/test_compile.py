@@ -1,0 +1,104 @@
+"""Compiled networks give the logits, gradients and batch statistics of eager ones, on CPUs with a C++ compiler."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from families import FAMILIES, build, clips_for
+from torch import Tensor, nn
+
+CXX = os.environ.get("CXX", "g++")  # as inductor chooses it
+HEADER = Path(sysconfig.get_path("include"), "Python.h")
+pytestmark = [
+    pytest.mark.skipif(not shutil.which(CXX), reason=f"torch.compile needs a C++ compiler on CPUs; found no {CXX}"),
+    pytest.mark.skipif(
+        not HEADER.exists(), reason=f"torch.compile needs Python's C headers on CPUs; found no {HEADER}"
+    ),
+]
+Result = dict[str, Tensor]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Compile anew: code that an earlier run left in inductor's cache would hide what this compiler does."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _no_code_of_other_tests() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+def infer(network: nn.Module, call: Callable[[Tensor], Tensor], clips: Tensor) -> Result:
+    network.eval()
+    with torch.no_grad():
+        return {"logits": call(clips)}
+
+
+def train(network: nn.Module, call: Callable[[Tensor], Tensor], clips: Tensor) -> Result:
+    network.train()
+    logits = call(clips)
+    F.cross_entropy(logits, torch.arange(len(clips)) % logits.shape[1]).backward()
+    gradients = {f"gradient of {name}": p.grad for name, p in network.named_parameters() if p.grad is not None}
+    return {"logits": logits.detach(), **gradients, **dict(network.named_buffers())}
+
+
+def assert_compiled_is_as_accurate_as_eager(network: nn.Module, run: Any, *batches: Tensor, **options: Any) -> None:
+    """Compare both with eager in float64; the error of compiled code may be 10 times that of eager code."""
+    exact, eager, compiled = (copy.deepcopy(network) for _ in range(3))
+    exact.double()
+    call = torch.compile(compiled, fullgraph=True, **options)
+    for clips in batches:
+        expected: Result = run(exact, exact, clips.double())
+        errors: Result = run(eager, eager, clips)
+        actual: Result = run(compiled, call, clips)
+        assert actual.keys() == errors.keys() == expected.keys()
+        # gradients that are zero but for rounding, as of a bias before a norm, are measured by the largest value
+        largest = max(value.abs().max().item() for value in expected.values())
+        for name, value in expected.items():
+            error, eager_error = (abs(x[name].double() - value).max().item() for x in (actual, errors))
+            allowed = 10 * eager_error + 1e-5 * value.abs().max().item() + 1e-7 * largest
+            assert error <= allowed, f"{name}: error {error:.1e}, in eager {eager_error:.1e}"
+
+
+QUICK = [("tanet", infer), ("tanet", train), ("host tam", infer), ("tada2d", infer), ("tadaformer ssv2", infer)]
+
+
+@pytest.mark.parametrize(("family", "run"), QUICK)
+def test_network_compiles(family: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert_compiled_is_as_accurate_as_eager(build(family, monkeypatch), run, clips_for(family))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("run", [infer, train])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_compiles(family: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if (family, run) in QUICK:
+        pytest.skip("part of test_network_compiles")
+    assert_compiled_is_as_accurate_as_eager(build(family, monkeypatch), run, clips_for(family))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["tanet", "tada2d", "stam"])
+def test_compiled_network_takes_batches_of_any_size(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [clips_for(family, count) for count in (3, 5)]
+    assert_compiled_is_as_accurate_as_eager(build(family, monkeypatch), infer, *batches, dynamic=True)
+
+
+@pytest.mark.slow
+def test_compiled_network_is_compiled_again_for_another_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [clips_for("tanet", count) for count in (3, 2, 5)]
+    assert_compiled_is_as_accurate_as_eager(build("tanet", monkeypatch), infer, *batches)
