@@ -116,7 +116,7 @@ def _unknown(names: Sequence[str], labels: Sequence[str]) -> str:
 def is_untrained(network: Any) -> bool:
     """Whether parts of a network were never trained, or never for this network."""
     report = network.report
-    return bool(report.still_untrained(network)) if report.untrained else report.start_only
+    return bool(report.still_untrained(dict(network.named_parameters()))) if report.untrained else report.start_only
 
 
 def declares_untrained(config: Mapping[str, Any]) -> bool:

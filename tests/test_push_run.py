@@ -69,9 +69,10 @@ def test_a_lightning_module_is_pushed_as_its_network(hub: LoopbackHub) -> None:
 
 
 def test_only_networks_are_pushed(hub: LoopbackHub) -> None:
-    for wrong in (torch.nn.Linear(2, 2), 3):
-        with pytest.raises(ConfigError, match=f"this {type(wrong).__name__} has no spec"):
-            quiet(wrong, "alice/net")
+    with pytest.raises(ConfigError, match="this Linear has no spec"):
+        quiet(torch.nn.Linear(2, 2), "alice/net")
+    with pytest.raises(TypeError, match="model is 3; it must be a str or a pathlib.Path"):
+        quiet(3, "alice/net")
     with pytest.raises(UnknownNameError):
         quiet("tanet_r18.nothing", "alice/net")
     assert hub.requests == []
@@ -99,10 +100,10 @@ def test_a_fingerprint_is_of_the_tensors_and_nothing_else(net: Any, tmp_path: Pa
     [
         ({"top1": 50.0}, "need a name of the data"),
         ({"dataset": "x"}, "hold none of top1, top5, mean_class"),
-        ({"dataset": "x", "top1": 101}, "top1 is 101; it must be a percentage"),
+        ({"dataset": "x", "top1": 101}, "the percentage top1 is 101; it must be a number from 0 to 100"),
         ({"dataset": "x", "top1": "90"}, "top1 is '90'"),
         ({"dataset": "x", "top1": float("nan")}, "top1 is nan"),
-        ({"dataset": "x", "top1": 5.0, "accuracy": 3}, "unknown accuracy; there are dataset, top1"),
+        ({"dataset": "x", "top1": 5.0, "accuracy": 3}, "unknown 'accuracy'; there are dataset, top1"),
         ({"dataset": "x", "top1": 5.0, "top5": 4.0}, "top5 is 4.0 and top1 5.0"),
         ({"dataset": "x", "top1": 5.0, "videos": -3}, "videos is -3"),
         ({"dataset": "x", "top1": 5.0, "frames": True}, "frames is True"),

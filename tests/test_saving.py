@@ -182,6 +182,12 @@ def test_non_finite_weights_are_saved_with_a_warning_and_never_pushed(
         zoo.push(model, "alice/net")
 
 
+def save_changed(model: Any, change: dict[str, Any], folder: Path) -> None:
+    for name, value in change.items():
+        setattr(model, name, value)
+    zoo.save(model, folder)
+
+
 def test_descriptions_that_load_would_refuse_are_refused(tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -194,10 +200,8 @@ def test_descriptions_that_load_would_refuse_are_refused(tmp_path: Path) -> None
         ({"labels": ("a", "b", "c", "a")}, "labels must differ"),
     ):
         other = copy.deepcopy(model)
-        with pytest.raises(ConfigError, match=says):
-            for name, value in change.items():
-                setattr(other, name, value)
-            zoo.save(other, tmp_path / "saved")
+        with pytest.raises(ConfigError, match=says):  # at once, or when it is saved
+            save_changed(other, change, tmp_path / "saved")
     model.spec = replace(model.spec, provenance={"object": object()})
     assert zoo.load(zoo.save(model, tmp_path / "saved"))  # of random weights, only the package is kept
 

@@ -73,9 +73,13 @@ class LoadReport:
             checksums={key: value for key, value in checksums.items() if key in untrained},
         )
 
-    def still_untrained(self, network: nn.Module) -> tuple[str, ...]:
-        """``untrained``, or no keys if any of their parameters has changed: then the network was trained since."""
-        unchanged = checksum_parameters(network, self.untrained) == self.checksums
+    def still_untrained(self, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+        """``untrained``, or no keys if any of their parameters has changed: then the network was trained since.
+
+        Args:
+            tensors: the network's parameters, and perhaps more, by name.
+        """
+        unchanged = all(key in tensors and checksum(tensors[key]) == value for key, value in self.checksums.items())
         return self.untrained if unchanged else ()
 
     def __str__(self) -> str:
@@ -104,12 +108,15 @@ class LoadReport:
         return f"{name}: weights from {source}"
 
 
-def checksum_parameters(network: nn.Module, keys: Iterable[str], count: int = 256) -> dict[str, int]:
-    """Key -> CRC-32 of a parameter's first ``count`` values; buffers, which change without training, are left out."""
+def checksum(tensor: Tensor, count: int = 256) -> int:
+    """CRC-32 of the first ``count`` values of a tensor."""
+    return zlib.crc32(tensor.detach().reshape(-1)[:count].float().cpu().numpy().tobytes())
+
+
+def checksum_parameters(network: nn.Module, keys: Iterable[str]) -> dict[str, int]:
+    """Key -> checksum of a parameter; buffers, which change without training, are left out."""
     parameters = dict(network.named_parameters())
-    chosen = {key: parameters[key] for key in keys if key in parameters and not parameters[key].is_meta}
-    samples = {key: value.detach().reshape(-1)[:count].float().cpu() for key, value in chosen.items()}
-    return {key: zlib.crc32(sample.numpy().tobytes()) for key, sample in samples.items()}
+    return {key: checksum(parameters[key]) for key in keys if key in parameters and not parameters[key].is_meta}
 
 
 def name_parts(network: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
@@ -130,7 +137,8 @@ def name_parts(network: nn.Module, keys: Iterable[str]) -> tuple[str, ...]:
     for root in roots:
         parent, _, name = root.rpartition(".")
         kind, owner = type(modules.get(root)), type(modules[parent])
-        of_package = kind.__module__.startswith("zoo.") and not owner.__module__.startswith("zoo.ops.")
+        in_operator = owner.__module__.startswith("zoo.ops.") and owner.__module__ != "zoo.ops.stand_in"
+        of_package = kind.__module__.startswith("zoo.") and not in_operator
         counts[kind.__name__ if of_package else f"{name} of {owner.__name__}"] += 1
     names = []
     for what, count in sorted(counts.items(), key=lambda item: (-item[1], item[0])):

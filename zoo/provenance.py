@@ -41,7 +41,7 @@ def provenance_now(network: Any) -> dict[str, Any]:
     """
     network = unwrap(network)
     report, made = network.report, dict(network.spec.provenance)
-    untrained = report.still_untrained(network)
+    untrained = report.still_untrained(state_of(network))
     new: dict[str, Any] = {INITIALISED: list(untrained)} if untrained else {}
     if report.source is None:
         return {key: made[key] for key in OF_ALL if key in made} | new

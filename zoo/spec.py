@@ -14,7 +14,7 @@ from typing import Any
 
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, IndexFileError, UnknownNameError, check_int, check_number, check_rate
-from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol
+from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol, check_protocol
 from zoo.text import brief, is_printable, printable
 
 FORMAT = 1
@@ -118,6 +118,7 @@ class ModelSpec:
             UnknownNameError: no such architecture.
             ConfigError: names the field, its value and what it may be.
         """
+        check_protocol(self.protocol.to_dict())
         check_description(self.arch, self.options, self.protocol, self.labels)
         check_provenance(self.provenance)
 

@@ -25,7 +25,7 @@ from zoo.provenance import COPY_OF, entry_of, fingerprint, hub_repository, publi
 from zoo.text import brief, printable, read_json
 from zoo.weights.model_folder import write_model
 from zoo.weights.store import find_weights, obtain
-from zoo.wrappers import unwrap
+from zoo.wrappers import non_finite, unwrap
 
 CARD_FILE, PLOT_FILE, RESULTS_FILE = "README.md", "confusion.png", "test.json"
 COUNTS = {"frames": 1, "size": 1, "videos": 1, "left_out": 0}  # with the least that each can be
@@ -92,6 +92,8 @@ def push(
     text = None if card is None else _own_card(card)
     model = unwrap(model) if isinstance(model, nn.Module) else model
     tensors, spec = export(_network(model, progress), "push")
+    if bad := non_finite(tensors):
+        raise ConfigError(f"cannot push this network: {listing(bad)} hold NaN or infinite values. Nothing was pushed.")
     if callable(of_run := getattr(model, "provenance", None)):  # a VideoClassifier knows its training
         spec = replace(spec, provenance=of_run())
     config = public_config(spec.to_config())
