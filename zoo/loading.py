@@ -27,7 +27,7 @@ from zoo.models import build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
 from zoo.provenance import provenance_now
 from zoo.published import Weights, obtain
-from zoo.text import printable
+from zoo.text import brief, printable
 from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
 
 log = logging.getLogger("zoo")
@@ -279,8 +279,9 @@ def origin_of(
     tensors = {key.replace(f"{COMPILED}.", ""): value for key, value in tensors.items()}  # of compiled submodules
     try:
         host = outline(arch, **options)
-    except (ZooError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise IndexFileError(f"{where}: {arch} cannot be built with these options: {error}") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        problem = str(error) if isinstance(error, ZooError) else f"{arch} cannot be built with {brief(options)}: {error}"
+        raise IndexFileError(f"{where}: {printable(problem)}") from error
     fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=untrained)
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:

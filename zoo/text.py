@@ -44,6 +44,7 @@ class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = 80
+        self.maxdict = 12
 
     def repr_int(self, x: int, level: int) -> str:
         """Python refuses to print integers of more than 4300 digits."""

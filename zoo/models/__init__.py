@@ -17,6 +17,7 @@ from zoo.errors import ConfigError, UnknownNameError, ZooError
 from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
 from zoo.models.network import VideoNetwork, layer_depths
 from zoo.models.resnet import DEPTHS, POOLS_TIME_FIRST, VideoResNet
+from zoo.text import brief
 
 __all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "outline", "takes"]
 
@@ -94,4 +95,4 @@ def build(arch: str, **options: Any) -> VideoNetwork:
         for name in options:
             if name not in known and f"argument {name!r}" in str(error):
                 raise ConfigError(f"{arch} has no option {name!r}; it has {', '.join(known)}.") from error
-        raise ConfigError(f"{arch} cannot be built with {options}: {error}") from error
+        raise ConfigError(f"{arch} cannot be built with {brief(options)}: {error}") from error
