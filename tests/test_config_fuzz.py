@@ -78,9 +78,9 @@ def mutate(config: Any, draw: random.Random) -> None:
     elif kind == "remove":
         del target[place]
     elif kind == "nest":
-        target[place] = nested(target[place], draw.choice([1, 3, 200]))
+        target[place] = nested(target[place], draw.choice([1, 3, 60]))
     else:
-        target[place] = [target[place]] * (3 if isinstance(target[place], (dict, list)) else 100_000)
+        target[place] = [target[place]] * (3 if isinstance(target[place], (dict, list)) else 20_000)
 
 
 def outcome(folder: Path, text: str) -> str | None:

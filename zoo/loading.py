@@ -280,8 +280,8 @@ def origin_of(
     try:
         host = outline(arch, **options)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        problem = str(error) if isinstance(error, ZooError) else f"{arch} cannot be built with {brief(options)}: {error}"
-        raise IndexFileError(f"{where}: {printable(problem)}") from error
+        reason = "" if isinstance(error, ZooError) else f"{arch} cannot be built with {brief(options)}: "
+        raise IndexFileError(f"{where}: {reason}{printable(str(error))}") from error
     fit(host, dict(tensors), options, options, where=printable(str(file)), operator_untrained=untrained)
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:

@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-MAX_JSON = 16 << 20  # characters or bytes; published configs have at most 60 thousand
+MAX_JSON = 8 << 20  # characters or bytes; published configs have at most 60 thousand
 MAX_DIGITS = 300  # of an integer: about the largest finite float
 
 # Characters that reorder the text around them (Unicode's bidirectional formatting characters).
