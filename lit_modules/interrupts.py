@@ -172,7 +172,7 @@ class StopOnSignal(Checkpoint):
         # a launcher kills all processes when one of them fails, even if the first is still at work
         raise SystemExit(exit_status(self.signum) if trainer.is_global_zero else 0)
 
-    def _save(self, trainer: L.Trainer) -> None:
+    def _save(self, trainer: Any) -> None:
         if self.path is None or trainer.fast_dev_run:
             return
         if trainer.validating:
@@ -196,7 +196,7 @@ class StopOnSignal(Checkpoint):
                 callback.on_validation_epoch_end(trainer, trainer.lightning_module)
 
 
-def _restart_validation(trainer: L.Trainer) -> None:
+def _restart_validation(trainer: Any) -> None:
     """Let a checkpoint be resumed with the whole validation.
 
     Lightning goes back to a validation that was left within a batch, here the first; otherwise it would skip it.

@@ -73,7 +73,7 @@ class RestoringConnector(_CheckpointConnector):
     def restore_datamodule(self) -> None:
         """Restore the position in the epoch."""
         part = "the position in the data"
-        data = self.trainer.datamodule
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         state = None if data is None else self._loaded_checkpoint.get(type(data).__qualname__)
         if state and (problem := difference({"train": {"epoch": 0, "batches": 0}}, state, type(data).__qualname__)):
             raise self._error(part, problem)

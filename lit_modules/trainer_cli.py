@@ -99,7 +99,7 @@ class SaveFitConfig(SaveConfigCallback):
     """Writes ``config.yaml`` of a training into ``folder``, without the checkpoint that it was resumed from."""
 
     def __init__(self, *args: Any, folder: Path, **options: Any) -> None:
-        super().__init__(*args, **options, save_to_log_dir=False)
+        super().__init__(*args, **options)
         self.folder = folder
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -182,7 +182,7 @@ class TrainerCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveFitConfig,
-            save_config_kwargs={"overwrite": True, "folder": folder},
+            save_config_kwargs={"save_to_log_dir": False, "folder": folder},
             trainer_class=RunTrainer,
             trainer_defaults=default_callbacks(command, folder),
             seed_everything_default=0,
@@ -265,7 +265,8 @@ class TrainerCLI(LightningCLI):
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # unless the user chose another
             trainer.strategy.checkpoint_io = WholeFiles()
         trainer._checkpoint_connector = RestoringConnector(trainer)
-        trainer.callbacks.append(self.stopper)  # the last one; here, as it also belongs to a run without checkpoints
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.append(self.stopper)  # the last one; here, as it also belongs to a run without checkpoints
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -101,7 +101,7 @@ def logged_metrics(module: Any, validates: bool) -> list[str]:
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
     if not module.heads and not module.hparams["mixup"] and not module.hparams["cutmix"]:
-        names += accuracies(classes, "train_").keys()
+        names += map(str, accuracies(classes, "train_"))
     if validates:
         labels = torch.zeros(len(module.heads), dtype=torch.long) if module.heads else torch.tensor(0)
         scores = torch.full((classes,), 1 / classes)

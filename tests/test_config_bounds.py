@@ -69,6 +69,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"options__op_options": {"hidden": HUGE}}, "a number in op_options is 1000000000"),
     ({"options__op_options": {"a": [[[[[[1]]]]]]}}, "op_options is nested more than 5 levels deep"),
     ({"options__nothing": 1}, "tanet_r18 has no option 'nothing'"),
+    ({"options__\u001b[31m": 1}, r"the name of an option is '\\x1b\[31m'"),
+    ({"options__op_options": {"\u001b[31m": 1}}, r"a text in op_options is '\\x1b\[31m'"),
     ({"labels": ["a", "b", "c"]}, "there are 3 labels for 4 classes"),
     ({"labels": ["a", "b", "c", "\u001b[31md"]}, r"labels\[3\] is '\\x1b\[31md'"),
     ({"labels": ["a", "b", "c", "\u202ed"]}, r"labels\[3\] is '\\u202ed'"),

@@ -119,3 +119,18 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(run_lock.FileLock, "acquire", refuse)
     with pytest.raises(ConfigError, match="cannot be written to"), locked_folder(tmp_path):
         pass
+
+
+def test_a_restarted_job_resumes_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would take the checkpoint that it wrote for SLURM, also after later ones."""
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
+    assert run_folder.auto_resume_args(tmp_path, []) == []
+    (tmp_path / "checkpoints").mkdir()
+    last, slurm = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt"
+    for path, seconds in ((slurm, 100), (last, 200)):
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    assert run_folder.auto_resume_args(tmp_path, []) == ["--ckpt_path", str(last)]
+    os.utime(slurm, (300, 300))
+    assert run_folder.auto_resume_args(tmp_path, []) == ["--ckpt_path", str(slurm)]
+    assert run_folder.auto_resume_args(tmp_path, ["--ckpt_path", "x"]) == []

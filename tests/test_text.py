@@ -65,7 +65,7 @@ def test_brief_keeps_short_values() -> None:
         ('{"a": ' + "9" * 5000 + "}", "5000 digits"),
         ("[" * 100000, "nested too deeply"),
         ('{"a": ', "Expecting value"),
-        ("[" + "1," * (MAX_JSON // 2) + "1]", "longer than 16 MiB"),
+        ("[" + "1," * (MAX_JSON // 2) + "1]", "longer than 8 MiB"),
     ],
     ids=["duplicate", "digits", "depth", "cut", "size"],
 )

@@ -22,7 +22,7 @@ from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
 from zoo.provenance import INITIALISED, START, provenance_now
 from zoo.settings import offline
 from zoo.spec import COUNTS, UNTRAINED, ModelSpec, check_options
-from zoo.text import printable
+from zoo.text import brief, printable
 from zoo.weights.conversion import matches_hint, read_published
 from zoo.weights.files import sha256_of
 from zoo.weights.lightning_checkpoint import SUFFIX, read_checkpoint
@@ -274,16 +274,11 @@ def _from_config(
     tensors = {key.replace(f"{COMPILED}.", ""): value for key, value in tensors.items()}  # of compiled submodules
     try:
         host = outline(spec.arch, **spec.options)
-    except (ZooError, ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise IndexFileError(f"{where}: {spec.arch} cannot be built with these options: {error}") from error
-    fit(
-        host,
-        dict(tensors),
-        spec.options,
-        spec.options,
-        where=printable(str(file)),
-        operator_untrained=operator_untrained,
-    )
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = "" if isinstance(error, ZooError) else f"{spec.arch} cannot be built with {brief(spec.options)}: "
+        raise IndexFileError(f"{where}: {reason}{printable(str(error))}") from error
+    where_weights, options = printable(str(file)), spec.options
+    fit(host, dict(tensors), options, options, where=where_weights, operator_untrained=operator_untrained)
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:
         raise IndexFileError(

@@ -217,8 +217,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         ConfigError: naming the option, its value and what it may be.
     """
     for name, value in options.items():
-        if not isinstance(name, str):
-            raise ConfigError(f"the name of an option is {brief(name)}; it must be text.")
+        if not isinstance(name, str) or not name.isidentifier() or len(name) > MAX_NESTED_TEXT:
+            raise ConfigError(f"the name of an option is {brief(name)}; it must be a word, such as num_frames.")
         if name in COUNTS:
             check_int(name, value, *COUNTS[name])
         elif name in RATES:

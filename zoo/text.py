@@ -8,7 +8,7 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-MAX_JSON = 16 << 20  # characters or bytes; published configs have at most 60 thousand
+MAX_JSON = 8 << 20  # characters or bytes; published configs have at most 60 thousand
 MAX_DIGITS = 300  # of an integer: about the largest finite float
 
 # Characters that reorder the text around them (Unicode's bidirectional formatting characters).
@@ -50,6 +50,7 @@ class _Brief(reprlib.Repr):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = 80
+        self.maxdict = 12
 
     def repr_int(self, x: int, level: int) -> str:
         """Python refuses to print integers of more than 4300 digits."""

@@ -18,6 +18,7 @@ from zoo.models import convnext, hosts, mvit, plugins, pytorchvideo, vit
 from zoo.models.network import VideoNetwork, layer_depths
 from zoo.models.resnet import DEPTHS, VideoResNet
 from zoo.ops.operator import OPERATORS
+from zoo.text import brief
 
 __all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "outline", "register_architecture", "takes"]
 
@@ -110,4 +111,4 @@ def build(arch: str, **options: Any) -> VideoNetwork:
         for name in options:
             if name not in known and f"argument {name!r}" in str(error):
                 raise ConfigError(f"{arch} has no option {name!r}; it has {', '.join(known)}.") from error
-        raise ConfigError(f"{arch} cannot be built with {options}: {error}") from error
+        raise ConfigError(f"{arch} cannot be built with {brief(options)}: {error}") from error
