@@ -91,7 +91,9 @@ def _build_trial(options: Mapping[str, Any]) -> None:
         ConfigError: with Lightning's reason.
     """
     simple = (str, int, float, list, dict, type(None))
-    trial = {name: value for name, value in options.items() if isinstance(value, simple) and name not in NOT_TRIED}
+    # nested options ("logger.class_path") are those of objects
+    plain = {name: value for name, value in options.items() if "." not in name and name not in NOT_TRIED}
+    trial = {name: value for name, value in plain.items() if isinstance(value, simple)}
     trial |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     try:
         with warnings.catch_warnings():

@@ -25,11 +25,11 @@ import pytest
 import torch
 from odd_videos import BAD_KINDS, FRAMES, ODD_KINDS, _silence, encode, flipped, make_bad, make_odd, pictures
 
-from datamodules import shards
 from datamodules.motionclips import write_video
 from datamodules.shard_index import pack, scan
 from datamodules.tree import Tree
 from zoo.errors import ConfigError, DataError
+from zoo.video import shard_member
 from zoo.video.containers import COVER
 from zoo.video.decoding import DECODERS, VideoReader, open_video
 from zoo.video.pixels import stacked
@@ -231,8 +231,8 @@ def test_videos_inside_a_shard(tmp_path: Path) -> None:
 def test_large_videos_inside_a_shard_are_read_block_by_block(
     kind: str, tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "BLOCK", 512)  # what they hold is a header and a few hundred bytes each
-    monkeypatch.setattr(shards, "KEPT", 2)
+    monkeypatch.setattr(shard_member, "BLOCK", 512)  # what they hold is a header and a few hundred bytes each
+    monkeypatch.setattr(shard_member, "KEPT", 2)
     video = put(odd(kind), tmp_path / "v.mp4")
     pack(tmp_path, [video.name], tmp_path / "s.tar")
     ((_, *place, _),) = scan(str(tmp_path / "s.tar"))[0]
@@ -254,7 +254,7 @@ def test_large_videos_inside_a_shard_are_read_block_by_block(
 
 @pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
 def test_both_decoders_of_a_large_video_have_a_place_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "BLOCK", 4096)
+    monkeypatch.setattr(shard_member, "BLOCK", 4096)
     noise = np.random.default_rng(0).integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)
     write_video(tmp_path / "v.mp4", noise)
     pack(tmp_path, ["v.mp4"], tmp_path / "s.tar")

@@ -119,7 +119,7 @@ def test_odd_times_to_wait_are_understood(value: str, seconds: float) -> None:
 def test_configs_that_are_no_json_are_errors(text: str, tmp_path: Path) -> None:
     folder: Any = zoo.save(small("tanet_r18", labels=list(FOUR)), tmp_path / "saved")
     (folder / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"config\.json holds a config that is not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):
         read_model(folder)
     (folder / "config.json").write_text(json.dumps("x" * (17 << 20)))
     with pytest.raises(CheckpointError, match="more than a config of this package"):

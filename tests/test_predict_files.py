@@ -65,7 +65,7 @@ def test_text_sound_and_empty_files_are_refused_in_a_line(tmp_path: Path) -> Non
     for name, reason in (
         ("list.txt", "list.txt is not a video. Give videos"),
         ("empty.bin", "empty.bin is empty (0 bytes). Give videos"),
-        ("sound.wav", "sound.wav has no video stream. Give videos"),
+        ("sound.wav", "sound.wav is not a video in a supported container"),
     ):
         with pytest.raises(DataError) as caught:
             VideoFiles([tmp_path / name])

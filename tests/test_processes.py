@@ -26,7 +26,7 @@ def free_port() -> int:
 
 def data_of(root: Path, rank: int) -> Any:
     """A data module as the Trainer of one of two processes would have it."""
-    data = VideoFolder(root, num_workers=0, batch_size=1, max_bad_fraction=0.2)
+    data = VideoFolder(root, num_workers=0, batch_size=1, max_bad_fraction=0.2, allow_overlap=True)
     data.protocol = zoo.create("c2d_r18", width=8, num_classes=4, num_frames=4, image_size=32).protocol
     data.trainer = SimpleNamespace(  # type: ignore[assignment]
         training=False, testing=True, predicting=False, global_rank=rank, world_size=2

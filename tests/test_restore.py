@@ -59,7 +59,6 @@ CHANGES: dict[str, tuple[str, Callable[[Content], object]]] = {
         lambda s: loops(s)["epoch_loop.batch_progress"]["total"].update(ready="four"),
     ),
     "no optimizer": ("the optimizer's state", lambda s: s.update(optimizer_states=[])),
-    "optimizer without groups": ("its content", lambda s: s["optimizer_states"][0].pop("param_groups")),
     "optimizer of another kind": (
         "the optimizer's state",
         lambda s: [group.pop("momentum") for group in s["optimizer_states"][0]["param_groups"]],
@@ -78,7 +77,6 @@ CHANGES: dict[str, tuple[str, Callable[[Content], object]]] = {
         lambda s: s["lr_schedulers"][0].update(base_lrs=[0.1]),
     ),
     "schedule without steps": ("the learning rate schedule", lambda s: s["lr_schedulers"][0].pop("last_epoch")),
-    "callbacks in a list": ("the state of the callbacks", lambda s: s.update(callbacks=[1])),
     "no best checkpoint": (
         "the state of the callbacks",
         lambda s: callback_state(s, "ModelCheckpoint").pop("best_model_path"),

@@ -108,7 +108,7 @@ def test_commands_of_the_same_second_have_folders_of_their_own(tmp_path: Path, m
 
 
 def test_help_needs_no_folder(holder: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["fit", "--out", str(tmp_path), "--help"]) == 0
+    assert main(["fit", "--out", str(tmp_path), "--help_all"]) == 0
     assert "--trainer.logger" in capsys.readouterr().out
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from test_cli import TINY, data_options
 from test_resume import fit
 
 import zoo
 from cli import main
-from lit_modules.validate_report import metric_rows
+from lit_modules.metric_table import metric_table
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,9 @@ def test_validate_prints_a_rounded_table(run: Path, capsys: pytest.CaptureFixtur
 
 
 def test_rows_of_several_classifiers_have_their_names() -> None:
-    metrics = {"val_verb_top1": 0.5, "val_noun_top5": 0.25, "val_action_top1": 0.125, "val_top1": 0.125}
-    assert metric_rows(metrics, [3, 9], {"verb": 3, "noun": 9}) == [
-        ("action top-1", "12.50 %"), ("verb top-1", "50.00 %"), ("noun top-5", "25.00 %"),
-    ]  # fmt: skip
+    metrics = {"verb_top1": 0.5, "noun_top5": 0.25, "action_top1": 0.125, "top1": 0.125}
+    scores = {str(number): (torch.tensor([number % 3, number]), torch.zeros(12)) for number in range(8)}
+    table = metric_table(metrics, scores, {"verb": 3, "noun": 9}, 12)
+    names, values = (list(column.cells) for column in table.columns[:2])
+    assert names == ["action top-1", "verb top-1", "noun top-5"]
+    assert values == ["12.50 %", "50.00 %", "25.00 %"]

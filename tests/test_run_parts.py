@@ -105,7 +105,7 @@ def test_a_monitored_metric_that_fit_does_not_log_is_refused(
     for part in ("EarlyStopping", "ModelCheckpoint"):
         error = refused([*arguments, *callback(part, monitor="val_top2", mode="max")], capsys)
         assert f"{part} monitors 'val_top2', which fit does not log. Did you mean 'val_top" in error
-        assert "val_mean_class, val_loss." in error
+        assert "val_mean_class, val_loss, val_top1_low" in error
     error = refused([*arguments, *callback("EarlyStopping", monitor="val_top1")], capsys)
     assert "prefers worse values; add mode=max (--trainer.callbacks.mode=max)" in error
 

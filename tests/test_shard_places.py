@@ -12,13 +12,13 @@ import torch
 from loopback import Loopback
 from test_shards import contents, member
 
-from datamodules import shards
 from datamodules.motionclips import write_video
 from datamodules.shard_index import index_shards, pack, scan
 from datamodules.shards import Manifest
 from datamodules.tools.commands import data
 from datamodules.tree import open_tree
 from zoo.errors import DataError
+from zoo.video import shard_member
 from zoo.video.decoding import VideoReader, open_video
 from zoo.video.shard_member import UnreachableError
 from zoo.video.source import Source
@@ -89,8 +89,8 @@ def test_of_large_videos_only_the_parts_wanted_are_fetched(tmp_path: Path, monke
     noise = torch.randint(256, (300, 48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     write_video(tmp_path / "v" / "long.mp4", noise.numpy(), fps=25)
     size = (tmp_path / "v" / "long.mp4").stat().st_size
-    monkeypatch.setattr(shards, "BLOCK", size // 40)
-    monkeypatch.setattr(shards, "PAUSES", ())
+    monkeypatch.setattr(shard_member, "BLOCK", size // 40)
+    monkeypatch.setattr(shard_member, "PAUSES", ())
     pack(tmp_path / "v", ["long.mp4"], tmp_path / "s" / "a.tar")
     (video,), _ = scan(str(tmp_path / "s" / "a.tar"))
     Manifest(["a.tar"], ["long.mp4"], [0], [video.offset], [video.size], [""]).write(tmp_path / "s")

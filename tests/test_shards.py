@@ -21,7 +21,7 @@ from loopback import Loopback
 from torch.utils.data import DataLoader
 
 import zoo
-from datamodules import VideoFolder, shards
+from datamodules import VideoFolder
 from datamodules.records import VideoRecords
 from datamodules.shard_index import expand, member_key, pack, scan, split_member
 from datamodules.shard_list import ShardList
@@ -29,6 +29,7 @@ from datamodules.shards import Manifest, ShardTree
 from datamodules.tools.commands import data
 from datamodules.tree import Tree, open_tree
 from zoo.errors import ConfigError, DataError
+from zoo.video import shard_member
 from zoo.video.decoding import open_video
 from zoo.video.shard_member import UnreachableError, read_member
 
@@ -228,7 +229,7 @@ def test_hosts_that_fail_are_asked_again(
     far: tuple[Loopback, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loopback, url, served = far
-    monkeypatch.setattr(shards, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(shard_member, "PAUSES", (0.01, 0.01))
     records = open_tree(url).records(["left/a.mp4"])
     source, shard = records.source(0), served["shards-000000.tar"]
     expected = read_member(source.path, source.place)
