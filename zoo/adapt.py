@@ -79,7 +79,8 @@ class LoadReport:
         Args:
             tensors: the network's parameters, and perhaps more, by name.
         """
-        unchanged = all(key in tensors and checksum(tensors[key]) == value for key, value in self.checksums.items())
+        present = all(key in tensors and not tensors[key].is_meta for key in self.checksums)
+        unchanged = present and all(checksum(tensors[key]) == value for key, value in self.checksums.items())
         return self.untrained if unchanged else ()
 
     def __str__(self) -> str:
