@@ -339,7 +339,7 @@ def test_classifier_follows_the_names_of_the_data() -> None:
     weight = network.fc.weight.clone()
     assert match_classes(network, ["x", "y", "z"]).startswith("re-initialised")  # as many classes, but other ones
     assert not torch.equal(network.fc.weight, weight)
-    assert network.spec.labels == ["x", "y", "z"]
+    assert network.spec.labels == ("x", "y", "z")
 
 
 def test_mirrored_classes_follow_the_classifier() -> None:

@@ -45,7 +45,7 @@ def modules_imported(file: Path) -> set[str]:
         ("zoo/ops", ("zoo.ops", "zoo.errors", "zoo.text")),
         ("zoo/weights/converters", ("zoo.weights.converters",)),
         ("zoo/video", ("zoo.video", "zoo.errors", "zoo.text", "zoo.protocol")),
-        ("zoo/models", ("zoo.models", "zoo.ops", "zoo.errors", "zoo.text")),
+        ("zoo/models", ("zoo.models", "zoo.ops", "zoo.errors", "zoo.text", "zoo.protocol", "zoo.spec")),
         ("datamodules", ("datamodules", "zoo")),
         ("lit_modules", ("lit_modules", "zoo")),
     ],
