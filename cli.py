@@ -11,7 +11,7 @@ from typing import NamedTuple
 import zoo
 from zoo import commands as zoo_commands
 from zoo.command_line import suggest
-from zoo.errors import OfflineError, UnknownNameError, UnreachableError, ZooError
+from zoo.errors import DownloadError, UnknownNameError, WeightsNotFoundError, ZooError
 from zoo.text import printable
 
 Arguments = Sequence[str]
@@ -129,7 +129,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def print_offline_advice(command: str, arguments: Arguments, error: ZooError) -> None:
     """After a download that failed because no host could be reached, print commands that need none."""
-    if command in ("fit", "validate", "test", "predict") and isinstance(error, (UnreachableError, OfflineError)):
+    unreachable = isinstance(error, DownloadError) and error.reason in ("unreachable", "skipped")
+    if command in ("fit", "validate", "test", "predict") and (unreachable or isinstance(error, WeightsNotFoundError)):
         from lit_modules.trainer_arguments import offline_advice
 
         for purpose, alternative in offline_advice(command, arguments).items():

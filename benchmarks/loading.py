@@ -1,7 +1,7 @@
 """How many training clips a core loads a second, against decoders used directly and pytorchvideo; and views of a test.
 
 One process, one thread; a second is one of CPU time, so that what else the machine does and hidden threads do not
-count in favour of anybody. All ways read the same clips of the same files in turn; of several rounds the fastest
+count in favor of anybody. All ways read the same clips of the same files in turn; of several rounds the fastest
 counts. torchcodec needs FFmpeg's libraries. Run: python benchmarks/loading.py [--csv FILE]
 """
 

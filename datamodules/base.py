@@ -30,7 +30,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
 from zoo.video.decoding import check_decoder
 from zoo.video.sampling import sample
-from zoo.video.transforms import normalise
+from zoo.video.transforms import normalize
 
 log = logging.getLogger("datamodules")
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
@@ -389,8 +389,8 @@ class VideoDataModule(L.LightningDataModule):
                 log.warning("%d of %d %svideos could not be read", len(account), count, kind)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """uint8 frames -> normalised floats ``(..., C, T, H, W)``, on the device."""
+        """uint8 frames -> normalized floats ``(..., C, T, H, W)``, on the device."""
         if len(batch["path"]):
             protocol = self.datasets[self._split_of_stage()].protocol
-            batch["video"] = normalise(batch["video"], protocol.mean, protocol.std)
+            batch["video"] = normalize(batch["video"], protocol.mean, protocol.std)
         return batch

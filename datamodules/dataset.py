@@ -17,7 +17,6 @@ from zoo.errors import DataError, ZooError
 from zoo.protocol import Protocol
 from zoo.video.decoding import open_video
 from zoo.video.sampling import sample
-from zoo.video.shard_member import UnreachableError
 from zoo.video.time_limit import within
 from zoo.video.transforms import resize_short_side, train_clip, view_crops
 
@@ -74,7 +73,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
     def _item(self, number: int, seed: int | None = None) -> dict[str, Any]:
         skipped: list[tuple[str, str]] = []
         for attempt in range(REPLACEMENTS if self.split == "train" else 1):
-            # not its neighbour: bad videos come in rows
+            # not its neighbor: bad videos come in rows
             at = derived_seed(number, attempt) % len(self) if attempt else number
             source, label = self.records.source(at), torch.as_tensor(self.records.labels[at])
             if seed is not None:  # for each attempt: how far one got before it failed leaves no trace
@@ -86,7 +85,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
                     raise DataError(reason)
                 clips, repeated, mirrored = self._clips(source)
             except DataError as error:
-                if self.split == "train" and not isinstance(error, UnreachableError):
+                if self.split == "train" and error.reason != "unreachable":
                     self._failed[at] = turns + 1, str(error)
                 skipped.append((str(source), str(error)))
                 continue
@@ -145,7 +144,7 @@ def check_shape(height: int, width: int, name: str) -> None:
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
     """Items -> batch; those without a clip stay only in ``skipped``. A batch may be empty but for that."""
-    # all first clips, then all second ones: MixUp and CutMix take neighbours, which must not be of one video
+    # all first clips, then all second ones: MixUp and CutMix take neighbors, which must not be of one video
     turns = range(max((len(item["video"]) for item in items), default=0))
     order = [(item, turn) for turn in turns for item in items if item["video"]]
     clips = [item["video"][turn] for item, turn in order]

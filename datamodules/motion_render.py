@@ -5,7 +5,7 @@ and backwards, so their frames, taken as a set, have one distribution: a network
 scores of single frames is at chance within every pair, and only the order of frames tells.
 
 Units in this module: positions, radii and lengths are fractions of the frame's side (x to the
-right, y down), angles are radians (growing clockwise on screen), colours are RGB in [0, 1].
+right, y down), angles are radians (growing clockwise on screen), colors are RGB in [0, 1].
 """
 
 import math
@@ -62,9 +62,9 @@ class Sprite:
 
     shape: str
     texture: str
-    colours: np.ndarray  # (2, 3): the texture runs from the first to the second
+    colors: np.ndarray  # (2, 3): the texture runs from the first to the second
     waves: np.ndarray  # (4, 3): wave vector x, y (radians per radius) and phase of the texture
-    centre: np.ndarray  # (T, 2): x, y
+    center: np.ndarray  # (T, 2): x, y
     radius: np.ndarray  # (T,)
     angle: np.ndarray  # (T,)
     opacity: np.ndarray  # (T,): 0 to 1
@@ -115,14 +115,14 @@ def _paint(video: np.ndarray, sprite: Sprite) -> None:
     size = video.shape[1]
     # Only the box that the sprite ever touches is computed; most sprites are small.
     reach = REACH * sprite.radius[:, None] + 1 / size
-    low = np.floor((sprite.centre - reach).min(axis=0) * size).clip(0, size).astype(int)
-    high = np.ceil((sprite.centre + reach).max(axis=0) * size).clip(0, size).astype(int)
+    low = np.floor((sprite.center - reach).min(axis=0) * size).clip(0, size).astype(int)
+    high = np.ceil((sprite.center + reach).max(axis=0) * size).clip(0, size).astype(int)
     if (high <= low).any():
         return
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
     cx, cy, radius, angle, opacity = (
         value.astype(np.float32)[:, None, None]
-        for value in (*sprite.centre.T, sprite.radius, sprite.angle, sprite.opacity)
+        for value in (*sprite.center.T, sprite.radius, sprite.angle, sprite.opacity)
     )
     dx = (grid[None, None, low[0] : high[0]] - cx) / radius
     dy = (grid[None, low[1] : high[1], None] - cy) / radius
@@ -131,7 +131,7 @@ def _paint(video: np.ndarray, sprite: Sprite) -> None:
     # One pixel of ramp across the outline.
     alpha = np.clip(0.5 - SHAPES[sprite.shape](x, y) * (radius * size), 0, 1) * opacity
     weight = _texture(sprite.texture, x, y, sprite.waves.astype(np.float32))
-    first, second = sprite.colours.astype(np.float32)
+    first, second = sprite.colors.astype(np.float32)
     region = video[:, low[1] : high[1], low[0] : high[0]]
     region += alpha[..., None] * (first + weight[..., None] * (second - first) - region)
 
@@ -140,8 +140,8 @@ def _pick(rng: np.random.Generator, items: Sequence[Any]) -> Any:
     return items[int(rng.integers(len(items)))]
 
 
-def _colour(rng: np.random.Generator, style: Style, saturation: Range, value: Range) -> np.ndarray:
-    """A random RGB colour (3,) with a hue of the style (HSV to RGB in closed form)."""
+def _color(rng: np.random.Generator, style: Style, saturation: Range, value: Range) -> np.ndarray:
+    """A random RGB color (3,) with a hue of the style (HSV to RGB in closed form)."""
     hue = rng.uniform(*_pick(rng, style.hues))
     sat, val = rng.uniform(*saturation), rng.uniform(*value)
     ramp = np.abs((6 * hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
@@ -169,9 +169,9 @@ def _background(rng: np.random.Generator, style: Style, size: int, side: int) ->
         "tiles": 2 * np.sin(wave * along + phase) * np.sin(wave * across) + 0.3 * blotches,
         "waves": 0.4 * np.sin(wave * along + phase + 2.5 * blotches),
     }[name]
-    # Mid-grey levels, so that the light and dark labelled objects stand out from all of it.
-    first = _colour(rng, style, (0.1, 0.4), (0.32, 0.45))
-    second = _colour(rng, style, (0.1, 0.4), (0.47, 0.60))
+    # Mid-gray levels, so that the light and dark labeled objects stand out from all of it.
+    first = _color(rng, style, (0.1, 0.4), (0.32, 0.45))
+    second = _color(rng, style, (0.1, 0.4), (0.47, 0.60))
     mixed = first + np.clip(0.5 + mix, 0, 1)[..., None] * (second - first)
     return mixed.astype(np.float32)
 
@@ -203,9 +203,9 @@ def _sprite(rng: np.random.Generator, style: Style, shapes: Sequence[str], frame
     return Sprite(
         shape=_pick(rng, shapes),
         texture=_pick(rng, style.textures),
-        colours=np.stack([_colour(rng, style, saturation, each) for each in (light, dark)]),
+        colors=np.stack([_color(rng, style, saturation, each) for each in (light, dark)]),
         waves=np.stack([wave_number * np.cos(turn), wave_number * np.sin(turn), phase], axis=1),
-        centre=np.full((frames, 2), 0.5),
+        center=np.full((frames, 2), 0.5),
         radius=np.full(frames, 0.15),
         angle=np.full(frames, rng.uniform(0, 2 * math.pi)),
         opacity=np.ones(frames),
@@ -221,14 +221,14 @@ def _distractor(rng: np.random.Generator, style: Style, time: np.ndarray) -> Spr
     sprite = _sprite(rng, style, style.shapes, len(time), bold=False)
     return replace(
         sprite,
-        centre=rng.uniform(0.08, 0.92, 2) + swing[:, None] * step,
+        center=rng.uniform(0.08, 0.92, 2) + swing[:, None] * step,
         radius=np.full(len(time), rng.uniform(0.045, 0.075)),
         angle=sprite.angle + rng.uniform(0, 0.5) * rock,
     )
 
 
 def _actors(rng: np.random.Generator, style: Style, time: np.ndarray, label: str) -> list[Sprite]:
-    """The labelled object or objects, for the first class of a pair; time (T,) runs from 0 to 1."""
+    """The labeled object or objects, for the first class of a pair; time (T,) runs from 0 to 1."""
     frames = len(time)
     # Starts and stops softly, or the reverse of it, alike at both ends of the clip.
     done = time + rng.uniform(-0.6, 0.6) * np.sin(2 * math.pi * time) / (2 * math.pi)
@@ -245,20 +245,20 @@ def _actors(rng: np.random.Generator, style: Style, time: np.ndarray, label: str
         step = np.array([-rng.uniform(0.45, 0.70), rng.uniform(-0.08, 0.08)])
         middle = np.array([rng.uniform(0.45, 0.55), rng.uniform(0.25, 0.75)])
         path = middle + half * step
-        return [replace(actor, centre=path if label == "moves_left" else path[:, ::-1])]
+        return [replace(actor, center=path if label == "moves_left" else path[:, ::-1])]
     if label == "approaches":
         # A constant ratio per unit of time is what a steady approach looks like, nearly.
         near = rng.uniform(0.21, 0.27)
         far = near / rng.uniform(2.2, 3.0)
-        return [replace(actor, centre=place + half * drift, radius=far * (near / far) ** done)]
+        return [replace(actor, center=place + half * drift, radius=far * (near / far) ** done)]
     if label == "turns_clockwise":
         # Like the hand of a clock: around a place near the middle, the object turning as it goes. At
         # most 35 degrees between 8 frames spread over the clip, 70 where frames are drawn at random.
         angle = actor.angle + math.radians(rng.uniform(120, 240)) * time
         arm = rng.uniform(0.20, 0.26) * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        return [replace(actor, centre=rng.uniform(0.45, 0.55, 2) + arm, angle=angle)]
+        return [replace(actor, center=rng.uniform(0.45, 0.55, 2) + arm, angle=angle)]
     if label == "appears":
-        return [replace(actor, centre=place + half * drift, opacity=done)]
+        return [replace(actor, center=place + half * drift, opacity=done)]
     if label == "meets":
         other = _sprite(rng, style, style.shapes, frames, bold=True)
         radii = rng.uniform(0.10, 0.14, 2)
@@ -267,8 +267,8 @@ def _actors(rng: np.random.Generator, style: Style, time: np.ndarray, label: str
         middle, share = rng.uniform(0.45, 0.55, 2), rng.uniform(0.4, 0.6)
         ahead, behind = middle + share * gap * heading, middle - (1 - share) * gap * heading
         return [
-            replace(actor, centre=ahead, radius=np.full(frames, radii[0])),
-            replace(other, centre=behind, radius=np.full(frames, radii[1])),
+            replace(actor, center=ahead, radius=np.full(frames, radii[0])),
+            replace(other, center=behind, radius=np.full(frames, radii[1])),
         ]
     raise KeyError(label)
 

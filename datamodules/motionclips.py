@@ -79,7 +79,7 @@ class MotionClips(VideoFolder):
 def write_video(path: Path, frames: np.ndarray, fps: int = 12) -> None:
     """Write uint8 RGB frames (T, H, W, 3), H and W even, as an H.264 .mp4 of fps frames a second.
 
-    Every frame is coded alone and with the same quantiser, so that compression leaves no trace of
+    Every frame is coded alone and with the same quantizer, so that compression leaves no trace of
     the direction of time. The file appears under its name only once it is complete.
     """
     path = Path(path)
@@ -90,7 +90,7 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 12) -> None:
     height, width = frames.shape[1:3]
     even = height % 2 == 0 and width % 2 == 0
     require(even, f"{path}: cannot write frames of {width}x{height} pixels; both must be even.")
-    # ipratio: x264 otherwise gives I frames a finer quantiser than the one asked for.
+    # ipratio: x264 otherwise gives I frames a finer quantizer than the one asked for.
     x264 = "keyint=1:bframes=0:scenecut=0:ipratio=1:aq-mode=0:mbtree=0"
     options = {"qp": "18", "preset": "fast", "x264-params": x264}
     with atomic_path(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:

@@ -54,7 +54,7 @@ def pack(root: Path, names: Sequence[str], target: Path) -> None:
     """One shard of videos below a folder: for each a ``.json`` with its path, then its bytes.
 
     Raises:
-        NoSpaceError, AccessError: it cannot be written.
+        StorageError: it cannot be written.
     """
     with written(target) as temporary, tarfile.open(temporary, "w") as shard:
         for name in names:

@@ -17,7 +17,7 @@ from datamodules.records import VideoRecords
 from datamodules.tools.outputs import written
 from datamodules.tree import VIDEO_EXTENSIONS, Tree
 from zoo.errors import DataError
-from zoo.video.shard_member import AbsentError, ForbiddenError, fetch
+from zoo.video.shard_member import fetch
 
 MANIFEST = "shards.json"
 
@@ -53,7 +53,7 @@ class Manifest:
         """Write it into a folder, whole or not at all.
 
         Raises:
-            NoSpaceError, AccessError: it cannot be written.
+            StorageError: it cannot be written.
         """
         with written(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"version": 1, **asdict(self)}, separators=(",", ":")), encoding="utf-8")
@@ -127,8 +127,10 @@ class ShardTree(Tree):
             return True
         try:
             return bool(fetch(f"{self.root}/{name}", 0, 1))
-        except (AbsentError, ForbiddenError):  # S3 forbids to know of files that are not there, if none may be listed
-            return False
+        except DataError as error:
+            if error.reason in ("missing", "forbidden"):  # S3 answers 403 for missing files in buckets without listing
+                return False
+            raise
 
     def read(self, name: str) -> str:
         """The text of an annotation file, which lies beside the shards.

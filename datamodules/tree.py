@@ -25,7 +25,7 @@ VIDEO_EXTENSIONS = (
     ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
     ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
 )  # fmt: skip
-# annotations, label lists, licences and pictures: nobody takes them for videos
+# annotations, label lists, licenses and pictures: nobody takes them for videos
 OTHER_EXTENSIONS = (
     ".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md", ".pkl", ".cls", ".jpg", ".jpeg", ".png",
 )  # fmt: skip

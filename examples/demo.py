@@ -84,7 +84,7 @@ def learning_curves(runs: dict[str, Path]) -> str:
             axes.plot(*zip(*points, strict=True), marker="o", label=title)
     loss.set(xlabel="epoch", ylabel="training loss")
     accuracy.set(xlabel="epoch", ylabel="validation top-1, %", ylim=(0, 102))
-    accuracy.axhline(50, color="grey", linestyle=":", label="best guess from pooled frames")
+    accuracy.axhline(50, color="gray", linestyle=":", label="best guess from pooled frames")
     accuracy.legend()
     return figure_html(figure)
 

@@ -177,7 +177,7 @@ class VideoClassifier(L.LightningModule):
         self.scores: Scores = {}  # of the videos validated or tested; of all processes when that has ended
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Clips ``(B, 3, T, H, W)``, normalised -> logits ``(B, classes)``."""
+        """Clips ``(B, 3, T, H, W)``, normalized -> logits ``(B, classes)``."""
         return self.network(clips)
 
     def score_views(self, views: Tensor) -> Tensor:
@@ -378,7 +378,7 @@ class VideoClassifier(L.LightningModule):
         checkpoint[CONFIG_KEY] = replace(self.network.spec, provenance=self.provenance()).to_config()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a run of other parameter groups: its optimiser's state would be that of other parameters.
+        """Refuse a run of other parameter groups: its optimizer's state would be that of other parameters.
 
         Raises:
             ConfigError: it was written by another recipe, or an earlier version of this one.

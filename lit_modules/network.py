@@ -18,7 +18,7 @@ from zoo.errors import ConfigError, check_rate
 from zoo.index import load_index
 from zoo.models import ARCHITECTURES
 from zoo.protocol import MAX_LABEL
-from zoo.provenance import INITIALISED, START
+from zoo.provenance import INITIALIZED, START
 from zoo.spec import ModelSpec
 
 log = logging.getLogger("lit_modules")
@@ -49,7 +49,7 @@ def build_network(
     return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
 
 
-def head_initialised(network: Any) -> bool:
+def head_initialized(network: Any) -> bool:
     """Whether the classifier of a network is untrained."""
     return any(key.startswith(network.head_prefix) for key in network.report.untrained)
 
@@ -94,8 +94,8 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     elif labels is not None or network.get_classifier().out_features != len(names):
         network.reset_classifier(len(names))
         spec = spec.with_classes(len(names))
-        done = "re-initialised, as the data has other classes" + _unknown(names, labels or [])
-    elif not head_initialised(network):
+        done = "re-initialized, as the data has other classes" + _unknown(names, labels or [])
+    elif not head_initialized(network):
         done = "taken to have the data's classes in their order, as its own have no names"
     network.spec = spec.with_labels(names)
     return done
@@ -122,7 +122,7 @@ def is_untrained(network: Any) -> bool:
 def declares_untrained(config: Mapping[str, Any]) -> bool:
     """Whether the config of a saved network or checkpoint declares untrained parts."""
     provenance = config.get("provenance") or {}
-    return bool(provenance.get(INITIALISED) or provenance.get(START))
+    return bool(provenance.get(INITIALIZED) or provenance.get(START))
 
 
 def describe_untrained(network: Any, name: str, head_change: str | None = None) -> str:
@@ -140,7 +140,7 @@ def describe_untrained(network: Any, name: str, head_change: str | None = None) 
         return f"the classifier of {name} was {head_change}."
     what = f"{name} is a start for fine-tuning" if report.start_only else f"{name} is not fully trained"
     what += f"; untrained: {', '.join(parts)}." if parts else "."
-    if entry is not None and entry.labels == "imagenet1k" and not head_initialised(network):
+    if entry is not None and entry.labels == "imagenet1k" and not head_initialized(network):
         what += " Its labels are those of images (ImageNet-1k), not of actions."
     return what
 

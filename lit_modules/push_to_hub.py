@@ -27,7 +27,7 @@ class PushToHub(Callback):
         private: make a private repository. None: as its owner's default is.
         revision: branch to push to.
         create_pr: open a pull request instead.
-        licence: of the weights, best as the Hub calls it ("apache-2.0").
+        license: of the weights, best as the Hub calls it ("apache-2.0").
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class PushToHub(Callback):
         private: bool | None = None,
         revision: str | None = None,
         create_pr: bool = False,
-        licence: str | None = None,
+        license: str | None = None,
     ) -> None:
         self.repo, self.private, self.revision = repo, private, revision
-        self.create_pr, self.licence = create_pr, licence
+        self.create_pr, self.license = create_pr, license
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say what would keep a push from working while nothing is lost yet."""
@@ -66,7 +66,7 @@ class PushToHub(Callback):
             address = push(
                 checkpoint,
                 self.repo,
-                licence=self.licence,
+                license=self.license,
                 private=self.private,
                 revision=self.revision,
                 create_pr=self.create_pr,
@@ -78,7 +78,7 @@ class PushToHub(Callback):
 
     def _command(self, checkpoint: Path) -> str:
         words = ["tempozoo", "push", str(checkpoint), self.repo]
-        words += ["--licence", self.licence] if self.licence else []
+        words += ["--license", self.license] if self.license else []
         words += ["--revision", self.revision] if self.revision else []
         words += ["--pr"] if self.create_pr else []
         words += [] if self.private is None else ["--private" if self.private else "--no-private"]

@@ -2,7 +2,7 @@
 
 A class has what the first run of its family used; what another run changes is in ``configs/``, a file for each
 published row. ``docs/recipes.md`` says where the values are from. ``group_rules`` are for parameters that the released
-optimisers treat otherwise than their role would have it; see ``lit_modules.optim.parameter_groups``.
+optimizers treat otherwise than their role would have it; see ``lit_modules.optim.parameter_groups``.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class TANet(VideoClassifier):
     setting (``--trainer.gradient_clip_val 20``), which the files in ``configs/`` make.
     """
 
-    # the released optimiser has every linear layer at x5: TAM's global branch with the classifier
+    # the released optimizer has every linear layer at x5: TAM's global branch with the classifier
     group_rules: ClassVar[Rules] = {r"\.G\.[03]\.weight$": (5, True)}
 
     def __init__(
@@ -106,7 +106,7 @@ class TAdaConvNeXtV2(VideoClassifier):
     x10. Clips are made with "rand_augment", which is part of the published networks' protocol.
     """
 
-    # the released optimiser goes by name: in the routing functions, norms are weights and biases like all others, and
+    # the released optimizer goes by name: in the routing functions, norms are weights and biases like all others, and
     # the layer that calibrates the bias, "b_bias", counts as a bias
     group_rules: ClassVar[Rules] = {
         r"\.routing\.norm(_attn)?\.weight$": (5, True),
@@ -166,11 +166,11 @@ class TAdaFormer(VideoClassifier):
 
     AdamW, lr 5e-5 for a batch of 256 (the YAML's; on how many machines is not said), 30 epochs: 5 of warm-up from 1e-6,
     then a cosine to 1e-6; weight decay .05 (none on norms, biases, the class embedding), dropout .5, label smoothing
-    .1. The rate falls by .7 from block to block towards the stem, and is x10 in the TAda blocks and the classifier.
+    .1. The rate falls by .7 from block to block toward the stem, and is x10 in the TAda blocks and the classifier.
     Clips are made with "rand_augment", which is part of the published networks' protocol.
     """
 
-    # the released optimiser spares what has one dimension, so the positions decay
+    # the released optimizer spares what has one dimension, so the positions decay
     group_rules: ClassVar[Rules] = {r"^pos_embed$": (1, True)}
 
     def __init__(

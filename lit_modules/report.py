@@ -55,8 +55,8 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
         axes.set_yticks(range(classes), names, fontsize=8, parse_math=False)
     if classes <= 30:
         for row, column in zip(*np.nonzero(confusion), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=8, color=colour)
+            color = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=8, color=color)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -15,7 +15,7 @@ from lit_modules.interrupts import StopOnSignal, exit_status
 from lit_modules.run_folder import CHECKPOINTS, LAST, resume_command
 from lit_modules.run_lock import is_first_process
 from lit_modules.trainer_parts import missing_package
-from zoo.errors import AccessError, NoSpaceError
+from zoo.errors import StorageError
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 SIGNALS = {exit_status(signum): signum for signum in (signal.SIGINT, signal.SIGTERM)}
@@ -26,8 +26,8 @@ def run_errors(command: str, folder: Path, stopper: StopOnSignal) -> Iterator[No
     """Turn these ends of a command into the errors of this package; a stopped training says how to resume it.
 
     Raises:
-        NoSpaceError: the disk is full.
-        AccessError: a file of the folder cannot be written.
+        StorageError: the disk is full.
+        StorageError: a file of the folder cannot be written.
         ConfigError: a logger or callback needs a package that is not installed.
         SystemExit: a signal; the status is 130 or 143.
     """
@@ -54,9 +54,9 @@ def _explain(error: OSError | ModuleNotFoundError, command: str, folder: Path) -
     if isinstance(error, OSError):
         path = Path(os.fsdecode(error.filename)) if isinstance(error.filename, (str, bytes)) else folder
         if error.errno in FULL_DISK:
-            raise NoSpaceError(f"No space is left to write {path}. Make room{_then(command, folder)}") from error
+            raise StorageError(f"No space is left to write {path}. Make room{_then(command, folder)}") from error
         if folder.absolute() in path.absolute().parents:
-            raise AccessError(
+            raise StorageError(
                 f"{path} cannot be written ({error.strerror}). Mend it{_then(command, folder)}"
             ) from error
         return

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import av
-import numpy as np
 import pytest
 import torch
 from loopback import Loopback
 from loopback_hub import LoopbackHub
+from small_models import FOUR
+from tiny_zoo import write_index
 
-import zoo
 from datamodules.motionclips import write_motion_clips
-from zoo.models import takes
 from zoo.weights import download, transfer
-
-SMALL = {"width": 8, "num_classes": 4, "num_frames": 4, "dropout": 0.0}  # of a network that builds in milliseconds
-VIT = {"width": 48, "depth": 2, "patch": 8, "image_size": 32} | {k: SMALL[k] for k in SMALL if k != "width"}
-FOUR = ("appears", "vanishes", "meets", "parts")
 
 
 @pytest.fixture(autouse=True)
@@ -35,8 +28,6 @@ def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
     """An internet with nothing in it, the index of tiny_zoo, and no patience."""
-    from tiny_zoo import write_index  # which takes SMALL from here
-
     with Loopback() as loopback:
         for name, value in loopback.environment().items():
             monkeypatch.setenv(name, value)
@@ -62,22 +53,3 @@ def motion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     counts = {"train": 8, "val": 3, "test": 3}
     root = tmp_path_factory.mktemp("data") / "motion"
     return write_motion_clips(root, classes=FOUR, clips_per_class=counts, frames=12, size=32, progress=False)
-
-
-def small(arch: str, **options: Any) -> Any:
-    """A small network of one of our own architectures, for clips (B, 3, 4, 32, 32) and four classes."""
-    return zoo.create(arch, **((VIT if takes(arch, "patch") else SMALL) | options))
-
-
-def numbered_video(path: Path, frames: int, size: tuple[int, int] = (48, 64), **options: str) -> Path:
-    """A video whose frame n has brightness about 8 n, with B frames and few key frames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=25, options={"g": "8", "bf": "2", "crf": "12", **options})
-        stream.height, stream.width = size
-        stream.pix_fmt = "yuv420p"
-        for number in range(frames):
-            picture = np.full((*size, 3), min(8 * number, 255), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
-        container.mux(stream.encode())
-    return path

@@ -2,7 +2,7 @@
 
 from zoo import load
 model = load("tanet_r18.motionclips8")     # bundled; list_models() names the others
-logits = model(clips)                      # (B, 3, T, H, W) normalised floats -> (B, classes)
+logits = model(clips)                      # (B, 3, T, H, W) normalized floats -> (B, classes)
 model = temporalize(image_network)         # the same for an image network of yours
 print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 """

@@ -28,10 +28,10 @@ class LoadReport:
         source: file that the weights came from; None for random weights.
         sha256: of that file.
         published: whether the file has the digest in the index; None if the index has none.
-        initialised: keys that are not from the file.
+        initialized: keys that are not from the file.
         adapted: key -> how its tensor was changed.
         ignored: keys of the file that were not used.
-        untrained: keys that nobody has trained: ``initialised``, and those of the file that its config declares.
+        untrained: keys that nobody has trained: ``initialized``, and those of the file that its config declares.
         untrained_parts: the modules that hold these keys, such as ("16 TAM modules", "classifier").
         start_only: the weights were trained for another network, such as an image network, and serve as a start only.
         checksums: of the untrained parameters when they were initialized or loaded.
@@ -41,7 +41,7 @@ class LoadReport:
     source: str | None = None
     sha256: str | None = None
     published: bool | None = None
-    initialised: tuple[str, ...] = ()
+    initialized: tuple[str, ...] = ()
     adapted: Mapping[str, str] | None = None
     ignored: tuple[str, ...] = ()
     untrained: tuple[str, ...] = ()
@@ -52,7 +52,7 @@ class LoadReport:
     @property
     def as_trained(self) -> bool:
         """Whether every tensor of the network is that of the file, unchanged."""
-        return self.source is not None and not self.initialised and not self.adapted
+        return self.source is not None and not self.initialized and not self.adapted
 
     def with_initialized(self, network: nn.Module, keys: Iterable[str]) -> LoadReport:
         """The report after ``keys`` of the network were initialized.
@@ -67,7 +67,7 @@ class LoadReport:
         untrained = (*others, *new)
         return replace(
             self,
-            initialised=tuple(dict.fromkeys((*self.initialised, *new))),
+            initialized=tuple(dict.fromkeys((*self.initialized, *new))),
             untrained=untrained,
             untrained_parts=name_parts(network, untrained),
             checksums={key: value for key, value in checksums.items() if key in untrained},
@@ -162,11 +162,11 @@ def listing(keys: Any, most: int = 4) -> str:
 
 
 def adapt_stem(weight: Tensor, channels: int) -> Tensor:
-    """A stem kernel ``(O, 3, ...)`` for another number of input channels: repeated, keeping its response to grey."""
+    """A stem kernel ``(O, 3, ...)`` for another number of input channels: repeated, keeping its response to gray."""
     old = weight.shape[1]
     repeated = weight[:, [i % old for i in range(channels)]]
     total, kept = weight.sum(1, keepdim=True), repeated.sum(1, keepdim=True)
-    if channels < old:  # dropping channels would drop colours: spread what they all saw instead
+    if channels < old:  # dropping channels would drop colors: spread what they all saw instead
         return total.expand_as(repeated) / channels
     scale = old / channels
     return repeated * scale + (total - kept * scale) / channels
@@ -191,24 +191,24 @@ def fit(
         operator_untrained: the tensors are of an image network; exactly the operator's keys may be missing.
 
     Returns:
-        Keys left at their initialisation, and key -> what was done to it.
+        Keys left at their initialization, and key -> what was done to it.
     """
     network: Any = model
     wanted = model.state_dict()
-    initialised: list[str] = []
+    initialized: list[str] = []
     adapted: dict[str, str] = {}
 
     if options["num_classes"] != trained["num_classes"]:
         head = [key for key in wanted if key.startswith(network.head_prefix)]
-        initialised += head
+        initialized += head
         for key in head:
             tensors.pop(key, None)
     if operator_untrained:
         adapted.update(dict.fromkeys(network.adapt_image(tensors), "fitted to the frames it spans here"))
-        initialised += sorted(network.operator_keys() - set(tensors))
+        initialized += sorted(network.operator_keys() - set(tensors))
         head = [key for key in wanted if key.startswith(network.head_prefix)]
         if not any(key in tensors for key in head):  # CLIP's tower has no classifier
-            initialised += [key for key in head if key not in initialised]
+            initialized += [key for key in head if key not in initialized]
     if options["num_frames"] != trained["num_frames"]:
         what = f"interpolated from {trained['num_frames']} to {options['num_frames']} frames"
         adapted.update(dict.fromkeys(network.adapt_frames(tensors), what))
@@ -223,13 +223,13 @@ def fit(
                 adapted[key] = f"adapted to {channels} input channels"
 
     for key, value in wanted.items():
-        if key.endswith("num_batches_tracked") and key not in tensors and key not in initialised:
+        if key.endswith("num_batches_tracked") and key not in tensors and key not in initialized:
             tensors[key] = torch.zeros_like(value)  # files older than this counter; nothing here reads it
             adapted[key] = "counter set to 0"
         elif key in tensors and tensors[key].dtype != value.dtype and key not in adapted:
             adapted[key] = f"cast from {str(tensors[key].dtype).removeprefix('torch.')}"
 
-    missing = [key for key in wanted if key not in tensors and key not in initialised]
+    missing = [key for key in wanted if key not in tensors and key not in initialized]
     unexpected = [key for key in tensors if key not in wanted]
     shapes = [
         f"{key} {tuple(tensors[key].shape)} (network {tuple(value.shape)})"
@@ -255,4 +255,4 @@ def fit(
         for key, value in wanted.items():
             if key in tensors:
                 value.copy_(tensors[key])
-    return initialised, adapted
+    return initialized, adapted

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from zoo.errors import ArgumentTypeError, ConfigError
+from zoo.errors import ConfigError
 from zoo.text import brief, is_printable
 
 MAX_TEXT = 4096  # characters of a name or path; no file system takes longer paths
@@ -20,13 +20,13 @@ def check_text(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse what is not text, or is empty, contains a null character or is longer than ``MAX_TEXT``.
 
     Raises:
-        ArgumentTypeError: not a str (nor None where ``optional``).
+        ConfigError: not a str (nor None where ``optional``).
         ConfigError: text that cannot be a name.
     """
     if value is None and optional:
         return
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; it must be text (str){_or_none(optional)}.")
+        raise ConfigError(f"{name} is {brief(value)}; it must be text (str){_or_none(optional)}.")
     _check_characters(name, value)
 
 
@@ -34,14 +34,14 @@ def check_path(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse what is not a path: a str or a pathlib.Path.
 
     Raises:
-        ArgumentTypeError: neither (nor None where ``optional``); bytes are not accepted.
+        ConfigError: neither (nor None where ``optional``); bytes are not accepted.
         ConfigError: text that cannot be a path.
     """
     if value is None and optional:
         return
     path = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(path, str):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; it must be a str or a pathlib.Path{_or_none(optional)}.")
+        raise ConfigError(f"{name} is {brief(value)}; it must be a str or a pathlib.Path{_or_none(optional)}.")
     _check_characters(name, path)
     if any(len(part.encode("utf-8", "replace")) > MAX_PART for part in re.split(r"[\\/]", path)):
         raise ConfigError(f"{name} is {brief(path)}; no file name may have more than {MAX_PART} bytes.")
@@ -51,31 +51,31 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
     """Refuse what is not True or False.
 
     Raises:
-        ArgumentTypeError: anything else (but None where ``optional``).
+        ConfigError: anything else (but None where ``optional``).
     """
     if not isinstance(value, bool) and not (value is None and optional):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; it must be True or False{_or_none(optional)}.")
+        raise ConfigError(f"{name} is {brief(value)}; it must be True or False{_or_none(optional)}.")
 
 
 def check_module(name: str, value: Any) -> None:
     """Refuse what is not an nn.Module.
 
     Raises:
-        ArgumentTypeError: anything else.
+        ConfigError: anything else.
     """
     if not isinstance(value, nn.Module):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; it must be a network (nn.Module).")
+        raise ConfigError(f"{name} is {brief(value)}; it must be a network (nn.Module).")
 
 
 def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> None:
     """Refuse labels that are not a list of one distinct, printable text per class.
 
     Raises:
-        ArgumentTypeError: not a list or tuple of str.
+        ConfigError: not a list or tuple of str.
         ConfigError: a wrong number of labels, or a label that is empty, repeated, too long or not printable.
     """
     if not isinstance(labels, Sequence) or isinstance(labels, (str, bytes)):
-        raise ArgumentTypeError(f"{name} is {brief(labels)}; it must be a list of {num_classes} class names, or None.")
+        raise ConfigError(f"{name} is {brief(labels)}; it must be a list of {num_classes} class names, or None.")
     if len(labels) != num_classes:
         raise ConfigError(
             f"there are {len(labels)} labels for {num_classes} classes: {name} must have one per class, or be None."
@@ -84,7 +84,7 @@ def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> N
     for number, label in enumerate(labels):
         what = f"{name}[{number}] is {brief(label)}"
         if not isinstance(label, str):
-            raise ArgumentTypeError(f"{what}; it must be text (str).")
+            raise ConfigError(f"{what}; it must be text (str).")
         if not label.strip() or len(label) > max_length or not is_printable(label):
             raise ConfigError(
                 f"{what}; it must be one line of 1 to {max_length} characters without control characters."

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from zoo.command_line import expand_home, resolve_network
-from zoo.errors import CheckpointError, SkippedError, ZooError
+from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import BUNDLED, Entry, load_index
 from zoo.loading import info, list_models, load, save
 from zoo.settings import cache_folder
@@ -71,9 +71,10 @@ def _for_each(names: Sequence[str], verb: str, act: Callable[[str], str]) -> Non
         for name in names:
             try:
                 print(f"{name}: {act(name)}", flush=True)
-            except SkippedError:
-                skipped.append(name)
             except ZooError as error:
+                if isinstance(error, DownloadError) and error.reason == "skipped":
+                    skipped.append(name)
+                    continue
                 failed += 1
                 print(f"{name}: FAILED: {printable(str(error))}", flush=True)
     if skipped:
@@ -148,7 +149,7 @@ def info_command(arguments: Sequence[str]) -> None:
         "GMACs": f"{e.gmacs.value} at {e.gmacs.input}",
         "published size": size,
         "paper": f"{e.paper.title} ({e.paper.venue}), {e.paper.url}",
-        "license": f"weights: {e.licence.weights}; code: {e.licence.code}",
+        "license": f"weights: {e.license.weights}; code: {e.license.code}",
         "sources": "; ".join(s.url + (f" -> {s.file}" if s.file else "") for s in e.sources),
         "sha256": e.sha256 or (f"starts with {e.sha256_prefix}" if e.sha256_prefix else recorded),
         "weights": _location(e.name),
@@ -273,7 +274,7 @@ def push_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--results", help="folder of a `tempozoo test` of these weights")
     parser.add_argument("--dataset", help="name of the tested data set, such as 'UCF101, ten classes'")
     license_help = "license of the weights: an identifier of the Hub, such as apache-2.0 or cc-by-nc-4.0"
-    parser.add_argument("--license", "--licence", dest="licence", metavar="ID", help=license_help)
+    parser.add_argument("--license", "--licence", dest="license", metavar="ID", help=license_help)
     parser.add_argument("--card", help="a README.md file to use instead of the generated card")
     parser.add_argument("--revision", help="branch (default: main)")
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal, Self
 
 from zoo.text import brief
 
+DownloadReason = Literal["unreachable", "skipped", "incomplete", "quota", "web page", "digest", "refused"]
+DataReason = Literal["missing", "forbidden", "unreachable", "invalid"]
+
 
 class ZooError(ValueError):
-    """Base class: catch this to catch everything the package raises on purpose."""
+    """Base class of all errors that this package raises on purpose."""
+
+    def with_message(self, message: str) -> Self:
+        """The same error with another text."""
+        error = type(self)(message)
+        error.__dict__.update(self.__dict__)
+        return error
 
 
 class UnknownNameError(ZooError):
@@ -31,15 +40,7 @@ class UnknownNameError(ZooError):
 
 
 class ConfigError(ZooError):
-    """An option with a value that cannot work."""
-
-
-class ArgumentTypeError(ConfigError, TypeError):
-    """An argument of the wrong type; also a TypeError, as Python's own functions raise."""
-
-
-class IndexFileError(ZooError):
-    """checkpoints_index.yaml (or a config.json) does not follow its schema."""
+    """An argument, option, config.json or index entry with a wrong type or value."""
 
 
 class CheckpointError(ZooError):
@@ -47,51 +48,26 @@ class CheckpointError(ZooError):
 
 
 class WeightsNotFoundError(CheckpointError):
-    """No weights on this machine for an index entry; the message gives the address and what to do."""
-
-
-class UnreleasedError(WeightsNotFoundError):
-    """A network that was reported in a paper, whose weights nobody has published."""
+    """No weights on this machine: never released, or not downloaded while downloads are disabled."""
 
 
 class DownloadError(CheckpointError):
-    """A published file that could not be fetched; the message says what to do by hand. The cache is as it was."""
+    """A file that could not be downloaded; the cache is unchanged.
+
+    reason:
+        "unreachable": no connection to the host. "skipped": the host was unreachable earlier in the same command.
+        "incomplete": the transfer ended early several times; repeating the command resumes it. "quota": the Google
+        Drive quota of the file is exceeded. "web page": an HTML page came instead of a weight file. "digest": the
+        SHA-256 is not the expected one. "refused": anything else, such as HTTP 403 or 404.
+    """
+
+    def __init__(self, message: str, reason: DownloadReason = "refused") -> None:
+        super().__init__(message)
+        self.reason: DownloadReason = reason
 
 
-class QuotaExceededError(DownloadError):
-    """Google Drive refuses a file for some hours because too many people fetched it."""
-
-
-class WebPageError(DownloadError):
-    """A host answered with a page to be read by people, where a weight file was expected."""
-
-
-class IncompleteError(DownloadError):
-    """Fewer bytes came than the host announced, or the host did not answer in time, again and again."""
-
-
-class UnreachableError(IncompleteError):
-    """A host that no connection could be made to."""
-
-
-class SkippedError(UnreachableError):
-    """A file that was not asked for: no connection could be made to its host before, in the same command."""
-
-
-class DigestError(DownloadError):
-    """A file's sha256 is not the one in the index, or not the one of its first download."""
-
-
-class NoSpaceError(DownloadError):
-    """The disk is full, or would be."""
-
-
-class AccessError(DownloadError):
-    """A folder that may not be written to, or an address that may not be read."""
-
-
-class OfflineError(WeightsNotFoundError):
-    """Something would have to be fetched, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE forbids it."""
+class StorageError(ZooError):
+    """A full disk, or a folder that cannot be written."""
 
 
 class HubError(ZooError):
@@ -99,19 +75,28 @@ class HubError(ZooError):
 
 
 class DataError(ZooError):
-    """A data set, annotation file or video that cannot be used."""
+    """A dataset, annotation file or video that cannot be used.
+
+    reason:
+        Of remote files: "missing", "forbidden" (HTTP 403), or "unreachable" (the host failed repeatedly and may
+        recover). Otherwise "invalid".
+    """
+
+    def __init__(self, message: str, reason: DataReason = "invalid") -> None:
+        super().__init__(message)
+        self.reason: DataReason = reason
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Refuse a value that is not an integer from ``low`` to ``high``; ``name`` is what the message calls it.
 
     Raises:
-        ArgumentTypeError: not an int; a bool is none.
+        ConfigError: not an int; a bool is none.
         ConfigError: out of range.
     """
     numbers = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; it must be {numbers}.")
+        raise ConfigError(f"{name} is {brief(value)}; it must be {numbers}.")
     if value < low or (high is not None and value > high):
         raise ConfigError(f"{name} is {brief(value)}; it must be {numbers}.")
 
@@ -120,12 +105,12 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
     """Refuse a value that is not a finite number from ``low`` to ``high``.
 
     Raises:
-        ArgumentTypeError: not an int or a float; a bool is neither.
+        ConfigError: not an int or a float; a bool is neither.
         ConfigError: out of range, or not a number (NaN).
     """
     numbers = f"it must be a number from {low:g} to {high:g}"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; {numbers}.")
+        raise ConfigError(f"{name} is {brief(value)}; {numbers}.")
     if not low <= value <= high:
         raise ConfigError(f"{name} is {brief(value)}; {numbers}.")
 
@@ -139,7 +124,7 @@ def check_counts(**values: Any) -> None:
 def check_rate(name: str, value: float) -> None:
     """Refuse a dropout or drop-path rate outside [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ArgumentTypeError(f"{name} is {brief(value)}; it must be a number of at least 0 and below 1.")
+        raise ConfigError(f"{name} is {brief(value)}; it must be a number of at least 0 and below 1.")
     if not 0 <= value < 1:
         raise ConfigError(f"{name} is {brief(value)}; it must be at least 0 and below 1.")
 
@@ -153,6 +138,6 @@ def check_odd(name: str, kernel_size: int) -> None:
     """Refuse temporal kernels of even size, which would shift the frames."""
     problem = f"{name} is {brief(kernel_size)}; it must be odd so that frames keep their place."
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
-        raise ArgumentTypeError(problem)
+        raise ConfigError(problem)
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ConfigError(problem)

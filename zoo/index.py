@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from zoo.errors import ConfigError, IndexFileError, UnknownNameError, UnreleasedError, ZooError
+from zoo.errors import ConfigError, UnknownNameError, WeightsNotFoundError, ZooError
 from zoo.protocol import Protocol
 from zoo.spec import ModelSpec, check_description
 from zoo.text import brief, is_printable, printable
@@ -71,7 +71,7 @@ class Reported:
 
 
 @dataclass(frozen=True)
-class Licence:
+class License:
     """Of the weights and of the code they came with: the two differ."""
 
     weights: str
@@ -108,7 +108,7 @@ class Entry:
     sources: tuple[Source, ...]
     sha256: str | None
     sha256_prefix: str | None
-    licence: Licence
+    license: License
     protocol: Protocol
     reported: Reported
     params: int
@@ -135,14 +135,14 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def _make(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
-        raise IndexFileError(f"{where}: expected a block of fields, got {brief(values)}.")
+        raise ConfigError(f"{where}: expected a block of fields, got {brief(values)}.")
     known = {f.name: f for f in fields(cls)}
     unknown = sorted(set(values) - set(known))
     required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(required - set(values))
     for problem, names in (("unknown", unknown), ("missing", missing)):
         if names:
-            raise IndexFileError(f"{where}: {problem} field {printable(', '.join(names))}.")
+            raise ConfigError(f"{where}: {problem} field {printable(', '.join(names))}.")
     for name, value in values.items():
         _check_field(value, str(known[name].type), f"{where}.{name}")
     return cls(**values)
@@ -155,26 +155,28 @@ def _check_field(value: Any, annotation: str, at: str) -> None:
         return
     allowed = tuple(kind for name in kinds for kind in _TYPES[name])
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise IndexFileError(f"{at} is {brief(value)}; its type must be {' or '.join(kinds)}.")
+        raise ConfigError(f"{at} is {brief(value)}; its type must be {' or '.join(kinds)}.")
     if isinstance(value, float) and not math.isfinite(value):
-        raise IndexFileError(f"{at} is {value}; it must be a finite number.")
+        raise ConfigError(f"{at} is {value}; it must be a finite number.")
     if isinstance(value, str) and not is_printable(value):
-        raise IndexFileError(f"{at} is {brief(value)}; it must be one line without control characters.")
+        raise ConfigError(f"{at} is {brief(value)}; it must be one line without control characters.")
 
 
 def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper], where: str) -> Entry:
     """One block under ``models:``."""
     at = f"{where}: models.{printable(name)}"
     if not isinstance(block, Mapping):
-        raise IndexFileError(f"{at}: expected a block of fields, got {brief(block)}.")
+        raise ConfigError(f"{at}: expected a block of fields, got {brief(block)}.")
     made = dict(block, name=name)
+    if "licence" in made:  # the spelling of version 0.1
+        made.setdefault("license", made.pop("licence"))
     arch, _, tag = name.partition(".")
     if not tag or made.get("arch") != arch:
-        raise IndexFileError(f"{at}: a name is architecture.tag, and arch must be {arch!r}.")
+        raise ConfigError(f"{at}: a name is architecture.tag, and arch must be {arch!r}.")
     if not isinstance(made.get("paper"), str) or made["paper"] not in papers:
-        raise IndexFileError(f"{at}: paper {brief(made.get('paper'))} is not one of {', '.join(papers)}.")
+        raise ConfigError(f"{at}: paper {brief(made.get('paper'))} is not one of {', '.join(papers)}.")
     made["paper"] = papers[made["paper"]]
-    for key, cls in (("licence", Licence), ("reported", Reported), ("gmacs", Gmacs)):
+    for key, cls in (("license", License), ("reported", Reported), ("gmacs", Gmacs)):
         made[key] = _make(cls, made.get(key), f"{at}.{key}")
     if made.get("stated") is not None:
         made["stated"] = _make(Stated, made["stated"], f"{at}.stated")
@@ -182,18 +184,18 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
     for key, form in (("sha256", "[0-9a-f]{64}"), ("sha256_prefix", "[0-9a-f]{8,63}")):
         value = made.get(key)
         if value is not None and not (isinstance(value, str) and re.fullmatch(form, value)):
-            raise IndexFileError(f"{at}.{key} is {brief(value)}; it must be hex digits in quotes, {form[9:]} of them.")
+            raise ConfigError(f"{at}.{key} is {brief(value)}; it must be hex digits in quotes, {form[9:]} of them.")
     options, labels = made.get("options"), made.get("labels")
     if not isinstance(options, Mapping) or not {"num_classes", "num_frames"} <= set(options):
-        raise IndexFileError(f"{at}.options: expected a block with num_classes and num_frames, got {brief(options)}.")
+        raise ConfigError(f"{at}.options: expected a block with num_classes and num_frames, got {brief(options)}.")
     _check_field(labels, "str | None", f"{at}.labels")
     try:
         check_description(arch, options, protocol, read_labels(labels) if labels else None)
     except (ConfigError, UnknownNameError) as error:
-        raise IndexFileError(f"{at}: {error}") from error
+        raise ConfigError(f"{at}: {error}") from error
     sources = made.get("sources")
     if not isinstance(sources, list) or not sources:
-        raise IndexFileError(f"{at}.sources: list at least one place to get the file from.")
+        raise ConfigError(f"{at}.sources: list at least one place to get the file from.")
     made["sources"] = tuple(_make(Source, s, f"{at}.sources[{i}]") for i, s in enumerate(sources))
     for source in made["sources"]:
         _check_source(source, f"{at}.sources")
@@ -202,13 +204,13 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
 
 def _check_source(source: Source, at: str) -> None:
     if source.kind not in SOURCE_KINDS:
-        raise IndexFileError(f"{at}: kind {source.kind!r} is not one of {', '.join(SOURCE_KINDS)}.")
+        raise ConfigError(f"{at}: kind {source.kind!r} is not one of {', '.join(SOURCE_KINDS)}.")
     if not re.fullmatch(SOURCE_KINDS[source.kind], source.url):
-        raise IndexFileError(
+        raise ConfigError(
             f"{at}: {brief(source.url)} is no address of kind {source.kind}; see the others for its form."
         )
     if (source.file is not None) != (source.kind in WITH_FILE):
-        raise IndexFileError(f"{at}: file: belongs to kinds {' and '.join(WITH_FILE)}, and to these alone.")
+        raise ConfigError(f"{at}: file: belongs to kinds {' and '.join(WITH_FILE)}, and to these alone.")
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ class Index:
     def unknown(self, name: str, listing: str = "zoo.list_models()") -> ZooError:
         """The error for a name that is not here: never released, or unknown, with near ones and what lists all."""
         if name in self.unreleased:
-            return UnreleasedError(f"The weights of {name} were never released: {self.unreleased[name]}")
+            return WeightsNotFoundError(f"The weights of {name} were never released: {self.unreleased[name]}")
         tags = [n for n in self.entries if n.startswith(f"{name}.")]
         hint = f"Its checkpoints: {', '.join(tags)}." if tags else f"{listing} lists all names."
         return UnknownNameError.of("model", name, self.entries, hint)
@@ -263,27 +265,27 @@ def parse_index(path: Path) -> Index:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise IndexFileError(f"The index {path} cannot be read ({error.strerror}).") from error
+        raise ConfigError(f"The index {path} cannot be read ({error.strerror}).") from error
     except UnicodeDecodeError as error:
-        raise IndexFileError(f"The index {path} is not UTF-8 text: {error}.") from error
+        raise ConfigError(f"The index {path} is not UTF-8 text: {error}.") from error
     try:
         content = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a number or date
-        raise IndexFileError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if (
         not isinstance(content, Mapping)
         or content.get("schema") != 1
         or set(content) - {"protocols", "unreleased"} != {"schema", "papers", "models"}
     ):
-        raise IndexFileError(
+        raise ConfigError(
             f"{path}: expected schema: 1, papers:, models:, and if need be protocols: and unreleased: at the top."
         )
     shared = content.get("protocols", {})
     if not isinstance(shared, Mapping):
-        raise IndexFileError(f"{path}: protocols: expected a block of named protocols, got {brief(shared)}.")
+        raise ConfigError(f"{path}: protocols: expected a block of named protocols, got {brief(shared)}.")
     for part in ("papers", "models"):
         if not isinstance(content[part], Mapping):
-            raise IndexFileError(f"{path}: {part}: expected a block of names, got {brief(content[part])}.")
+            raise ConfigError(f"{path}: {part}: expected a block of names, got {brief(content[part])}.")
     for key, values in shared.items():  # entries take them by YAML alias; one that none takes is checked as well
         Protocol.from_dict(values or {}, f"{path}: protocols.{key}")
     papers = {key: _make(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
@@ -291,9 +293,9 @@ def parse_index(path: Path) -> Index:
     _check_once(models, str(path))
     unreleased = content.get("unreleased", {})
     if not isinstance(unreleased, Mapping) or not all(isinstance(text, str) for text in unreleased.values()):
-        raise IndexFileError(f"{path}: unreleased: expected `name: what is known of it`, got {brief(unreleased)}.")
+        raise ConfigError(f"{path}: unreleased: expected `name: what is known of it`, got {brief(unreleased)}.")
     if both := sorted(set(unreleased) & set(models)):
-        raise IndexFileError(f"{path}: {', '.join(both)} cannot be in models: and in unreleased:.")
+        raise ConfigError(f"{path}: {', '.join(both)} cannot be in models: and in unreleased:.")
     return Index(path, models, unreleased)
 
 
@@ -303,7 +305,7 @@ def _check_once(models: Mapping[str, Entry], where: str) -> None:
     for name, entry in models.items():
         for source in () if entry.init else entry.sources:
             if source in taken:
-                raise IndexFileError(f"{where}: {taken[source]} and {name} name the same file, {source.url}.")
+                raise ConfigError(f"{where}: {taken[source]} and {name} name the same file, {source.url}.")
             taken[source] = name
 
 

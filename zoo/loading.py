@@ -14,12 +14,12 @@ from torch import nn
 
 from zoo.adapt import MAX_GROWTH, LoadReport, fit, listing
 from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
-from zoo.errors import CheckpointError, ConfigError, IndexFileError, UnknownNameError, ZooError, check_int
+from zoo.errors import CheckpointError, ConfigError, UnknownNameError, ZooError, check_int
 from zoo.hub.pull import HUB_PREFIX, fetch_hub_folder
 from zoo.index import Entry, load_index
 from zoo.models import VideoNetwork, build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
-from zoo.provenance import INITIALISED, START, provenance_now
+from zoo.provenance import INITIALIZED, START, provenance_now
 from zoo.settings import offline
 from zoo.spec import COUNTS, UNTRAINED, ModelSpec, check_options
 from zoo.text import brief, printable
@@ -96,7 +96,7 @@ def load(
         name: a name of the index ("tada2d_r50.k400_8x8"), whose weights are fetched once; a folder, ``.safetensors`` or
             ``.ckpt`` file written by this package; or "hf-hub:user/repo[@revision]".
         weights: a file in a published layout of that index entry, already on disk, to use instead.
-        num_classes: another number re-initialises the classifier and nothing else.
+        num_classes: another number re-initializes the classifier and nothing else.
         num_frames: another number interpolates layers that have the size of the frame count (TAM), if any.
         image_size: side of training and test crops, pixels. Convolutional networks take any; a position embedding
             of another size than the file's is resampled.
@@ -107,15 +107,15 @@ def load(
         progress: show progress bars of downloads.
 
     Returns:
-        A module in eval mode that takes clips ``(B, 3, T, H, W)``, normalised floats, and returns logits
+        A module in eval mode that takes clips ``(B, 3, T, H, W)``, normalized floats, and returns logits
         ``(B, num_classes)``. It carries ``spec`` (of which ``labels`` and ``protocol`` are parts) and ``report``.
 
     Raises:
         UnknownNameError: no such name; near matches are given.
-        ConfigError: an argument with a value that cannot be, or (ArgumentTypeError) of the wrong type.
-        IndexFileError: the file's config cannot be used; the message names the field.
+        ConfigError: an argument with a value that cannot be, or (ConfigError) of the wrong type.
+        ConfigError: the file's config cannot be used; the message names the field.
         DownloadError: the entry's weights could not be fetched; its subclasses tell why, the message what to do.
-        OfflineError: they would have to be, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set.
+        WeightsNotFoundError: they would have to be, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set.
         CheckpointError: a file that cannot be read or does not fit; nothing is ever loaded in part.
     """
     check_path("name", name)
@@ -263,25 +263,25 @@ def _from_config(
         config_file: the file that holds the config, for messages; None: the weight file.
 
     Raises:
-        IndexFileError: the config, or a value in it, cannot be used.
+        ConfigError: the config, or a value in it, cannot be used.
         CheckpointError: the tensors are not those of the network.
     """
     where = printable(str(config_file or file))
     spec = ModelSpec.from_config(config, where)
     provenance = dict(spec.provenance)
     operator_untrained = provenance.pop(UNTRAINED, False)
-    untrained, start_only = provenance.pop(INITIALISED, None), provenance.pop(START, False)
+    untrained, start_only = provenance.pop(INITIALIZED, None), provenance.pop(START, False)
     tensors = {key.replace(f"{COMPILED}.", ""): value for key, value in tensors.items()}  # of compiled submodules
     try:
         host = outline(spec.arch, **spec.options)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = "" if isinstance(error, ZooError) else f"{spec.arch} cannot be built with {brief(spec.options)}: "
-        raise IndexFileError(f"{where}: {reason}{printable(str(error))}") from error
+        raise ConfigError(f"{where}: {reason}{printable(str(error))}") from error
     where_weights, options = printable(str(file)), spec.options
     fit(host, dict(tensors), options, options, where=where_weights, operator_untrained=operator_untrained)
     sizes = [sum(value.numel() for value in state.values()) for state in (host.state_dict(), tensors)]
     if sizes[0] > MAX_GROWTH * sizes[1]:
-        raise IndexFileError(
+        raise ConfigError(
             f"{where}: the options are of a network of {sizes[0]:,} numbers, the file has {sizes[1]:,}; an operator "
             f"that is not in the file may have up to {MAX_GROWTH - 1} times as many as the file."
         )
@@ -323,7 +323,7 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> Path:
     bfloat16, rounded ones of float64. NaN or infinite values are written, with a warning.
 
     Raises:
-        ArgumentTypeError: ``model`` is not a network, or ``folder`` not a path.
+        ConfigError: ``model`` is not a network, or ``folder`` not a path.
         ConfigError: the module did not come from this package, or was changed so that ``load`` could not build it.
     """
     check_module("model", model)
@@ -379,6 +379,6 @@ def list_models(pattern: str = "*", *, dataset: str | None = None, arch: str | N
 
 
 def info(name: str) -> Entry:
-    """Everything the index says of a name: sources, protocol, accuracy, size, licence, paper."""
+    """Everything the index says of a name: sources, protocol, accuracy, size, license, paper."""
     check_text("name", name)
     return load_index()[name]

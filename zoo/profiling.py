@@ -71,7 +71,7 @@ def profile(model: nn.Module, input: Tensor | Sequence[int]) -> Profile:
             width of one clip.
 
     Raises:
-        ArgumentTypeError: ``model`` is no module.
+        ConfigError: ``model`` is no module.
         ConfigError: ``input`` is neither, or not what the network takes.
     """
     check_module("model", model)

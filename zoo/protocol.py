@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 
-from zoo.errors import ConfigError, IndexFileError, check_int, check_number
+from zoo.errors import ConfigError, check_int, check_number
 from zoo.text import brief, is_printable, printable
 
 CHOICES = {
@@ -51,13 +51,13 @@ class Protocol:
     mean, std: of RGB in [0, 1].
     resize, crop: short side after resizing and side of the square test crop, pixels.
     antialias: whether resizing filters before it shrinks (PIL does, the TAdaConv code does not).
-    clips, crops: temporal and spatial views of a test video. 1 crop is the centre; 3 lie along the long side; 10 are
-        the corners, the centre, and the mirror images of these five.
+    clips, crops: temporal and spatial views of a test video. 1 crop is the center; 3 lie along the long side; 10 are
+        the corners, the center, and the mirror images of these five.
     average: over views, of softmax scores ("prob") or of raw scores ("logit").
     train_crop, augment, flip, flip_pairs: side of the training crop, how it is made, whether it is mirrored, and
         which class indices trade places when it is. "short_side" crops a clip of random size (TAda2D), "multi_scale"
         one of four scales (TAM authors); "rand_augment" crops 8 to 100 % of the area, then applies RandAugment and
-        sometimes turns grey (TAdaConvNeXtV2, TAdaFormer); "resized_crop" does the first half of that.
+        sometimes turns gray (TAdaConvNeXtV2, TAdaFormer); "resized_crop" does the first half of that.
     heads: names and class counts of several classifiers side by side, whose probabilities add up to 1 each; empty for
         the one there usually is.
     pixels: whose arithmetic makes the views of a test video: whether frames are resized as floats ("tadaconv",
@@ -87,18 +87,18 @@ class Protocol:
     def from_dict(cls, values: Mapping[str, Any], where: str = "protocol") -> Protocol:
         """Build from YAML or JSON; unknown, missing or impossible values are errors that name ``where``."""
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
-            raise IndexFileError(f"{where}: expected a block of protocol fields, got {brief(values)}.")
+            raise ConfigError(f"{where}: expected a block of protocol fields, got {brief(values)}.")
         known = {f.name for f in fields(cls)}
         later = {f.name: f.default for f in fields(cls) if f.default is not MISSING and f.name != "flip_pairs"}
         values = later | dict(values)  # files of earlier versions do not have them
         for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
             if names:
                 few = ", ".join(printable(name[:80]) for name in sorted(names)[:8])
-                raise IndexFileError(f"{where}: {problem} protocol fields {few}.")
+                raise ConfigError(f"{where}: {problem} protocol fields {few}.")
         try:
             check_protocol(values)
         except ConfigError as error:
-            raise IndexFileError(f"{where}: {error}") from error
+            raise ConfigError(f"{where}: {error}") from error
         lists = {
             "mean": tuple(map(float, values["mean"])),
             "std": tuple(map(float, values["std"])),

@@ -26,10 +26,10 @@ from zoo.weights.model_folder import WEIGHTS_FILE, read_model
 from zoo.wrappers import COMPILED, state_of, unwrap
 
 LOCAL = "a local checkpoint"
-INITIALISED = "initialised"  # keys of a network that nobody has trained
+INITIALIZED = "initialized"  # keys of a network that nobody has trained
 START = "start_only"  # the weights were trained for another network, such as an image network, and not since
 COPY_OF = "copy_of"  # the Hub's repository whose weights these are, unchanged
-OF_ALL = ("package",)  # what a network brings along that is true of it however it was initialised,
+OF_ALL = ("package",)  # what a network brings along that is true of it however it was initialized,
 OF_START = (*OF_ALL, "entry", "sha256", "size", "source")  # and what is true of the file its training goes back to
 
 
@@ -42,7 +42,7 @@ def provenance_now(network: Any) -> dict[str, Any]:
     network = unwrap(network)
     report, made = network.report, dict(network.spec.provenance)
     untrained = report.still_untrained(state_of(network))
-    new: dict[str, Any] = {INITIALISED: list(untrained)} if untrained else {}
+    new: dict[str, Any] = {INITIALIZED: list(untrained)} if untrained else {}
     if report.source is None:
         return {key: made[key] for key in OF_ALL if key in made} | new
     start = {key: made[key] for key in OF_START if key in made}
@@ -70,7 +70,7 @@ def _untouched(report: Any, tensors: Mapping[str, Tensor]) -> bool:
             held = read_model(path)[0]
     except (ZooError, OSError):
         return False
-    taken = set(tensors) - {*report.initialised, *(report.adapted or {})}
+    taken = set(tensors) - {*report.initialized, *(report.adapted or {})}
     if not taken <= set(held):
         return False
     return fingerprint({key: held[key] for key in taken}) == fingerprint({key: tensors[key] for key in taken})
@@ -191,7 +191,7 @@ TOLD: dict[str, Callable[[Any], Any]] = {
     "package": _text,
     "fine_tuned_from": _start,
     COPY_OF: lambda value: value if hub_repository(value) else None,
-    INITIALISED: lambda value: [key for key in value if isinstance(key, str)] if isinstance(value, list) else None,
+    INITIALIZED: lambda value: [key for key in value if isinstance(key, str)] if isinstance(value, list) else None,
     "epochs": _number,
     "recipe": lambda value: _without_paths(_mapping(value)),
     "data": _data,

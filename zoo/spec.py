@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from zoo.arguments import check_labels
-from zoo.errors import ConfigError, IndexFileError, UnknownNameError, check_int, check_number, check_rate
+from zoo.errors import ConfigError, UnknownNameError, check_int, check_number, check_rate
 from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol, check_protocol
 from zoo.text import brief, is_printable, printable
 
@@ -138,24 +138,27 @@ class ModelSpec:
         """The spec in a config.json, or in a ``.ckpt``.
 
         Raises:
-            IndexFileError: naming ``where``, the field, its value and what it may be.
+            ConfigError: naming ``where``, the field, its value and what it may be.
         """
         protocol = check_config(config, where)
         labels = None if config["labels"] is None else tuple(config["labels"])
-        return cls(config["arch"], config["options"], protocol, labels, dict(config.get("provenance") or {}))
+        provenance = dict(config.get("provenance") or {})
+        if "initialised" in provenance:  # the spelling of version 0.1
+            provenance.setdefault("initialized", provenance.pop("initialised"))
+        return cls(config["arch"], config["options"], protocol, labels, provenance)
 
 
 def check_config(config: Any, where: str) -> Protocol:
     """Validate a config.json, or the config in a ``.ckpt``, and return its protocol.
 
     Raises:
-        IndexFileError: naming ``where``, the field, its value and what it may be.
+        ConfigError: naming ``where``, the field, its value and what it may be.
     """
     where = printable(where)
     if not isinstance(config, Mapping) or "tempozoo" not in config:
-        raise IndexFileError(f"{where}: the config was not written by this package.")
+        raise ConfigError(f"{where}: the config was not written by this package.")
     if type(config["tempozoo"]) is not int or config["tempozoo"] != FORMAT:
-        raise IndexFileError(
+        raise ConfigError(
             f"{where}: written in format {brief(config['tempozoo'])}, this version reads {FORMAT}; upgrade tempozoo."
         )
     missing = [key for key in ("arch", "options", "labels", "protocol") if key not in config]
@@ -168,16 +171,16 @@ def check_config(config: Any, where: str) -> Protocol:
     }
     for key in kinds.keys() & config.keys():
         if not isinstance(config[key], kinds[key]):
-            raise IndexFileError(f"{where}: {key} is {brief(config[key])}; it was not written by this package.")
+            raise ConfigError(f"{where}: {key} is {brief(config[key])}; it was not written by this package.")
     missing += [f"options.{key}" for key in ("num_classes", "num_frames") if key not in config.get("options", {})]
     if missing:
-        raise IndexFileError(f"{where}: the config lacks {', '.join(missing)}.")
+        raise ConfigError(f"{where}: the config lacks {', '.join(missing)}.")
     protocol = Protocol.from_dict(config["protocol"], where)
     try:
         check_description(config["arch"], config["options"], protocol, config["labels"])
         check_provenance(config.get("provenance") or {})
     except (ConfigError, UnknownNameError) as error:
-        raise IndexFileError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {error}") from error
     return protocol
 
 

@@ -84,7 +84,7 @@ class Report:
         """Write check.csv and exclude.txt into a folder; returns the path of the latter.
 
         Raises:
-            NoSpaceError, AccessError: they cannot be written.
+            StorageError: they cannot be written.
         """
         write_rows(folder / REPORT, Checked._fields, self.rows)
         lines = [

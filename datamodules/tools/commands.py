@@ -149,10 +149,10 @@ def _index(asked: Any) -> None:
         raise ConfigError(f"--to is {asked.to}; give a folder on this machine.")
     manifest = index_shards(expand(asked.shards), workers=asked.workers)
     file = manifest.write(Path(asked.to))
-    labelled = sum(map(bool, manifest.label))
-    print(f"{len(manifest.path)} videos in {len(manifest.shards)} shards, {labelled} with a label.")
+    labeled = sum(map(bool, manifest.label))
+    print(f"{len(manifest.path)} videos in {len(manifest.shards)} shards, {labeled} with a label.")
     print(f"Wrote {printable(str(file))}")
-    if not labelled:
+    if not labeled:
         print("Without labels they serve a data set that knows its videos by name. The folder of shards that")
         print("`data prepare` made is a root as it is.")
 

@@ -61,7 +61,7 @@ def encode(source: Path, target: Path, encoding: Encoding) -> int:
 
     Raises:
         DataError: the source is damaged anywhere, or its frames differ in size.
-        NoSpaceError, AccessError: the target cannot be written.
+        StorageError: the target cannot be written.
     """
     with open_video(source) as reader:
         expected = len(reader)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import AccessError, NoSpaceError
+from zoo.errors import StorageError
 from zoo.weights.files import atomic_path, disk_errors
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # names that atomic_path gives
@@ -21,23 +21,24 @@ def written(path: Path) -> Iterator[Path]:
     """A temporary path that becomes ``path`` on success, and is gone on failure.
 
     Raises:
-        NoSpaceError, AccessError: it cannot be written.
+        StorageError: it cannot be written.
     """
     try:
         with disk_errors(path.parent), atomic_path(path) as temporary:
             yield temporary
-    except NoSpaceError as error:
-        raise NoSpaceError(f"No space is left for {path}. Make room and start again; it goes on from here.") from error
-    except AccessError as error:
-        why = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
-        raise AccessError(f"{path} cannot be written ({why}). Choose another folder.") from error
+    except StorageError as error:
+        reason = error.__cause__.strerror if isinstance(error.__cause__, OSError) else error
+        raise StorageError(
+            f"{path} cannot be written ({reason}). Free disk space or choose another folder, then repeat the command; "
+            "it resumes."
+        ) from error
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A CSV file; names of files that are no UTF-8 keep their bytes.
 
     Raises:
-        NoSpaceError, AccessError: it cannot be written.
+        StorageError: it cannot be written.
     """
     with (
         written(path) as temporary,

@@ -14,11 +14,10 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from zoo.errors import AccessError, ConfigError, DataError, NoSpaceError, ZooError
+from zoo.errors import ConfigError, DataError, StorageError, ZooError
 
 T = TypeVar("T")
 R = TypeVar("R")
-HOPELESS = (NoSpaceError, AccessError)  # of the disk that is written to: what comes next would fail alike
 
 
 def each(
@@ -37,7 +36,7 @@ def each(
 
     Raises:
         ConfigError: fewer than one process.
-        NoSpaceError, AccessError: the first that ``work`` raised.
+        StorageError: the first that ``work`` raised.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1.")
@@ -60,7 +59,7 @@ def each(
             futures = [pool.submit(one, item) for item in items]
             for future in progress.track(as_completed(futures), total=len(items)):
                 result = future.result()
-                if isinstance(result, HOPELESS):
+                if isinstance(result, StorageError):
                     raise result
             return [future.result() for future in futures]
         finally:

@@ -20,7 +20,7 @@ from zoo.errors import ConfigError, DataError, ZooError
 from zoo.weights.files import locked
 
 SETTINGS, PROBLEMS, SCRATCH = "prepare.json", "prepare.csv", ".videos"
-COPIED = (".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md")  # annotations, label lists, licences
+COPIED = (".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md")  # annotations, label lists, licenses
 LARGEST = 1 << 30  # bytes of a file that is copied
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -60,7 +60,7 @@ def prepare(
     Raises:
         ConfigError: ``to`` and ``root`` are in each other, or ``to`` was made with other settings.
         DataError: there are no videos, or two would have one name.
-        NoSpaceError, AccessError: ``to`` cannot be written.
+        StorageError: ``to`` cannot be written.
     """
     tree = Tree(root)
     _check_apart(root.resolve(), to.resolve())

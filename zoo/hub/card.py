@@ -13,7 +13,7 @@ from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry
 from zoo.models import ARCHITECTURES, RESNETS, outline
 from zoo.protocol import Protocol
-from zoo.provenance import COPY_OF, INITIALISED, LOCAL, START, entry_of, hub_repository, is_published, public_config
+from zoo.provenance import COPY_OF, INITIALIZED, LOCAL, START, entry_of, hub_repository, is_published, public_config
 from zoo.spec import UNTRAINED
 from zoo.text import printable
 
@@ -22,7 +22,7 @@ LONGEST = 1000  # characters of a text from the config
 TASK = "video-classification"
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 # what weights are published under, as the Hub calls it; anything else is "other" there, with a name
-LICENCES = """
+LICENSES = """
 apache-2.0 mit bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear isc zlib unlicense wtfpl ms-pl mpl-2.0 eupl-1.1 eupl-1.2
 gpl gpl-2.0 gpl-3.0 lgpl lgpl-2.1 lgpl-3.0 agpl-3.0 openrail openrail++ creativeml-openrail-m bigscience-openrail-m
 cc cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc-by-nd-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0
@@ -36,7 +36,7 @@ STAM = (
 TADACONVNEXT = "Version 1 of TAdaConvNeXt has no published weights: these are not its authors'."
 OPERATOR_UNTRAINED = (
     "**A start for fine-tuning, not a trained video network:** its temporal operator is not in the file, and is "
-    "initialised anew whenever it is loaded."
+    "initialized anew whenever it is loaded."
 )
 START_ONLY = (
     "**A start for fine-tuning, not a trained video network:** its weights were trained for another network, such as "
@@ -50,7 +50,7 @@ def model_card(
     *,
     revision: str | None = None,
     results: Mapping[str, Any] | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     plots: Sequence[str] = (),
     unchanged: bool = False,
 ) -> str:
@@ -61,7 +61,7 @@ def model_card(
         repo: "user/repo", where it will be.
         revision: branch of it; None is main.
         results: of a test, as ``zoo.push.read_results`` returns them.
-        licence: of the weights: an identifier of the Hub's, or other words.
+        license: of the weights: an identifier of the Hub's, or other words.
         plots: names of pictures in the repository.
         unchanged: the weights are those of the index entry that the config names, so what is published of that is true
             of them.
@@ -71,7 +71,7 @@ def model_card(
     config = public_config(config)
     made: dict[str, Any] = config["provenance"]
     entry = entry_of(made)
-    about, licence_text = _licence(licence, made, entry, unchanged)
+    about, license_text = _license(license, made, entry, unchanged)
     counted = _metrics(config)
     measured = {key: results[key] for key in counted if results and results.get(key) is not None}
     evaluated = None
@@ -99,7 +99,7 @@ def model_card(
         *_results(config, results, measured, plots),
         *_origin(made, entry, unchanged),
         *_training(made, counted),
-        f"## Licence\n\n{licence_text}",
+        f"## License\n\n{license_text}",
         f"Written by {escape(made.get('package', LIBRARY))}.",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
@@ -167,7 +167,7 @@ def _what(config: Mapping[str, Any]) -> list[str]:
     parts += [STAM] if arch.startswith("stam") else []
     parts += [TADACONVNEXT] if arch.startswith("tadaconvnext_") else []
     parts += [OPERATOR_UNTRAINED] if config["provenance"].get(UNTRAINED) else []
-    untrained = config["provenance"].get(INITIALISED)
+    untrained = config["provenance"].get(INITIALIZED)
     if config["provenance"].get(START):
         parts.append(START_ONLY)
     elif untrained:
@@ -190,10 +190,10 @@ def _use(config: Mapping[str, Any], repo: str, revision: str | None) -> list[str
     code = (
         "Needs the Python package `tempozoo`.\n\n```python\nfrom zoo import load\n\n"
         f'model = load("{name}")\n'
-        f"logits = model(clips)  # {shape} normalised floats -> (B, {classes})\n"
+        f"logits = model(clips)  # {shape} normalized floats -> (B, {classes})\n"
         "model.labels, model.protocol  # class names; frames, sizes, views\n```"
     )
-    if not config["provenance"].keys() & {UNTRAINED, INITIALISED, START}:
+    if not config["provenance"].keys() & {UNTRAINED, INITIALIZED, START}:
         code += f"\n\n`tempozoo predict --from {name} clip.mp4` names the action in a file."
     rows = {
         "frames": f"{protocol.num_frames}, sampling {protocol.sampling}"
@@ -304,27 +304,27 @@ def _training(made: Mapping[str, Any], counted: Mapping[str, str]) -> list[str]:
     return ["## Training\n\n" + _table(plain, ("setting", ""))]
 
 
-def _licence(
-    licence: str | None, made: Mapping[str, Any], entry: Entry | None, unchanged: bool
+def _license(
+    license: str | None, made: Mapping[str, Any], entry: Entry | None, unchanged: bool
 ) -> tuple[dict[str, Any], str]:
     """Metadata, and a sentence for the text."""
     about: dict[str, Any] = {}
-    licence = (licence or "").strip() or None
-    stated = licence or (entry.licence.weights if entry is not None and unchanged else None)
+    license = (license or "").strip() or None
+    stated = license or (entry.license.weights if entry is not None and unchanged else None)
     known = (stated or "").lower()
-    if known in LICENCES.split():
+    if known in LICENSES.split():
         about["license"], text = known, f"Of the weights: {escape(stated)}."
-    elif licence is not None:
+    elif license is not None:
         name = re.sub(r"[^a-z0-9.]+", "-", known).strip("-.")[:60]
         about |= {
             "license": "other",
             "license_name": name if re.search("[a-z]{2}", name) else f"custom-{name}".strip("-"),
         }
-        text = f"Of the weights: {escape(licence)}"
+        text = f"Of the weights: {escape(license)}"
     elif stated is not None:
         text = f"Of the weights, what their publisher says: {escape(stated)}."
     else:
         text = "Of these weights, none is stated."
     if entry is not None and not unchanged and is_published(entry, made):
-        text += f" Of those they started from: {escape(entry.licence.weights)}."
+        text += f" Of those they started from: {escape(entry.license.weights)}."
     return about, text

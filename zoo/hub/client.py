@@ -8,15 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from zoo.errors import (
-    AccessError,
-    DownloadError,
-    HubError,
-    NoSpaceError,
-    UnknownNameError,
-    UnreachableError,
-    ZooError,
-)
+from zoo.errors import DownloadError, HubError, StorageError, UnknownNameError, ZooError
 from zoo.settings import offline
 from zoo.text import one_line
 
@@ -45,7 +37,7 @@ def fetch_errors(name: str, repo: str, revision: str) -> Iterator[None]:
     except RevisionNotFoundError as error:
         raise UnknownNameError(f"{repo} has no revision {revision!r} on the Hub.") from error
     except GatedRepoError as error:
-        raise AccessError(
+        raise DownloadError(
             f"{repo} is gated: ask for access at https://huggingface.co/{repo}, then {LOG_IN}."
         ) from error
     except RepositoryNotFoundError as error:
@@ -56,13 +48,13 @@ def fetch_errors(name: str, repo: str, revision: str) -> Iterator[None]:
         raise UnknownNameError(f"{repo!r} is not a repository name; write hf-hub:user/repo[@revision].") from error
     except Exception as error:  # its transport and its Xet library raise what they like
         if isinstance(error, HfHubHTTPError) and error.response.status_code == 401:
-            raise AccessError(f"The Hub refused the token for {name}: {LOG_IN}.") from error
+            raise DownloadError(f"The Hub refused the token for {name}: {LOG_IN}.") from error
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpaceError(f"No space is left for {name}: make room, or set HF_HOME to another disk.") from error
-        kind = UnreachableError if _unconnected(error) else DownloadError
-        raise kind(
+            raise StorageError(f"No space is left for {name}: make room, or set HF_HOME to another disk.") from error
+        raise DownloadError(
             f"{name} could not be fetched ({first_line(error)}) and is not wholly in the local Hub cache; try again, "
-            "or fetch the repository on another machine and pass its folder."
+            "or fetch the repository on another machine and pass its folder.",
+            "unreachable" if _unconnected(error) else "refused",
         ) from error
 
 

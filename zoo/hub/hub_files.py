@@ -21,7 +21,7 @@ from urllib.parse import quote
 
 from filelock import FileLock
 
-from zoo.errors import DigestError, DownloadError, IncompleteError, NoSpaceError
+from zoo.errors import DownloadError, StorageError
 from zoo.hub.client import is_transport
 from zoo.text import one_line
 from zoo.weights.files import atomic_path, sha256_of
@@ -120,14 +120,14 @@ def download(remote: RemoteFile, target: Path, progress: bool = True) -> None:
     """Transfer a file, over broken connections if need be, and verify its size and, where it is known, its SHA-256.
 
     Raises:
-        NoSpaceError: the disk has no room for it.
+        StorageError: the disk has no room for it.
         DownloadError: the host sends other than it announced.
     """
     from huggingface_hub.errors import HfHubHTTPError
 
     free = shutil.disk_usage(target.parent).free
     if free < remote.size:
-        raise NoSpaceError(
+        raise StorageError(
             f"{remote.url} has {remote.size / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free in {target.parent}. "
             "Make room, or set HF_HOME to a folder on another disk."
         )
@@ -145,9 +145,11 @@ def download(remote: RemoteFile, target: Path, progress: bool = True) -> None:
                     raise
                 time.sleep(WAITS[failures - 1])
         if file.tell() != remote.size:
-            raise IncompleteError(f"{remote.url} sent {file.tell()} bytes of the {remote.size} that it announced.")
+            raise DownloadError(
+                f"{remote.url} sent {file.tell()} bytes of the {remote.size} that it announced.", "incomplete"
+            )
     if SHA256.fullmatch(remote.etag) and sha256_of(target) != remote.etag:
-        raise DigestError(f"{remote.url} sent a file whose sha256 is not the announced {remote.etag}.")
+        raise DownloadError(f"{remote.url} sent a file whose sha256 is not the announced {remote.etag}.", "digest")
 
 
 def _transfer(remote: RemoteFile, file: BinaryIO, show: Callable[[int, int | None], None]) -> None:

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.errors import AccessError, CheckpointError, HubError, OfflineError, UnknownNameError
+from zoo.errors import CheckpointError, DownloadError, HubError, UnknownNameError, WeightsNotFoundError
 from zoo.hub.client import LIBRARY, LOG_IN, bars, check_token, client, fetch_errors, first_line, push_errors
 from zoo.hub.hub_files import cache_file, download, list_repository, look_up, note_revision, with_retries
 from zoo.settings import offline
@@ -42,8 +42,8 @@ def fetch_hub_folder(
 
     Raises:
         UnknownNameError: no such repository or revision.
-        AccessError: a gated repository, or a token that the Hub refuses.
-        OfflineError: not cached, and the network may not be used.
+        DownloadError: a gated repository, or a token that the Hub refuses.
+        WeightsNotFoundError: not cached, and the network may not be used.
         CheckpointError: the repository holds no network of this package, or cannot be fetched.
     """
     repo, revision = split_name(name)
@@ -53,7 +53,7 @@ def fetch_hub_folder(
         cached = _cached(repo, files, revision, cache)
         if offline():
             if cached is None:
-                raise OfflineError(
+                raise WeightsNotFoundError(
                     f"{name} is not wholly in the local Hub cache, and HF_HUB_OFFLINE or TEMPOZOO_OFFLINE forbids the "
                     "network; connect once, or fetch the repository on another machine and pass its folder."
                 )
@@ -98,7 +98,7 @@ def _fetch(
     """The commit that a revision is now, with all of the files; the cached one if the Hub cannot say."""
     from huggingface_hub.errors import RevisionNotFoundError
 
-    check_token(AccessError)
+    check_token(DownloadError)
     try:
         commit, names = with_retries(lambda: list_repository(repo, revision), None if cached is None else ())
     except RevisionNotFoundError:
@@ -136,21 +136,23 @@ def fetch_hub_file(name: str, file: str, folder: Path, progress: bool = True) ->
     """One file of ``hf-hub:user/repo[@revision]``, whatever it holds, in a folder; for publishers' files.
 
     Raises:
-        UnknownNameError, AccessError, OfflineError, DownloadError: as ``fetch_hub_folder``.
+        UnknownNameError, DownloadError, WeightsNotFoundError, DownloadError: as ``fetch_hub_folder``.
     """
     from huggingface_hub.errors import EntryNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
     repo, revision = split_name(name)
     if offline():
-        raise OfflineError(f"{name} would have to be fetched; HF_HUB_OFFLINE or TEMPOZOO_OFFLINE forbids the network.")
-    check_token(AccessError)
+        raise WeightsNotFoundError(
+            f"{name} would have to be fetched; HF_HUB_OFFLINE or TEMPOZOO_OFFLINE forbids the network."
+        )
+    check_token(DownloadError)
     with fetch_errors(name, repo, revision or ""):
         validate_repo_id(repo)
         try:
             remote = look_up(repo, file, revision)
         except EntryNotFoundError as error:
-            raise AccessError(f"{name} holds no {file}.") from error
+            raise DownloadError(f"{name} holds no {file}.") from error
         target = folder / Path(file).name
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(target) as temporary:

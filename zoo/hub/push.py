@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.adapt import listing
 from zoo.arguments import check_flag, check_path, check_text
-from zoo.errors import ArgumentTypeError, CheckpointError, ConfigError, check_int, check_number
+from zoo.errors import CheckpointError, ConfigError, check_int, check_number
 from zoo.hub.card import METRICS, model_card
 from zoo.hub.pull import push_folder
 from zoo.loading import export, load
@@ -38,7 +38,7 @@ def push(
     *,
     results: Mapping[str, Any] | str | os.PathLike[str] | None = None,
     dataset: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     private: bool | None = None,
     revision: str | None = None,
     create_pr: bool = False,
@@ -56,7 +56,7 @@ def push(
             with "dataset" and, in percent, "top1", "top5", "mean_class"; optionally "views" ("2x3": clips x crops),
             "frames", "size", "videos", "left_out".
         dataset: what to call the data of these results ("UCF101, ten classes"), which a test.json does not know.
-        licence: of the weights, best as the Hub calls it ("apache-2.0").
+        license: of the weights, best as the Hub calls it ("apache-2.0").
         private: make a private repository. None: as its owner's default is.
         revision: branch to push to, made if there is none.
         create_pr: open a pull request, also on a repository one may not write to.
@@ -68,20 +68,20 @@ def push(
         Address of the commit, or of the pull request.
 
     Raises:
-        ArgumentTypeError: an argument of the wrong type.
+        ConfigError: an argument of the wrong type.
         ConfigError: not a network of this package, one that ``load`` could not build, or with NaN or infinite weights;
             results of other weights; or options that exclude one another.
         HubError: no token, no right to write, no network, ...; nothing was pushed.
     """
     if not isinstance(model, nn.Module):
         check_path("model", model)
-    for name, value in {"dataset": dataset, "licence": licence, "revision": revision, "message": message}.items():
+    for name, value in {"dataset": dataset, "license": license, "revision": revision, "message": message}.items():
         check_text(name, value, optional=True)
     check_text("repo", repo)
     check_flag("private", private, optional=True)
     check_flag("create_pr", create_pr)
     check_flag("progress", progress)
-    given = {"results": results, "dataset": dataset, "licence": licence}
+    given = {"results": results, "dataset": dataset, "license": license}
     told = [f"{name}=" for name, value in given.items() if value is not None]
     if card is not None and told:
         raise ConfigError(f"card= is used as it stands; put what {' and '.join(told)} would tell into it.")
@@ -105,7 +105,7 @@ def push(
         found, plots = read_results(results, tensors, dataset) if results is not None else (None, [])
         same, names = _unchanged(tensors, made), [plot.name for plot in plots]
         branch = None if create_pr else revision
-        text = model_card(config, repo, revision=branch, results=found, licence=licence, plots=names, unchanged=same)
+        text = model_card(config, repo, revision=branch, results=found, license=license, plots=names, unchanged=same)
     with tempfile.TemporaryDirectory() as place:
         folder = write_model(Path(place), tensors, config)
         (folder / CARD_FILE).write_text(text, encoding="utf-8")
@@ -139,9 +139,7 @@ def read_results(
     if isinstance(results, Mapping):
         return _checked(({} if dataset is None else {"dataset": dataset}) | dict(results)), []
     if not isinstance(results, (str, os.PathLike)):
-        raise ArgumentTypeError(
-            f"results is {brief(results)}; give the folder of a test, its test.json, or a dictionary."
-        )
+        raise ConfigError(f"results is {brief(results)}; give the folder of a test, its test.json, or a dictionary.")
     check_path("results", results)
     path = Path(results)
     path = path / RESULTS_FILE if path.is_dir() else path

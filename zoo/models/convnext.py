@@ -133,7 +133,7 @@ class TAdaConvNeXt(VideoNetwork):
             return operator(channels, channels, 7, padding=3, groups=channels, **options)
 
         # ConvNeXt's stem goes to the middle frame of three, as published, or to both of two, which is our choice
-        self.inflation = "centre" if version == 2 else "mean"
+        self.inflation = "center" if version == 2 else "mean"
         self.stem = Stem(in_channels, width, (3, 4, 4) if version == 2 else (2, 4, 4), padding=version - 1)
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
         self.feature_info = []
@@ -154,10 +154,10 @@ class TAdaConvNeXt(VideoNetwork):
         self.norm = nn.LayerNorm(channels, EPS)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
-        """As ConvNeXt; the routing functions initialise themselves, so that they start at one."""
+    def _initialize(self) -> None:
+        """As ConvNeXt; the routing functions initialize themselves, so that they start at one."""
         for name, module in self.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)) and "routing" not in name:
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -182,7 +182,7 @@ class TAdaConvNeXt(VideoNetwork):
         return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature maps -> logits ``(B, num_classes)``, or pooled and normalised features ``(B, num_features)``."""
+        """Feature maps -> logits ``(B, num_classes)``, or pooled and normalized features ``(B, num_features)``."""
         pooled = self.dropout(self.norm(features.mean((2, 3, 4))))
         return pooled if pre_logits else self.fc(pooled)
 

@@ -29,7 +29,7 @@ class Feature(NamedTuple):
 
 
 class VideoNetwork(nn.Module):
-    """Base of all networks: clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``.
+    """Base of all networks: clips ``(B, C, T, H, W)``, normalized floats -> logits ``(B, num_classes)``.
 
     A subclass sets ``num_frames``, ``in_channels``, ``num_features`` and ``feature_info``, has ``dropout`` and a linear
     classifier, and defines ``forward_features`` and ``forward_head``.
@@ -118,18 +118,18 @@ class VideoNetwork(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``."""
+        """Clips ``(B, C, T, H, W)``, normalized floats -> logits ``(B, num_classes)``."""
         return self.forward_head(self.forward_features(x))
 
     def check_clip(self, x: Tensor) -> None:
         """Refuse what is not a batch of clips for this network."""
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ConfigError(
-                f"the network takes clips (B, {self.in_channels}, T, H, W), normalised floats; got {tuple(x.shape)}."
+                f"the network takes clips (B, {self.in_channels}, T, H, W), normalized floats; got {tuple(x.shape)}."
             )
         if not x.is_floating_point():
             raise ConfigError(
-                f"the network takes normalised floats; these clips are {x.dtype}: divide by 255, normalise."
+                f"the network takes normalized floats; these clips are {x.dtype}: divide by 255, normalize."
             )
         if x.shape[2] != self.num_frames and self.frame_sized_modules():
             raise ConfigError(
@@ -247,7 +247,7 @@ def _first_and_second_pass(block: nn.Module) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms normalise as in training, but leave their running statistics alone."""
+    """Batch norms normalize as in training, but leave their running statistics alone."""
     found = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [m for m in found if m.num_batches_tracked is not None]
     before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]  # type: ignore[union-attr]

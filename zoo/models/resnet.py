@@ -146,11 +146,11 @@ class VideoResNet(VideoNetwork):
         self.num_features = channels
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(channels, num_classes)
-        self._initialise()
+        self._initialize()
 
-    def _initialise(self) -> None:
+    def _initialize(self) -> None:
         for module in self.modules():
-            # the operators initialise themselves: identity, where they have one, must survive
+            # the operators initialize themselves: identity, where they have one, must survive
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.reset_classifier(self.fc.out_features)

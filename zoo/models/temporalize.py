@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.errors import ArgumentTypeError, ConfigError, UnknownNameError, check_counts
+from zoo.errors import ConfigError, UnknownNameError, check_counts
 from zoo.models import host_layout as layout
 from zoo.models.network import Feature, VideoNetwork, _first_and_second_pass
 from zoo.ops.operator import OPERATORS
@@ -64,9 +64,9 @@ def temporalize(
             or the module has no convolution or no linear classifier.
     """
     if not isinstance(module, nn.Module) or isinstance(module, VideoNetwork):
-        raise ArgumentTypeError(f"temporalize takes an image network, an nn.Module; got a {type(module).__name__}.")
+        raise ConfigError(f"temporalize takes an image network, an nn.Module; got a {type(module).__name__}.")
     if not isinstance(inplace, bool):
-        raise ArgumentTypeError(f"inplace is {brief(inplace)}; it must be True or False.")
+        raise ConfigError(f"inplace is {brief(inplace)}; it must be True or False.")
     check_counts(num_frames=num_frames)
     usable = [name for name, operator in OPERATORS.items() if operator.stand_in is not None]
     if op not in usable:
@@ -96,7 +96,7 @@ def _chosen(net: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
     else:
         patterns = [where] if isinstance(where, str) else where
         if not isinstance(patterns, Sequence) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise ArgumentTypeError(
+            raise ConfigError(
                 f"where is {brief(where)}; give a shell pattern, a list of them, or a function (name, conv)."
             )
         chosen = {name: conv for name, conv in convs.items() if any(fnmatch.fnmatchcase(name, p) for p in patterns)}
@@ -191,7 +191,7 @@ class TemporalNetwork(VideoNetwork):
         return x.transpose(1, 2).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``."""
+        """Clips ``(B, C, T, H, W)``, normalized floats -> logits ``(B, num_classes)``."""
         logits = self.net(self._fold(x))
         if not isinstance(logits, Tensor) or logits.ndim != 2:
             raise ConfigError(

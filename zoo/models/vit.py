@@ -55,7 +55,7 @@ class TAdaBlock(nn.Module):
         super().__init__()
         inner = channels // 2
         self.pre: nn.Module = TemporalLinear(channels, inner) if temporal_projection else nn.Linear(channels, inner)
-        # not zero-initialised: alpha is what the routing function says, without the usual one added
+        # not zero-initialized: alpha is what the routing function says, without the usual one added
         self.conv = TAdaConv2dV2(inner, inner, 3, padding=1, groups=inner, zero_init=False)
         self.aggregation = TAdaAggregation(inner)
         self.proj = nn.Linear(inner, channels)
@@ -142,7 +142,7 @@ class TAdaFormer(VideoNetwork):
     """
 
     stem_key = "stem.weight"
-    inflation = "centre"  # CLIP's stem goes to the middle frame of three, as published
+    inflation = "center"  # CLIP's stem goes to the middle frame of three, as published
 
     def __init__(
         self,
@@ -219,12 +219,12 @@ class TAdaFormer(VideoNetwork):
         return self._tokens(x, class_only=False)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Tokens -> logits ``(B, num_classes)``, or averaged and normalised class tokens ``(B, num_features)``."""
+        """Tokens -> logits ``(B, num_classes)``, or averaged and normalized class tokens ``(B, num_features)``."""
         pooled = self.dropout(self.norm(features[:, :, 0].mean(1)))
         return pooled if pre_logits else self.fc(pooled)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips ``(B, C, T, H, W)``, normalised floats -> logits ``(B, num_classes)``."""
+        """Clips ``(B, C, T, H, W)``, normalized floats -> logits ``(B, num_classes)``."""
         # Only class tokens reach the classifier, so the last block need not compute the others: 6 % less of B/16, 3 %
         # of L/14. In training it does, so that every parameter has a gradient, if a zero one, as distribution expects.
         return self.forward_head(self._tokens(x, class_only=not self.training))

@@ -67,12 +67,12 @@ def inflate(weight: Tensor, frames: int, how: str = "mean") -> Tensor:
 
     Args:
         how: "mean" spreads it evenly, so that a still clip gives what the image gave (I3D, arXiv 1705.07750);
-            "centre" puts it into the middle frame, zeros elsewhere, so that every frame gives what it gave alone.
+            "center" puts it into the middle frame, zeros elsewhere, so that every frame gives what it gave alone.
     """
     if how == "mean":
         return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
-    if how != "centre":
-        raise ConfigError(f"how is {how!r}; a kernel is inflated by 'mean' or to its 'centre'.")
+    if how != "center":
+        raise ConfigError(f"how is {how!r}; a kernel is inflated by 'mean' or to its 'center'.")
     inflated = torch.zeros(*weight.shape[:2], frames, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
     inflated[:, :, frames // 2] = weight
     return inflated

@@ -7,7 +7,7 @@ is our reading of it, and no accuracy of the paper is claimed for it. (Not the "
 From the abstract: a linear combination of N adaptive filters, from two light attention branches side by side, one with
 multi-scale spatial context and one with long-range temporal context; it modulates the static kernel of each frame, and
 not in the same way at all of its taps; an omni-dimensional aggregation follows. Ours: everything else, that is, the
-layers and widths of both branches, how the temporal one knows the order of frames, a learnt bank of filters, the form
+layers and widths of both branches, how the temporal one knows the order of frames, a learned bank of filters, the form
 ``1 + ...``, its start at the static convolution, and which dimensions the aggregation pools.
 
 The calibration ``A_t`` has a value for every input channel and tap, ``Y_t = (A_t . W) * X_t``, and none for the output
@@ -48,7 +48,7 @@ class SpatialBranch(nn.Module):
         super().__init__()
         self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
         self.bn = nn.BatchNorm2d(hidden)
-        # no nn.Conv2d: networks initialise those by their fan-out, which shrinks depthwise maps from scale to scale
+        # no nn.Conv2d: networks initialize those by their fan-out, which shrinks depthwise maps from scale to scale
         self.scales = nn.Parameter(nn.init.normal_(torch.empty(SCALES, hidden, 1, 3, 3), std=1 / 3))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class SpatialBranch(nn.Module):
 
 
 class TemporalBranch(nn.Module):
-    """What happens in the clip: project frame descriptors, look at the neighbours, then self-attention over all frames.
+    """What happens in the clip: project frame descriptors, look at the neighbors, then self-attention over all frames.
 
     ``z = GELU(LN(Linear(mean_HW x)))``, ``z += DepthwiseConv_3(z)``, ``z + MHSA_T(LN(z))``, for any T. Attention alone
     does not know the order of the frames, nor does anything else in STAM: without the convolution, whose role is that
@@ -100,7 +100,7 @@ class FilterMixture(nn.Module):
         kernel_size: height and width of the kernel to calibrate.
         num_filters: N.
         reduction: C over d, the width of both branches, which is at least 16.
-        filters: "bank", N learnt filters; or "outer", filters that the spatial branch generates for each frame, each
+        filters: "bank", N learned filters; or "outer", filters that the spatial branch generates for each frame, each
             the outer product of C and of kh x kw values.
         coefficients: of the temporal branch, one for each "channel" of a filter, or a "scalar".
     """
@@ -160,7 +160,7 @@ class FilterMixture(nn.Module):
 
 
 def tap_masks(count: int, kernel_size: tuple[int, int]) -> Tensor:
-    """Distinct masks of a kernel's taps, ``(count, kh, kw)``: all, centre, cross, corners, then random ones."""
+    """Distinct masks of a kernel's taps, ``(count, kh, kw)``: all, center, cross, corners, then random ones."""
     height, width = kernel_size
     masks = torch.rand(max(count, 4), height, width)
     masks[0] = 1
@@ -175,7 +175,7 @@ class STHAConv2d(nn.Conv2d):
     """Spatio-temporal hybrid adaptive convolution: a drop-in for ``nn.Conv2d`` on folded frames.
 
     ``weight`` and ``bias`` are those of the convolution it replaces, so an image network's kernel loads unchanged, and
-    at initialisation the output is unchanged too. The bias is not calibrated.
+    at initialization the output is unchanged too. The bias is not calibrated.
 
     Args:
         calibration: options of FilterMixture.

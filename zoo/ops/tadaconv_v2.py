@@ -35,7 +35,7 @@ class RouteTransformer(nn.Module):
         bias_channels: also return beta, a scale for a bias of so many channels.
         head_dim: channels of an attention head, which must divide the hidden width; None: 64 if it does, else all.
         zero_init: start at ``alpha = beta = 1``: the last layers start at zero and one is added. TAdaConvNeXtV2 does
-            so; TAdaFormer, whose block ends in a zero-initialised layer of its own, does not and adds nothing.
+            so; TAdaFormer, whose block ends in a zero-initialized layer of its own, does not and adds nothing.
     """
 
     def __init__(

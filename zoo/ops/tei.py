@@ -1,6 +1,6 @@
 """TEI, temporal enhancement and interaction: a motion gate, then a depthwise temporal convolution.
 
-Source: "TEINet: Towards an Efficient Architecture for Video Recognition", AAAI 2020, arXiv 1911.09435, section 3.
+Source: "TEINet: Toward an Efficient Architecture for Video Recognition", AAAI 2020, arXiv 1911.09435, section 3.
 """
 
 from __future__ import annotations

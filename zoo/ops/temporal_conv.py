@@ -14,7 +14,7 @@ from zoo.ops.stand_in import insert_before
 
 
 class TemporalConv(nn.Module):
-    """A convolution over ``kernel_size`` frames that mixes all channels, without bias, randomly initialised."""
+    """A convolution over ``kernel_size`` frames that mixes all channels, without bias, randomly initialized."""
 
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()

@@ -22,7 +22,7 @@ THREADS = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
     """uint8 ``(H, W, 3)``, upright. ``reformatter`` is kept from frame to frame, as it is costly to set up.
 
-    Chroma is interpolated bicubically and as of a progressive picture, with its samples centred, whatever the frame
+    Chroma is interpolated bicubically and as of a progressive picture, with its samples centered, whatever the frame
     says of that: so do torchcodec and FFmpeg's older interface, with which the published networks were trained.
     """
     mirrored, turns = orientation(frame)
@@ -55,7 +55,7 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
 
 
 def _plain(frame: av.VideoFrame) -> av.VideoFrame:
-    """The samples and the colour matrix, without what else a frame says of itself.
+    """The samples and the color matrix, without what else a frame says of itself.
 
     A frame with a palette, or whose rows are stored from the bottom up, is RGB and stays as it is.
     """

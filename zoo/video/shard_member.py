@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from zoo.errors import ConfigError, DataError
+from zoo.errors import ConfigError, DataError, DataReason
 
 PAUSES = (0.5, 2.0, 5.0)  # seconds before a host that failed is asked again
 HEADER = tarfile.BLOCKSIZE
@@ -17,18 +17,6 @@ BLOCK, KEPT = 1 << 20, 8  # bytes fetched at a time of a large video, and how ma
 # file systems are never given up: a forked worker that did so with an inherited one would close its connections in
 # the kernel's table that it shares with the parent, whose next request would then wait for ever
 _KEPT: dict[int, Any] = {}
-
-
-class AbsentError(DataError):
-    """There is no such file, where there might have been one."""
-
-
-class ForbiddenError(DataError):
-    """A file that may not be read, or not be known to be missing."""
-
-
-class UnreachableError(DataError):
-    """A host that failed again and again, which may be well again later."""
 
 
 def read_member(path: str, place: tuple[int, int], name: str = "") -> bytes:
@@ -139,8 +127,7 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
     """Bytes ``[start, stop)`` of a file or URL, as far as it has them; a host that fails is asked again a few times.
 
     Raises:
-        AbsentError, ForbiddenError, UnreachableError: it is not there, is forbidden, or its host fails again and again.
-        DataError: it cannot be read.
+        DataError: it cannot be read; ``reason`` says why.
     """
     if "://" not in path:
         try:
@@ -148,8 +135,10 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
                 file.seek(start or 0)
                 return file.read(-1 if stop is None else stop - (start or 0))
         except OSError as error:
-            kind = AbsentError if isinstance(error, FileNotFoundError) else DataError
-            raise kind(f"{path} cannot be read ({error.strerror}).") from error
+            raise DataError(
+                f"{path} cannot be read ({error.strerror}).",
+                "missing" if isinstance(error, FileNotFoundError) else "invalid",
+            ) from error
     for pause in (*PAUSES, None):
         try:
             system, inner = file_system(path)
@@ -157,7 +146,7 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
         except DataError:
             raise
         except FileNotFoundError as error:
-            raise AbsentError(f"{path} cannot be read: there is no such file.") from error
+            raise DataError(f"{path} cannot be read: there is no such file.", "missing") from error
         except Exception as error:  # each kind of store has its own
             status = getattr(error, "status", None)  # of HTTP
             forbidden = status == 403 or isinstance(error, PermissionError)
@@ -165,8 +154,8 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
                 return b""
             refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
             if pause is None or refused or forbidden:
-                kind = ForbiddenError if forbidden else DataError if refused else UnreachableError
-                raise kind(f"{path} cannot be read ({type(error).__name__}: {error}).") from error
+                reason: DataReason = "forbidden" if forbidden else "invalid" if refused else "unreachable"
+                raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}).", reason) from error
             time.sleep(pause)
     raise AssertionError
 

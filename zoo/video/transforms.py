@@ -1,6 +1,6 @@
 """Pixels: resize, crop, flip and augmentation of whole clips, uint8 ``(T, C, H, W)`` in and out.
 
-Only the views of a test video may come out as floats, where the published code resized floats. ``normalise`` runs on
+Only the views of a test video may come out as floats, where the published code resized floats. ``normalize`` runs on
 the device, on the batch. All that is random is drawn from torch's global generator.
 """
 
@@ -20,7 +20,7 @@ STEPS = {("mmaction2", 3): 2, ("mmaction2", 10): 4, ("tam", 3): 4, ("tam", 10): 
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; TAM authors' training crops
 SHORT_SIDE_RANGE = 340 / 224  # TAdaConv authors: short side 224 to 340 for a crop of 224
 AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # of the boxes of _resized_crop: share of the frame, width / height
-OPERATIONS, MAGNITUDE, DEVIATION, GREY = 4, 9.0, 0.5, 0.2  # timm's rand-m9-n4-mstd0.5-inc1, and how often clips go grey
+OPERATIONS, MAGNITUDE, DEVIATION, GRAY = 4, 9.0, 0.5, 0.2  # timm's rand-m9-n4-mstd0.5-inc1, and how often clips go gray
 
 
 def _uniform(low: float, high: float) -> float:
@@ -62,7 +62,7 @@ def _stops(room: int, crops: int, pixels: str) -> tuple[int, int, int]:
     """First, middle and last place of a crop along a side that has ``room`` pixels more."""
     if pixels == "pytorchvideo":
         return 0, -(-room // 2), room
-    if pixels == "tam" and crops == 1:  # torchvision's centre crop
+    if pixels == "tam" and crops == 1:  # torchvision's center crop
         return 0, round(room / 2), room
     steps = STEPS.get((pixels, crops), 1)
     last = room // steps * steps
@@ -72,8 +72,8 @@ def _stops(room: int, crops: int, pixels: str) -> tuple[int, int, int]:
 def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> list[Tensor]:
     """The spatial views of a test video, squares of ``size`` pixels; they share the memory of ``frames``.
 
-    1 is the centre; 3 are left, centre, right (or top, centre, bottom); 10 are the corners (upper left, upper right,
-    lower left, lower right), the centre, and the mirror images of these five (MMAction2's TenCrop). To the pixel as the
+    1 is the center; 3 are left, center, right (or top, center, bottom); 10 are the corners (upper left, upper right,
+    lower left, lower right), the center, and the mirror images of these five (MMAction2's TenCrop). To the pixel as the
     code that ``pixels`` names cuts them: the TAM authors' three lie along the width of an upright video too, where they
     are one and the same.
 
@@ -85,15 +85,15 @@ def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> 
         raise ConfigError(f"crops is {crops!r}; choose from {', '.join(map(str, CROPS))}.")
     if min(height, width) < size:
         raise ConfigError(f"a crop of {size} does not fit into {height} x {width}; resize must be at least crop.")
-    (top, middle, bottom), (left, centre, right) = (_stops(side - size, crops, pixels) for side in (height, width))
+    (top, middle, bottom), (left, center, right) = (_stops(side - size, crops, pixels) for side in (height, width))
     if crops == 1:
-        places = [(middle, centre)]
+        places = [(middle, center)]
     elif crops == 3:
-        places = [(middle, left), (middle, centre), (middle, right)]
+        places = [(middle, left), (middle, center), (middle, right)]
         if height > width and pixels != "tam":
-            places = [(top, centre), (middle, centre), (bottom, centre)]
+            places = [(top, center), (middle, center), (bottom, center)]
     else:
-        places = [(top, left), (top, right), (bottom, left), (bottom, right), (middle, centre)]
+        places = [(top, left), (top, right), (bottom, left), (bottom, right), (middle, center)]
     views = [frames[..., y : y + size, x : x + size] for y, x in places]
     return views if crops < 10 else views + [view.flip(-1) for view in views]
 
@@ -132,12 +132,12 @@ def _resized_crop(frames: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A box of random size and shape, four operations of RandAugment, and grey at times; alike on every frame.
+    """A box of random size and shape, four operations of RandAugment, and gray at times; alike on every frame.
 
     The published runs name timm's "rand-m9-n4-mstd0.5-inc1": four operations drawn with replacement, each left out half
     of the time, each of a magnitude drawn around 9 of 10 with deviation .5. torchvision's RandAugment is asked for one
     operation at a time to keep this. What differs: it has "identity" where timm has "invert" and "solarise-add", it
-    posterises to 4 bits where timm goes to 1, and it fills with grey. The published code augments before it crops; here
+    posterises to 4 bits where timm goes to 1, and it fills with gray. The published code augments before it crops; here
     the crop comes first, so that the cost does not grow with the size of the videos.
     """
     clip = _resized_crop(frames, protocol)
@@ -146,7 +146,7 @@ def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
             magnitude = min(max(MAGNITUDE + DEVIATION * float(torch.randn(())), 0.0), 10.0)
             operation = v2.RandAugment(1, round(10 * magnitude), 101, v2.InterpolationMode.BILINEAR, fill=128)
             clip = operation(clip)
-    if clip.shape[-3] == 3 and _uniform(0, 1) < GREY:
+    if clip.shape[-3] == 3 and _uniform(0, 1) < GRAY:
         clip = F.rgb_to_grayscale(clip, num_output_channels=3)
     return clip
 
@@ -165,7 +165,7 @@ def train_clip(
     """A training clip ``(T, C, train_crop, train_crop)``, uint8, and whether it was mirrored; all frames alike.
 
     Args:
-        erasing: probability that a box of 2 to 33 % of the area turns into the grey of the protocol's mean, which is 0
+        erasing: probability that a box of 2 to 33 % of the area turns into the gray of the protocol's mean, which is 0
             to the network (Random Erasing, arXiv 1708.04896; sizes as there).
         color_jitter: brightness, contrast and saturation are multiplied by 1 - color_jitter to 1 + color_jitter; hues
             stay (as timm's and PySlowFast's option of this name; 0.4 is usual).
@@ -174,13 +174,13 @@ def train_clip(
     if color_jitter:
         clip = v2.ColorJitter(color_jitter, color_jitter, color_jitter)(clip)
     if erasing:
-        grey = round(255 * sum(protocol.mean) / len(protocol.mean))
-        clip = v2.RandomErasing(erasing, value=grey)(clip)
+        gray = round(255 * sum(protocol.mean) / len(protocol.mean))
+        clip = v2.RandomErasing(erasing, value=gray)(clip)
     mirrored = flip and float(torch.rand(())) < 0.5
     return (clip.flip(-1) if mirrored else clip).contiguous(), mirrored
 
 
-def normalise(video: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(video: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """Frames of 0 to 255, uint8 or float, ``(..., T, C, H, W)`` -> floats ``(..., C, T, H, W)``, on the batch's device.
 
     Published code divides by 255 first. In single precision the two differ by 1e-6 at most for the means and deviations

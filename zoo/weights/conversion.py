@@ -12,7 +12,7 @@ import torch
 
 from zoo.adapt import MAX_GROWTH, fit, listing
 from zoo.arguments import check_path, check_text
-from zoo.errors import CheckpointError, DigestError, ZooError
+from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import Entry, load_index
 from zoo.models import outline
 from zoo.settings import cache_folder
@@ -37,7 +37,7 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
 
     Raises:
         UnknownNameError: no such entry.
-        CheckpointError: a file that cannot be read, is of another network, or (DigestError) not the published one.
+        CheckpointError: a file that cannot be read, is of another network, or (DownloadError) not the published one.
     """
     check_path("source_file", source_file)
     check_text("name", name)
@@ -55,8 +55,8 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
             raise CheckpointError(f"{error} {matches_hint(path, name)}".rstrip()) from error
     try:
         check_digest(name, digest, entry.sha256, entry.sha256_prefix, path)
-    except DigestError as error:
-        raise DigestError(f"{error} To convert it all the same, give a folder for it: --out DIR") from error
+    except DownloadError as error:
+        raise error.with_message(f"{error} To convert it anyway, give an output folder: --out DIR") from error
     folder = cache_folder() / name
     with locked(folder):
         sweep(folder)

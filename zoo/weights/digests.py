@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
-from zoo.errors import ConfigError, DigestError
+from zoo.errors import ConfigError, DownloadError
 from zoo.settings import config_folder
 from zoo.weights.files import atomic_path
 
@@ -58,12 +58,13 @@ def check_digest(name: str, digest: str, sha256: str | None, prefix: str | None,
         file: what to call it in the error.
 
     Raises:
-        DigestError: it is another file.
+        DownloadError: it is another file.
     """
     if not digest.startswith(sha256 or prefix or ""):
-        raise DigestError(
+        raise DownloadError(
             f"{file} is not the published file of {name}: its sha256 is {digest}, the index says "
-            f"{sha256 or f'that it begins with {prefix}'}."
+            f"{sha256 or f'that it begins with {prefix}'}.",
+            "digest",
         )
     if sha256:
         return True
@@ -71,10 +72,11 @@ def check_digest(name: str, digest: str, sha256: str | None, prefix: str | None,
     if seen is None:
         return False
     if seen["sha256"] != digest:
-        raise DigestError(
+        raise DownloadError(
             f"{file} is not the file of {name} that was seen first ({seen.get('date')}, {seen.get('size')} bytes, from "
             f"{seen.get('source')}): its sha256 is {digest}, that one's {seen['sha256']}. If its publisher has "
-            f"replaced it and you trust the new one, remove {name} from {digests_path()}."
+            f"replaced it and you trust the new one, remove {name} from {digests_path()}.",
+            "digest",
         )
     return True
 

@@ -13,12 +13,9 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from zoo.errors import (
-    AccessError,
     CheckpointError,
-    IncompleteError,
-    NoSpaceError,
-    SkippedError,
-    UnreachableError,
+    DownloadError,
+    StorageError,
     ZooError,
 )
 from zoo.settings import offline
@@ -46,14 +43,14 @@ def each_host_once() -> Iterator[None]:
 
 @contextlib.contextmanager
 def asking(host: str) -> Iterator[None]:
-    """Around what is asked of a host; SkippedError if that is to be left, see ``each_host_once``."""
+    """Around requests to a host; a DownloadError if the host is to be skipped, see ``each_host_once``."""
     unreached = _unreached.get()
     if unreached is not None and host in unreached:
-        raise SkippedError(f"{host} could not be reached before.")
+        raise DownloadError(f"{host} could not be reached before.", "skipped")
     try:
         yield
-    except UnreachableError:
-        if unreached is not None:
+    except DownloadError as error:
+        if unreached is not None and error.reason == "unreachable":
             unreached.add(host)
         raise
 
@@ -124,9 +121,8 @@ def fetched(
             whole = whole.replace(target)
         try:
             yield whole
-        except CheckpointError as error:
-            if not isinstance(error, (NoSpaceError, AccessError)):
-                shutil.rmtree(parts, ignore_errors=True)
+        except CheckpointError:
+            shutil.rmtree(parts, ignore_errors=True)
             raise
         shutil.rmtree(parts, ignore_errors=True)
 
@@ -166,7 +162,7 @@ def _fetch(kind: str, url: str, file: str | None, parts: Path, progress: bool) -
                 return fetch_hub_file(url, file or "", parts, progress).replace(parts / WHOLE)
             return _attempts(kind, url, file, parts, progress)
     except ZooError as error:
-        if isinstance(error, NoSpaceError) or not any(parts.glob(f"{WHOLE}*")):
+        if isinstance(error, StorageError) or not any(parts.glob(f"{WHOLE}*")):
             shutil.rmtree(parts, ignore_errors=True)
         raise
 
@@ -186,10 +182,14 @@ def _attempts(kind: str, url: str, file: str | None, parts: Path, progress: bool
             failures = 1 if come > most else failures + 1  # as long as bytes come, there is hope
             most = max(most, come)
             if failures >= error.patience:
-                kind_of = IncompleteError if error.connected or most else UnreachableError
-                raise kind_of(f"{error}; {failures} attempts in a row brought nothing.") from error
+                raise DownloadError(
+                    f"{error}; {failures} attempts in a row brought nothing.",
+                    "incomplete" if error.connected or most else "unreachable",
+                ) from error
             if error.wait > LONGEST_WAIT:
-                raise IncompleteError(f"{error} and asks to wait for {error.wait / 60:.0f} minutes.") from error
+                raise DownloadError(
+                    f"{error} and asks to wait for {error.wait / 60:.0f} minutes.", "incomplete"
+                ) from error
             seconds = max(error.wait, min(BACKOFF * 2 ** (failures - 1) * random.uniform(0.5, 1.0), LONGEST_WAIT))
             log.warning("%s; trying again in %.0f s", error, seconds)
             time.sleep(seconds)

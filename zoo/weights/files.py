@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from zoo.errors import AccessError, CheckpointError, NoSpaceError, WebPageError
+from zoo.errors import CheckpointError, DownloadError, StorageError
 from zoo.text import one_line
 from zoo.weights.archives import Archive
 from zoo.weights.pickles import Opaque, StoredTensor
@@ -65,14 +65,15 @@ def refuse_page(path: Path) -> bytes:
     """The first bytes of a file that is not a web page.
 
     Raises:
-        WebPageError: it is one.
+        DownloadError: it is one.
     """
     with readable(path) as file:
         head: bytes = file.read(512)
     if head.lstrip()[:1] == b"<":
-        raise WebPageError(
+        raise DownloadError(
             f"{path} is a web page, not a checkpoint: the host probably answered with a quota or log-in page. "
-            "Download the file again in a browser."
+            "Download the file again in a browser.",
+            "web page",
         )
     return head
 
@@ -205,12 +206,12 @@ def disk_errors(folder: Path) -> Iterator[None]:
         found = re.search(r"os error (\d+)", str(error))  # safetensors' own writer
         code = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise NoSpaceError(
+            raise StorageError(
                 f"No space is left for {folder}. Make room, or set TEMPOZOO_CACHE to a folder on another disk; "
                 "nothing half-written was kept."
             ) from error
         why = os.strerror(code) if code else error
-        raise AccessError(
+        raise StorageError(
             f"{folder} cannot be written to ({why}). Choose another folder; the cache's is set by TEMPOZOO_CACHE."
         ) from error
 

@@ -30,7 +30,7 @@ def mirror_to_hub(entry: Entry, to: str, *, private: bool = True, progress: bool
     """Put an entry's converted weights into a mirror on the Hub; returns the address of the commit.
 
     Args:
-        to: ``hf-hub:organisation``, where each entry has a repository with a model card of its own, or
+        to: ``hf-hub:organization``, where each entry has a repository with a model card of its own, or
             ``hf-hub:user/repo``, where each has a folder.
         private: of repositories that are made.
     """

@@ -1,7 +1,7 @@
 """Mirrors: converted weights on a disk, a web server or the Hub of a lab, looked for before the published files.
 
 A mirror holds ``<entry>/model.safetensors`` and ``<entry>/config.json``: below a folder, below an address, in a
-repository of the Hub (``hf-hub:user/repo``), or in one repository an entry of an organisation (``hf-hub:org``).
+repository of the Hub (``hf-hub:user/repo``), or in one repository an entry of an organization (``hf-hub:org``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from zoo.errors import CheckpointError, ConfigError, IncompleteError
+from zoo.errors import CheckpointError, ConfigError, DownloadError, StorageError
 from zoo.hub.pull import HUB_PREFIX, fetch_hub_folder
 from zoo.weights.download import HUB, asking, fetched, place_for
 from zoo.weights.files import disk_errors, readable, refuse_page
@@ -31,7 +31,7 @@ def is_remote(mirror: str) -> bool:
         return True
     if not Path(mirror).expanduser().is_dir():
         raise ConfigError(
-            f"the mirror {mirror!r} is no folder; give one, an address https://..., hf-hub:organisation or "
+            f"the mirror {mirror!r} is no folder; give one, an address https://..., hf-hub:organization or "
             "hf-hub:user/repo (TEMPOZOO_MIRROR, or mirror: in config.yaml)."
         )
     return False
@@ -80,10 +80,10 @@ def mirrored(mirror: str, name: str, work: Path, progress: bool = True) -> Itera
                 with fetched("https", url, None, parts / file, _no_page, keep=True, progress=progress):
                     pass
             yield parts
-        except IncompleteError:
-            raise  # the bytes so far are gone on with next time
-        except CheckpointError:
-            shutil.rmtree(parts, ignore_errors=True)
+        except (CheckpointError, StorageError) as error:
+            # a transfer that broke off is resumed by the next process
+            if not (isinstance(error, DownloadError) and error.reason in ("incomplete", "unreachable", "skipped")):
+                shutil.rmtree(parts, ignore_errors=True)
             raise
         shutil.rmtree(parts, ignore_errors=True)
 

@@ -13,12 +13,10 @@ from pathlib import Path
 import torch
 
 from zoo.errors import (
-    AccessError,
     CheckpointError,
+    ConfigError,
     DownloadError,
-    IndexFileError,
-    OfflineError,
-    SkippedError,
+    StorageError,
     UnknownNameError,
     WeightsNotFoundError,
     ZooError,
@@ -72,7 +70,7 @@ def obtain(
         keep: leave the publisher's file in the cache as well, and fetch it if it is not there.
 
     Raises:
-        OfflineError: they would have to be fetched, and that is forbidden.
+        WeightsNotFoundError: they would have to be fetched, and that is forbidden.
         DownloadError: no source gave the file; the message says what to do by hand.
     """
     root = cache_folder(cache_dir)
@@ -88,8 +86,8 @@ def obtain(
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
-        except AccessError as error:
-            raise AccessError(f"{found}. {error}") from error
+        except StorageError as error:
+            raise StorageError(f"{found}. {error}") from error
         found = _look(entry, folder, file_wanted)  # another process may have been faster
         if isinstance(found, Weights):
             return found
@@ -131,7 +129,7 @@ def read_cached(entry: Entry, folder: Path) -> Weights:
     tensors, config, file, digest = read_model(folder, untouched=True)
     try:
         spec = ModelSpec.from_config(config, str(folder))
-    except IndexFileError as error:
+    except ConfigError as error:
         raise CheckpointError(str(error)) from error
     made = spec.provenance
     if made.get("entry") != entry.name or not isinstance(made.get("sha256"), str):
@@ -175,7 +173,7 @@ def _fill(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, prog
         if remote and offline():
             skipped = True
             continue
-        if failures and not isinstance(failures[-1], SkippedError):
+        if failures and not _skipped(failures[-1]):
             log.warning("%s", failures[-1])
         try:
             return way()
@@ -184,16 +182,22 @@ def _fill(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, prog
     text = " ".join(str(failure) for failure in failures)
     if skipped:
         raise _offline(entry, root, text.rstrip(".") or problem)
-    tried = [failure for failure in failures if not isinstance(failure, SkippedError)]
-    kind = type((tried or failures)[-1])
-    if not tried or not issubclass(kind, DownloadError):  # the latter: the file came, and is not what it should be
-        raise kind(text) from failures[-1]
-    raise kind(f"{text} By hand: {by_hand(entry, root)}") from failures[-1]
+    attempted = [failure for failure in failures if not _skipped(failure)]
+    last = (attempted or failures)[-1]
+    if attempted and isinstance(last, DownloadError):  # otherwise the file was downloaded, but is a wrong one
+        text += f" By hand: {by_hand(entry, root)}"
+    raise last.with_message(text) from failures[-1]
 
 
-def _offline(entry: Entry, root: Path, problem: str) -> OfflineError:
+def _skipped(error: ZooError) -> bool:
+    return isinstance(error, DownloadError) and error.reason == "skipped"
+
+
+def _offline(entry: Entry, root: Path, problem: str) -> WeightsNotFoundError:
     hint = by_hand(entry, root)
-    return OfflineError(f"{problem}, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set. Unset it, or by hand: {hint}")
+    return WeightsNotFoundError(
+        f"{problem}, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set. Unset it, or by hand: {hint}"
+    )
 
 
 def file_by_hand(source: Source, root: Path) -> Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from zoo.errors import AccessError, DownloadError, NoSpaceError, QuotaExceededError, UnreachableError, ZooError
+from zoo.errors import DownloadError, StorageError, ZooError
 from zoo.text import one_line
 
 # requests, gdown and rich are imported in functions: few loads need them
@@ -55,14 +55,14 @@ def prepare(kind: str, url: str, parts: Path) -> None:
     Drive tells no version before it sends; there, the total is compared in ``transfer``.
 
     Raises:
-        TryAgain, AccessError: the host did not answer, or with a refusal.
+        TryAgain, DownloadError: the host did not answer, or with a refusal.
     """
     noted, version = _noted(parts), None
     noted.pop("announced", None)
     if kind == "https":
         answer = _head(url)
         if urlsplit(url).scheme == "https" and urlsplit(answer.url).scheme != "https":
-            raise AccessError(f"{url} redirects to {one_line(answer.url)}, which is not encrypted.")
+            raise DownloadError(f"{url} redirects to {one_line(answer.url)}, which is not encrypted.")
         length = answer.headers.get("Content-Length", "") if answer.ok else ""
         if length.isdecimal() and len(length) < 20 and int(length):
             noted["announced"] = int(length)
@@ -101,7 +101,7 @@ def _head(url: str) -> Any:
     except requests.RequestException as error:
         raise _of_request(error, url) from error
     except ValueError as error:  # requests, of some addresses that it is redirected to
-        raise AccessError(f"{url} redirects to an invalid address ({one_line(str(error))}).") from error
+        raise DownloadError(f"{url} redirects to an invalid address ({one_line(str(error))}).") from error
 
 
 def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> Path:
@@ -129,7 +129,7 @@ def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> P
                 _note(parts, noted)
                 free = shutil.disk_usage(parts).free
                 if free < total - done:
-                    raise NoSpaceError(
+                    raise StorageError(
                         f"{url} has {total / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free in {parts.parent}. "
                         "Make room, or set TEMPOZOO_CACHE to a folder on another disk."
                     )
@@ -184,7 +184,7 @@ def in_folder(url: str, file: str) -> str:
     """The address of a file in a Drive folder, by its name.
 
     Raises:
-        TryAgain, AccessError: the folder cannot be listed, or has no such file.
+        TryAgain, DownloadError: the folder cannot be listed, or has no such file.
     """
     import gdown
     import requests
@@ -194,26 +194,27 @@ def in_folder(url: str, file: str) -> str:
     except requests.RequestException as error:
         raise _of_request(error, url) from error
     except (RecursionError, LookupError, AttributeError, ValueError) as error:
-        raise AccessError(f"The folder {url} cannot be listed: its page cannot be understood.") from error
+        raise DownloadError(f"The folder {url} cannot be listed: its page cannot be understood.") from error
     except gdown.DownloadError as error:
         status = re.search(r"status code (\d+)", str(error))
         if status and int(status[1]) in BUSY:
             raise TryAgain(f"{url} answers {status[1]}") from error
-        raise AccessError(f"The folder {url} cannot be listed: it is private or gone.") from error
+        raise DownloadError(f"The folder {url} cannot be listed: it is private or gone.") from error
     for found in files:
         if found.path == file:
             return f"https://drive.google.com/file/d/{found.id}/view"
     names = ", ".join(one_line(found.path) for found in files[:5])
-    raise AccessError(f"The folder {url} holds no {file}; it has {names or 'no files'}.")
+    raise DownloadError(f"The folder {url} holds no {file}; it has {names or 'no files'}.")
 
 
 def _of_drive(text: str, url: str) -> DownloadError:
     if "too many users" in text.lower() or "quota" in text.lower():
-        return QuotaExceededError(
+        return DownloadError(
             f"Google Drive's quota for {url} is used up: too many people fetched it lately. It opens again within 24 "
-            "hours; a signed-in browser can often fetch it now (or make a copy in a Drive of your own first)."
+            "hours; a signed-in browser can often fetch it now (or make a copy in a Drive of your own first).",
+            "quota",
         )
-    return AccessError(f"Google Drive gives no file at {url}: it is private, gone, or asks for a person.")
+    return DownloadError(f"Google Drive gives no file at {url}: it is private, gone, or asks for a person.")
 
 
 def _of_request(error: Any, url: str) -> Exception:
@@ -224,9 +225,9 @@ def _of_request(error: Any, url: str) -> Exception:
     if error.response is not None:
         return _of_status(error.response, url)
     if isinstance(error, requests.exceptions.ProxyError):
-        return UnreachableError(f"{url} cannot be reached: {one_line(str(error), 300)}")
+        return DownloadError(f"{url} cannot be reached: {one_line(str(error), 300)}", "unreachable")
     if isinstance(error, requests.exceptions.SSLError | ValueError):
-        return AccessError(f"{url} cannot be reached: {one_line(str(error), 300)}")
+        return DownloadError(f"{url} cannot be reached: {one_line(str(error), 300)}")
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     connected = not isinstance(reason, NewConnectionError | ConnectTimeoutError)
     if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
@@ -242,7 +243,7 @@ def _of_status(response: Any, url: str) -> Exception:
     if status in BUSY:
         return TryAgain(f"{url} answers {status} {reason}", _retry_after(response.headers.get("Retry-After")))
     gone = " (the publisher may have removed or moved it)" if status in (404, 410) else ""
-    return AccessError(f"{url} answers {status} {reason}{gone}.")
+    return DownloadError(f"{url} answers {status} {reason}{gone}.")
 
 
 def _retry_after(value: str | None) -> float:

@@ -1,0 +1,322 @@
+"""Data sets: what they take from folders and lists, how they split it, and what bad files do to a run."""
+
+from __future__ import annotations
+
+import csv
+import logging
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numbered_videos import numbered_video
+from small_models import FOUR, SMALL
+
+import zoo
+from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
+from zoo.errors import ConfigError, DataError, UnknownNameError
+from zoo.protocol import Protocol
+from zoo.video.decoding import VideoReader
+from zoo.video.sampling import sample
+
+# data sets -------------------------------------------------------------------------------------------------------
+
+
+def ready(data: Any, stage: str = "fit", **changes: Any) -> Any:
+    """A data module as the Trainer would have it."""
+    data.protocol = replace(zoo.create("c2d_r18", **SMALL, image_size=32).protocol, **changes)
+    data.prepare_data()
+    data.trainer = SimpleNamespace(training=stage == "fit", testing=stage == "test", predicting=stage == "predict")
+    data.setup(stage)
+    return data
+
+
+def test_folder_with_splits(motion_folder: Path) -> None:
+    data = ready(VideoFolder(motion_folder, batch_size=4, num_workers=0))
+    assert data.class_names == sorted(FOUR)
+    assert data.num_classes == 4
+    batch = next(iter(data.train_dataloader()))
+    assert batch["video"].shape == (4, 4, 3, 32, 32)
+    assert batch["video"].dtype == torch.uint8
+    for path, label in zip(batch["path"], batch["label"].tolist(), strict=True):
+        assert Path(path).parent.name == data.class_names[label]
+        assert "/train/" in path
+    assert len(data.datasets["val"]) == 12
+    assert len(ready(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"]) == 12
+
+
+def test_all_views_come_from_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = ready(VideoFolder(motion_folder, num_workers=0, clips=2, crops=3), "test")
+    calls = []
+    original = VideoReader.frames
+    monkeypatch.setattr(VideoReader, "frames", lambda self, i, *more: calls.append(list(i)) or original(self, i, *more))
+    item = data.datasets["test"][0]
+    (views,) = item["video"]
+    assert views.shape == (6, 4, 3, 32, 32)
+    assert len(calls) == 1
+    with VideoReader(item["path"]) as reader:  # view 4 is clip 1, center
+        numbers = sample(data.datasets["test"].protocol, len(reader), reader.fps, (1, 2))
+        assert torch.equal(views[4], original(reader, numbers))
+
+
+def test_workers_see_what_the_main_process_sees(motion_folder: Path) -> None:
+    alone, workers = (
+        ready(VideoFolder(motion_folder, num_workers=n, batch_size=4), "validate").val_dataloader() for n in (0, 2)
+    )
+    for one, two in zip(alone, workers, strict=True):
+        assert one["path"] == two["path"]
+        assert torch.equal(one["video"], two["video"])
+
+
+def class_folders(root: Path, counts: dict[str, int]) -> Path:
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            (root / name / f"{i}.mp4").touch()
+    return root
+
+
+def test_automatic_split_is_stratified_and_seeded(tmp_path: Path) -> None:
+    root = class_folders(tmp_path, {"a": 20, "b": 10, "c": 3})
+    data = VideoFolder(root, val_fraction=0.2, test_fraction=0.3)
+    splits = {name: data.split_records(name) for name in ("train", "val", "test")}
+    counts = {name: np.bincount(records.labels).tolist() for name, records in splits.items()}
+    assert [class_counts[2] for class_counts in counts.values()] == [1, 1, 1]
+    assert min(min(class_counts) for class_counts in counts.values()) >= 1
+    paths = [set(s.paths.tolist()) for s in splits.values()]
+    assert len(set.union(*paths)) == 33
+    assert VideoFolder(root, 0.2, 0.3).split_records("val").paths.tolist() == splits["val"].paths.tolist()
+    assert VideoFolder(root, 0.2, 0.3, split_seed=1).split_records("val").paths.tolist() != splits["val"].paths.tolist()
+
+
+def test_folders_that_cannot_work_are_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="There is no folder"):
+        VideoFolder(tmp_path / "none").class_names  # noqa: B018
+    (tmp_path / "one").mkdir()
+    with pytest.raises(DataError, match="has 1 class folder; at least 2"):
+        VideoFolder(tmp_path).class_names  # noqa: B018
+    (tmp_path / "two").mkdir()
+    with pytest.raises(DataError, match="There are no videos below"):
+        VideoFolder(tmp_path).class_names  # noqa: B018
+    class_folders(tmp_path / "x", {"a": 5, "b": 0})
+    with pytest.raises(DataError, match=r"There are no videos in .*b: add some"):
+        VideoFolder(tmp_path / "x").class_names  # noqa: B018
+    class_folders(tmp_path / "y", {"a": 5, "lonely": 1})
+    with pytest.raises(DataError, match=r"class 'lonely' of .* has 1 video, too few to split into train, val, test"):
+        VideoFolder(tmp_path / "y").split_records("train")
+    class_folders(tmp_path / "z" / "train", {"a": 5, "b": 5})
+    class_folders(tmp_path / "z" / "val", {"a": 1, "c": 1})
+    with pytest.raises(DataError, match="c is not one of the training classes: a, b"):
+        VideoFolder(tmp_path / "z").split_records("val")
+
+
+def write_list(path: Path, rows: list[tuple[str, ...]]) -> Path:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    return path
+
+
+def test_lists_with_spaces_quotes_and_commas(motion_folder: Path, tmp_path: Path) -> None:
+    videos = sorted((motion_folder / "train").rglob("*.mp4"))
+    names = [f"a b, {i}.mp4" for i in range(8)]
+    rows = [("path", "label"), *((n, f"class {i % 2}") for i, n in enumerate(names))]
+    for name, video in zip(names, videos[: len(names)], strict=True):
+        (tmp_path / name).write_bytes(video.read_bytes())
+    data = ready(VideoList(write_list(tmp_path / "train.csv", rows), num_workers=0, batch_size=2, val_fraction=0.25))
+    assert data.class_names == ["class 0", "class 1"]
+    assert len(data.datasets["train"]) + len(data.datasets["val"]) == 8
+    assert next(iter(data.train_dataloader()))["video"].shape == (2, 4, 3, 32, 32)
+
+
+def test_numeric_labels_sort_as_numbers(tmp_path: Path) -> None:
+    rows = [("path", "label"), *((f"{i}.mp4", str(i)) for i in (10, 9, 2))]
+    assert VideoList(write_list(tmp_path / "l.csv", rows)).class_names == ["2", "9", "10"]
+
+
+def test_lists_that_show_only_some_of_the_classes(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        (tmp_path / name).touch()
+    named = write_list(tmp_path / "named.csv", [("path", "label"), ("a.mp4", "zumba"), ("b.mp4", "abseiling")])
+    numbered = write_list(tmp_path / "numbered.csv", [("path", "label"), ("a.mp4", "399"), ("b.mp4", "0")])
+    for file in (named, numbered):
+        data = VideoList(test=file, classes="kinetics400")
+        assert data.num_classes == 400
+        assert data.split_records("test").labels.tolist() == [399, 0]
+    with pytest.raises(UnknownNameError, match="no label set called 'kinetics'"):
+        VideoList(test=named, classes="kinetics").class_names  # noqa: B018
+
+
+def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def names(rows: list[tuple[str, ...]]) -> VideoList:
+        return VideoList(write_list(tmp_path / "l.csv", rows))
+
+    with pytest.raises(DataError, match="give at least train="):
+        VideoList()
+    with pytest.raises(DataError, match="There is no list"):
+        VideoList(tmp_path / "none.csv").class_names  # noqa: B018
+    with pytest.raises(DataError, match=r"l.csv has no column 'label'; its first line is 'path,class'"):
+        names([("path", "class"), ("a.mp4", "x")]).class_names  # noqa: B018
+    with pytest.raises(DataError, match="lists no videos"):
+        names([("path", "label")]).class_names  # noqa: B018
+    with pytest.raises(DataError, match="l.csv, line 3: label is empty"):
+        names([("path", "label"), ("a.mp4", "x"), ("b.mp4", "")]).class_names  # noqa: B018
+    with pytest.raises(DataError, match="has 1 class; at least 2"):
+        names([("path", "label"), ("a.mp4", "x")]).class_names  # noqa: B018
+    rows = [("path", "label"), *((f"{i}.mp4", "xy"[i % 2]) for i in range(10))]
+    for i in range(8):
+        (tmp_path / f"{i}.mp4").touch()
+    with pytest.raises(DataError, match=r"2 of the 10 videos .* such as 8.mp4"):
+        names(rows).split_records("train")
+    with caplog.at_level(logging.WARNING):
+        data = ready(VideoList(tmp_path / "l.csv", val=tmp_path / "l.csv", max_missing=0.2, num_workers=0))
+    assert (len(data.datasets["train"]), data.datasets["train"].records.listed) == (8, 10)
+    assert "train: 8 of 10 listed videos are there, and not left out" in caplog.text
+    write_list(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
+    with pytest.raises(DataError, match="has the label 'z', which is not one of the classes"):
+        VideoList(tmp_path / "l.csv", test=tmp_path / "t.csv").split_records("test")
+
+
+def test_files_to_predict(motion_folder: Path) -> None:
+    one = next((motion_folder / "test").rglob("*.mp4"))
+    assert len(VideoFiles([one, motion_folder / "val"]).split_records("predict")) == 13
+    assert VideoFiles([one]).num_classes is None
+    with pytest.raises(DataError, match="There is no video or folder nowhere"):
+        VideoFiles(["nowhere"])
+    with pytest.raises(DataError, match="has no labels, so it can only predict"):
+        VideoFiles([one]).split_records("test")
+
+
+def test_mirrored_classes_trade_places(motion_folder: Path) -> None:
+    pairs = [("meets", "parts")]
+    data = ready(VideoFolder(motion_folder, num_workers=0, flip=True, flip_pairs=pairs))
+    dataset = data.datasets["train"]
+    at = next(i for i, p in enumerate(dataset.records.paths) if "/meets/" in p)
+    seen = {int(dataset[at]["label"][0]) for _ in range(30)}
+    assert seen == {data.class_names.index("meets"), data.class_names.index("parts")}
+    with pytest.raises(ConfigError, match="'left', which is no class"):
+        ready(VideoFolder(motion_folder, flip_pairs=[("left", "parts")]))
+
+
+def test_motionclips_are_written_once_and_never_flipped(tmp_path: Path) -> None:
+    options = {"classes": FOUR, "train_clips": 3, "val_clips": 1, "test_clips": 1, "frames": 6, "size": 32}
+    data = ready(MotionClips(tmp_path / "m", **options, num_workers=0))
+    assert data.class_names == sorted(FOUR)
+    assert not data.datasets["train"].flip
+    assert len(data.datasets["train"]) == 12
+    with pytest.raises(DataError, match="seed is 0, asked for 1"):
+        MotionClips(tmp_path / "m", **options, seed=1).prepare_data()
+
+
+# bad files in a data set -----------------------------------------------------------------------------------------
+
+
+def with_bad_files(motion_folder: Path, root: Path, bad: int, split: str) -> Path:
+    import shutil
+
+    shutil.copytree(motion_folder, root)
+    victims = sorted((root / split / "meets").glob("*.mp4"))[:bad]
+    for i, victim in enumerate(victims):
+        victim.write_bytes(b"" if i % 2 else victim.read_bytes()[:700])
+    return root
+
+
+def drain(data: Any, loader: Any) -> list[dict[str, Any]]:
+    return [data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0) for batch in loader]
+
+
+def test_bad_videos_in_training_are_replaced_counted_and_named(
+    motion_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = with_bad_files(motion_folder, tmp_path / "m", 2, "train")
+    data = ready(VideoFolder(root, batch_size=8, num_workers=2))
+    with caplog.at_level(logging.WARNING):
+        batches = drain(data, data.train_dataloader())
+        drain(data, data.train_dataloader())
+        data.teardown("fit")
+    assert "2 of 32 train videos could not be read" in caplog.text
+    assert sum(len(b["label"]) for b in batches) == 32
+    assert {Path(p).name for p in data.skipped["train"]} == {"meets_0000.mp4", "meets_0001.mp4"}
+    assert len([m for m in caplog.messages if "replaced by another" in m]) == 2  # named once each
+
+
+def test_bad_videos_in_testing_are_left_out_and_named(motion_folder: Path, tmp_path: Path) -> None:
+    data = ready(
+        VideoFolder(with_bad_files(motion_folder, tmp_path / "m", 1, "test"), num_workers=0, batch_size=1), "test"
+    )
+    batches = drain(data, data.test_dataloader())
+    assert [len(b["path"]) for b in batches].count(0) == 1
+    assert sum(len(b["path"]) for b in batches) == 11
+    assert [Path(p).name for p in data.skipped["test"]] == ["meets_0000.mp4"]
+
+
+def test_too_many_bad_videos_stop_the_run(motion_folder: Path, tmp_path: Path) -> None:
+    data = ready(VideoFolder(with_bad_files(motion_folder, tmp_path / "m", 3, "test"), num_workers=0), "test")
+    with pytest.raises(DataError, match=r"[23] of 12 test videos cannot be read \(the first: .*meets_0000"):
+        drain(data, data.test_dataloader())
+
+
+def test_short_videos_repeat_frames_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for split in ("train", "val"):
+        for name in ("a", "b"):
+            numbered_video(tmp_path / split / name / "short.mp4", 2)
+    data = ready(VideoFolder(tmp_path, num_workers=0, batch_size=2))
+    with caplog.at_level(logging.WARNING):
+        batch = drain(data, data.train_dataloader())[0]
+    assert batch["video"].shape == (2, 3, 4, 32, 32)
+    assert len([m for m in caplog.messages if "fewer than 4 frames: frames are repeated" in m]) == 2
+
+
+def test_data_without_a_network_says_what_is_missing(motion_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no protocol"):
+        VideoFolder(motion_folder).setup("fit")
+    with pytest.raises(ConfigError, match="batch_size is 0"):
+        VideoFolder(motion_folder, batch_size=0)
+
+
+# views and augmentation as asked for -----------------------------------------------------------------------------
+
+
+def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=45, clips=2, crops=10, flip=True), "test")
+    assert next(iter(data.test_dataloader()))["video"].shape == (2, 20, 4, 3, 32, 32)  # 40 clips, 60 would be too many
+    assert not caplog.text
+    for options, says in (
+        ({"crops": 5}, "crops is 5; choose from 1, 3, 10"),
+        ({"clips": 0}, "clips is 0"),
+        ({"augment": "none"}, "augment is 'none'; choose from short_side, multi_scale, rand_augment"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            VideoFolder(motion_folder, **options)
+    protocol = data.protocol.to_dict()
+    with pytest.raises(ConfigError, match="here: crops is 5; choose from 1, 3, 10"):
+        Protocol.from_dict(protocol | {"crops": 5}, "here")
+
+
+def test_each_network_is_given_clips_by_its_own_protocol(motion_folder: Path) -> None:
+    data = VideoFolder(motion_folder, num_workers=0)
+    ready(data, "validate", mean=(0.0,) * 3, std=(1.0,) * 3)
+    ready(data, "test", mean=(0.5,) * 3, std=(0.1,) * 3)  # of another network, with the same data module
+    batch = next(iter(data.test_dataloader()))
+    wanted = (batch["video"].float() / 255 - 0.5) / 0.1
+    (found,) = drain(data, [batch])
+    torch.testing.assert_close(found["video"].transpose(-4, -3), wanted, rtol=0, atol=1e-4)
+
+
+def test_a_place_in_an_epoch_is_of_one_run_only(motion_folder: Path) -> None:
+    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8))
+    middle = {"train": data.train_dataloader().state_dict() | {"batches": 3}}
+    data.load_state_dict(middle)
+    assert [len(list(data.train_dataloader())) for _ in range(2)] == [1, 4]
+    data.load_state_dict(middle)
+    data.teardown("test")  # of a checkpoint that was tested, before a run of its own
+    assert len(list(ready(data).train_dataloader())) == 4
+
+
+def test_a_data_set_may_ask_for_another_augmentation(motion_folder: Path) -> None:
+    torch.manual_seed(0)
+    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=4, augment="rand_augment"))
+    assert data.datasets["train"].protocol.augment == "rand_augment"
+    assert next(iter(data.train_dataloader()))["video"].shape == (4, 4, 3, 32, 32)

@@ -1,0 +1,314 @@
+"""`tempozoo data check`, `prepare` and `stats`: what they find and write, and what is left when they are killed."""
+
+from __future__ import annotations
+
+import csv
+import ctypes
+import functools
+import hashlib
+import os
+import re
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from numbered_videos import numbered_video
+from odd_videos import BAD_KINDS, ODD_KINDS, make_bad, make_odd
+from PIL import Image
+from torchvision.transforms.v2 import functional as F
+
+from cli import main
+from datamodules import VideoFolder
+from datamodules.tools.check import check
+from datamodules.tools.commands import data
+from datamodules.tools.encode import Encoding, encode
+from datamodules.tools.outputs import TEMPORARY
+from datamodules.tools.parallel import each
+from datamodules.tools.prepare import parse_shards
+from datamodules.tools.stats import advice, stats
+from zoo.errors import ConfigError, DataError, StorageError
+from zoo.video.decoding import open_video
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Every regular file below a folder with what is in it, and every link with where it leads."""
+    found = {}
+    for path in root.rglob("*"):
+        if path.is_symlink():
+            found[str(path)] = str(path.readlink())
+        elif path.is_file() and path.stat().st_size < 1 << 30:
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as text:
+        return list(csv.DictReader(text))
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in folder.rglob("*") if TEMPORARY.fullmatch(path.name)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def another() -> Iterator[subprocess.Popen[str]]:
+    """A process of its own that does the command it is told; it takes its time to start, so it starts first."""
+    lines = (
+        "import os, sys",
+        "from datamodules.tools.commands import data",
+        "from datamodules.tools.parallel import each",
+        "each(os.path.basename, ['a'], 'starting')",
+        "data(eval(sys.stdin.readline()))",
+    )
+    command = [sys.executable, "-c", "\n".join(lines)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        yield process
+        process.kill()
+
+
+# processes -------------------------------------------------------------------------------------------------------
+
+
+def test_a_crash_or_a_hang_costs_one_item() -> None:
+    done = each(os.path.basename, ["a/1", "b/2", 3, "c/4"], "names", workers=2)
+    assert done[:2] == ["1", "2"] and done[3] == "4" and isinstance(done[2], DataError)
+    crashed = each(ctypes.string_at, [0, 0], "crashing", workers=1)
+    assert all(re.search("crash.*SIGSEGV", str(error)) for error in crashed)
+    hangs_with_the_lock = functools.partial(re.sub, r"(a+)+$", "x")  # which takes longer than there is time
+    start = time.monotonic()
+    done = each(hangs_with_the_lock, ["aa", "a" * 60 + "b", "ca"], "hanging", workers=2, time_limit=1.0)
+    assert (done[0], done[2]) == ("x", "cx") and "within 1 s" in str(done[1])
+    assert time.monotonic() - start < 10
+
+
+# check -----------------------------------------------------------------------------------------------------------
+
+
+def test_check_finds_every_kind_of_bad_file_and_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "videos"
+    good = [f"{name}/{number}.mp4" for name in "ab" for number in range(2)]
+    for name in good:
+        numbered_video(root / name, 10)
+    (root / "bad").mkdir()
+    kinds = [kind for kind in BAD_KINDS if kind != "folder"]  # one without frames is no video to any verb
+    for kind in kinds:
+        make_bad(kind, root / "bad" / f"{kind}.mp4")
+    frames = root / "frames" / "v1"
+    frames.mkdir(parents=True)
+    for number in range(3):
+        Image.new("RGB", (40, 30)).save(frames / f"{number:05d}.jpg")
+    before = digests(root)
+    command = ["data", "check", str(root), "--out", str(tmp_path / "out"), "--time-limit", "2", "--workers", "2"]
+    assert main(command) == 1
+    told = capsys.readouterr().out
+    assert digests(root) == before
+    found = {row["path"]: row for row in rows(tmp_path / "out" / "check.csv")}
+    assert sorted(found) == sorted([*good, "frames/v1", *(f"bad/{kind}.mp4" for kind in kinds)])
+    assert {name for name, row in found.items() if row["problem"]} == {f"bad/{kind}.mp4" for kind in kinds}
+    first = found["a/0.mp4"]
+    assert [first[n] for n in ("frames", "width", "height", "seconds", "decoded")] == ["10", "64", "48", "0.4", "10"]
+    assert [found["frames/v1"][n] for n in ("frames", "width", "height")] == ["3", "40", "30"]
+    assert f"5 of {5 + len(kinds)} videos can be read" in told
+    assert f"--data.exclude {tmp_path / 'out' / 'exclude.txt'}" in told
+    lines = (tmp_path / "out" / "exclude.txt").read_text().splitlines()
+    assert lines[0].startswith("# ") and sorted(lines[1:]) == sorted(f"bad/{kind}.mp4" for kind in kinds)
+    kept = VideoFolder(root, exclude=tmp_path / "out" / "exclude.txt", num_workers=0)
+    records = kept._without_excluded("test", kept.tree.records(kept.tree.names))
+    assert len(records) == len(good)
+
+
+def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path) -> None:
+    for name in ("1", "2", "34"):
+        (tmp_path / name).mkdir()
+        for number in range(1, 4):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number:05d}.jpg")
+    (tmp_path / "1" / "00001.jpg").write_bytes(b"")
+    (tmp_path / "34" / "00003.jpg").write_bytes(b"\xff")
+    (tmp_path / "a.mp4").write_bytes(b"")
+    (tmp_path / "b.mp4").symlink_to("nowhere")
+    found = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
+    (alone,) = check(str(tmp_path / "1"), workers=1).rows
+    reason = "00001.jpg cannot be read as a picture: cannot identify image file"
+    assert found["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
+    assert found["34"].startswith("34/00003.jpg cannot be read as a picture") and found["2"] == ""
+    assert found["a.mp4"] == "a.mp4 is empty (0 bytes)."
+    assert found["b.mp4"] == "There is no video b.mp4: a link to nowhere."
+
+
+def test_names_that_no_list_can_hold_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("a\nb.mp4", "# c.mp4", " d.mp4", "e.mp4"):
+        (tmp_path / "v" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "v" / name).write_bytes(b"")
+    data(["check", str(tmp_path / "v"), "--out", str(tmp_path), "--workers", "1", "--exit-zero"])
+    assert (
+        "3 of them have names that exclude.txt cannot hold, such as ' d.mp4': rename them." in capsys.readouterr().out
+    )
+    assert (tmp_path / "exclude.txt").read_text().splitlines()[1:] == ["e.mp4"]
+
+
+def test_check_needs_something_to_check(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no videos or folders of frames"):
+        data(["check", str(tmp_path)])
+    with pytest.raises(DataError, match="no folder"):
+        data(["check", str(tmp_path / "nowhere")])
+
+
+# prepare ---------------------------------------------------------------------------------------------------------
+
+
+def seen(path: Path) -> tuple[torch.Tensor, list[float], list[bool]]:
+    """Frames, their times in seconds after the first one's, and which are key frames."""
+    with open_video(path) as reader:
+        frames = reader.frames(range(len(reader)))
+    with av.open(str(path)) as container:
+        assert [stream.type for stream in container.streams] == ["video"]
+        packets = sorted((p.pts * p.time_base, p.is_keyframe) for p in container.demux(video=0) if p.size)
+    return frames, [float(time - packets[0][0]) for time, _ in packets], [key for _, key in packets]
+
+
+@pytest.mark.parametrize("kind", ODD_KINDS)
+def test_what_is_prepared_shows_the_same_frames(tmp_path: Path, kind: str) -> None:
+    source = make_odd(kind, tmp_path / kind)
+    encode(source, tmp_path / "out.mp4", Encoding(short_side=64, gop=4, crf=0))
+    frames, times, keys = seen(tmp_path / "out.mp4")
+    with open_video(source) as reader:
+        expected = reader.frames(range(len(reader)))
+    height, width = (2 * round(side / 2) for side in expected.shape[-2:])
+    assert frames.shape == (len(expected), 3, height, width)
+    expected = F.resize(expected, [height, width], antialias=True)
+    assert (frames.float() - expected.float()).abs().mean() < 5  # of 255: 4:2:0 and a resize of one pixel cost that
+    assert all(any(keys[at : at + 4]) for at in range(len(keys) - 3))
+    if kind.startswith("variable_rate"):
+        from odd_videos import VARIABLE
+
+        assert np.allclose(times, np.array(VARIABLE) / 100 - VARIABLE[0] / 100, atol=1e-3)
+    else:
+        assert np.allclose(np.diff(times), np.median(np.diff(times)) if len(times) > 1 else 0, atol=2e-3)
+
+
+def test_prepare_makes_videos_small_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, to = tmp_path / "videos", tmp_path / "small"
+    numbered_video(root / "train" / "a" / "tall.mp4", 20, (90, 60))
+    numbered_video(root / "train" / "b" / "wide.v1.mkv", 20, (48, 80))
+    (root / "labels.csv").write_text("path,label\n")
+    (root / "cover.jpg").write_bytes(b"not asked for")
+    for kind in ("cut_50", "flipped", "text", "endless"):
+        make_bad(kind, root / f"{kind}.mp4")
+    before = digests(root)
+    command = ["prepare", str(root), "--to", str(to), "--short-side", "32", "--gop", "5", "--time-limit", "2"]
+    data(command)
+    assert "2 videos are ready" in (told := capsys.readouterr().out) and "4 cannot be read" in told
+    assert {row["path"] for row in rows(to / "prepare.csv")} == {"cut_50.mp4", "flipped.mp4", "text.mp4", "endless.mp4"}
+    visible = sorted(str(p.relative_to(to)) for p in to.rglob("*") if p.is_file() and not p.name.startswith("."))
+    videos = ["train/a/tall.mp4", "train/b/wide.v1.mp4"]
+    assert visible == sorted(["labels.csv", "prepare.csv", "prepare.json", *videos])
+    assert not leftovers(to) and digests(root) == before
+    frames, _, keys = seen(to / "train/a/tall.mp4")
+    assert frames.shape == (20, 3, 48, 32) and sum(keys) >= 4
+    assert (frames.float().mean((1, 2, 3)) - 8 * torch.arange(20)).abs().max() < 4
+    assert seen(to / "train/b/wide.v1.mp4")[0].shape == (20, 3, 32, 54)
+
+    written = {name: (to / name).stat().st_mtime_ns for name in videos}
+    for kind in ("text", "endless"):
+        (root / f"{kind}.mp4").unlink()
+    numbered_video(root / "text.mp4", 8)
+    (to / "train" / ".a.mp4.0123456789ab.mp4").write_bytes(b"half a video")  # of a run that was killed
+    data(command)
+    assert not leftovers(to)
+    assert "3 videos are ready" in (told := capsys.readouterr().out) and "1 of them new" in told
+    assert written == {name: (to / name).stat().st_mtime_ns for name in videos}
+    os.utime(root / "train/a/tall.mp4", (time.time() + 60,) * 2)  # changed since
+    data(command)
+    assert "1 of them new" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="short_side 32, not 64"):
+        data([*command, "--short-side", "64"])
+    with pytest.raises(ConfigError, match="source"):
+        data(["prepare", str(root / "train"), *command[2:]])
+
+
+def test_prepare_refuses_what_would_lose_something(tmp_path: Path) -> None:
+    root = tmp_path / "videos"
+    for name in ("a/x.mp4", "a/x.avi"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    for to in (root, root / "small", tmp_path):
+        with pytest.raises(ConfigError, match="not apart"):
+            data(["prepare", str(root), "--to", str(to)])
+    with pytest.raises(DataError, match=r"a/x.avi and a/x.mp4 would both become a/x.mp4"):
+        data(["prepare", str(root), "--to", str(tmp_path / "small")])
+    with pytest.raises(ConfigError, match="https://host/videos is an address; prepare needs a folder"):
+        data(["prepare", "https://host/videos", "--to", str(tmp_path / "small")])
+    assert sorted(os.listdir(tmp_path)) == ["videos"]
+    for text, size in (("1000", (1000, False)), ("256MB", (256_000_000, True)), ("2 gb", (2 * 10**9, True))):
+        assert parse_shards(text) == size
+    for text in ("0", "many", "-3", "1.5GB"):
+        with pytest.raises(ConfigError, match="shards"):
+            parse_shards(text)
+    with pytest.raises(ConfigError, match="crf is 70"):
+        data(["prepare", str(root), "--to", str(tmp_path / "small"), "--crf", "70"])
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    source = make_odd("h264", tmp_path / "a.mp4")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
+    try:
+        with pytest.raises(StorageError, match="No space is left .* goes on"):
+            encode(source, tmp_path / "out" / "a.mp4", Encoding())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert os.listdir(tmp_path / "out") == []
+
+
+def test_prepare_killed_goes_on_where_it_was(tmp_path: Path, another: subprocess.Popen[str]) -> None:
+    root, to = tmp_path / "videos", tmp_path / "small"
+    for number in range(8):
+        numbered_video(root / f"{number}.mp4", 30, (240, 320))
+    command = ["prepare", str(root), "--to", str(to), "--workers", "2"]
+    print(command, file=another.stdin, flush=True)
+    end = time.monotonic() + 120
+    while len(done := sorted(to.glob("[0-9].mp4"))) < 2 and time.monotonic() < end:
+        time.sleep(0.002)
+    another.kill()
+    another.wait()
+    written = {path: path.stat().st_mtime_ns for path in done}
+    assert 2 <= len(written) < 8, "it was killed too early or too late to see anything"
+    data(command)
+    assert sorted(path.name for path in to.glob("*.mp4")) == [f"{number}.mp4" for number in range(8)]
+    assert written == {path: path.stat().st_mtime_ns for path in written}
+    for number in range(8):
+        with open_video(to / f"{number}.mp4") as reader:
+            assert len(reader) == 30
+    assert not leftovers(to)
+
+
+# stats -----------------------------------------------------------------------------------------------------------
+
+
+def test_stats_say_what_packets_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, count in (("left", 3), ("right", 1)):
+        for number in range(count):
+            numbered_video(tmp_path / "Training" / name / f"{number}.mp4", 20, (360, 400), sc_threshold="0")
+    (tmp_path / "Training" / "left" / "bad.mp4").write_bytes(b"nothing")
+    data(["stats", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "5 videos (5 checked: 4 can be read, 1 cannot)" in told and "h264 100 %" in told
+    assert re.search(r"Training/left\W+4\b", told) and re.search(r"Training/right\W+1\b", told)
+    assert re.search(r"short side\W+360\W+360\W+360", told) and re.search(r"seconds\W+0\.8\W", told)
+    assert "2 folders of 1 to 4 videos" in told
+    assert "short side of 360" in told and "all since the last" not in told and "data prepare" in told
+    found = stats(str(tmp_path), limit=2)
+    assert len(found.videos) + found.bad == 2 and len(found.names) == 5
+    assert found.videos[0].gop == pytest.approx(20 / 3) and found.videos[0].fps == 25
+    small = found._replace(videos=[v._replace(width=340, height=256) for v in found.videos])
+    assert "would gain little" in advice(small)[0]
+    assert "250 frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]

@@ -1,0 +1,17 @@
+"""Networks that build in milliseconds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zoo
+from zoo.models import takes
+
+SMALL = {"width": 8, "num_classes": 4, "num_frames": 4, "dropout": 0.0}
+VIT = {"width": 48, "depth": 2, "patch": 8, "image_size": 32} | {k: SMALL[k] for k in SMALL if k != "width"}
+FOUR = ("appears", "vanishes", "meets", "parts")
+
+
+def small(arch: str, **options: Any) -> Any:
+    """A small network of one of our own architectures, for clips (B, 3, 4, 32, 32) and four classes."""
+    return zoo.create(arch, **((VIT if takes(arch, "patch") else SMALL) | options))

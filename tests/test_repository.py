@@ -1,0 +1,96 @@
+"""Dependencies between packages, and the declared dependencies of the project."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import zoo
+
+ROOT = Path(__file__).parent.parent
+
+
+def modules_imported(file: Path) -> set[str]:
+    """Names of all modules that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module}
+    return found
+
+
+@pytest.mark.parametrize(
+    ("room", "may_use"),
+    [
+        ("zoo", ("zoo",)),
+        ("zoo/ops", ("zoo.ops", "zoo.errors", "zoo.text")),
+        ("zoo/weights/converters", ("zoo.weights.converters",)),
+        ("zoo/video", ("zoo.video", "zoo.errors", "zoo.text", "zoo.protocol")),
+        ("zoo/models", ("zoo.models", "zoo.ops", "zoo.errors", "zoo.text", "zoo.protocol", "zoo.spec")),
+        ("datamodules", ("datamodules", "zoo")),
+        ("lit_modules", ("lit_modules", "zoo")),
+    ],
+)
+def test_dependencies_point_one_way(room: str, may_use: tuple[str, ...]) -> None:
+    ours = ("zoo", "lit_modules", "datamodules", "cli", "benchmarks", "examples")
+    for file in (ROOT / room).rglob("*.py"):
+        for module in modules_imported(file):
+            if module.split(".")[0] in ours:
+                assert any(module == m or module.startswith(f"{m}.") for m in may_use), f"{file} imports {module}"
+
+
+def test_no_module_imports_itself_in_a_circle() -> None:
+    files = {
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+        for package in ("zoo", "datamodules", "lit_modules")
+        for file in (ROOT / package).rglob("*.py")
+    }
+    imports: dict[str, set[str]] = {}
+    for name, file in files.items():
+        imports[name] = set()
+        for node in ast.parse(file.read_text()).body:  # those inside functions run later
+            if isinstance(node, ast.ImportFrom) and node.module:
+                submodules = {f"{node.module}.{alias.name}" for alias in node.names} & files.keys()
+                imports[name] |= submodules or ({node.module} & files.keys())
+    for package in ("datamodules", "lit_modules", "zoo"):  # whose __init__ imports its modules
+        for modules in imports.values():
+            modules.discard(package)
+    done: set[str] = set()
+
+    def visit(name: str, path: list[str]) -> None:
+        assert name not in path, " -> ".join([*path, name])
+        if name not in done:
+            for module in sorted(imports[name]):
+                visit(module, [*path, name])
+            done.add(name)
+
+    for name in files:
+        visit(name, [])
+
+
+def test_importing_the_zoo_is_light() -> None:
+    heavy = ("lightning", "torchvision", "pytorchvideo", "av", "huggingface_hub", "gdown", "requests", "rich")
+    code = f"import sys, zoo; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_only_nine_names_are_public() -> None:
+    assert zoo.__all__ == ["convert", "create", "info", "list_models", "load", "profile", "push", "save", "temporalize"]
+
+
+def test_declared_dependencies_are_constrained() -> None:
+    """Every direct dependency has its tested version in constraints.txt."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    declared = {d.split(">=")[0].split("[")[0].replace("-", "_").lower() for d in project["dependencies"]}
+    lines = [
+        line.split(";")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+    ]
+    assert declared <= {line.split("==")[0].lower() for line in lines}

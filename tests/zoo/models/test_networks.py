@@ -1,0 +1,312 @@
+"""The contract that every network keeps, and what each family promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_models import SMALL, VIT, small
+from torch import Tensor, nn
+
+import zoo
+from zoo.adapt import fit
+from zoo.errors import CheckpointError, ConfigError
+from zoo.models import ARCHITECTURES, layer_depths, takes
+from zoo.models.convnext import TAdaConvNeXt
+from zoo.models.network import DropPath
+from zoo.models.resnet import VideoResNet
+from zoo.models.vit import TAdaFormer, TemporalLinear, resample_grid
+from zoo.ops import TAdaConv2d
+
+FAMILIES = (VideoResNet, TAdaConvNeXt, TAdaFormer)  # the others have hosts, and tests, of their own
+OURS = [name for name, made in ARCHITECTURES.items() if getattr(made, "func", None) in FAMILIES and "r101" not in name]
+ONE_EACH = ["tanet_r18", "tada2d_r18", "stam_r18", "nonlocal_r18", "tadaconvnext_tiny", "tadaconvnextv2_tiny"]
+ONE_EACH.append("tadaformer_b16")
+CLIPS = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(7))
+
+
+def shake(model: nn.Module) -> Any:
+    """Give every parameter and statistic a value of its own: zero-initialized branches then count."""
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for value in [*model.parameters(), *model.buffers()]:
+            if value.is_floating_point():
+                value.add_(0.2 * torch.rand(value.shape, generator=generator))
+    return model
+
+
+@pytest.mark.parametrize("arch", OURS)
+def test_every_network_keeps_the_contract(arch: str) -> None:
+    model = small(arch)
+    features = model.forward_features(CLIPS)
+    assert features.shape[0] == 2
+    pooled = model.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, model.num_features)
+    logits = model(CLIPS)
+    torch.testing.assert_close(logits, model.forward_head(features), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.get_classifier()(pooled), model.forward_head(features))
+    # stages: their modules give so many channels at so much of the size
+    for feature in model.feature_info:
+        stage: Any = model.get_submodule(feature.module)
+        seen: list[Tensor] = []
+        block = stage[-1] if isinstance(stage, nn.ModuleList) else stage
+        handle = block.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output))
+        model.forward_features(CLIPS)
+        handle.remove()
+        if seen[0].ndim == 4:
+            size = -(-32 // feature.reduction)
+            assert seen[0].shape[1:] == (feature.num_chs, size, size)
+        else:
+            assert seen[0].shape[1:] == (1 + (32 // feature.reduction) ** 2, feature.num_chs)
+    assert model.feature_info[-1].num_chs == model.num_features
+    # names for optimizers
+    names = {name for name, _ in model.named_parameters()}
+    assert model.no_weight_decay() <= names
+    depths = layer_depths(model)
+    assert depths[model.stem_key] == 0
+    assert depths[f"{model.head_prefix}weight"] == max(depths.values()) >= 2 + len(model.feature_info) - 1
+    coarse = model.group_matcher(coarse=True)
+    assert {"stem", "blocks"} <= set(coarse)
+    # another classifier
+    model.reset_classifier(7)
+    assert model(CLIPS).shape == (2, 7)
+    assert {key for key in model.state_dict() if key.startswith(model.head_prefix)} == {"fc.weight", "fc.bias"}
+
+
+@pytest.mark.parametrize("arch", ONE_EACH)
+def test_another_classifier_is_saved_as_it_is(arch: str, tmp_path: Path) -> None:
+    model = small(arch, labels=list("abcd"))
+    model.reset_classifier(7)
+    again: Any = zoo.load(zoo.save(model, tmp_path / "saved"))
+    assert again.labels is None
+    assert again.report.as_trained
+    assert torch.equal(again(CLIPS), model(CLIPS))
+    with pytest.raises(ConfigError, match="num_classes is 0"):
+        model.reset_classifier(0)
+
+
+@pytest.mark.parametrize("arch", OURS)
+def test_every_network_trains(arch: str) -> None:
+    """Backward to every parameter, batch independence, any image size a convolutional network can take."""
+    model = small(arch)
+    x = torch.randn(3, 3, 4, *((32, 32) if takes(arch, "patch") else (33, 47)))
+    y = model(x)
+    assert y.shape == (3, 4)
+    torch.testing.assert_close(model(x[1:2]), y[1:2], rtol=1e-4, atol=1e-5)
+    model.train()
+    model(x).logsumexp(1).sum().backward()
+    lost = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not lost
+
+
+@pytest.mark.parametrize("arch", ONE_EACH)
+def test_checkpointing_changes_memory_and_nothing_else(arch: str) -> None:
+    """Logits, gradients, and statistics, which are counted once although the blocks run twice."""
+    results = []
+    for enable in (False, True):
+        torch.manual_seed(0)
+        model = shake(small(arch)).train()
+        model.set_grad_checkpointing(enable)
+        logits = model(CLIPS)
+        logits.square().sum().backward()
+        gradients = {name: p.grad for name, p in model.named_parameters()}
+        results.append((logits, gradients, dict(model.named_buffers())))
+    torch.testing.assert_close(results[1], results[0])
+
+
+def test_depths_follow_the_blocks() -> None:
+    depths = layer_depths(small("tadaformer_b16"))
+    assert depths["pos_embed"] == depths["stem.weight"] == 0
+    assert depths["blocks.0.tada.proj.weight"] == 1
+    assert depths["blocks.1.fc1.weight"] == 2
+    assert depths["norm.weight"] == depths["fc.bias"] == 3
+    depths = layer_depths(small("tadaconvnextv2_tiny"))
+    assert depths["stages.1.0.gamma"] == depths["downsamples.0.1.weight"] == 4
+    assert max(depths.values()) == 1 + 18
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_convnext_starts_as_an_image_network_on_every_frame(version: int) -> None:
+    """With a stem that reads one frame, what the blocks do at first does not depend on the other frames."""
+    model = small("tadaconvnext_tiny" if version == 1 else "tadaconvnextv2_tiny").double()
+    with torch.no_grad():
+        model.stem.conv.weight[:, :, 1:] = 0
+        if version == 2:
+            model.stem.conv.weight[:, :, 1] = model.stem.conv.weight[:, :, 0]
+            model.stem.conv.weight[:, :, 0] = 0
+        for name, parameter in model.named_parameters():
+            if name.endswith("gamma"):
+                parameter.fill_(0.5)
+    clip = CLIPS[:1].double()
+    features = model.forward_features(clip)
+    other = torch.cat([clip[:, :, :2], clip[:, :, :2].flip(2)], dim=2)
+    torch.testing.assert_close(model.forward_features(other)[:, :, 0], features[:, :, 0])
+    assert not torch.allclose(model.forward_features(other)[:, :, 1], features[:, :, 1])
+
+
+@pytest.mark.parametrize("routing", [{}, {"norm": "layer"}, {"norm": "layer", "calibrate_bias": True}])
+def test_both_routing_variants_of_the_first_convnext(routing: dict[str, Any]) -> None:
+    model = shake(small("tadaconvnext_tiny", routing=routing))
+    layer = model.stages[0][0].conv
+    assert isinstance(layer, TAdaConv2d)
+    assert (layer.routing.bn is None) == ("norm" in routing)
+    x = torch.randn(4, 8, 9, 9)
+    alpha, beta = layer.routing(x.mean((2, 3)).T[None])
+    kernel_per_frame = alpha[0].T[:, :, None, None, None] * layer.weight  # (T, C, 1, 7, 7)
+    bias = layer.bias if beta is None else beta[0].T * layer.bias
+    assert (beta is None) == ("calibrate_bias" not in routing)
+    y = nn.functional.conv2d(x.flatten(0, 1)[None], kernel_per_frame.flatten(0, 1), padding=3, groups=32)
+    wanted = y[0].unflatten(0, (4, 8)) + bias.expand(4, 8)[:, :, None, None]
+    torch.testing.assert_close(layer(x, 4), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_tadaformer_starts_as_its_image_transformer() -> None:
+    """The TAda blocks end in zeros: at first no frame sees another (but through the stem's three)."""
+    model = small("tadaformer_b16", temporal_projection=True, double_tada=True, num_frames=8)
+    clip = torch.randn(1, 3, 8, 32, 32)
+    other = clip.clone()
+    other[:, :, 4:] = 0
+    features, changed = model.forward_features(clip), model.forward_features(other)
+    torch.testing.assert_close(features[:, 0], changed[:, 0])
+    assert not torch.allclose(features[:, 3], changed[:, 3])
+
+
+@pytest.mark.parametrize("double_tada", [False, True])
+def test_the_class_token_alone_gives_the_same_logits(double_tada: bool) -> None:
+    model = shake(small("tadaformer_b16", temporal_projection=double_tada, double_tada=double_tada))
+    torch.testing.assert_close(model(CLIPS), model.forward_head(model.forward_features(CLIPS)))
+    model.train()(CLIPS).sum().backward()  # in training nothing is skipped: distribution wants every gradient
+    assert all(p.grad is not None for p in model.parameters())
+
+
+def test_temporal_linear_is_a_convolution_over_three_frames() -> None:
+    layer = TemporalLinear(6, 5)
+    x = torch.randn(2 * 4, 9, 6)
+    clip = x.unflatten(0, (2, 4)).permute(0, 3, 1, 2)  # (B, C, T, L)
+    wanted = nn.functional.conv2d(clip, layer.weight[..., None], layer.bias, padding=(1, 0))
+    torch.testing.assert_close(layer(x, 4), wanted.permute(0, 2, 3, 1).flatten(0, 1))
+
+
+def test_position_embeddings_are_resampled_in_space() -> None:
+    rows = torch.arange(4.0)[:, None].expand(4, 4)
+    table = torch.stack([rows.flatten(), rows.T.flatten()], dim=1)  # channel 0 grows downwards, channel 1 rightwards
+    finer = resample_grid(table, 8).unflatten(0, (8, 8))
+    assert (finer[1:, :, 0] > finer[:-1, :, 0]).all()
+    torch.testing.assert_close(finer[..., 0], finer[..., 1].T)
+    torch.testing.assert_close(resample_grid(table, 4), table)
+    with pytest.raises(ConfigError, match="12 places"):
+        resample_grid(torch.randn(12, 2), 4)
+
+
+def test_loading_at_another_size_resamples_and_says_so(tmp_path: Path) -> None:
+    """A table of the wanted size is taken as it is, one of another is resampled; unasked, it is an error."""
+    folder = zoo.save(small("tadaformer_b16"), tmp_path / "saved")  # 32 pixels, patches of 8
+    model: Any = zoo.load(folder, image_size=48)
+    assert dict(model.report.adapted) == {"pos_embed": "resampled to 48 pixels"}
+    assert model.protocol.crop == model.spec.options["image_size"] == 48
+    assert model(torch.randn(1, 3, 4, 48, 48)).shape == (1, 4)
+    again: Any = zoo.load(zoo.save(model, tmp_path / "again"))
+    assert again.report.as_trained
+    assert torch.equal(again.pos_embed, model.pos_embed)
+    tensors = dict(small("tadaformer_b16", image_size=48).state_dict())  # a file of another size than its entry's
+    options = dict(model.spec.options)
+    adapted = fit(model, dict(tensors), options | {"image_size": 32}, options, where="file")[1]
+    assert not adapted
+    assert torch.equal(model.pos_embed, tensors["pos_embed"])
+    with pytest.raises(CheckpointError, match="wrong shape pos_embed.*where image_size= is given"):
+        fit(small("tadaformer_b16"), tensors, options, options, where="file")
+
+
+def test_drop_path_leaves_out_whole_clips() -> None:
+    layer = DropPath(0.5).train()
+    torch.manual_seed(0)
+    y = layer(torch.ones(64 * 4, 3, 2, 2), 4).unflatten(0, (64, 4))
+    per_clip = y[:, 0, 0, 0, 0]
+    assert torch.equal(y, per_clip[:, None, None, None, None].expand_as(y))
+    assert set(per_clip.tolist()) == {0.0, 2.0}
+    assert torch.equal(layer.eval()(y, 4), y)
+
+
+@pytest.mark.parametrize(
+    ("arch", "options", "says"),
+    [
+        (
+            "tadaformer_b16",
+            {**VIT, "image_size": 30},
+            "image_size is 30; it must be a multiple of the patch, 8: try 32",
+        ),
+        ("tadaformer_b16", {**VIT, "width": 50}, "width is 50"),
+        ("tadaconvnextv2_tiny", {**SMALL, "drop_path": 1.0}, "drop_path is 1.0"),
+        ("tadaconvnext_tiny", {**SMALL, "routing": {"norm": "group"}}, "norm of the routing function is 'group'"),
+        ("tadaconvnextv2_tiny", {**SMALL, "routing": {"head_dim": 3}}, "head_dim is 3; it must divide"),
+        ("tanet_r18", {**SMALL, "op_options": {"style": "d"}}, "no third convolution"),
+        ("tanet_r18", {**SMALL, "op_options": {"style": "e"}}, "style is 'e'"),
+        ("tanet_r18", {**SMALL, "op_options": {"branches": "none"}}, "branches is 'none'; choose from both"),
+        ("tanet_r18", {**SMALL, "op_options": {"kernel_size": 2}}, "kernel_size is 2; it must be odd"),
+        ("tanet_r18", {**SMALL, "op_stages": [1]}, r"op_stages is \[1\]"),
+        ("nonlocal_r18", {**SMALL, "non_local": {"mode": "x"}}, "mode is 'x'; choose from embedded_gaussian"),
+        ("tsm_r18", {**SMALL, "op_options": {"divisor": 1}}, "divisor is 1"),
+        ("tsm_r18", {**SMALL, "op_options": {"every": 0}}, "every is 0"),
+        ("teinet_r18", {**SMALL, "op_options": {"divisor": 1}}, "divisor is 1"),
+        ("teinet_r18", {**SMALL, "op_options": {"reduction": 0}}, "reduction is 0"),
+        ("tada2d_r18", {**SMALL, "op_options": {"reduction": 0}}, "reduction is 0"),
+        ("tada2d_r18", {**SMALL, "op_options": {"kernels": (2, 3)}}, "kernels is 2; it must be odd"),
+        ("tada2dv2_r18", {**SMALL, "op_options": {"kernels": (3, 4)}}, "kernels is 4; it must be odd"),
+        ("tanet_r18", {**SMALL, "op_options": {"beta": 0}}, "beta is 0"),
+        ("tanet_r18", {**SMALL, "op_options": {"alpha": 0}}, "alpha is 0"),
+        ("c2d_pool_r18", {**SMALL, "op_options": {"kernel_size": 2.5}}, "kernel_size is 2.5"),
+        ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "give a list of stages|a value in op_stages is a set"),
+        ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [9], [], []]}}, "in stage 3 each below 2"),
+        ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "give four lists"),
+        ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
+        ("c2d_r18", {**SMALL, "labels": ["a"]}, "1 labels for 4 classes"),
+        ("tanet_r18", {**SMALL, "foo": 1}, "no option 'foo'; it has num_classes, .*, op_options, non_local.$"),
+        ("slowfast_tada_r50", {"depth": 18}, "no option 'depth'; it has adapted, routing, .*, dropout.$"),
+        ("r2plus1d_tada_r50", {"foo": 1}, "no option 'foo'; it has parts, num_classes"),
+        ("tanet_r18", {**SMALL, "op_options": {"foo": 1}}, r"TAM.__init__\(\) got an unexpected"),
+    ],
+)
+def test_impossible_networks_are_named(arch: str, options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        zoo.create(arch, **options)
+
+
+@pytest.mark.parametrize(
+    ("shape", "says"),
+    [
+        ((1, 3, 4, 40, 42), r"built for frames of 32 x 32 pixels.*load it with image_size=40"),
+        ((1, 3, 1, 32, 32), "2 frames or more"),
+        ((1, 3, 0, 32, 32), "2 frames or more"),
+    ],
+)
+def test_clips_a_transformer_was_not_built_for_are_refused(shape: tuple[int, ...], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        small("tadaformer_b16")(torch.randn(shape))
+
+
+def test_clips_that_are_not_normalized_are_refused() -> None:
+    with pytest.raises(ConfigError, match="torch.uint8: divide by 255"):
+        small("c2d_r18")(torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("arch", ONE_EACH)
+def test_every_family_exports_with_any_number_of_clips(arch: str) -> None:
+    network = small(arch)
+    dynamic = ({0: torch.export.Dim("clips", max=64)},)
+    program = torch.export.export(network, (CLIPS,), dynamic_shapes=dynamic)
+    x = torch.randn(5, 3, 4, 32, 32)
+    torch.testing.assert_close(program.module()(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("arch", OURS)
+def test_every_network_runs_in_half_precision(arch: str) -> None:
+    logits = small(arch).bfloat16()(CLIPS.bfloat16())
+    assert logits.dtype == torch.bfloat16
+    assert logits.isfinite().all()
+
+
+def test_convnext_names_the_least_clip() -> None:
+    with pytest.raises(ConfigError, match="2 frames and 32 x 32 pixels or more"):
+        small("tadaconvnextv2_tiny")(torch.randn(1, 3, 4, 16, 16))

@@ -1,0 +1,219 @@
+"""checkpoints_index.yaml: every entry describes its network and its publisher's protocol; mistakes are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import zoo
+from zoo.errors import ConfigError, WeightsNotFoundError
+from zoo.index import SOURCE_KINDS, load_index, parse_index, read_labels
+from zoo.models import ARCHITECTURES, build
+from zoo.protocol import Protocol
+from zoo.weights.download import place_for
+
+NAMES = zoo.list_models()
+
+
+@functools.cache
+def built(arch: str, options: str) -> Any:
+    """A network without memory, from its options as JSON."""
+    with torch.device("meta"):
+        return build(arch, **json.loads(options))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entry_builds_and_is_what_it_says(name: str) -> None:
+    entry = zoo.info(name)
+    model = built(entry.arch, json.dumps(dict(entry.options)))
+    assert sum(p.numel() for p in model.parameters()) == entry.params
+    assert model.num_frames == entry.protocol.num_frames == entry.options["num_frames"]
+    assert entry.gmacs.input.split("x")[0] == str(model.num_frames)
+    assert entry.options.get("image_size", entry.protocol.crop) == entry.protocol.crop
+    labels = entry.class_names()
+    if labels is not None:
+        assert len(labels) == len(set(labels)) == entry.options["num_classes"]
+    for a, b in entry.protocol.flip_pairs:
+        names = read_labels(entry.dataset)
+        assert {"left", "right"} <= set(f"{names[a]} {names[b]}".lower().replace(",", " ").split()), (
+            names[a],
+            names[b],
+        )
+    if entry.reported.top1 is None:  # of a network that was not trained or never tested, and the notes say so
+        assert entry.init or entry.dataset == "kinetics710"
+        assert entry.notes
+    assert {s.kind for s in entry.sources} != {"bundled"} or entry.sha256
+    assert entry.sha256_prefix is None or f"-{entry.sha256_prefix}." in entry.sources[0].url
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_entry_is_tested_as_published(name: str) -> None:
+    """The views of the protocol are those of the reported accuracy, and clips last as long as the publisher's."""
+    entry = zoo.info(name)
+    protocol, reported = entry.protocol, entry.reported
+    if reported.views and not entry.init:
+        views = f"{protocol.clips}x{protocol.crops}"
+        if entry.arch.startswith("c2d") and protocol.sampling == "spread":
+            # TSN: 25 frames in one clip; raw scores of all frames are averaged, so shorter clips give the same answer
+            assert (reported.views, protocol.average, protocol.crops) == ("25x10", "logit", 10)
+            assert 24 <= protocol.clips * protocol.num_frames <= 32
+        else:
+            assert reported.views == views
+    if reported.size and not entry.init and entry.converter in ("tadaconv", "tam", "mmaction2"):
+        assert reported.size == protocol.crop
+    span = protocol.interval and protocol.interval * protocol.num_frames
+    if entry.converter == "tadaconv":
+        assert span in (None, 64, 80, 160)  # 8x8, 16x5 and 32x5
+    elif entry.converter in ("tam", "mmaction2"):
+        assert span in (None, 60, 64)  # 64 consecutive frames, of which 5 are 12 apart
+
+
+def test_the_official_list_of_version_2_is_complete() -> None:
+    """28 files: the numbers of arXiv 2308.05787's table, less Something-Something V1, plus four of Kinetics-710."""
+    names = [*zoo.list_models("tadaconvnextv2_*"), *zoo.list_models("tadaformer_*")]
+    trained = [zoo.info(name) for name in names if not zoo.info(name).init]
+    assert len(trained) == len({entry.sources[0].url for entry in trained}) == 28
+    for dataset, best in (("kinetics400", "clip_k710_k400_64f"), ("ssv2", "clip_ssv2_32f")):
+        entry = max((e for e in trained if e.dataset == dataset), key=lambda e: e.reported.top1)
+        assert entry.name == f"tadaformer_l14.{best}"
+    assert {e.reported.top1 for e in trained if e.dataset == "kinetics710"} == {None}
+
+
+def test_the_index_is_asked_by_pattern_data_and_architecture() -> None:
+    assert zoo.list_models("tada2d*", dataset="ssv2") == ["tada2d_r50.ssv2_8f", "tada2d_r50.ssv2_16f"]
+    assert len(zoo.list_models("tanet_*.mma*")) == 6
+    assert zoo.list_models("tada*", dataset="kinetics710") == [
+        "tadaformer_b16.clip_k710_16f",
+        *(f"tadaformer_l14.clip_k710_{frames}f" for frames in (16, 32, 64)),
+    ]
+    assert zoo.list_models(arch="c2d_r101") == zoo.list_models("c2d_r101.*") != []
+    assert zoo.list_models("nothing") == []
+
+
+def test_every_address_is_well_formed_and_of_one_trained_network() -> None:
+    """parse_index refuses others (below); image weights that start several networks are the same file for all."""
+    index = load_index()
+    for entry in index.entries.values():
+        assert entry.sources and {source.kind for source in entry.sources} <= set(SOURCE_KINDS)
+    places = {place_for(s.kind, s.url, s.file): s for e in index.entries.values() for s in e.sources}
+    assert len(set(places.values())) == len(places)  # each address has a place of its own in the cache
+    starts: dict[str, set[str | None]] = {}
+    for entry in index.entries.values():
+        starts.setdefault(entry.sources[0].url, set()).add(entry.sha256 or entry.sha256_prefix)
+    assert all(len(digests) == 1 for digests in starts.values())
+
+
+def test_names_without_weights_say_so_and_point_to_names_that_have_some() -> None:
+    index = load_index()
+    assert len(index.unreleased) == 20 and not set(index.unreleased) & set(index.entries)
+    for name, text in index.unreleased.items():
+        assert name.partition(".")[0] in ARCHITECTURES
+        named = re.findall(r"\b\w+_\w+\.\w+\b", text)
+        assert named and set(named) <= set(index.entries), name
+        with pytest.raises(WeightsNotFoundError, match="were never released: "):
+            zoo.load(name)
+
+
+def test_label_sets_start_and_end_as_published() -> None:
+    for name, first, last, count in (
+        ("kinetics400", "abseiling", "zumba", 400),
+        ("ssv2", "Approaching something with your camera", "Wiping something off of something", 174),
+        ("imagenet1k", "tench", "toilet tissue", 1000),
+    ):
+        labels = read_labels(name)
+        assert (labels[0], labels[-1], len(labels)) == (first, last, count)
+    assert sorted(read_labels("ssv1")) == list(read_labels("ssv2"))  # the same classes in another order
+
+
+def changed_index(tmp_path: Path, change: Any) -> Path:
+    content = yaml.safe_load(load_index().path.read_text())
+    content["models"] = {"tanet_r50.k400_8f": content["models"]["tanet_r50.k400_8f"]}
+    change(content)
+    path = tmp_path / "index.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            lambda c: c["models"]["tanet_r50.k400_8f"].update(color=1),
+            r"models.tanet_r50.k400_8f: unknown field color",
+        ),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].pop("sha256"), "missing field sha256"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(options=None), "expected a block with num_classes"),
+        (
+            lambda c: c["models"]["tanet_r50.k400_8f"]["options"].update(num_frames=4),
+            "is 4 in options and 8",
+        ),
+        (
+            lambda c: c["models"]["tanet_r50.k400_8f"]["options"].update(num_classes=4),
+            "there are 400 labels for 4 classes",
+        ),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(params="many"), "params is 'many'"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(crop=512), "crop of 512 does not fit"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(mean=None), "mean is None"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(arch="c2d_r50"), "arch must be 'tanet_r50'"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(paper="x"), "paper 'x' is not one of"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(sources=[]), "at least one place"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(kind="ftp"), "kind 'ftp' is not one of"),
+        (
+            lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(url="https://x.org/a"),
+            "is no address of kind",
+        ),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(file=None), "file: belongs to kinds"),
+        (
+            lambda c: c["models"].update({"tanet_r50.again": c["models"]["tanet_r50.k400_8f"]}),
+            "tanet_r50.again and tanet_r50.k400_8f name the same file, https://drive.google.com",
+        ),
+        (lambda c: c["unreleased"].update({"tanet_r50.k400_8f": "x"}), "cannot be in models: and in unreleased:"),
+        (lambda c: c.update(unreleased=["x"]), "unreleased: expected"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(crop=0), "crop is 0"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(interval=None), "interval is None"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].pop("mean"), "missing protocol fields mean"),
+        (lambda c: c.update(schema=2), "expected schema: 1"),
+        (lambda c: c.update(extra={}), "expected schema: 1"),
+        (lambda c: c["protocols"]["mma_tsm_k400"].update(crops=4), "protocols.mma_tsm_k400: crops is 4"),
+        (lambda c: c.update(protocols=[1]), "protocols: expected a block"),
+    ],
+)
+def test_mistakes_in_the_index_are_named(change: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=says):
+        parse_index(changed_index(tmp_path, change))
+
+
+def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        parse_index(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        parse_index(tmp_path / "bad.yaml")
+    (tmp_path / "twice.yaml").write_text("models:\n  a.b: 1\n  a.b: 2\n")
+    with pytest.raises(ConfigError, match=r"'a\.b' comes twice"):
+        parse_index(tmp_path / "twice.yaml")
+
+
+def test_an_entry_takes_a_shared_protocol_and_changes_it() -> None:
+    short, long = (zoo.info(f"tadaconvnextv2_tiny.in1k_k400_{frames}f").protocol for frames in (16, 32))
+    assert long == dataclasses.replace(short, num_frames=32)
+    assert short.sampling == "interval" and short.interval == 5
+    ssv2 = zoo.info("tadaconvnextv2_tiny.in1k_k400_ssv2_16f").protocol
+    assert (ssv2.sampling, ssv2.interval, ssv2.clips, len(ssv2.flip_pairs)) == ("segment", None, 2, 3)
+    assert ssv2.mean == short.mean and short.flip_pairs == ()
+
+
+def test_protocols_follow_frames_and_sizes() -> None:
+    k400: Protocol = zoo.info("tanet_r50.k400_8f").protocol
+    assert k400.with_frames(16).interval == 4  # the same 64 frames
+    small = zoo.info("tanet_r50.ssv1_8f").protocol.with_size(112)
+    assert (small.resize, small.crop, small.train_crop) == (128, 112, 112)
+    assert Protocol.from_dict(json.loads(json.dumps(k400.to_dict()))) == k400

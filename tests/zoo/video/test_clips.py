@@ -1,0 +1,105 @@
+"""Frame-exact decoding with PyAV, and files that are no good."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from numbered_videos import numbered_video
+
+from zoo.errors import DataError
+from zoo.video.decoding import VideoReader
+
+
+def brightness(frames: torch.Tensor) -> list[int]:
+    return [round(float(f.float().mean()) / 8) for f in frames]
+
+
+# decoding --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "with a space.avi"])
+@pytest.mark.parametrize("wanted", [[0], [29], [5, 4, 3], [0, 0, 7, 7], [0, 13, 28], list(range(30)), [17, 2, 29]])
+def test_frames_are_exact_in_any_order(name: str, wanted: list[int], tmp_path: Path) -> None:
+    with VideoReader(numbered_video(tmp_path / name, 30)) as reader:
+        assert len(reader) == 30
+        assert reader.fps == 25
+        frames = reader.frames(wanted)
+    assert frames.shape == (len(wanted), 3, 48, 64)
+    assert frames.dtype == torch.uint8
+    assert brightness(frames) == wanted
+
+
+def test_frames_out_of_range_are_a_programming_error(tmp_path: Path) -> None:
+    with VideoReader(numbered_video(tmp_path / "v.mp4", 5)) as reader, pytest.raises(IndexError, match="5 frames"):
+        reader.frames([5])
+
+
+def test_phone_videos_stand_upright(tmp_path: Path) -> None:
+    """A display matrix of 90 degrees turns frames, so that height and width trade places."""
+    picture = np.zeros((48, 64, 3), dtype=np.uint8)
+    picture[:, :32] = 255  # left half white
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    lying = path.read_bytes()
+    # the 3x3 matrix in the track header, identity as written; turned by hand, as PyAV cannot write one
+    one = (1 << 16).to_bytes(4, "big")
+    zero, w = bytes(4), (1 << 30).to_bytes(4, "big")
+    identity = one + zero + zero + zero + one + zero + zero + zero + w
+    at = lying.index(identity, lying.index(b"tkhd"))
+    minus = (-(1 << 16)).to_bytes(4, "big", signed=True)
+    turned = zero + one + zero + minus + zero + zero + zero + zero + w
+    path.write_bytes(lying[:at] + turned + lying[at + 36 :])
+    with VideoReader(path) as reader:
+        frame = reader.frames([0])[0].float().mean(0)
+    assert frame.shape == (64, 48)
+    assert frame[:32].mean() > 200 > 50 > frame[32:].mean()  # turned clockwise, left comes to be the top
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    """One file of each kind that users have, by kind."""
+    whole = numbered_video(folder / "whole.mp4", 30).read_bytes()
+    kinds = {
+        "empty": b"",
+        "half": whole[: len(whole) // 2],
+        "text": b"this is not a video" * 50,
+        "noise": bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)),
+    }
+    (folder / "whole.mp4").unlink()
+    files = {}
+    for kind, content in kinds.items():
+        files[kind] = folder / f"{kind}.mp4"
+        files[kind].write_bytes(content)
+    with av.open(str(folder / "sound.mp4"), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame(format="fltp", layout="mono", samples=1024)
+        frame.sample_rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), 0
+        frame.planes[0].update(bytes(4096))
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    files["sound"] = folder / "sound.mp4"
+    return files
+
+
+def test_bad_files_are_errors_that_name_them(tmp_path: Path) -> None:
+    for kind, file in bad_files(tmp_path).items():
+        with pytest.raises(DataError, match=f"{kind}.mp4"), VideoReader(file) as reader:
+            reader.frames([0, len(reader) - 1])
+    with pytest.raises(DataError, match="There is no video"):
+        VideoReader(tmp_path / "none.mp4")
+
+
+def test_a_file_cut_short_is_refused_when_opened(tmp_path: Path) -> None:
+    """Its start would decode; but a clip of half a video is a clip of another video."""
+    path = numbered_video(tmp_path / "v.mkv", 30)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DataError, match=r"v.mkv is cut short: it has \d+ bytes of \d+"):
+        VideoReader(path)

@@ -1,0 +1,336 @@
+"""The cache of published weights: held to digests, mended, listed, cleared, filled from mirrors, and filling them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from loopback import Loopback
+from loopback_hub import LoopbackHub
+from test_download import refused
+from tiny_zoo import DRIVE_ID, FILE, NAMES, OTHER, WEB, WEB_TOO, cached, files_of, same, start, write_index
+
+import zoo
+from cli import main
+from zoo.errors import CheckpointError, ConfigError, DownloadError, UnknownNameError, WeightsNotFoundError
+
+# digests ---------------------------------------------------------------------------------------------------------
+
+
+def reindex(**changes: Any) -> None:
+    path = Path(os.environ["TEMPOZOO_INDEX"])
+    os.environ["TEMPOZOO_INDEX"] = str(write_index(path.with_name(f"{len(str(changes))}.yaml"), **changes))
+
+
+@pytest.mark.parametrize("known", ["sha256", "sha256_prefix"])
+def test_the_index_is_enforced(known: str, net: Loopback) -> None:
+    digest = hashlib.sha256(FILE).hexdigest()
+    net.put(WEB, OTHER)
+    reindex(**{known: digest[: 64 if known == "sha256" else 8]})
+    text = refused("digest", f"^{WEB} is not the published file of tanet_r18.web: its sha256 is")
+    assert digest[:8] in text
+    net.put(WEB, FILE)
+    assert zoo.load(NAMES["web"], progress=False).report.published is True
+    noted = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
+    assert noted.exists() == (known == "sha256_prefix")  # of a few digits, the rest is noted
+
+
+def test_the_first_file_is_enforced_from_then_on(net: Loopback) -> None:
+    net.put(WEB, FILE)
+    zoo.load(NAMES["web"], progress=False)
+    lock = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
+    noted = yaml.safe_load(lock.read_text())[NAMES["web"]]
+    assert noted["sha256"] == hashlib.sha256(FILE).hexdigest() and noted["size"] == len(FILE) and noted["source"] == WEB
+    before = lock.read_bytes()
+    shutil.rmtree(cached())
+    net.put(WEB, OTHER)
+    with pytest.raises(DownloadError, match=f"not the file of tanet_r18.web that was seen first.*{WEB}.*remove tanet"):
+        zoo.load(NAMES["web"], progress=False)
+    assert not cached().exists() and lock.read_bytes() == before
+    other = Path(os.environ["TEMPOZOO_CACHE"]) / "other.pth"
+    other.write_bytes(OTHER)
+    with pytest.raises(DownloadError, match=r"other.pth is not the file of .* give a folder for it: --out"):
+        zoo.convert(other, NAMES["web"])
+    assert same(zoo.load(zoo.convert(other, NAMES["web"], other.parent / "mine")), 2)
+    lock.write_text(lock.read_text().replace(NAMES["web"], "other"))
+    assert same(zoo.load(NAMES["web"], progress=False), 2)
+
+
+def test_a_lock_file_that_cannot_be_read_is_not_passed_over(net: Loopback) -> None:
+    net.put(WEB, FILE)
+    lock = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
+    lock.parent.mkdir()
+    lock.write_text("tanet_r18.web: [")
+    with pytest.raises(ConfigError, match=r"(?s)digests.yaml cannot be read.*Mend or remove"):
+        zoo.load(NAMES["web"], progress=False)
+
+
+def test_a_cache_made_from_a_file_the_index_no_longer_names_is_made_anew(
+    net: Loopback, caplog: pytest.LogCaptureFixture
+) -> None:
+    net.put(WEB, OTHER)
+    zoo.load(NAMES["web"], progress=False)
+    net.put(WEB, FILE)
+    reindex(sha256=hashlib.sha256(FILE).hexdigest())
+    assert same(zoo.load(NAMES["web"], progress=False))
+    assert f"Fetching {NAMES['web']} again" in caplog.text
+
+
+# the cache -------------------------------------------------------------------------------------------------------
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-50])
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(content)
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def pickle_it(file: Path) -> None:
+    file.write_bytes(FILE)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("damage", [truncate, flip, empty, pickle_it, Path.unlink])
+def test_a_damaged_cache_is_named_and_fetched_again(
+    damage: Any, file: str, net: Loopback, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net.put(WEB, FILE)
+    zoo.load(NAMES["web"], progress=False)
+    damage(cached() / file)
+    with monkeypatch.context() as offline:
+        offline.setenv("TEMPOZOO_OFFLINE", "1")
+        absent = damage is Path.unlink and file == "model.safetensors"
+        with pytest.raises(WeightsNotFoundError, match="are not on this machine" if absent else str(cached())):
+            zoo.load(NAMES["web"])
+    assert main(["verify"]) == 1
+    caplog.clear()
+    assert same(zoo.load(NAMES["web"], progress=False))
+    if not absent:
+        assert str(cached()) in caplog.text and file in caplog.text and "again" in caplog.text
+    assert net.count(WEB) == 2
+    assert main(["verify"]) == 0
+
+
+def test_eight_processes_fetch_once(net: Loopback) -> None:
+    file = net.put(WEB, FILE, throttle=len(FILE))
+    processes = [start() for _ in range(8)]
+    results = [process.communicate() for process in processes]
+    assert [process.returncode for process in processes] == [0] * 8, results
+    assert len({out for out, _ in results}) == 1
+    assert file.served == 1 == net.count(WEB)
+
+
+# verbs -----------------------------------------------------------------------------------------------------------
+
+
+def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
+    net.put(WEB, FILE)
+    net.drive_file(DRIVE_ID, "x.pth", FILE, mode="quota")
+    assert main(["download", "tanet_r18.web", "tanet_r18.dr*", "--keep"]) == 1
+    out, err = capsys.readouterr()
+    assert f"tanet_r18.web: {cached()}" in out
+    assert "tanet_r18.drive: FAILED: Google Drive's quota" in out and "1 of 2 networks could not be downloaded" in err
+    kept = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
+    assert kept.read_bytes() == FILE
+    assert main(["cache", "list"]) == 0
+    out = capsys.readouterr().out
+    assert f"converted         {cached()}" in out and f"published file    {kept}" in out
+    assert main(["list", "tanet_r18.web"]) == 0
+    assert "cached" in capsys.readouterr().out
+    assert main(["verify"]) == 0
+    assert "tanet_r18.web: OK (SHA-256 recorded on 20" in capsys.readouterr().out
+    assert main(["info", "tanet_r18.web"]) == 0
+    assert f": {hashlib.sha256(FILE).hexdigest()}" in capsys.readouterr().out
+    kept.write_bytes(OTHER)
+    assert main(["verify", "tanet_r18.web"]) == 1
+    assert f"FAILED: {kept} is not the file of tanet_r18.web that was seen first" in capsys.readouterr().out
+    assert main(["cache", "clear", "other*"]) == 1
+    assert main(["cache", "clear", "*"]) == 0
+    assert not cached().exists() and kept.exists()
+    assert main(["cache", "clear", "tanet_r18.web", "--files"]) == 0
+    assert files_of(cached().parent) == []
+    assert main(["verify"]) == 1
+    assert main(["download", "tanet_r19"]) == 1
+    assert "There is no model called 'tanet_r19'. Did you mean" in capsys.readouterr().err
+
+
+def test_a_conversion_by_hand_is_noted_and_found(net: Loopback, tmp_path: Path) -> None:
+    (tmp_path / "by_hand.pth").write_bytes(FILE)
+    assert main(["convert", str(tmp_path / "by_hand.pth"), NAMES["drive"]]) == 0
+    assert same(zoo.load(NAMES["drive"])) and not net.requests
+    noted = yaml.safe_load((Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").read_text())
+    assert noted[NAMES["drive"]]["source"] == "by_hand.pth, converted by hand"
+
+
+# mirrors ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mirror(net: Loopback, tmp_path: Path) -> Path:
+    """A folder with one entry, which its publisher no longer serves."""
+    net.put(WEB, FILE)
+    assert main(["mirror", "tanet_r18.web", "--to", str(tmp_path / "mirror")]) == 0
+    assert files_of(tmp_path / "mirror") == ["tanet_r18.web/config.json", "tanet_r18.web/model.safetensors"]
+    net.put(WEB, FILE, statuses=[404] * 99)
+    shutil.rmtree(cached().parent)
+    net.requests.clear()
+    return tmp_path / "mirror"
+
+
+def serve(net: Loopback, mirror: Path, address: str) -> None:
+    for file in mirror.rglob("*.*"):
+        if file.is_file():
+            net.put(f"{address}/{file.relative_to(mirror)}", file.read_bytes())
+
+
+@pytest.mark.parametrize("kind", ["folder", "https", "http", "config"])
+def test_mirrors_are_asked_first(kind: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = "https://lab.test/weights"
+    serve(net, mirror, address)
+    place = {"folder": str(mirror), "config": str(mirror), "https": address, "http": net.plain(address)}[kind]
+    if kind == "config":
+        config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
+        config.write_text(f"mirror: {place}\n")
+    else:
+        monkeypatch.setenv("TEMPOZOO_MIRROR", place)
+    if kind in ("folder", "config"):
+        monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
+    assert same(zoo.load(NAMES["web"], progress=False))
+    assert {request.host for request in net.requests} <= {"lab.test"}
+    monkeypatch.setenv("TEMPOZOO_MIRROR", "")
+    monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
+    assert same(zoo.load(NAMES["web"]))
+    assert len(files_of(cached().parent)) == 2
+    assert len(files_of(mirror)) == 2
+
+
+@pytest.mark.parametrize("to", ["hf-hub:alice", "hf-hub:alice/weights"])
+def test_mirrors_on_the_hub(
+    to: str, net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    net.put(WEB, FILE)
+    with LoopbackHub() as hub:
+        hub.point(monkeypatch, tmp_path / "home")
+        assert main(["mirror", "tanet_r18.web", "--to", to]) == 0
+        (name,) = hub.repositories
+        assert name == to.removeprefix("hf-hub:") + ("" if "/" in to else "/tanet_r18.web")
+        assert hub.repositories[name].private
+        assert ("README.md" in hub.repositories[name].files) == ("/" not in to)
+        shutil.rmtree(cached())
+        net.put(WEB, FILE, statuses=[404] * 99)
+        monkeypatch.setenv("TEMPOZOO_MIRROR", to)
+        assert same(zoo.load(NAMES["web"], progress=False))
+        if "/" not in to:
+            assert same(zoo.load(f"hf-hub:{name}", progress=False))
+    assert len(files_of(cached().parent)) == 2
+
+
+@pytest.mark.parametrize("damage", ["absent", "flipped", "other"])
+def test_what_a_mirror_has_wrong_is_taken_from_the_publisher(
+    damage: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The digest of the published file that a mirror names is held to the one that was seen before."""
+    if damage == "absent":
+        shutil.rmtree(mirror / NAMES["web"])
+    elif damage == "flipped":
+        flip(mirror / NAMES["web"] / "model.safetensors")
+    else:
+        (tmp_path / "other.pth").write_bytes(OTHER)
+        zoo.convert(tmp_path / "other.pth", NAMES["web"], mirror / NAMES["web"])
+    monkeypatch.setenv("TEMPOZOO_MIRROR", str(mirror))
+    with pytest.raises(CheckpointError, match=r"(?s)(mirror.*answers 404)"):
+        zoo.load(NAMES["web"], progress=False)
+    net.put(WEB, FILE)
+    assert same(zoo.load(NAMES["web"], progress=False))
+
+
+def test_a_mirror_that_is_no_folder_is_named(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEMPOZOO_MIRROR", "/no/such/folder")
+    with pytest.raises(ConfigError, match="mirror '/no/such/folder' is no folder"):
+        zoo.load(NAMES["web"])
+    monkeypatch.delenv("TEMPOZOO_MIRROR")
+    config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
+    config.parent.mkdir()
+    for text, says in (("mirrors: x", "expected `key: value` lines with mirror"), ("mirror: [", "cannot be read")):
+        config.write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            zoo.load(NAMES["web"])
+
+
+# hosts that cannot be reached ------------------------------------------------------------------------------------
+
+
+def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
+    net: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    again = WEB.replace("tanet", "again")
+    net.put(WEB, FILE, statuses=[404] * 9)
+    net.put(again, FILE)
+    names = [NAMES[kind] for kind in ("web", "two", "drive", "folder")]
+    assert main(["mirror", *names, "--to", str(tmp_path / "mirror")]) == 1
+    out, err = capsys.readouterr()
+    assert f"{NAMES['web']}: FAILED: {WEB} answers 404" in out
+    assert f"{NAMES['two']}: {tmp_path}" in out  # of a host with an error for one file, the others are asked for
+    assert out.count("cannot be reached") == 2 and f"{NAMES['drive']}: FAILED: https://drive" in out
+    assert f"Skipped because their hosts cannot be reached: {NAMES['folder']}\n" in out
+    assert "3 of 4 networks could not be mirrored" in err
+    assert sorted(r.host for r in net.requests if r.method == "CONNECT") == ["drive.google.com", "other.test"]
+
+
+def test_without_a_connection_each_host_is_tried_in_one_go(
+    net: Loopback, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        monkeypatch.setenv(name, "")
+    for run in (1, 2):  # the next command tries again
+        assert main(["download", NAMES["web"], NAMES["two"]]) == 1
+        assert caplog.text.count("files.test cannot be reached; trying again") == 2 * run
+        assert caplog.text.count("other.test cannot be reached; trying again") == 2 * run
+    assert "2 of 2 networks could not be downloaded" in capsys.readouterr().err
+
+
+def test_a_mirror_that_cannot_be_reached_is_said_once(
+    net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    net.put(WEB, FILE)
+    net.put(WEB_TOO, FILE)
+    with LoopbackHub() as hub:
+        hub.point(monkeypatch, tmp_path / "home")
+    monkeypatch.setenv("TEMPOZOO_MIRROR", "hf-hub:alice/weights")
+    assert main(["download", NAMES["web"], NAMES["two"]]) == 0
+    assert caplog.text.count("hf-hub:alice/weights could not be fetched") == 1
+
+
+# what is not in the index ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["info", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["download", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["convert", "file.pth", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["mirror", "xyz*", "--to", "x"], "No network matches 'xyz*'. `tempozoo list` shows all networks."),
+        (["verify", "x[yz]"], "No network matches 'x[yz]'. `tempozoo list` shows all networks."),
+    ],
+)
+def test_unknown_names_are_told_in_the_terms_of_the_command_line(
+    command: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 1
+    assert capsys.readouterr().err == f"tempozoo: {says}\n"
+    with pytest.raises(UnknownNameError, match=r"zoo.list_models\(\) lists all names"):
+        zoo.info("xyz")
