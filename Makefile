@@ -1,4 +1,4 @@
-# Each target creates what it needs in .venv, so each works alone on a fresh machine.
+# Every target creates .venv if necessary, so each works on a fresh machine.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -6,9 +6,9 @@ BIN := .venv/bin
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
-	@echo "The command tempozoo is in $(BIN): source $(BIN)/activate"
+	@echo "To use the command tempozoo: source $(BIN)/activate"
 
-# two processes of one thread each finish sooner than one of two, and share fixtures by file
+# Two processes with one thread each are faster than one with two. --dist loadfile runs the tests of a file in one process.
 test: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 

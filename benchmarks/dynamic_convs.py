@@ -1,11 +1,10 @@
-"""What adaptive convolutions cost: those that calibrate one kernel, and those that mix several.
+"""Compare the costs of adaptive convolutions that calibrate one kernel and of those that mix several.
 
     python benchmarks/dynamic_convs.py [--frames 8] [--size 224] [--csv FILE]
 
-Prints the parameters and multiply-accumulates that each adds to the same ResNet-50 (C2D, no max-pool after the stem) in
-place of, or beside, its sixteen 3x3 convolutions, counted by ``zoo.profile``: layers, matrix products, the mixing of
-kernels, and what TAM and STAM do value by value. The scaling of values by one factor for each channel is not counted
-for any of them.
+Prints the parameters and multiply-accumulates that each operator adds to the same ResNet-50 (C2D, no max-pool after the
+stem), in which it replaces or follows the sixteen 3x3 convolutions. ``zoo.profile`` counts layers, matrix products, the
+mixing of kernels, and the elementwise operations of TAM and STAM. Scaling by one factor per channel is not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ import zoo
 
 
 class MixedConv2d(nn.Module):
-    """A convolution whose kernel is, for every image of the batch, a mixture of K kernels; called like ``nn.Conv2d``.
+    """A convolution whose kernel is a mixture of K kernels, different for every image; same arguments as ``nn.Conv2d``.
 
     A subclass defines ``mixture``, images ``(N, C_in, H, W)`` -> weights ``(N, K)``.
     """
@@ -64,7 +63,7 @@ class MixedConv2d(nn.Module):
 
 
 class CondConv2d(MixedConv2d):
-    """CondConv (arXiv 1904.04971, section 3): a sigmoid of one linear layer on the pooled image weighs the kernels."""
+    """CondConv (arXiv 1904.04971, section 3): kernel weights are sigmoids of a linear layer on the pooled image."""
 
     def __init__(self, in_channels: int, *args: Any, **options: Any) -> None:
         super().__init__(in_channels, *args, **options)
@@ -75,10 +74,10 @@ class CondConv2d(MixedConv2d):
 
 
 class DyConv2d(MixedConv2d):
-    """Dynamic convolution (arXiv 1912.03458, section 3): a softmax, from two linear layers, weighs the kernels.
+    """Dynamic convolution (arXiv 1912.03458, section 3): kernel weights are a softmax of two linear layers.
 
     Args:
-        reduction: input channels over hidden ones.
+        reduction: ratio of input to hidden channels.
         temperature: of the softmax; the paper starts training at 30 and ends at 1.
     """
 
@@ -101,7 +100,7 @@ class ODConv2d(MixedConv2d):
     kernels. Channels are scaled on the input and the output, which is the same as on the kernel.
 
     Args:
-        reduction: input channels over hidden ones, of which there are at least 16.
+        reduction: ratio of input to hidden channels; at least 16 channels are hidden.
     """
 
     def __init__(
@@ -123,7 +122,7 @@ class ODConv2d(MixedConv2d):
         return y * self.to_outputs(z).sigmoid()[:, :, None, None]
 
     def extra_macs(self, x: Tensor) -> int:
-        """The scaling of every frame's kernel by tap."""
+        """Count the scaling of every frame's kernel by tap."""
         return len(x) * self.weight[0].numel()
 
 
@@ -131,7 +130,7 @@ DYNAMIC: dict[str, Callable[..., MixedConv2d]] = {"CondConv": CondConv2d, "DyCon
 
 
 def with_dynamic_convs(conv: Callable[..., MixedConv2d], num_frames: int = 8, **options: Any) -> nn.Module:
-    """A video ResNet-50 without stem pool, the 3x3 convolutions of its blocks replaced: a kernel for every frame."""
+    """Build a video ResNet-50 without stem pool whose 3x3 convolutions are replaced: one kernel per frame."""
     network = zoo.create("c2d_r50", num_frames=num_frames, stem_pool=False)
     for block in network.modules():
         if hasattr(block, "conv2"):
@@ -141,7 +140,7 @@ def with_dynamic_convs(conv: Callable[..., MixedConv2d], num_frames: int = 8, **
 
 
 def added_costs(num_frames: int = 8, size: int = 224, kernels: int = 4) -> dict[str, tuple[int, int]]:
-    """Operator -> parameters and multiply-accumulates that it adds to one clip's forward pass."""
+    """Return the parameters and multiply-accumulates that each operator adds to the forward pass of one clip."""
     shape = (num_frames, size, size)
     with torch.device("meta"):
         networks = {
@@ -162,18 +161,18 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--csv")
-    asked = parser.parse_args()
+    args = parser.parse_args()
     header = ["operator", "parameters added, M", "GMACs added"]
     rows = [
         [name, f"{params / 1e6:.3f}", f"{macs / 1e9:.3f}"]
-        for name, (params, macs) in added_costs(asked.frames, asked.size).items()
+        for name, (params, macs) in added_costs(args.frames, args.size).items()
     ]
-    table = Table(*header, title=f"added to a ResNet-50, one clip of {asked.frames} x {asked.size} x {asked.size}")
+    table = Table(*header, title=f"added to a ResNet-50, one clip of {args.frames} x {args.size} x {args.size}")
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if asked.csv:
-        with open(asked.csv, "w", newline="") as file:
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
 
 

@@ -1,8 +1,10 @@
-"""How many training clips a core loads a second, against decoders used directly and pytorchvideo; and views of a test.
+"""Compare the speed of loading training clips and test views with decoders used directly and with pytorchvideo.
 
-One process, one thread; a second is one of CPU time, so that what else the machine does and hidden threads do not
-count in favor of anybody. All ways read the same clips of the same files in turn; of several rounds the fastest
-counts. torchcodec needs FFmpeg's libraries. Run: python benchmarks/loading.py [--csv FILE]
+    python benchmarks/loading.py [--csv FILE]
+
+One process with one thread. Speed is per second of CPU time, which includes hidden threads and excludes other programs.
+All loaders read the same clips of the same files; the fastest of several rounds counts. torchcodec needs FFmpeg's
+libraries.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from zoo.video.transforms import resize_short_side, view_crops
 
 SECONDS, RATE = 10, 30
 LENGTH = SECONDS * RATE
-FILES = {  # what: height, width, frames between key frames, videos
+FILES = {  # title -> height, width, frames between key frames, number of videos
     "340 x 256, GOP 250": (256, 340, 250, 6),
     "340 x 256, GOP 16": (256, 340, 16, 6),
     "1280 x 720, GOP 250": (720, 1280, 250, 2),
@@ -41,13 +43,13 @@ FILES = {  # what: height, width, frames between key frames, videos
 CLIP = Protocol.from_dict(
     DEFAULT_PROTOCOL.to_dict() | {"num_frames": 8, "interval": 8, "sampling": "interval", "clips": 10, "crops": 3}
 )
-SPAN = 64  # frames that a clip of 8 frames, interval 8, comes from
+SPAN = 64  # frames spanned by a clip of 8 frames with interval 8
 LIMIT = 60.0  # seconds
 Load = Callable[[Path, np.ndarray], Any]
 
 
 def write_video(path: Path, height: int, width: int, gop: int, seed: int) -> Path:
-    """H.264 of textures that drift and fade into one another, at the bit rates of web videos."""
+    """Write an H.264 video of textures that drift and fade into each other, at the bit rate of web videos."""
     generator = torch.Generator().manual_seed(seed)
     layers = [torch.rand(1, 3, size, size, generator=generator) for size in (6, 24, 96)]
     texture = sum(interpolate(x, (height + 64, width + 64), mode="bicubic") for x in layers)[0] / 3
@@ -67,7 +69,7 @@ def write_video(path: Path, height: int, width: int, gop: int, seed: int) -> Pat
 
 
 def ours(decoder: str) -> Load:
-    """As in training, with a limit on the time."""
+    """Return the loader used in training, with its time limit."""
 
     def load(path: Path, numbers: np.ndarray) -> Any:
         def read() -> torch.Tensor:
@@ -92,7 +94,7 @@ def with_decord(path: Path, numbers: np.ndarray) -> Any:
 
 
 def with_pytorchvideo(path: Path, numbers: np.ndarray) -> Any:
-    """Its data set yields all frames of the span, from which its transforms would choose."""
+    """Load all frames of the span, as its dataset does; its transforms would then select some of them."""
     from pytorchvideo.data.clip_sampling import ClipInfo, ClipSampler
     from pytorchvideo.data.labeled_video_dataset import LabeledVideoDataset
     from torch.utils.data import SequentialSampler
@@ -106,7 +108,7 @@ def with_pytorchvideo(path: Path, numbers: np.ndarray) -> Any:
     return next(iter(data))["video"]
 
 
-WAYS: dict[str, Load] = {
+LOADERS: dict[str, Load] = {
     "ours, pyav": ours("pyav"),
     "ours, torchcodec": ours("torchcodec"),
     "torchcodec": with_torchcodec,
@@ -115,16 +117,18 @@ WAYS: dict[str, Load] = {
 }
 
 
-def at_once(path: Path, decoder: str) -> None:
+def decode_once(path: Path, decoder: str) -> None:
+    """Make all views of a video from one decoding."""
     with open_video(path, decoder) as reader:
         clips = np.stack([sample(CLIP, len(reader), reader.fps, (k, CLIP.clips)) for k in range(CLIP.clips)])
-        wanted, position = np.unique(clips, return_inverse=True)
-        frames = resize_short_side(reader.frames(wanted), CLIP.resize, CLIP.antialias)
+        numbers, position = np.unique(clips, return_inverse=True)
+        frames = resize_short_side(reader.frames(numbers), CLIP.resize, CLIP.antialias)
         crops = view_crops(frames, CLIP.crop, CLIP.crops)
         torch.stack([crop[rows] for rows in position.reshape(clips.shape) for crop in crops])
 
 
-def one_by_one(path: Path, decoder: str) -> None:
+def decode_each_view(path: Path, decoder: str) -> None:
+    """Decode the video again for every view."""
     for k in range(CLIP.clips):
         for crop in range(CLIP.crops):
             with open_video(path, decoder) as reader:
@@ -138,29 +142,29 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def fastest(way: Callable[[Path, str], None], path: Path, decoder: str, rounds: int) -> float:
-    return min(seconds(lambda: way(path, decoder)) for _ in range(rounds))
+def fastest(function: Callable[[Path, str], None], path: Path, decoder: str, rounds: int) -> float:
+    return min(seconds(lambda: function(path, decoder)) for _ in range(rounds))
 
 
-def loadable(path: Path) -> dict[str, Load]:
-    """The ways that work here; the others are named."""
-    found = {}
-    for name, load in WAYS.items():
+def available_loaders(path: Path) -> dict[str, Load]:
+    """Return the loaders that work on this machine; print the others with the reason."""
+    available = {}
+    for name, load in LOADERS.items():
         try:
             load(path, np.arange(8) * 8)
-            found[name] = load
+            available[name] = load
         except (ImportError, OSError, RuntimeError, ZooError) as error:
-            print(f"{name} is left out: {str(error).strip().splitlines()[0]}")
-    return found
+            print(f"{name} is skipped: {str(error).strip().splitlines()[0]}")
+    return available
 
 
-def clips_per_second(paths: list[Path], ways: dict[str, Load], rounds: int) -> dict[str, float]:
-    """Of each way; every round reads four clips of each video."""
+def clips_per_second(paths: list[Path], loaders: dict[str, Load], rounds: int) -> dict[str, float]:
+    """Return the speed of each loader; every round reads four clips of each video."""
     draw = random.Random(0)
     clips = [(path, draw.randrange(LENGTH - SPAN) + 8 * np.arange(8)) for path in paths for _ in range(4)]
-    best = dict.fromkeys(ways, float("inf"))
+    best = dict.fromkeys(loaders, float("inf"))
     for _ in range(rounds):
-        for name, load in ways.items():
+        for name, load in loaders.items():
             best[name] = min(best[name], seconds(lambda load=load: [load(*clip) for clip in clips]))
     return {name: len(clips) / value for name, value in best.items()}
 
@@ -169,23 +173,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", help="file to write the table to")
     parser.add_argument("--rounds", type=int, default=3)
-    asked = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as folder:
-        for what, (height, width, gop, count) in FILES.items():
+        for title, (height, width, gop, count) in FILES.items():
             paths = [write_video(Path(folder, f"{len(rows)}-{n}.mp4"), height, width, gop, n) for n in range(count)]
             size = sum(path.stat().st_size for path in paths) * 8e-3 / SECONDS / count
-            ways = loadable(paths[0])
-            found = clips_per_second(paths, ways, asked.rounds)
-            for name, speed in found.items():
-                ratios = [f"{found[mine] / speed:.2f}" if mine in found else "" for mine in list(WAYS)[:2]]
-                rows.append([f"clips, {what}, {size:.0f} kbit/s", name, f"{speed:.1f}", *ratios])
+            loaders = available_loaders(paths[0])
+            speeds = clips_per_second(paths, loaders, args.rounds)
+            for name, speed in speeds.items():
+                ratios = [f"{speeds[mine] / speed:.2f}" if mine in speeds else "" for mine in list(LOADERS)[:2]]
+                rows.append([f"clips, {title}, {size:.0f} kbit/s", name, f"{speed:.1f}", *ratios])
             for decoder in ("pyav", "torchcodec"):
-                if f"ours, {decoder}" in ways:
-                    once, each = (fastest(way, paths[0], decoder, asked.rounds) for way in (at_once, one_by_one))
-                    kind = f"10 x 3 views, {what}"
+                if f"ours, {decoder}" in loaders:
+                    once, each = (
+                        fastest(function, paths[0], decoder, args.rounds)
+                        for function in (decode_once, decode_each_view)
+                    )
+                    kind = f"10 x 3 views, {title}"
                     rows.append([kind, f"ours, {decoder}, decoded once", f"{1 / once:.2f}", f"{each / once:.1f}", ""])
                     rows.append([kind, f"ours, {decoder}, each view", f"{1 / each:.2f}", "1.0", ""])
     titles = [
@@ -199,8 +206,8 @@ def main() -> None:
     for row in rows:
         table.add_row(*row)
     Console(width=160).print(table)
-    if asked.csv:
-        with Path(asked.csv).open("w", newline="", encoding="utf-8") as file:
+    if args.csv:
+        with Path(args.csv).open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([titles, *rows])
 
 

@@ -1,8 +1,8 @@
-"""Our operators against the literal forms of the papers and of the official code, same inputs, same run.
+"""Compare the speed of our operators with the literal forms of the papers and the official code.
 
     python benchmarks/operators.py [--device cpu|cuda] [--threads N] [--csv FILE]
 
-Prints milliseconds (best of several) of a forward and of a training step, and how many times faster ours is.
+Prints milliseconds of a forward pass and of a training step (best of several), and the speedup for the same inputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from zoo.ops.tadaconv import AdaptiveConv2d, spatial_mean
 
 
 class KernelPerFrame(AdaptiveConv2d):
-    """TAdaConv as it is written in the papers: a kernel for each frame, B*T times the groups in one convolution."""
+    """TAdaConv as written in the papers: one kernel per frame, in one convolution with B*T times the groups."""
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         alpha, beta = (
@@ -60,18 +60,18 @@ class GroupedTAM(TAM):
 
 
 def literal(network: nn.Module) -> nn.Module:
-    """A copy of a network with its operators in their literal form, the same weights."""
-    made = copy.deepcopy(network)
-    for module in made.modules():
+    """Return a copy of a network with the same weights and its operators in their literal form."""
+    network_copy = copy.deepcopy(network)
+    for module in network_copy.modules():
         if isinstance(module, AdaptiveConv2d):
             module.__class__ = KernelPerFrame
         elif isinstance(module, TAM):
             module.__class__ = GroupedTAM
-    return made
+    return network_copy
 
 
 def milliseconds(step: Callable[[], object], device: str, seconds: float) -> float:
-    """Best time of a call; the first two warm up."""
+    """Return the best time of a call; the first two calls are warm-up."""
     best, end, calls = float("inf"), time.perf_counter() + seconds, 0
     while calls < 4 or time.perf_counter() < end:
         start = time.perf_counter()
@@ -91,8 +91,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--csv")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
     torch.manual_seed(0)
 
     cases: list[tuple[str, nn.Module, nn.Module, tuple, bool]] = []
@@ -105,15 +105,15 @@ def main() -> None:
             x = torch.randn(2 * 8, channels, side, side).contiguous(memory_format=torch.channels_last)
             cases.append((f"{name} {channels} x {side}^2, 2 clips", ours, literal(ours), (x, 8), True))
     for arch, frames in (("tada2d_r50", 8), ("tanet_r50", 8), ("tadaconvnextv2_tiny", 16), ("tadaformer_b16", 16)):
-        network = zoo.create(arch, num_frames=frames, image_size=asked.size)
-        clip = torch.randn(1, 3, frames, asked.size, asked.size)
-        cases.append((f"{arch} {frames} x {asked.size}^2, 1 clip", network, literal(network), (clip,), False))
+        network = zoo.create(arch, num_frames=frames, image_size=args.size)
+        clip = torch.randn(1, 3, frames, args.size, args.size)
+        cases.append((f"{arch} {frames} x {args.size}^2, 1 clip", network, literal(network), (clip,), False))
 
     rows = []
     for name, ours, theirs, inputs, with_grad in cases:
-        inputs = tuple(i.to(asked.device) if isinstance(i, Tensor) else i for i in inputs)
+        inputs = tuple(i.to(args.device) if isinstance(i, Tensor) else i for i in inputs)
         times = {}
-        for who, module in (("ours", ours.to(asked.device).eval()), ("literal", theirs.to(asked.device).eval())):
+        for form, module in (("ours", ours.to(args.device).eval()), ("literal", theirs.to(args.device).eval())):
             x = inputs[0].clone().requires_grad_(with_grad)
             rest = inputs[1:]
 
@@ -125,20 +125,20 @@ def main() -> None:
                 module.zero_grad()
                 module(x, *rest).square().mean().backward()
 
-            times[who] = [milliseconds(step, asked.device, asked.seconds) for step in (forward, train)]
-            times[who + " output"] = forward()
+            times[form] = [milliseconds(step, args.device, args.seconds) for step in (forward, train)]
+            times[form + " output"] = forward()
         torch.testing.assert_close(times["ours output"], times["literal output"], rtol=1e-3, atol=1e-3)
-        for what, a, b in zip(("forward", "forward + backward"), times["ours"], times["literal"], strict=True):
-            rows.append([name, what, round(a, 2), round(b, 2), round(b / a, 2)])
+        for step_name, a, b in zip(("forward", "forward + backward"), times["ours"], times["literal"], strict=True):
+            rows.append([name, step_name, round(a, 2), round(b, 2), round(b / a, 2)])
 
-    hardware = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU"
+    hardware = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
     header = ["case", "pass", "ours ms", "literal ms", "times faster"]
-    table = Table(*header, title=f"{hardware}, {asked.threads} threads, float32, torch {torch.__version__}")
+    table = Table(*header, title=f"{hardware}, {args.threads} threads, float32, torch {torch.__version__}")
     for row in rows:
         table.add_row(*map(str, row))
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if asked.csv:
-        with open(asked.csv, "w", newline="") as file:
+    if args.csv:
+        with open(args.csv, "w", newline="") as file:
             csv.writer(file).writerows([header, *rows])
 
 

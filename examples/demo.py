@@ -1,7 +1,7 @@
-"""The main job from end to end, offline: python examples/demo.py [--out runs/demo]
+"""Run the complete workflow offline: python examples/demo.py [--out runs/demo]
 
-Draws videos of four actions, fine-tunes the bundled network on them, trains a C2D the same way, tests both with
-several views, names the action in a few files, and writes report.html.
+Renders videos of four actions, fine-tunes the bundled network on them, trains a C2D the same way, tests both with
+several views, classifies a few files, and writes report.html.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ from zoo.video.decoding import VideoReader
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "configs" / "demo.yaml"
 if CONFIG.is_relative_to(Path.cwd()):
-    CONFIG = CONFIG.relative_to(Path.cwd())  # in the commands that are printed
+    CONFIG = CONFIG.relative_to(Path.cwd())  # shorter in the printed commands
 START = "tanet_r18.motionclips8"
-VIEWS = ["--data.clips", "3"]  # the videos are square, so more crops would be the same crop
+VIEWS = ["--data.clips", "3"]  # the videos are square, so one crop covers them
 
 
 def run(*arguments: str) -> None:
-    """A tempozoo command, printed as it can be typed."""
+    """Print a tempozoo command as it can be typed, and run it in this process."""
     print("\n$ " + shlex.join(["tempozoo", *arguments]), flush=True)
     if tempozoo(list(arguments)):
         raise SystemExit(1)
 
 
 def as_text(value: Any) -> str:
-    """An option's value as it is typed."""
+    """Return an option's value as command-line text."""
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def without_operator(folder: Path) -> Path:
-    """The bundled network's convolutions in a C2D: the same start, without the temporal operator."""
+    """Save a C2D with the convolutions of the bundled network: the same start without the temporal operator."""
     bundled: Any = zoo.load(START)
     options = bundled.spec.options
     c2d = zoo.create("c2d_r18", **options, image_size=bundled.protocol.crop)
@@ -56,25 +56,25 @@ def without_operator(folder: Path) -> Path:
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """A CSV file's rows."""
+    """Read the rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def figure_html(figure: matplotlib.figure.Figure) -> str:
-    """A figure as an <img> that needs no file beside the page."""
+    """Return a figure as an <img> with embedded data."""
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     return image_html(buffer.getvalue())
 
 
 def image_html(png: bytes) -> str:
-    """PNG bytes as an <img>."""
+    """Return PNG bytes as an <img> with embedded data."""
     return f'<img src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
 def learning_curves(runs: dict[str, Path]) -> str:
-    """Training loss and validation accuracy by epoch."""
+    """Plot training loss and validation accuracy by epoch."""
     figure = matplotlib.figure.Figure(figsize=(9, 3.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     for title, folder in runs.items():
@@ -84,13 +84,13 @@ def learning_curves(runs: dict[str, Path]) -> str:
             axes.plot(*zip(*points, strict=True), marker="o", label=title)
     loss.set(xlabel="epoch", ylabel="training loss")
     accuracy.set(xlabel="epoch", ylabel="validation top-1, %", ylim=(0, 102))
-    accuracy.axhline(50, color="gray", linestyle=":", label="best guess from pooled frames")
+    accuracy.axhline(50, color="gray", linestyle=":", label="expected maximum from pooled frames")
     accuracy.legend()
     return figure_html(figure)
 
 
 def film_strips(predictions: list[dict[str, str]]) -> str:
-    """Eight frames of each video, with its folder's name and what was predicted."""
+    """Show eight frames of each video with its class and the two best predictions."""
     figure = matplotlib.figure.Figure(figsize=(10, 1.35 * len(predictions)), layout="constrained")
     for axes, row in zip(figure.subplots(len(predictions)), predictions, strict=True):
         with VideoReader(row["path"]) as reader:
@@ -104,7 +104,7 @@ def film_strips(predictions: list[dict[str, str]]) -> str:
 
 
 def report(out: Path, runs: dict[str, Path], seconds: float) -> Path:
-    """Write report.html; returns its path."""
+    """Write report.html and return its path."""
     results = {title: json.loads((folder / "test" / "test.json").read_text()) for title, folder in runs.items()}
     classes = yaml.safe_load(CONFIG.read_text())["data"]["init_args"]["classes"]
     rows = [(title, f"{100 * r['metrics']['test_top1']:.1f} %", r["videos"]) for title, r in results.items()]
@@ -115,11 +115,11 @@ def report(out: Path, runs: dict[str, Path], seconds: float) -> Path:
 <style>body{{font:16px/1.5 sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}}img{{max-width:100%}}
 td,th{{padding:.2rem 1rem .2rem 0;text-align:left}}</style>
 <h1>tempozoo demo</h1>
-<p>The bundled network <code>{START}</code> was trained on eight kinds of motion. Here it was fine-tuned on four
-others, {", ".join(classes)}, drawn with other shapes and textures, and tested on videos it has not seen.
-The C2D starts from the same convolutions and is trained the same way, but has no temporal operator. The classes come
-in pairs that are each other played backwards, so a network that pools the scores of single frames can only guess
- within a pair, and is right half of the time at best, but for luck. This took {seconds:.0f} seconds.</p>
+<p>The bundled network <code>{START}</code> was trained on eight kinds of motion. The demo fine-tunes it on four others,
+{", ".join(classes)}, rendered with other shapes and textures, and tests it on unseen videos. The C2D starts from the
+same convolutions and is trained the same way, but has no temporal operator. The classes form pairs that are each other
+played backwards, so a network that pools the scores of single frames can only guess within a pair: its
+expected accuracy is at most 50 %. The demo took {seconds:.0f} seconds.</p>
 <table><tr><th>network</th><th>top-1</th><th>test videos</th></tr>{table}</table>
 <h2>Learning curves</h2>{learning_curves(runs)}
 <h2>Confusion of the fine-tuned network</h2>{image_html((tuned / "test" / "confusion.png").read_bytes())}
@@ -134,10 +134,15 @@ in pairs that are each other played backwards, so a network that pools the score
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder, made anew")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/demo"),
+        help="output folder; results of an earlier demo in it are replaced",
+    )
     out = parser.parse_args().out
     start = time.perf_counter()
-    for part in ("data", "tanet", "c2d", "c2d-start", "predict", "report.html"):  # what an earlier demo left
+    for part in ("data", "tanet", "c2d", "c2d-start", "predict", "report.html"):  # of an earlier demo
         path = out / part
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
