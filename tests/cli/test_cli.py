@@ -109,7 +109,7 @@ def test_predict_names_files_and_folders(
     printed = capsys.readouterr().out
     assert "a clip.mp4" in printed
     assert len(re.findall(rf"\d+\.\d\d % ({'|'.join(FOUR)})", printed)) == 4 * 3
-    assert f"Not read: {broken}" in printed
+    assert f"Unreadable: {broken}" in printed
     rows = rows_of(tmp_path / "out" / "predictions.csv")
     assert len(rows) == 4
     assert rows[0]["path"] == str(one)
@@ -175,7 +175,7 @@ def test_unreadable_videos_are_named_beside_the_accuracy(
     assert main(["test", "--from", best, *data_options(tmp_path / "m"), *QUIET, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "11 of 12 videos" in printed
-    assert "Left out" in printed
+    assert "Unreadable: " in printed
     assert "parts_0001.mp4 is empty" in " ".join(printed.split())
     assert len(json.loads((tmp_path / "out" / "test.json").read_text())["skipped"]) == 1
 

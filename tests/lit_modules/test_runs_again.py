@@ -196,7 +196,7 @@ def test_a_part_of_a_test_is_called_one(run: Path, tmp_path: Path, capsys: pytes
     assert main([*test, *data_options(Path(data)), "--trainer.limit_test_batches", "1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert f"{best}: 8 of 12 videos" in printed.out
-    assert "ONLY A PART: 4 videos were not tested" in printed.out
+    assert "INCOMPLETE: 4 videos were not tested" in printed.out
     assert "not there or excluded" not in printed.out
     assert "random weights" not in printed.err
 
