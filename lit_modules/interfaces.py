@@ -1,4 +1,4 @@
-"""Types of the data modules and networks that reports and commands use.
+"""Types of the data modules that reports and commands use.
 
 ``lit_modules`` does not import ``datamodules``; ``datamodules.VideoDataModule`` implements ``VideoData``.
 """
@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import numpy as np
 
-from lit_modules.base import VideoClassifier
 from zoo.errors import ConfigError
 from zoo.protocol import Protocol
 
@@ -77,20 +76,13 @@ class CommandData(VideoData, typing.Protocol):
         """Find the videos of a stage; raise errors in the data before weights are downloaded."""
 
 
-class DataPackage(typing.Protocol):
-    """Package with data modules: ``datamodules``."""
-
-    VideoDataModule: type
-    __all__: list[str]
-
-
 def video_data(trainer: L.Trainer) -> VideoData | None:
     """Return the data module of a Trainer, or None if it has none or one of another kind."""
     data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute when a command starts
     return data if isinstance(data, VideoData) else None
 
 
-def prediction_data(trainer: L.Trainer) -> VideoData:
+def require_video_data(trainer: L.Trainer) -> VideoData:
     """Return the data module of a Trainer.
 
     Raises:
@@ -98,16 +90,5 @@ def prediction_data(trainer: L.Trainer) -> VideoData:
     """
     data = video_data(trainer)
     if data is None:
-        raise ConfigError("PredictionReport needs a data module of the datamodules package, not a data loader.")
+        raise ConfigError("Predictions need a data module such as VideoFiles, not a plain data loader.")
     return data
-
-
-def classifier(module: L.LightningModule) -> VideoClassifier:
-    """Return a module that is a VideoClassifier.
-
-    Raises:
-        ConfigError: it is another LightningModule.
-    """
-    if not isinstance(module, VideoClassifier):
-        raise ConfigError(f"The reports need a VideoClassifier; the module is a {type(module).__name__}.")
-    return module

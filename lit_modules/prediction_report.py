@@ -15,8 +15,8 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lit_modules.base import VideoClassifier
-from lit_modules.interfaces import classifier, prediction_data
-from lit_modules.report import PATH_ERRORS, list_heads, print_line, top_classes, top_columns, write_csv
+from lit_modules.interfaces import require_video_data
+from lit_modules.report import PATH_ERRORS, classifier, list_heads, print_line, top_classes, top_columns, write_csv
 from lit_modules.scores import merged
 from zoo.errors import DataError
 from zoo.models import VideoNetwork
@@ -77,7 +77,7 @@ class PredictionReport(Callback):
         """Merge the files of all processes, and print."""
         assert self._rows is not None
         self._rows.close()
-        data = prediction_data(trainer)
+        data = require_video_data(trainer)
         skipped = merged(data.skipped["predict"])  # this also waits until the files of all processes are complete
         data.check_bad("predict", skipped)
         if not trainer.is_global_zero:
@@ -104,7 +104,7 @@ class PredictionReport(Callback):
         files = [path for path in self._parts(trainer) if path.exists()] if self._rows.count else []
         if trainer.is_global_zero and files:
             count = sum(1 for path in files for _ in read_rows(path))
-            total = len(prediction_data(trainer).datasets["predict"])
+            total = len(require_video_data(trainer).datasets["predict"])
             print_line(
                 f"Stopped after {count} of {total} videos. Their predictions are in {', '.join(map(str, files))}"
             )
@@ -209,7 +209,7 @@ def _count(number: int, noun: str) -> str:
 
 def describe_run(trainer: L.Trainer, module: VideoClassifier) -> list[str]:
     """Return lines that name the weights and the views."""
-    own, protocol = module.network.protocol, prediction_data(trainer).datasets["predict"].protocol
+    own, protocol = module.network.protocol, require_video_data(trainer).datasets["predict"].protocol
     weights = f"weights from {trainer.ckpt_path}." if trainer.ckpt_path else str(module.network.report)
     views = f"Views: {_count(protocol.clips, 'clip')} x {_count(protocol.crops, 'crop')}"
     views += f" of {protocol.num_frames} frames, {protocol.crop} pixels"

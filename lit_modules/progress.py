@@ -5,8 +5,7 @@ from __future__ import annotations
 import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from lit_modules.interfaces import classifier
-from lit_modules.report import print_line
+from lit_modules.report import classifier, print_line
 from zoo.models import VideoNetwork
 
 
@@ -43,8 +42,7 @@ class ParameterSummary(Callback):
         module = classifier(pl_module)
         trained = f"{_short(self.total)} trained"
         if module.trains_classifier_only():
-            module = classifier(pl_module)
-        trained = f"{_short(self.classifier)} trained (the classifier)"
+            trained = f"{_short(self.classifier)} trained (the classifier)"
             if not module.hparams["freeze_backbone"]:
                 trained += f", all of them from epoch {module.hparams['head_warmup_epochs'] + 1} on"
         print_line(f"Parameters: {_short(self.total)}, {trained}")

@@ -19,10 +19,11 @@ import zoo
 from lit_modules.base import VideoClassifier
 from lit_modules.checkpoints import Best
 from lit_modules.class_table import class_table
-from lit_modules.interfaces import VideoData, classifier, video_data
+from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.scores import Scores, majority_key, references, true_labels
 from lit_modules.sharded import whole_weights
+from zoo.errors import ConfigError
 from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
@@ -91,6 +92,17 @@ def top_columns(head: Head, count: int = 5) -> list[str]:
     prefix = f"{head[0]}_" if head[0] else ""
     numbers = range(1, min(count, len(head[1])) + 1)
     return [f"{prefix}{column}{k}" for k in numbers for column in ("prediction", "score")]
+
+
+def classifier(module: L.LightningModule) -> VideoClassifier:
+    """Return a module that is a VideoClassifier.
+
+    Raises:
+        ConfigError: it is another LightningModule.
+    """
+    if not isinstance(module, VideoClassifier):
+        raise ConfigError(f"The reports need a VideoClassifier; the module is a {type(module).__name__}.")
+    return module
 
 
 def print_line(line: str) -> None:

@@ -93,7 +93,7 @@ def test_unreadable_videos_are_listed_with_their_reasons(
     assert {row["reason"] for row in rows} == {f"{path} is empty (0 bytes)." for path in broken}
     printed = capsys.readouterr().out
     assert printed.count("Unreadable: ") == 10
-    assert f"2 more videos could not be read: {tmp_path / 'out' / 'unreadable.csv'}" in printed
+    assert f"2 more videos are unreadable: {tmp_path / 'out' / 'unreadable.csv'}" in printed
 
     assert predict(network, motion_folder / "test", "--out", tmp_path / "out") == 0
     assert not (tmp_path / "out" / "unreadable.csv").exists()
