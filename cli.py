@@ -26,7 +26,7 @@ def train(command: str, arguments: Arguments) -> None:
     import datamodules
     from lit_modules.trainer_cli import run_trainer  # imports Lightning
 
-    run_trainer(command, arguments, datamodules, datamodules.for_dataset)
+    run_trainer(command, arguments, datamodules, datamodules.VideoDataModule, datamodules.for_dataset)
 
 
 def data_tools(arguments: Arguments) -> None:

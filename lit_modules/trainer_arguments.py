@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import zoo
-from lit_modules.interfaces import DataPackage, FindDataset
+from lit_modules.interfaces import FindDataset
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
@@ -312,9 +312,9 @@ def offline_advice(command: str, arguments: Sequence[str]) -> dict[str, str]:
     return advice
 
 
-def classes_of(package: ModuleType | DataPackage, base: type) -> dict[str, type]:
+def classes_of(package: ModuleType, base: type) -> dict[str, type]:
     """Return the public subclasses of ``base`` in a package by name, without ``base``."""
-    members = {name: getattr(package, name) for name in package.__all__}
+    members = {name: vars(package)[name] for name in package.__all__}
     return {
         name: value
         for name, value in members.items()

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import lightning as L
@@ -18,9 +19,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
-from lit_modules.checkpoints import WholeFiles, run_checkpoints
+from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
-from lit_modules.interfaces import CommandData, DataPackage, FindDataset
+from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
@@ -73,9 +74,9 @@ class ArgumentParser(LightningArgumentParser):
     command: str | None = None
     option_names: Sequence[str] = ()
 
-    def format_help(self, *args: Any, **options: Any) -> str:
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help of all options. The options of tempozoo come first."""
-        text = super().format_help(*args, **options)
+        text = super().format_help(*args, **kwargs)
         if self.command is None:
             return text
         start, title, options = text.partition("\noptions:\n")
@@ -282,7 +283,7 @@ class TrainerCLI(LightningCLI):
         except (MisconfigurationException, ValueError, TypeError) as error:  # for example of a device or strategy
             raise ConfigError(f"These --trainer options do not work here: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # unless the user chose another
-            trainer.strategy.checkpoint_io = WholeFiles()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer._checkpoint_connector = RestoringConnector(trainer)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.append(self.stopper)  # must be the last one, also in a run without checkpoints
@@ -333,20 +334,22 @@ class TrainerCLI(LightningCLI):
         start_loggers(self.trainer.loggers)
 
 
-def run_trainer(command: str, arguments: Sequence[str], data_package: DataPackage, find_dataset: FindDataset) -> None:
+def run_trainer(
+    command: str, arguments: Sequence[str], data_package: ModuleType, data_base: type, find_dataset: FindDataset
+) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
         command: name of the command.
         arguments: arguments of the command line, see ``tempozoo COMMAND --help``.
         data_package: package with the data modules.
+        data_base: base class of the data modules.
         find_dataset: maps the data set of an index entry to a data module and its options, or None.
     """
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls deprecated functions
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips and hardware notes
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    data_base = data_package.VideoDataModule
     data_classes = classes_of(data_package, data_base)
     parsed = parse(arguments)
     if HELP in parsed.names:

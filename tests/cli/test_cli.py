@@ -19,7 +19,7 @@ from small_models import FOUR
 import zoo
 from cli import main
 from lit_modules import TAda2D, TANet, VideoClassifier
-from lit_modules.checkpoints import averaged
+from lit_modules.checkpoints import update_average
 from lit_modules.network import match_classes
 from lit_modules.optim import lr_factor, parameter_groups
 from lit_modules.scores import accuracies
@@ -421,6 +421,6 @@ def test_moving_averages_begin_with_a_lower_decay() -> None:
     """By the tenth part of a short run, the first weights are forgotten."""
     average = torch.tensor(1.0)
     for updates in range(1, 21):
-        average = averaged(average, torch.tensor(0.0), updates, decay=0.999)
+        average = update_average(average, torch.tensor(0.0), updates, decay=0.999)
     assert average < 1e-3
-    assert averaged(torch.tensor(1.0), torch.tensor(0.0), 10**6, decay=0.999) == pytest.approx(0.999)
+    assert update_average(torch.tensor(1.0), torch.tensor(0.0), 10**6, decay=0.999) == pytest.approx(0.999)

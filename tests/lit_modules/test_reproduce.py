@@ -59,7 +59,13 @@ def test_one_command_tests_an_entry_as_published(
     assert summary["published"] == REPORTED | {"entry": entry, "dataset": "kinetics400", "differing": {}}
     assert (summary["protocol"]["clips"], summary["protocol"]["crops"]) == (2, 3)
     top1 = 100 * summary["metrics"]["test_top1"]
-    for text in ("11 of 12 videos", "76.30 %", f"{top1:.2f} %", f"{top1 - 76.3:+.2f}", "1 listed videos are missing or excluded"):
+    for text in (
+        "11 of 12 videos",
+        "76.30 %",
+        f"{top1:.2f} %",
+        f"{top1 - 76.3:+.2f}",
+        "1 listed videos are missing or excluded",
+    ):
         assert text in printed, text
     assert "The published figures are of" not in printed
     args = ["test", "--entry", entry, "--data", str(root), "--data.crops", "1", *QUIET, "--out", str(tmp_path / "two")]
