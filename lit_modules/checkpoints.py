@@ -52,7 +52,7 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-class StepCheckpoint(ModelCheckpoint):
+class BetweenSteps(ModelCheckpoint):  # checkpoints contain the class names of callbacks, so names must not change
     """ModelCheckpoint that never saves between accumulated batches, because checkpoints do not contain gradients."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -61,7 +61,7 @@ class StepCheckpoint(ModelCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class Best(ModelCheckpoint):
     """``best.ckpt``: the epoch with the highest mean class accuracy on the validation videos.
 
     With balanced classes, this equals top-1. With unbalanced classes, top-1 would prefer an epoch that always predicts
@@ -104,9 +104,9 @@ def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:
     """Return callbacks that write ``best.ckpt``, and ``last.ckpt`` after every epoch and every 15 minutes."""
     last: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
     return [
-        BestCheckpoint(folder),
+        Best(folder),
         ModelCheckpoint(**last, save_on_train_epoch_end=True),  # save_last would save only together with the best one
-        StepCheckpoint(**last, train_time_interval=timedelta(minutes=15)),
+        BetweenSteps(**last, train_time_interval=timedelta(minutes=15)),
     ]
 
 

@@ -119,7 +119,7 @@ class StopOnSignal(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop if there was a signal, but neither between accumulated batches nor before the validation of the epoch."""
+        """Stop if there was a signal, but not between accumulated batches or before the validation of the epoch."""
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():
             return
@@ -201,6 +201,7 @@ def _restart_validation(trainer: L.Trainer) -> None:
     Lightning repeats a validation that stopped within a batch, here the first one, and skips others.
     """
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    tracker: Any  # a _ProcessedTracker, which the annotations of Lightning do not declare
     for tracker in (progress.total, progress.current):
         tracker.ready = tracker.started = 1
         tracker.processed = tracker.completed = 0

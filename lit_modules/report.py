@@ -17,7 +17,7 @@ from rich.table import Table
 
 import zoo
 from lit_modules.base import VideoClassifier
-from lit_modules.checkpoints import BestCheckpoint
+from lit_modules.checkpoints import Best
 from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
@@ -282,7 +282,7 @@ class FitReport(Callback):
             Console().print(class_table(column, names, title=name or None))
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, BestCheckpoint):
+            if isinstance(callback, Best):
                 metric = _describe_monitor(callback.monitor, labels.get("val"), network)
                 print_line(f"best.ckpt is the epoch with the best {metric}")
 

@@ -85,7 +85,7 @@ def test_a_resumed_run_ends_as_if_it_had_not_stopped(
 def test_accumulated_gradients_are_not_lost(motion_folder: Path, tmp_path: Path) -> None:
     """A checkpoint that is due after the first batch of a step is written after the second."""
     runs = [tmp_path / name for name in ("whole", "first", "second")]
-    due = ["--trainer.accumulate_grad_batches", "2", "--trainer.callbacks+", "lit_modules.checkpoints.StepCheckpoint",
+    due = ["--trainer.accumulate_grad_batches", "2", "--trainer.callbacks+", "lit_modules.checkpoints.BetweenSteps",
            "--trainer.callbacks.train_time_interval", "0:00:01", "--trainer.callbacks.filename", "due",
            "--trainer.callbacks.enable_version_counter", "false", "--trainer.callbacks.dirpath"]  # fmt: skip
     arguments = [[*fit(motion_folder, run, 4, epochs=1), *due, str(run / "checkpoints")] for run in runs]

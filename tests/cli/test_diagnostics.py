@@ -1,4 +1,4 @@
-"""``--debug`` and TEMPOZOO_DEBUG: tracebacks of known errors."""
+"""Diagnostic output: tracebacks of known errors, and the message about the seed."""
 
 from __future__ import annotations
 
@@ -53,3 +53,19 @@ def test_debug_after_two_dashes_is_a_file_name() -> None:
 
 def test_help_names_the_debug_option() -> None:
     assert "--debug" in usage() and "TEMPOZOO_DEBUG" in usage()
+
+
+def test_default_seed_is_logged_by_fit_only(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = ["--from", "tanet_r18.motionclips8", "--data.num_workers", "0", str(motion_folder / "val")]
+    with caplog.at_level("INFO", "lightning.fabric"):
+        for options, expected in (([], False), (["--seed_everything", "0"], True)):
+            caplog.clear()
+            assert main(["predict", *network, *options, "--out", str(tmp_path / str(expected))]) == 0
+            logged = caplog.text + capsys.readouterr().err
+            assert ("Seed set to 0" in logged) == expected
+        caplog.clear()
+        fit = ["fit", "--from", "tanet_r18.motionclips8", "--trainer.fast_dev_run", "true", "--data.num_workers", "0"]
+        assert main([*fit, str(motion_folder), "--out", str(tmp_path / "fit")]) == 0
+        assert "Seed set to 0" in caplog.text + capsys.readouterr().err
