@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from zoo.weights.files import atomic_path
+
+if TYPE_CHECKING:
+    from lit_modules.base import VideoClassifier
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -55,7 +59,9 @@ def chain(error: BaseException | None) -> Iterator[BaseException]:
 class BetweenSteps(ModelCheckpoint):  # checkpoints contain the class names of callbacks, so names must not change
     """ModelCheckpoint that never saves between accumulated batches, because checkpoints do not contain gradients."""
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         """Save after a complete optimizer step, if a checkpoint is due."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -84,9 +90,10 @@ class Best(ModelCheckpoint):
             train_time_interval=self._train_time_interval,
         )
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Choose the metric: the mean class accuracy, or top-1 for several heads."""
-        self.monitor = "val_top1" if pl_module.heads else "val_mean_class"
+        module = cast("VideoClassifier", pl_module)
+        self.monitor = "val_top1" if module.heads else "val_mean_class"
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

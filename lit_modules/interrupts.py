@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 
 STOP_SECONDS = 120.0  # time for several processes to reach a point where all can stop
 
@@ -182,8 +182,9 @@ class StopOnSignal(Checkpoint):
     def _is_current(self, trainer: L.Trainer) -> bool:
         """Whether a callback saved the end of the epoch to ``path``."""
         self.saved = any(
-            Path(str(getattr(callback, "_last_checkpoint_saved", ""))) == self.path
-            and getattr(callback, "_last_global_step_saved", None) == trainer.global_step
+            isinstance(callback, ModelCheckpoint)
+            and Path(callback._last_checkpoint_saved) == self.path
+            and callback._last_global_step_saved == trainer.global_step
             for callback in trainer.checkpoint_callbacks
         )
         return self.saved

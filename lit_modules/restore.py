@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer import call
@@ -73,7 +74,7 @@ class RestoringConnector(_CheckpointConnector):
     def restore_datamodule(self) -> None:
         """Restore the position in the epoch."""
         part = "the position in the data"
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: L.LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
         state = None if data is None else self._loaded_checkpoint.get(type(data).__qualname__)
         if state and (problem := difference({"train": {"epoch": 0, "batches": 0}}, state, type(data).__qualname__)):
             raise self._error(part, problem)

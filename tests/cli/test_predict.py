@@ -167,7 +167,7 @@ def test_ctrl_c_keeps_the_predictions(network: str, motion_folder: Path, tmp_pat
 
 def test_scores_are_not_kept_in_memory(network: str, motion_folder: Path, tmp_path: Path) -> None:
     report = PredictionReport(tmp_path)
-    module: Any = SimpleNamespace(network=zoo.load(network))
+    module = VideoClassifier(network)
     report._rows = RowFile(tmp_path / "predictions.csv", ["path"])
     scores = torch.rand(8, 4)
     alive = weakref.ref(scores)

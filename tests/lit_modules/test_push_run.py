@@ -71,7 +71,7 @@ def test_a_lightning_module_is_pushed_as_its_network(hub: LoopbackHub) -> None:
 def test_only_networks_are_pushed(hub: LoopbackHub) -> None:
     with pytest.raises(ConfigError, match="this Linear has no spec"):
         quiet(torch.nn.Linear(2, 2), "alice/net")
-    with pytest.raises(TypeError, match="model is 3; it must be a str or a pathlib.Path"):
+    with pytest.raises(ConfigError, match="model is 3; it must be a str or a pathlib.Path"):
         quiet(3, "alice/net")
     with pytest.raises(UnknownNameError):
         quiet("tanet_r18.nothing", "alice/net")
