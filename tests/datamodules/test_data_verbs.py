@@ -262,7 +262,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
     try:
-        with pytest.raises(StorageError, match="No space is left .* goes on"):
+        with pytest.raises(StorageError, match="cannot be written .* it resumes"):
             encode(source, tmp_path / "out" / "a.mp4", Encoding())
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from paths import ROOT
 from test_resume import QUIET, assert_epochs_whole, fit, last_metrics, tensors, whole  # noqa: F401
-from two_processes import ENVIRONMENT, HERE
+from two_processes import ENVIRONMENT
 from watch import Watch
 
 import cli
@@ -147,7 +148,7 @@ def started(arguments: list[str], out: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "cli", *arguments]
     process = subprocess.Popen(
         command, env=os.environ | ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        start_new_session=True, cwd=HERE.parent,
+        start_new_session=True, cwd=ROOT,
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (out / "seen-0.jsonl").is_file():

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
+from changed_index import changed_index
 
 import zoo
 from zoo.errors import ConfigError, WeightsNotFoundError
@@ -131,15 +131,6 @@ def test_label_sets_start_and_end_as_published() -> None:
         labels = read_labels(name)
         assert (labels[0], labels[-1], len(labels)) == (first, last, count)
     assert sorted(read_labels("ssv1")) == list(read_labels("ssv2"))  # the same classes in another order
-
-
-def changed_index(tmp_path: Path, change: Any) -> Path:
-    content = yaml.safe_load(load_index().path.read_text())
-    content["models"] = {"tanet_r50.k400_8f": content["models"]["tanet_r50.k400_8f"]}
-    change(content)
-    path = tmp_path / "index.yaml"
-    path.write_text(yaml.safe_dump(content))
-    return path
 
 
 @pytest.mark.parametrize(

@@ -236,4 +236,4 @@ def _from_source(entry: Entry, source: Source, folder: Path, root: Path, keep: b
             convert_file(entry, path, folder, digests[-1], source.url)
     except CheckpointError as error:
         # of a file that is gone by now, the address says more
-        raise type(error)(str(error).replace(str(half_of(target) / WHOLE), source.url)) from error
+        raise error.with_message(str(error).replace(str(half_of(target) / WHOLE), source.url)) from error

@@ -54,7 +54,7 @@ def test_the_first_file_is_enforced_from_then_on(net: Loopback) -> None:
     assert not cached().exists() and lock.read_bytes() == before
     other = Path(os.environ["TEMPOZOO_CACHE"]) / "other.pth"
     other.write_bytes(OTHER)
-    with pytest.raises(DownloadError, match=r"other.pth is not the file of .* give a folder for it: --out"):
+    with pytest.raises(DownloadError, match=r"other.pth is not the file of .* give an output folder: --out"):
         zoo.convert(other, NAMES["web"])
     assert same(zoo.load(zoo.convert(other, NAMES["web"], other.parent / "mine")), 2)
     lock.write_text(lock.read_text().replace(NAMES["web"], "other"))
