@@ -1,8 +1,9 @@
-"""The ``tempozoo`` command: the list of its commands, and the errors that it prints."""
+"""The ``tempozoo`` command: the list of its subcommands, and how errors are printed."""
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,24 +17,32 @@ from zoo.text import printable
 
 Arguments = Sequence[str]
 
+DEBUG = "--debug"
+DEBUG_VARIABLE = "TEMPOZOO_DEBUG"
+
 
 def train(command: str, arguments: Arguments) -> None:
-    """fit, validate, test, predict: run LightningCLI."""
+    """Run fit, validate, test or predict."""
     import datamodules
     from lit_modules.trainer_cli import run_trainer  # imports Lightning
 
-    run_trainer(command, arguments, datamodules, datamodules.for_dataset)
+    run_trainer(command, arguments, datamodules, datamodules.VideoDataModule, datamodules.for_dataset)
 
 
 def data_tools(arguments: Arguments) -> None:
-    """Tools for the videos of a data set: check, stats, prepare, index."""
+    """Run a tool for the videos of a data set: check, stats, prepare or index."""
     from datamodules.tools.commands import data  # imports Lightning
 
     data(arguments)
 
 
 class Command(NamedTuple):
-    """A command: the function that runs it, and lines of help (what it does, an example)."""
+    """Subcommand of ``tempozoo``.
+
+    Attributes:
+        run: function that takes the remaining arguments.
+        help: purpose -> example, one line each.
+    """
 
     run: Callable[[Arguments], None]
     help: Mapping[str, str]
@@ -87,34 +96,51 @@ COMMANDS: dict[str, Command] = {
 
 
 def usage() -> str:
-    """The text of ``tempozoo --help``."""
+    """Return the text of ``tempozoo --help``."""
     lines = ["usage: tempozoo <command> [options]", ""]
     for name, command in COMMANDS.items():
         for purpose, example in command.help.items():
             lines.append(f"  {name:18} {purpose:25} {example}")
             name = ""
-    lines += ["", "VIDEOS is a folder with a sub-folder of videos per class, or a CSV file (columns path, label)."]
-    return "\n".join([*lines, "`tempozoo <command> --help` shows the options of a command.", ""])
+    lines += [
+        "",
+        "VIDEOS is a folder with a sub-folder of videos per class, or a CSV file (columns path, label).",
+        "`tempozoo <command> --help` shows the options of a command.",
+        f"With {DEBUG} or {DEBUG_VARIABLE}=1, an error message is preceded by its traceback.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def run_command(name: str, arguments: Arguments) -> None:
+    """Run a subcommand, ``--help`` or ``--version``.
+
+    Raises:
+        UnknownNameError: there is no such command.
+    """
+    if name in ("-h", "--help"):
+        print(usage(), end="")
+    elif name == "--version":
+        print(f"tempozoo {zoo.__version__}")
+    elif name in COMMANDS:
+        COMMANDS[name].run(arguments)
+    else:
+        suggestion = suggest(name, COMMANDS)
+        raise UnknownNameError(f"There is no command {name!r}{suggestion}; choose from {', '.join(COMMANDS)}.")
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. Errors of the package are printed as one line."""
-    arguments = list(sys.argv[1:] if args is None else args)
+    arguments, debug = take_debug(sys.argv[1:] if args is None else args)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
     try:
-        if name in ("-h", "--help"):
-            print(usage(), end="")
-        elif name == "--version":
-            print(f"tempozoo {zoo.__version__}")
-        elif name in COMMANDS:
-            COMMANDS[name].run(rest)
-        else:
-            suggestion = suggest(name, COMMANDS)
-            raise UnknownNameError(f"There is no command {name!r}{suggestion}; choose from {', '.join(COMMANDS)}.")
+        run_command(name, rest)
     except ValueError as error:
         package_error = find_package_error(error)
         if package_error is None:
             raise
+        if debug:
+            traceback.print_exception(error)
         print(f"tempozoo: {printable(str(package_error))}", file=sys.stderr)
         print_offline_advice(name, rest, package_error)
         return 1
@@ -127,8 +153,17 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+def take_debug(args: Sequence[str]) -> tuple[list[str], bool]:
+    """Remove ``--debug`` from the arguments, except after ``--``; return them and whether tracebacks are printed."""
+    arguments = list(args)
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != DEBUG]
+    debug = len(options) < end or os.environ.get(DEBUG_VARIABLE, "").strip().upper() in ("1", "ON", "YES", "TRUE")
+    return options + arguments[end:], debug
+
+
 def print_offline_advice(command: str, arguments: Arguments, error: ZooError) -> None:
-    """After a download that failed because no host could be reached, print commands that need none."""
+    """Print commands that work offline if the error is a download that failed because no host was reachable."""
     unreachable = isinstance(error, DownloadError) and error.reason in ("unreachable", "skipped")
     if command in ("fit", "validate", "test", "predict") and (unreachable or isinstance(error, WeightsNotFoundError)):
         from lit_modules.trainer_arguments import offline_advice
@@ -138,13 +173,13 @@ def print_offline_advice(command: str, arguments: Arguments, error: ZooError) ->
 
 
 def is_download(interrupt: BaseException) -> bool:
-    """Whether an exception came while a file was downloaded."""
+    """Whether an exception was raised during a download."""
     modules = {frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(interrupt.__traceback__)}
     return bool(modules & {"zoo.weights.download", "zoo.hub.pull"})
 
 
 def find_package_error(error: BaseException | None) -> ZooError | None:
-    """The package's own error in a chain of exceptions: jsonargparse wraps what constructors raise."""
+    """Return the package's own error in a chain of exceptions: jsonargparse wraps the errors of constructors."""
     while error is not None and not isinstance(error, ZooError):
         error = error.__cause__ or error.__context__
     return error

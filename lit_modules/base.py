@@ -18,7 +18,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torchmetrics import MeanMetric
 
-from lit_modules.checkpoints import averaged
+from lit_modules.checkpoints import update_average
 from lit_modules.heads import heads_loss, heads_scores
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
@@ -308,7 +308,7 @@ class VideoClassifier(L.LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         """The averaging of weights, if asked for."""
         decay = self.hparams["ema_decay"]
-        return [WeightAveraging(avg_fn=functools.partial(averaged, decay=decay))] if decay else []
+        return [WeightAveraging(avg_fn=functools.partial(update_average, decay=decay))] if decay else []
 
     # validation, testing, prediction -----------------------------------------------------------------------------
 

@@ -1,12 +1,13 @@
-"""What a run keeps of its weights: checkpoints of the best and the last state, and their moving average."""
+"""Checkpoints of the best and the last state of a run, and the moving average of the weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -14,19 +15,22 @@ from torch import Tensor
 
 from zoo.weights.files import atomic_path
 
+if TYPE_CHECKING:
+    from lit_modules.base import VideoClassifier
 
-class WholeFiles(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file beside its path, and renames the file when it is complete.
 
-    Lightning writes to the folder for temporary files first. If that is on another disk, it then copies over the old
-    file, and a process that is killed during the copy leaves neither.
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a temporary file in the same folder, and renames the file when it is complete.
+
+    Lightning uses the system's folder for temporary files. If that is on another disk, Lightning copies the file over
+    the old checkpoint, and a process that is killed during the copy loses both.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a file; paths of other machines ("s3://...") as Lightning does.
+        """Write a checkpoint. Remote paths ("s3://...") are left to Lightning.
 
         Raises:
-            OSError: the file cannot be written, for example because the disk is full; an old file stays as it was.
+            OSError: the file cannot be written, for example because the disk is full; an old file is unchanged.
         """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
@@ -35,26 +39,30 @@ class WholeFiles(TorchCheckpointIO):
         for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
         try:
-            with atomic_path(path) as temporary, temporary.open("wb") as file:  # whose errors have a number
+            with atomic_path(path) as temporary, temporary.open("wb") as file:  # errors of open files have an errno
                 torch.save(checkpoint, file)
         except Exception as error:
-            if cause := next((one for one in chain(error) if isinstance(one, OSError) and one.errno), None):
+            causes = [cause for cause in chain(error) if isinstance(cause, OSError) and cause.errno]
+            if causes:
+                cause = causes[0]
                 raise OSError(cause.errno, cause.strerror, str(path)) from error
             raise
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An exception and those that led to it."""
+    """Iterate over an exception and its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-class BetweenSteps(ModelCheckpoint):
-    """Lightning's, but never among the batches whose gradients are accumulated: checkpoints do not hold gradients."""
+class BetweenSteps(ModelCheckpoint):  # checkpoints contain the class names of callbacks, so names must not change
+    """ModelCheckpoint that never saves between accumulated batches, because checkpoints do not contain gradients."""
 
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Write if it is due and a step has ended."""
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save after a complete optimizer step, if a checkpoint is due."""
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -62,10 +70,10 @@ class BetweenSteps(ModelCheckpoint):
 class Best(ModelCheckpoint):
     """``best.ckpt``: the epoch with the highest mean class accuracy on the validation videos.
 
-    Where classes are even, this is top-1. Where they are not, top-1 would prefer an epoch that always answers the
-    largest class. With several heads, it is the top-1 of actions, whose classes are too many to be averaged over. A
-    resumed run keeps the metric that it began with, because only values of one metric can be compared. A run whose
-    folder was moved still knows its best checkpoint.
+    With balanced classes, this equals top-1. With unbalanced classes, top-1 would prefer an epoch that always predicts
+    the largest class. With several heads, the metric is the top-1 of actions, whose classes are too many to average
+    over. A resumed run keeps the metric that it began with, because only values of one metric can be compared. A run
+    whose folder was moved keeps its best checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -73,7 +81,7 @@ class Best(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        """The same whatever is monitored, so that a resumed run finds its state; checkpoints hold this one."""
+        """Key of the state in checkpoints; independent of the metric, so that a resumed run finds its state."""
         return self._generate_state_key(
             monitor="val_top1",
             mode=self.mode,
@@ -82,34 +90,35 @@ class Best(ModelCheckpoint):
             train_time_interval=self._train_time_interval,
         )
 
-    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Choose the metric by the network's heads."""
-        self.monitor = "val_top1" if pl_module.heads else "val_mean_class"
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose the metric: the mean class accuracy, or top-1 for several heads."""
+        module = cast("VideoClassifier", pl_module)
+        self.monitor = "val_top1" if module.heads else "val_mean_class"
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the metric, and the path and score of the best checkpoint if it is in this run's folder."""
+        """Restore the metric, and the path and score of the best checkpoint if it is in the folder of this run."""
         self.monitor = state_dict["monitor"]
         best = Path(str(self.dirpath), Path(state_dict["best_model_path"]).name)
         if best.is_file():
             (score,) = state_dict["best_k_models"].values()
-            here = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
-            state_dict = state_dict | here | {"best_k_models": {str(best): score}}
+            paths = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
+            state_dict = state_dict | paths | {"best_k_models": {str(best): score}}
         super().load_state_dict(state_dict)
 
 
 def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:
-    """Callbacks that write ``best.ckpt``, and ``last.ckpt`` every epoch and every quarter of an hour."""
+    """Return callbacks that write ``best.ckpt``, and ``last.ckpt`` after every epoch and every 15 minutes."""
     last: dict[str, Any] = {"dirpath": folder, "filename": "last", "enable_version_counter": False}
     return [
         Best(folder),
-        ModelCheckpoint(**last, save_on_train_epoch_end=True),  # save_last would only be written with the best one
+        ModelCheckpoint(**last, save_on_train_epoch_end=True),  # save_last would save only together with the best one
         BetweenSteps(**last, train_time_interval=timedelta(minutes=15)),
     ]
 
 
-def averaged(average: Tensor, current: Tensor, updates: Tensor | int, decay: float) -> Tensor:
-    """The next moving average. It begins with a lower decay, so that short runs do not keep their first weights."""
-    count = torch.as_tensor(updates)  # on its device: reading it would wait for the device at every parameter
+def update_average(average: Tensor, current: Tensor, updates: Tensor | int, decay: float) -> Tensor:
+    """Return the updated moving average. The decay starts lower, so that short runs forget their initial weights."""
+    count = torch.as_tensor(updates)  # stays on its device, to avoid a synchronization per parameter
     share = ((1 + count) / (10 + count)).clamp(max=decay)
-    return average + (1 - share) * (current - average)  # in this form it leaves alone what does not change
+    return average + (1 - share) * (current - average)  # this form leaves unchanged values exactly equal

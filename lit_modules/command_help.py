@@ -1,4 +1,4 @@
-"""``tempozoo fit --help`` and the like: the options in common use. ``--help_all`` shows those of Lightning as well."""
+"""Text of ``tempozoo COMMAND --help``: the most used options. ``--help_all`` lists all of them."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {  # usages, purpose
     ),
     "predict": (
         ("--from NETWORK [--out FOLDER] [options] FILE [FILE ...]",),
-        "Classify videos. FILE is a video, a folder of videos, a quoted pattern such as 'clips/*.mp4', or the address "
-        "of a shard. A name that begins with a dash goes after `--`.",
+        "Classify videos. FILE is a video, a folder of videos, a quoted pattern such as 'clips/*.mp4', or the URL "
+        "of a shard. Put `--` before names that begin with a dash.",
     ),
 }
 
-OWN_OPTIONS: Mapping[str, str] = {  # of tempozoo, not of LightningCLI
+OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not have them
     "--from NETWORK": "a name of `tempozoo list`, a .ckpt file, a run's folder (its best checkpoint), an exported "
     "folder, or hf-hub:user/repo",
-    "--entry NAME": "a name of `tempozoo list`; --data is then the folder of its data set, in its published form",
+    "--entry NAME": "a name of `tempozoo list`; --data is then the folder of its data set, in the published layout",
     "--out FOLDER": "folder for results (default: a new folder in runs/)",
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
@@ -41,7 +41,7 @@ OWN_OPTIONS: Mapping[str, str] = {  # of tempozoo, not of LightningCLI
 TRAINING: Mapping[str, str] = {
     "--model.lr RATE": "peak learning rate, for a batch of --model.lr_batch_size clips",
     "--model.freeze_backbone true": "train only the classifier",
-    "--model.ema_decay RATE": "average the weights over the run, for example 0.999",
+    "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
     "--model.label_smoothing SHARE": "label smoothing of the loss",
     "--trainer.max_epochs N": "length of the training (default: 30)",
     "--trainer.devices N": "number of GPUs or processes",
@@ -61,7 +61,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "--data.root FOLDER": "folder of the videos",
         "--data.batch_size N": "clips per batch and device (default: 8)",
         "--data.num_workers N": "decoding processes (default: one per core, at most 8)",
-        "--data.flip false": "do not mirror clips; for classes that differ in left and right",
+        "--data.flip false": "do not mirror clips, for classes that distinguish left from right",
         "--data.clips N, --data.crops N": "temporal and spatial views of a test video (default: as published)",
     },
 }
@@ -69,10 +69,9 @@ OUTPUT: Mapping[str, str] = {
     "--config FILE": "options from a YAML file: a recipe of configs/, or config.yaml of a run",
     "--print_config": "print the options as a YAML file and exit",
 }
-UNTRAINED = {"--allow_untrained": "run a network with untrained parts, which is refused otherwise"}
 VIEWS = {
-    "test": "views of a video, for example 4x3; or published (default)",
-    "predict": "views of a video, for example 4x3; or published (default: 1x1)",
+    "test": "views per video, for example 4x3, or `published` (default)",
+    "predict": "views per video, for example 4x3, or `published` (default: 1x1)",
 }
 CHECKPOINT = {
     "fit": "resume the run of this checkpoint",
@@ -88,17 +87,17 @@ MORE: Mapping[str, str] = {
 
 
 def usage(command: str) -> str:
-    """The ``usage:`` lines of a command, without that word."""
-    return "\n       ".join(f"tempozoo {command} {one}" for one in COMMANDS[command][0])
+    """Return the usage lines of a command, without "usage:"."""
+    return "\n       ".join(f"tempozoo {command} {line}" for line in COMMANDS[command][0])
 
 
 def _width() -> int:
-    """Columns of the terminal, within reason."""
+    """Return the width of the terminal, from 70 to 110 columns."""
     return max(70, min(shutil.get_terminal_size().columns, 110))
 
 
 def format_options(title: str, options: Mapping[str, str]) -> str:
-    """A group of options in the layout of argparse."""
+    """Format a group of options like argparse."""
     lines = [f"{title}:"]
     for option, text in options.items():
         lines += textwrap.wrap(text, _width(), initial_indent=f"  {option:36} ", subsequent_indent=" " * 39)
@@ -106,17 +105,14 @@ def format_options(title: str, options: Mapping[str, str]) -> str:
 
 
 def short_help(command: str) -> str:
-    """The text of ``tempozoo COMMAND --help``."""
-    groups = {"network": {**OWN_OPTIONS, **GROUPS["network"]}, "data": GROUPS["data"]}
-    groups["network"].pop("--out FOLDER")
+    """Return the text of ``tempozoo COMMAND --help``."""
+    own = {option: OWN_OPTIONS[option] for option in ("--from NETWORK", "--entry NAME")}
+    network, data = {**own, **GROUPS["network"]}, dict(GROUPS["data"])
     if command != "fit":
-        groups["network"] |= UNTRAINED
+        network["--allow_untrained"] = OWN_OPTIONS["--allow_untrained"]
     if command in VIEWS:
-        groups["data"] = {**groups["data"], "--views CLIPSxCROPS": VIEWS[command]}
-    if command == "fit":
-        groups["network"].pop("--allow_untrained")
-    if command not in ("test", "predict"):
-        groups["network"].pop("--views CLIPSxCROPS")
+        data["--views CLIPSxCROPS"] = VIEWS[command]
+    groups: dict[str, Mapping[str, str]] = {"network": network, "data": data}
     if command == "fit":
         groups["training"] = TRAINING
     groups["output and configuration"] = {

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: a training saves its state between two optimizer steps and ends; other commands end at once."""
+"""Ctrl-C and SIGTERM: ``fit`` saves its state after the current optimizer step and ends; other commands end at once."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint, WeightAveraging
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 
-STOP_SECONDS = 120.0  # with several processes: time to reach a point where all of them can stop
+STOP_SECONDS = 120.0  # time for several processes to reach a point where all can stop
 
 
 def exit_status(signum: int) -> int:
-    """Exit status of a process that a signal stopped, as shells give it."""
+    """Return the exit status that shells use for a process stopped by a signal."""
     return 128 + signum
 
 
 def exit_now(signum: int, frame: Any) -> NoReturn:
-    """Signal handler: leave by an exception, so that temporary files are removed."""
+    """Handle a signal by raising an exception, so that temporary files are removed."""
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(exit_status(signum))
@@ -30,8 +30,8 @@ def exit_now(signum: int, frame: Any) -> NoReturn:
 
 @contextlib.contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """End at SIGTERM by an exception."""
-    if threading.current_thread() is not threading.main_thread():  # Python has signal handlers in that one only
+    """Within the context, SIGTERM raises SystemExit."""
+    if threading.current_thread() is not threading.main_thread():  # Python allows signal handlers there only
         yield
         return
     previous = signal.signal(signal.SIGTERM, exit_now)
@@ -44,8 +44,8 @@ def exit_on_sigterm() -> Iterator[None]:
 class StopOnSignal(Checkpoint):
     """Ends ``fit`` at the first SIGINT or SIGTERM, with ``last.ckpt``; a second signal ends it at once.
 
-    All processes stop together if one of them receives a signal. Checkpoint callbacks run after all others, and this
-    one must be the last of them: the checkpoint holds the state of the others.
+    All processes stop together if one of them receives a signal. This must be the last callback (Lightning runs
+    checkpoint callbacks after all others), because the checkpoint contains the state of the others.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class StopOnSignal(Checkpoint):
         self.signum: int | None = None  # the first signal
         self.saved = False
         self._pid = os.getpid()
-        self._at_once = False  # a second signal came
+        self._at_once = False  # after a second signal
         self._in_step = False
         self._watchdog: threading.Timer | None = None
         self._processes = 1
@@ -63,14 +63,13 @@ class StopOnSignal(Checkpoint):
     def _install(self, handler: Any) -> None:
         """Replace Lightning's handlers, which the Trainer set before and removes at its end.
 
-        Lightning's handler communicates with other processes, which may hang wherever the signal comes; it also keeps
-        a test from ending.
+        Lightning's handler communicates with other processes, which can hang, and it does not end a test.
         """
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(signum, handler)
 
-    def _note(self, signum: int, frame: Any) -> None:
+    def _record(self, signum: int, frame: Any) -> None:
         if os.getpid() != self._pid:  # a worker that has just been forked
             return
         if self.signum is not None:
@@ -88,39 +87,39 @@ class StopOnSignal(Checkpoint):
             os.write(2, b"\ntempozoo: stopping after this step. A second signal stops at once.\n")
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once: nothing has been trained."""
+        """Let signals end the command at once: nothing has been trained yet."""
         self._install(exit_now)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once."""
+        """Let signals end the command at once."""
         self._install(exit_now)
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End at once."""
+        """Let signals end the command at once."""
         self._install(exit_now)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From now on, stop where the run can be resumed."""
+        """From now on, stop only where the run can be resumed."""
         self._processes = trainer.world_size
-        self._install(self._note)
+        self._install(self._record)
 
-    # points where a training can stop ----------------------------------------------------------------------------
+    # points where training can stop ----------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop; the end of the last epoch was saved."""
+        """Stop if there was a signal; save unless a callback saved the end of the last epoch."""
         if self._must_stop(trainer):
             self._stop(trainer, save=not self._is_current(trainer))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note that a step begins."""
+        """Record that a step has begun."""
         self._in_step = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop, unless gradients are being accumulated or the epoch ends: that goes on to the validation."""
+        """Stop if there was a signal, but not between accumulated batches or before the validation of the epoch."""
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():
             return
@@ -129,7 +128,7 @@ class StopOnSignal(Checkpoint):
             self._stop(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop; the resumed run begins with this validation."""
+        """Stop if there was a signal; the resumed run begins with this validation."""
         if trainer.state.fn != "fit":
             self._install(exit_now)
         elif not trainer.sanity_checking and self._must_stop(trainer):
@@ -144,13 +143,13 @@ class StopOnSignal(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop, if there is one process: of several, each has its own number of batches."""
+        """Stop if there was a signal and one process; several processes may have different numbers of batches."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and trainer.world_size == 1 and self.signum:
             self._restore_weights(trainer)
             self._stop(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Save after a signal that also ended the processes that read videos."""
+        """Save the state if the signal also ended the data loading workers and so caused the exception."""
         alone = trainer.world_size == 1 and isinstance(exception, Exception)
         if alone and self.signum and not self._at_once and not self._in_step and trainer.training and not self.saved:
             self._save(trainer)
@@ -168,12 +167,12 @@ class StopOnSignal(Checkpoint):
             self._watchdog.cancel()
         if save:
             self._save(trainer)
-        self.signum = self.signum or int(signal.SIGTERM)  # which another process received
+        self.signum = self.signum or int(signal.SIGTERM)  # if only another process received a signal
         # a launcher kills all processes when one of them fails, even if the first is still at work
         raise SystemExit(exit_status(self.signum) if trainer.is_global_zero else 0)
 
-    def _save(self, trainer: Any) -> None:
-        if self.path is None or trainer.fast_dev_run:
+    def _save(self, trainer: L.Trainer) -> None:
+        if self.path is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.validating:
             _restart_validation(trainer)
@@ -183,25 +182,27 @@ class StopOnSignal(Checkpoint):
     def _is_current(self, trainer: L.Trainer) -> bool:
         """Whether a callback saved the end of the epoch to ``path``."""
         self.saved = any(
-            Path(str(getattr(callback, "_last_checkpoint_saved", ""))) == self.path
-            and getattr(callback, "_last_global_step_saved", None) == trainer.global_step
+            isinstance(callback, ModelCheckpoint)
+            and Path(callback._last_checkpoint_saved) == self.path
+            and callback._last_global_step_saved == trainer.global_step
             for callback in trainer.checkpoint_callbacks
         )
         return self.saved
 
     def _restore_weights(self, trainer: L.Trainer) -> None:
-        """Undo the exchange of weights for a validation."""
+        """Restore the weights that a validation replaced by their average."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 callback.on_validation_epoch_end(trainer, trainer.lightning_module)
 
 
-def _restart_validation(trainer: Any) -> None:
-    """Let a checkpoint be resumed with the whole validation.
+def _restart_validation(trainer: L.Trainer) -> None:
+    """Set the progress of a validation so that a resumed run repeats all of it.
 
-    Lightning goes back to a validation that was left within a batch, here the first; otherwise it would skip it.
+    Lightning repeats a validation that stopped within a batch, here the first one, and skips others.
     """
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    tracker: Any  # a _ProcessedTracker, which the annotations of Lightning do not declare
     for tracker in (progress.total, progress.current):
         tracker.ready = tracker.started = 1
         tracker.processed = tracker.completed = 0

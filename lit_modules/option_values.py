@@ -1,4 +1,4 @@
-"""How the parser (jsonargparse) reads and writes option values and configuration files."""
+"""Reading and writing of option values and configuration files by the parser (jsonargparse)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_text(text: str) -> Any:
     """Load JSON or YAML. File names that YAML reads as a list, a dictionary or a comment stay text.
 
     Raises:
-        yaml.YAMLError: the text is neither.
+        yaml.YAMLError: the text is neither JSON nor YAML.
     """
     value = _load(text)
     if value is None:
@@ -30,15 +30,15 @@ def load_text(text: str) -> Any:
 def _load(text: str) -> Any:
     if text.lstrip()[:1] in ("[", "{"):
         with contextlib.suppress(json.JSONDecodeError):
-            return json.loads(text)  # first, as YAML refuses names that are not UTF-8
+            return json.loads(text)  # before YAML, which refuses names that are not UTF-8
     try:
         return get_loader("yaml")(text)
-    except (yaml.YAMLError, UnicodeError, TypeError):  # TypeError: jsonargparse, of "?"
-        return yaml.safe_load(text)  # unlike libyaml, reads the escapes of such names in a configuration file
+    except (yaml.YAMLError, UnicodeError, TypeError):  # jsonargparse raises a TypeError for "?"
+        return yaml.safe_load(text)  # unlike libyaml, reads escapes of such names
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes text that the loader of jsonargparse, unlike that of PyYAML, reads as a number: "1e3"."""
+    """YAML dumper that quotes text such as "1e3", which jsonargparse, unlike PyYAML, reads as a number."""
 
 
 EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
@@ -46,7 +46,7 @@ Dumper.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+012345
 
 
 def dump_text(value: Any) -> str:
-    """YAML that ``load_text`` reads back."""
+    """Return YAML that ``load_text`` reads."""
     return yaml.dump(value, Dumper=Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
 
 

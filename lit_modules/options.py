@@ -9,20 +9,20 @@ from typing import Any
 
 from zoo.command_line import suggest
 
-KINDS = {"data": "data set", "model": "training recipe"}
-TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
-TYPES |= {"collections.abc.Sequence": "a list", "dict": "a dictionary", "pathlib.Path": "a path"}
+OPTION_KINDS = {"data": "data set", "model": "training recipe"}
+TYPE_NAMES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
+TYPE_NAMES |= {"collections.abc.Sequence": "a list", "dict": "a dictionary", "pathlib.Path": "a path"}
 
 
 def format_parser_error(
     message: str, classes: Mapping[str, Mapping[str, Any]], option_names: Iterable[str] = ()
 ) -> str:
-    """Rewrite a message of the parser, which has some 25 lines, as one line in terms of the command line.
+    """Rewrite a message of the parser, which has about 25 lines, as one line in terms of the command line.
 
     Args:
-        message: as the parser gives it.
-        classes: name -> class that ``--data`` and ``--model`` may be.
-        option_names: the options of the command.
+        message: of the parser.
+        classes: "data" and "model" -> name -> class that the option accepts.
+        option_names: options of the command, for suggestions.
     """
     keys = re.findall(r'Parser key "([\w.+]+)"', message)
     option = "--" + ".".join(keys)
@@ -30,13 +30,12 @@ def format_parser_error(
     class_name = class_path[1].split(".")[-1] if class_path else ""
     given = re.search(r"Got value: (.*)|Given value: (.*)", message)
     value = next(filter(None, given.groups()), "") if given else ""
-    help_ = f"`{option}.help {class_name}` lists its options."
+    more = f"`{option}.help {class_name}` lists its options."
     if missing := re.search(r"arguments are required: (\w+)", message):
-        return f"{option}.{missing[1]} is missing: {class_name} needs it. {help_}"
+        return f"{option}.{missing[1]} is missing: {class_name} needs it. {more}"
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-        mro = inspect.getmro(classes.get(option[2:], {}).get(class_name, object))
-        names = [name for one in mro for name in inspect.signature(one.__init__).parameters]
-        return f"{class_name} has no option {option}.{unknown[1]}{suggest(unknown[1], names, f'{option}.')}; {help_}"
+        names = _parameter_names(classes.get(option[2:], {}).get(class_name, object))
+        return f"{class_name} has no option {option}.{unknown[1]}{suggest(unknown[1], names, f'{option}.')}; {more}"
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
         return _unknown_class(option, unknown[1], classes.get(option[2:], {}))
     if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]$", message, re.MULTILINE):
@@ -44,7 +43,8 @@ def format_parser_error(
         return f"{option} is {value}; choose from {', '.join(values)}."
     if types := [kind for kind in re.findall(r"Expected a <class '([\w.]+)'>", message) if kind != "NoneType"]:
         types = [kind for kind in types if kind != "int" or "float" not in types]
-        return f"{option} is {value}; it must be {' or '.join(dict.fromkeys(TYPES.get(kind, kind) for kind in types))}."
+        names = list(dict.fromkeys(TYPE_NAMES.get(kind, kind) for kind in types))
+        return f"{option} is {value}; it must be {' or '.join(names)}."
     if missing := re.search(r"File does not exist: '?(.*?)'?$", message, re.MULTILINE):
         return f"{option}: file {missing[1]} does not exist."
     if unknown := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
@@ -55,9 +55,15 @@ def format_parser_error(
     return " ".join(message.split())
 
 
+def _parameter_names(class_type: type) -> list[str]:
+    """Return the parameters of the constructors of a class and its bases."""
+    constructors = [vars(base)["__init__"] for base in inspect.getmro(class_type) if "__init__" in vars(base)]
+    return [name for constructor in constructors for name in inspect.signature(constructor).parameters]
+
+
 def _unknown_class(option: str, value: str, classes: Mapping[str, Any]) -> str:
-    """``--data`` or ``--model`` with a value that is no class."""
-    text = f"{option} is {value}, which is not a {KINDS.get(option[2:], 'class')}{suggest(value, classes)}"
+    """Return the message for a value of ``--data`` or ``--model`` that is not a class."""
+    text = f"{option} is {value}, which is not a {OPTION_KINDS.get(option[2:], 'class')}{suggest(value, classes)}"
     if "/" in value:
         text += " and not an existing folder"
     return f"{text}; choose from {', '.join(classes)}." if classes else f"{text}."

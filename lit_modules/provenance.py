@@ -1,56 +1,62 @@
-"""Where the weights of a run come from: what they started as, the recipe, the data; in words that name no file."""
+"""Provenance of the weights of a run: start, recipe, data and metrics, without paths of files."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 
+from lit_modules.interfaces import video_data
 from lit_modules.optim import GROUP_OPTIONS, SCHEDULE_OPTIONS
+from zoo.models import VideoNetwork
 from zoo.provenance import OF_ALL, OF_START, provenance_now
 
-# settings of a VideoClassifier that define a run; None, what is off by default, and what is of no effect are left out
+if TYPE_CHECKING:
+    from lit_modules.base import VideoClassifier
+
+# Options of a VideoClassifier that define a run. None, switched off and unused options are not recorded.
 SETTINGS = (
     "optimizer", "lr", "lr_batch_size", "momentum", "nesterov", "weight_decay", "schedule", *SCHEDULE_OPTIONS,
     *GROUP_OPTIONS, "label_smoothing", "dropout", "drop_path", "freeze_backbone", "head_warmup_epochs", "ema_decay",
 )  # fmt: skip
-# and those, of the module or its data, that are told of where they are not what they are by default
+# Options of the module or its data that are recorded only if they differ from these defaults.
 CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
 
 
-def provenance_of(module: L.LightningModule) -> dict[str, Any]:
-    """The provenance of a VideoClassifier's network at this moment of its run, plain values throughout.
+def provenance_of(module: VideoClassifier) -> dict[str, Any]:
+    """Return the current provenance of a VideoClassifier's network as plain values.
 
-    Where the module's trainer has taken no step, that is what the network itself may say.
+    Before the first training step, this is the provenance of the network itself.
     """
-    network: Any = module.network
+    network: VideoNetwork = module.network
     trainer = module._trainer
     if trainer is None or trainer.global_step == 0:
         return provenance_now(network)
-    data: Any = getattr(trainer, "datamodule", None)
-    counts = {split: len(videos) for split, videos in getattr(data, "datasets", {}).items()}
+    data = video_data(trainer)
+    counts = {} if data is None else {split: len(videos) for split, videos in data.datasets.items()}
     measured = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
     started = module.hparams["pretrained"]
     before = {key: v for key, v in network.spec.provenance.items() if key in (OF_START if started else OF_ALL)}
-    found = {
+    current = {
         "fine_tuned_from": module.hparams["name"] if started else network.spec.arch,
         "epochs": _epochs(trainer),
         "recipe": _recipe(module, trainer),
         "data": {"class": type(data).__name__, "videos": counts} if data is not None else None,
         "metrics": {name: round(value, 4) for name, value in measured.items() if math.isfinite(value)},
     }
-    return before | {key: value for key, value in found.items() if value}
+    return before | {key: value for key, value in current.items() if value}
 
 
 def _epochs(trainer: L.Trainer) -> float:
-    """How often the training data were gone through; a part of an epoch counts as such."""
-    batches = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+    """Return the number of epochs, with two decimals for a partial epoch."""
+    total: Any = trainer.fit_loop.epoch_loop.batch_progress.total  # a _ProcessedTracker
+    batches = total.processed
     epochs = round(batches / trainer.num_training_batches, 2)
     return int(epochs) if epochs.is_integer() else epochs
 
 
-def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
+def _recipe(module: VideoClassifier, trainer: L.Trainer) -> dict[str, Any]:
     settings = {name: module.hparams[name] for name in SETTINGS}
     idle = ["momentum", "nesterov"] if settings["optimizer"] != "sgd" else []
     idle += ["warmup_start"] if not settings["warmup_epochs"] else []
@@ -63,8 +69,8 @@ def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "gradient_clip_val": trainer.gradient_clip_val,
     }
-    changes = {**module.hparams, **getattr(getattr(trainer, "datamodule", None), "reading", {})}
+    changes = {**module.hparams, **({} if (data := video_data(trainer)) is None else data.reading)}
     settings |= {name: changes[name] for name, off in CHANGES.items() if changes.get(name, off) != off}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
-    kept = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}
-    return {"class": type(module).__name__} | kept
+    used = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}
+    return {"class": type(module).__name__} | used

@@ -1,4 +1,4 @@
-"""PushToHub: at the end of fit, the best checkpoint goes to the Hugging Face Hub."""
+"""Callback that pushes the best checkpoint of a run to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ log = logging.getLogger("lit_modules")
 
 
 class PushToHub(Callback):
-    """Pushes a run's network to the Hub when ``fit`` has ended, as ``zoo.push`` does.
+    """Pushes a network to the Hub with ``zoo.push`` at the end of ``fit``.
 
-    It is the checkpoint with the best value of what a ModelCheckpoint monitors; without such a one, the last. A missing
-    token is told before training; a push that fails afterwards is logged, with the command to repeat it.
+    The checkpoint is the best one of a ModelCheckpoint that monitors a metric, or else the last one. A missing token is
+    reported before training. A failed push is logged with the command that repeats it; the run still succeeds.
 
     Args:
         repo: "user/repo".
-        private: make a private repository. None: as its owner's default is.
+        private: create a private repository; None for the default of the owner.
         revision: branch to push to.
-        create_pr: open a pull request instead.
-        license: of the weights, best as the Hub calls it ("apache-2.0").
+        create_pr: open a pull request instead of pushing to the branch.
+        license: of the weights, preferably a license identifier of the Hub ("apache-2.0").
     """
 
     def __init__(
@@ -42,8 +42,12 @@ class PushToHub(Callback):
         self.create_pr, self.license = create_pr, license
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what would keep a push from working while nothing is lost yet."""
-        if trainer.fast_dev_run:
+        """Check access to the repository before training.
+
+        Raises:
+            HubError: in all processes, if a push would fail.
+        """
+        if _is_fast_dev_run(trainer):
             return
         problem = None
         if trainer.is_global_zero:
@@ -51,16 +55,16 @@ class PushToHub(Callback):
                 check_access(self.repo, create_pr=self.create_pr)
             except HubError as error:
                 problem = str(error)
-        if problem := trainer.strategy.broadcast(problem):  # or the other ranks would wait for the first
+        if problem := trainer.strategy.broadcast(problem):  # otherwise the other processes would wait for the first
             raise HubError(problem)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Push; whatever goes wrong, the run has ended well."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:
+        """Push the checkpoint; log an error if that fails."""
+        if not trainer.is_global_zero or _is_fast_dev_run(trainer):
             return
         checkpoint = best_checkpoint(trainer)
         if checkpoint is None:
-            log.error("nothing was pushed to %s: the run has saved no checkpoint", self.repo)
+            log.error("Nothing was pushed to %s: the run has saved no checkpoint.", self.repo)
             return
         try:
             address = push(
@@ -71,8 +75,8 @@ class PushToHub(Callback):
                 revision=self.revision,
                 create_pr=self.create_pr,
             )
-        except Exception as error:  # hours of training lie behind
-            log.error("%s was not pushed: %s To push it by hand: %s", checkpoint, error, self._command(checkpoint))
+        except Exception as error:  # a failed push must not fail a finished run
+            log.error("%s was not pushed: %s To push it yourself: %s", checkpoint, error, self._command(checkpoint))
         else:
             print(f"Pushed {checkpoint}: {address}")
 
@@ -85,13 +89,18 @@ class PushToHub(Callback):
         return shlex.join(words)
 
 
+def _is_fast_dev_run(trainer: L.Trainer) -> bool:
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set by a connector of Lightning
+
+
 def best_checkpoint(trainer: L.Trainer) -> Path | None:
-    """The file of this run with the best monitored value; if none is monitored, the last one; None without any."""
-    savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-    savers.sort(key=lambda saver: saver.monitor is None)
-    for saver in savers:
-        for path in (saver.best_model_path, saver.last_model_path):
-            # a resumed run also knows the best file of the one it goes on with, which may lie elsewhere
-            if path and saver.dirpath and Path(path).is_file() and Path(saver.dirpath) in Path(path).parents:
+    """Return the best checkpoint of this run by a monitored metric, or else the last one; None if there is none."""
+    callbacks = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    callbacks.sort(key=lambda callback: callback.monitor is None)
+    for callback in callbacks:
+        folder = callback.dirpath
+        for path in (callback.best_model_path, callback.last_model_path):
+            # the state of a resumed run may contain the path of a best checkpoint in another folder
+            if path and folder and Path(path).is_file() and Path(folder) in Path(path).parents:
                 return Path(path)
     return None

@@ -1,4 +1,4 @@
-"""What a test leaves behind: a table beside the published figures, predictions by video, confusion matrices, counts."""
+"""Reports of ``test`` and ``fit``: tables, predictions, confusion matrices, comparison with published results."""
 
 from __future__ import annotations
 
@@ -11,37 +11,45 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
 import zoo
+from lit_modules.base import VideoClassifier
 from lit_modules.checkpoints import Best
 from lit_modules.class_table import class_table
+from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.scores import Scores, majority_key, references, true_labels
 from lit_modules.sharded import whole_weights
+from zoo.errors import ConfigError
+from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
+from zoo.text import printable
 from zoo.weights.files import atomic_path
 
-ODD = "surrogateescape"  # file names may be of any bytes
-IN_TESTS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
-            "crops", "average")  # fmt: skip
-Head = tuple[str, list[str], slice]  # name ("" of the only one), class names, its outputs
+PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes
+TEST_FIELDS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
+               "crops", "average")  # fmt: skip
+Head = tuple[str, list[str], slice]  # name ("" for a single classifier), class names, outputs
 
 
 def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
-    """A CSV file, whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=ODD) as file:
+    """Write a CSV file; an error leaves no partial file."""
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8", errors=PATH_ERRORS) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
 
 
 def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> None:
-    """Confusion matrix ``(classes, classes)``, rows are true classes, as a PNG; counts are printed when they fit."""
-    from matplotlib.figure import Figure  # the object interface: no window system, no global state
+    """Draw a confusion matrix ``(classes, classes)``, whose rows are true classes, as a PNG file.
+
+    Up to 60 classes are labeled; the cells of up to 30 classes show counts.
+    """
+    from matplotlib.figure import Figure  # unlike pyplot, needs no window system and has no global state
 
     classes = len(names)
     side = min(4 + 0.3 * classes, 30)
@@ -56,65 +64,92 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
     if classes <= 30:
         for row, column in zip(*np.nonzero(confusion), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, int(confusion[row, column]), ha="center", va="center", fontsize=8, color=color)
+            axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8, color=color)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
 
-def heads_of(network: Any) -> list[Head]:
-    """The classifiers of a network, of which there usually is one; classes without names are numbers."""
+def list_heads(network: VideoNetwork) -> list[Head]:
+    """List the classifiers of a network, usually one. Classes without names are numbered."""
     classes = network.spec.num_classes
     names = list(network.labels or map(str, range(classes)))
-    found, start = [], 0
+    heads, start = [], 0
     for name, count in network.protocol.heads or (("", classes),):
-        found.append((name, names[start : start + count], slice(start, start + count)))
+        heads.append((name, names[start : start + count], slice(start, start + count)))
         start += count
-    return found
+    return heads
 
 
-def _best(scores: torch.Tensor, names: Sequence[str], count: int) -> list[str]:
-    """label, score, label, score, ... of the ``count`` best classes."""
+def top_classes(scores: torch.Tensor, names: Sequence[str], count: int) -> list[str]:
+    """Return [label, score, label, score, ...] of the ``count`` classes with the highest scores."""
     top = scores.topk(min(count, len(scores)))
     pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
     return [text for number, score in pairs for text in (names[number], f"{score:.6f}")]
 
 
-def _best_columns(head: Head, count: int = 5) -> list[str]:
+def top_columns(head: Head, count: int = 5) -> list[str]:
+    """Return the column names of ``top_classes``."""
     prefix = f"{head[0]}_" if head[0] else ""
     numbers = range(1, min(count, len(head[1])) + 1)
-    return [f"{prefix}{what}{k}" for k in numbers for what in ("prediction", "score")]
+    return [f"{prefix}{column}{k}" for k in numbers for column in ("prediction", "score")]
 
 
-def published(network: Any, protocol: Protocol) -> dict[str, Any] | None:
-    """What was published for these weights, where they are those of an index entry, untouched: percent and views.
+def classifier(module: L.LightningModule) -> VideoClassifier:
+    """Return a module that is a VideoClassifier.
 
-    ``differing`` names what of the published protocol is not that of this test.
+    Raises:
+        ConfigError: it is another LightningModule.
     """
-    origin = provenance_now(network)
-    if network.report.published is False:  # a file of the same tensors, but not the one that the figures are of
+    if not isinstance(module, VideoClassifier):
+        raise ConfigError(f"The reports need a VideoClassifier; the module is a {type(module).__name__}.")
+    return module
+
+
+def print_line(line: str) -> None:
+    """Print a line without wrapping it or interpreting markup."""
+    Console().print(printable(line), highlight=False, markup=False, soft_wrap=True)
+
+
+def published(network: VideoNetwork, protocol: Protocol) -> dict[str, Any] | None:
+    """Return the published results of a network whose weights are those of an index entry, unchanged; else None.
+
+    Args:
+        network: that was tested.
+        protocol: of the test.
+
+    Returns:
+        Accuracies in percent, with their views, crop size and source. ``differing`` maps the fields in which the
+        published protocol differs from that of the test to the published values.
+    """
+    provenance = provenance_now(network)
+    if network.report.published is False:  # the results belong to another file
         return None
-    if "entry" not in origin or "fine_tuned_from" in origin:
+    if "entry" not in provenance or "fine_tuned_from" in provenance:
         return None
-    entry = zoo.info(origin["entry"])
-    if entry.reported.top1 is None or entry.init:
+    entry = zoo.info(provenance["entry"])
+    results = entry.reported
+    if results.top1 is None or entry.init:
         return None
-    said = entry.reported
-    differing = {name: getattr(entry.protocol, name) for name in IN_TESTS
-                 if getattr(entry.protocol, name) != getattr(protocol, name)}  # fmt: skip
-    return {"entry": entry.name, "dataset": entry.dataset, "top1": said.top1, "top5": said.top5, "views": said.views,
-            "size": said.size, "source": said.source, "differing": differing}  # fmt: skip
+    fields = {name: getattr(entry.protocol, name) for name in TEST_FIELDS}
+    differing = {name: value for name, value in fields.items() if value != getattr(protocol, name)}
+    return {"entry": entry.name, "dataset": entry.dataset, "top1": results.top1, "top5": results.top5,
+            "views": results.views, "size": results.size, "source": results.source,
+            "differing": differing}  # fmt: skip
 
 
 class TestReport(Callback):
     """Reports a test; on by default in ``tempozoo test``.
 
-    Writes into ``folder`` (default: the run's folder): ``predictions.csv`` (video, true label, five best with their
-    scores), ``confusion.csv`` and ``confusion.png``, ``test.json`` (metrics with their 95 % intervals and the
-    majority-class baseline, published figures, protocol, counts, skipped videos). With several heads, predictions have
-    the columns of each, and there is a matrix of each.
+    Writes ``predictions.csv`` (video, true label, five highest scores with their classes), ``confusion.csv``,
+    ``confusion.png`` and ``test.json`` (metrics with 95 % intervals and the majority-class baseline, published results,
+    protocol, numbers of videos, unreadable videos). With several heads, predictions have columns for each head, and
+    each has its confusion matrix.
+
+    Args:
+        folder: where to write; None for the folder of the run.
     """
 
-    __test__ = False  # not a test case, whatever its name begins with
+    __test__ = False  # pytest collects classes whose name begins with "Test"
 
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = None if folder is None else Path(folder)
@@ -123,149 +158,159 @@ class TestReport(Callback):
         """Write the files and print the table."""
         with whole_weights(trainer):
             if trainer.is_global_zero:
-                self._report(trainer, pl_module)
+                self._report(trainer, classifier(pl_module))
 
-    def _report(self, trainer: L.Trainer, module: Any) -> None:
-        data: Any = getattr(trainer, "datamodule", None)
-        skipped = getattr(data, "skipped", {}).get("test", {})  # of all processes by now
-        network, scores = module.network, module.scores
+    def _report(self, trainer: L.Trainer, module: VideoClassifier) -> None:
+        scores, metrics = module.scores, _test_metrics(trainer)
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
-        metrics = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("test_")}
-        records = data.datasets["test"].records if data is not None else None
-        protocol = network.protocol if data is None else data.datasets["test"].protocol
-        summary = {
-            "network": trainer.ckpt_path or network.report.name,
-            "weights": fingerprint(network.state_dict()),
-            "loaded": str(network.report) if trainer.ckpt_path is None else f"weights from {trainer.ckpt_path}.",
-            "data": None if data is None else type(data).__name__,
-            "metrics": metrics,
-            **_references(metrics, scores, module.heads),
-            "published": published(network, protocol),
-            "videos": len(scores),
-            "listed": len(scores) + len(skipped) if records is None else records.listed,
-            "skipped": skipped,
-            "untested": 0 if records is None else len(records) - len(scores) - len(skipped),
-            "protocol": protocol.to_dict(),
-        }
-        values = {name.removeprefix("test_"): value for name, value in metrics.items()}
-        table = metric_table(values, scores, module.heads, sum(module.head_sizes), summary["published"])
-        _print_summary(summary, table, folder)  # first: the disk may be full
+        summary = summarize_test(trainer, module, metrics)
+        table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
+        _print_summary(summary, table, folder)  # before the files, in case the disk is full
         with atomic_path(folder / "test.json") as temporary:
             text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8", errors=ODD)
-        self._write_predictions(folder, scores, heads_of(network))
+            temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
+        _write_predictions(folder, scores, list_heads(module.network))
 
-    def _write_predictions(self, folder: Path, scores: Any, heads: list[Head]) -> None:
-        header, rows = ["path"], [[path] for path in sorted(scores)]
-        for number, head in enumerate(heads):
-            name, names, outputs = head
-            header += [f"{name}_label" if name else "label", *_best_columns(head)]
-            confusion = np.zeros((len(names), len(names)), dtype=np.int64)
-            for row in rows:
-                labels, values = scores[row[0]]
-                true = int(labels.reshape(-1)[number])
-                confusion[true, int(values[outputs].argmax())] += 1
-                row += [names[true], *_best(values[outputs], names, 5)]
-            file = f"confusion_{name}" if name else "confusion"
-            counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
-            write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
-            draw_confusion(folder / f"{file}.png", confusion, names)
-        write_csv(folder / "predictions.csv", header, rows)
+
+def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
+    """Return the metrics of a test by their names without "test_"."""
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
+    return {name.removeprefix("test_"): value for name, value in metrics.items()}
+
+
+def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[str, float]) -> dict[str, Any]:
+    """Return the content of ``test.json``.
+
+    Args:
+        trainer: of the test.
+        module: that was tested, with its scores.
+        metrics: by their names without "test_".
+    """
+    network: VideoNetwork = module.network
+    scored = len(module.scores)
+    counts: dict[str, Any] = {"videos": scored, "listed": scored, "skipped": {}, "untested": 0}
+    protocol, data_class = network.protocol, None
+    data: VideoData | None = video_data(trainer)
+    if data is not None:
+        skipped = dict(data.skipped.get("test", {}))  # of all processes
+        split = data.datasets["test"]
+        untested = len(split.records) - scored - len(skipped)
+        counts = {"videos": scored, "listed": split.records.listed, "skipped": skipped, "untested": untested}
+        protocol, data_class = split.protocol, type(data).__name__
+    loaded = str(network.report) if trainer.ckpt_path is None else f"weights from {trainer.ckpt_path}."
+    return {
+        "network": trainer.ckpt_path or network.report.name,
+        "weights": fingerprint(network.state_dict()),
+        "loaded": loaded,
+        "data": data_class,
+        "metrics": {f"test_{name}": value for name, value in metrics.items()},
+        **_references(metrics, module.scores, module.heads),
+        "published": published(network, protocol),
+        **counts,
+        "protocol": protocol.to_dict(),
+    }
+
+
+def _write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
+    """Write ``predictions.csv``, and the confusion matrix of each head as CSV and PNG."""
+    header, rows = ["path"], [[path] for path in sorted(scores)]
+    for number, head in enumerate(heads):
+        name, names, outputs = head
+        header += [f"{name}_label" if name else "label", *top_columns(head)]
+        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
+        for row in rows:
+            labels, values = scores[row[0]]
+            true = int(labels.reshape(-1)[number])
+            confusion[true, int(values[outputs].argmax())] += 1
+            row += [names[true], *top_classes(values[outputs], names, 5)]
+        file = f"confusion_{name}" if name else "confusion"
+        counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
+        write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
+        draw_confusion(folder / f"{file}.png", confusion, names)
+    write_csv(folder / "predictions.csv", header, rows)
 
 
 def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
-    """``top1_interval``, ..., the 95 % interval of each accuracy, and ``majority_class``, ..., its baseline."""
+    """Return ``top1_interval`` (95 %), ``majority_class`` (baseline) and so on for each accuracy."""
     if not scores:
         return {}
-    values = {name.removeprefix("test_"): value for name, value in metrics.items()}
-    known = references(values, true_labels(scores), heads)
-    intervals = {f"{key}_interval": [reference.low, reference.high] for key, reference in known.items()}
-    return intervals | {majority_key(key): reference.majority for key, reference in known.items()}
+    values = references(metrics, true_labels(scores), heads)
+    intervals = {f"{key}_interval": [reference.low, reference.high] for key, reference in values.items()}
+    return intervals | {majority_key(key): reference.majority for key, reference in values.items()}
 
 
 def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
-    said, untested = summary["published"] or {}, summary["untested"]
+    results, untested = summary["published"], summary["untested"]
     missing = summary["listed"] - summary["videos"] - len(summary["skipped"]) - untested
-    console = Console()
-
-    def say(line: str) -> None:
-        console.print(_printable(line), highlight=False, markup=False, soft_wrap=True)
-
-    say(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
-    console.print(table)
+    print_line(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
+    Console().print(table)
     protocol = Protocol.from_dict(summary["protocol"])
-    say(f"Loaded: {summary['loaded']}")
-    say(f"Protocol: {protocol}")
-    if said:
-        say(f"Published: {said['dataset']}, {said['views']} views at {said['size']} ({said['source']})")
-        for name, theirs in said["differing"].items():
-            say(f"The published figures are of {name} {theirs}, these of {getattr(protocol, name)}.")
+    print_line(f"Loaded: {summary['loaded']}")
+    print_line(f"Protocol: {protocol}")
+    if results is not None:
+        views = f"{results['views']} views at {results['size']}"
+        print_line(f"Published: {results['dataset']}, {views} ({results['source']})")
+        for name, value in results["differing"].items():
+            print_line(f"The published results use {name} {value}, this test {getattr(protocol, name)}.")
     if untested:
-        say(f"ONLY A PART: {untested} videos were not tested, as the Trainer's limits say.")
+        print_line(f"INCOMPLETE: {untested} videos were not tested because of the Trainer's limits.")
     if missing:
-        say(f"{missing} listed videos are not there or excluded.")
-    for reason in summary["skipped"].values():  # which name their file
-        say(f"Left out: {reason}")
-    say(f"Predictions, confusion matrix, summary: {folder}")
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
+        print_line(f"{missing} listed videos are missing or excluded.")
+    for reason in summary["skipped"].values():  # the reason contains the file name
+        print_line(f"Unreadable: {reason}")
+    print_line(f"Predictions, confusion matrix, summary: {folder}")
 
 
 class FitReport(Callback):
-    """Reports the data and weights of a run at its start, and its best checkpoint at its end; on by default in
-    ``tempozoo fit``.
+    """Reports the data and weights of a run at its start, and its best checkpoint at its end.
+
+    On by default in ``tempozoo fit``.
     """
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the number of videos, a table of classes by part, the weights and how ``best.ckpt`` is chosen."""
         if not trainer.is_global_zero:
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        network: Any = pl_module.network
-        counts = [f"{len(videos)} {split}" for split, videos in getattr(data, "datasets", {}).items()]
-        classes = network.spec.num_classes
-        console = Console()
-
-        def say(line: str) -> None:
-            console.print(_printable(line), highlight=False, markup=False, soft_wrap=True)
-
-        labels = getattr(data, "part_labels", {})
-        if counts:
-            say(f"{type(data).__name__}: {', '.join(counts)} videos, {classes} classes")
-        for number, (name, names, _) in enumerate(heads_of(network) if labels else []):
+        network: VideoNetwork = classifier(pl_module).network
+        data = video_data(trainer)
+        labels = {} if data is None else data.part_labels
+        if data is not None:
+            counts = [f"{len(videos)} {split}" for split, videos in data.datasets.items()]
+            print_line(f"{type(data).__name__}: {', '.join(counts)} videos, {network.spec.num_classes} classes")
+        for number, (name, names, _) in enumerate(list_heads(network) if labels else []):
             column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
-            console.print(class_table(column, names, title=name or None))
-        say(f"Goes on from {trainer.ckpt_path}" if trainer.ckpt_path else f"Starts from {network.report}")
+            Console().print(class_table(column, names, title=name or None))
+        print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Best):
-                say(f"best.ckpt is the epoch with the best {_reason(callback.monitor, labels.get('val'), network)}")
+                metric = _describe_monitor(callback.monitor, labels.get("val"), network)
+                print_line(f"best.ckpt is the epoch with the best {metric}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the score of the best checkpoint and its path."""
         if not trainer.is_global_zero:
             return
-        module: Any = pl_module
+        module = classifier(pl_module)
         for callback in trainer.checkpoint_callbacks:
-            key = str(getattr(callback, "monitor", None)).removeprefix("val_")
-            score = getattr(callback, "best_model_score", None)
-            if key not in ACCURACIES or score is None:
+            if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
                 continue
-            line = f"Best validation {ACCURACIES[key]} {100 * float(score):.2f} %"
+            key, score = str(callback.monitor).removeprefix("val_"), float(callback.best_model_score)
+            if key not in ACCURACIES:
+                continue
+            line = f"Best validation {ACCURACIES[key]} {100 * score:.2f} %"
             if module.scores:
-                labels = true_labels(module.scores)
-                (known,) = references({key: float(score)}, labels, module.heads).values()
-                line += f" (95 % interval {interval_text((known.low, known.high))}, "
-                line += f"majority class {100 * known.majority:.2f} %)"
-            line += f": {callback.best_model_path}"  # type: ignore[attr-defined]
-            Console().print(_printable(line), highlight=False, markup=False, soft_wrap=True)
+                (reference,) = references({key: score}, true_labels(module.scores), module.heads).values()
+                line += f" (95 % interval {interval_text((reference.low, reference.high))}, "
+                line += f"majority class {100 * reference.majority:.2f} %)"
+            print_line(f"{line}: {callback.best_model_path}")
 
 
-def _reason(monitor: str | None, labels: np.ndarray | None, network: Any) -> str:
-    """The metric that a best checkpoint is chosen by, and why."""
+def _describe_monitor(monitor: str | None, labels: np.ndarray | None, network: VideoNetwork) -> str:
+    """Describe the metric that selects the best checkpoint, with the reason for its choice."""
+    if monitor == "val_top1" and network.protocol.heads:
+        return "validation top-1 of actions"
     if monitor == "val_top1":
-        return "validation top-1 of actions" if network.protocol.heads else "validation top-1, as the run began with it"
+        return "validation top-1, the metric that the run began with"
     if labels is None or not len(labels):
         return "validation mean class accuracy"
     counts = np.unique(labels, return_counts=True)[1]

@@ -1,4 +1,4 @@
-"""Resuming a run: checkpoints whose content does not fit the run are named with the part that does not fit."""
+"""Restoring of a checkpoint when a run is resumed, with error messages that name the part that does not fit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.trainer import call
@@ -18,9 +19,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lit_modules.sharded import is_sharded
 from zoo.errors import CheckpointError, ConfigError, ZooError
 
-# Packages that restore states; an exception that passes through other code is a bug of that code.
+# Packages that restore states. An exception that passes through other code is a bug in that code.
 PACKAGES = {"lightning", "lightning_utilities", "torch", "lit_modules", "datamodules", "zoo", *sys.stdlib_module_names}
-# Keys that Lightning and torch need, or would replace by zeros. Other keys differ between their versions.
+# Keys that Lightning and torch require or replace by zeros. Other keys depend on their versions.
 REQUIRED = {
     "fit_loop", "epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress",
     "total", "current", "ready", "completed", "epoch", "batches",
@@ -31,7 +32,7 @@ ADAM_STATE = {"step", "exp_avg", "exp_avg_sq"}
 
 
 class RestoringConnector(_CheckpointConnector):
-    """Lightning's, with errors of one line for parts of a checkpoint that do not fit. Bugs of others stay visible."""
+    """Checkpoint connector with one-line errors for parts that do not fit. Bugs in other packages stay visible."""
 
     @contextlib.contextmanager
     def _part(self, part: str) -> Iterator[None]:
@@ -39,7 +40,7 @@ class RestoringConnector(_CheckpointConnector):
             yield
         except ZooError:
             raise
-        except MisconfigurationException as error:  # of options, such as max_epochs
+        except MisconfigurationException as error:  # caused by options such as max_epochs
             raise ConfigError(f"{self._ckpt_path} cannot be resumed: {error}") from error
         except Exception as error:
             modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
@@ -64,7 +65,7 @@ class RestoringConnector(_CheckpointConnector):
         """Restore the weights."""
         if not self._loaded_checkpoint:
             return
-        with self._part("its content"):  # which the network may check or change first
+        with self._part("its content"):  # the hook may check or change it
             call._call_lightning_module_hook(self.trainer, "on_load_checkpoint", self._loaded_checkpoint)
         with self._part("the weights"):
             module = self.trainer.lightning_module
@@ -73,7 +74,7 @@ class RestoringConnector(_CheckpointConnector):
     def restore_datamodule(self) -> None:
         """Restore the position in the epoch."""
         part = "the position in the data"
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        data: L.LightningDataModule | None = self.trainer.datamodule  # type: ignore[attr-defined]
         state = None if data is None else self._loaded_checkpoint.get(type(data).__qualname__)
         if state and (problem := difference({"train": {"epoch": 0, "batches": 0}}, state, type(data).__qualname__)):
             raise self._error(part, problem)
@@ -133,12 +134,12 @@ class RestoringConnector(_CheckpointConnector):
 
 
 def difference(expected: Any, given: Any, name: str) -> str | None:
-    """How the form of a state differs from the expected one: keys, lengths, numbers. None if it does not.
+    """Describe how a state differs from the expected one in keys, lengths or types of numbers; None if it does not.
 
     Args:
         expected: the state of this run.
         given: the state in a file.
-        name: of the state, for the message.
+        name: name of the state, for the message.
     """
     parts: list[tuple[Any, Any, str]]
     if isinstance(expected, Mapping):
@@ -171,7 +172,7 @@ def _wrong_number(expected: Any, given: Any, name: str) -> str | None:
 
 
 def _wrong_state(optimizer: torch.optim.Optimizer) -> str | None:
-    """What is wrong with the restored state of parameters; torch would fail at the first step."""
+    """Describe an invalid restored state of parameters, with which the first step would fail; None if it is valid."""
     adam = isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))
     for parameter, state in optimizer.state.items():
         if adam and state and not set(state) >= ADAM_STATE:
@@ -186,7 +187,7 @@ def _wrong_state(optimizer: torch.optim.Optimizer) -> str | None:
 
 
 def _wrong_callback(callback: Any) -> str | None:
-    """What is wrong with the restored state of a callback; it would fail at the end of the epoch."""
+    """Describe an invalid restored state of a callback, which would fail after the epoch; None if it is valid."""
     kinds: dict[str, Any] = {}
     if isinstance(callback, ModelCheckpoint):
         kinds = {"best_model_path": str, "last_model_path": str, "best_k_models": dict}

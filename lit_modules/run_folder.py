@@ -1,4 +1,4 @@
-"""The folder of a run: where a command writes, and how a run there is resumed."""
+"""The folder that a command writes to, and resuming the run in it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ LAST = "last.ckpt"
 
 @contextlib.contextmanager
 def output_folder(command: str, out: str | None, options: Sequence[str]) -> Iterator[Path]:
-    """``--out``, or a new folder below ``runs``, locked while the command runs.
+    """Create and lock the folder of a command: ``--out``, or a new folder in ``runs``.
 
-    An existing run is never overwritten, only resumed. Of several processes, the first creates and locks the folder.
+    An existing run is never overwritten, only resumed. The first of several processes creates and locks the folder.
 
     Raises:
-        ConfigError: another command writes to the folder, ``fit`` was given the folder of another run, or the folder
-            cannot be created.
+        ConfigError: another command writes to the folder, it contains another run, or it cannot be created.
     """
     folder = Path(out) if out is not None else Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
     new_run = command == "fit" and not names_checkpoint(options) and not was_restarted()
@@ -56,7 +55,7 @@ def _check_free(folder: Path, new_run: bool) -> None:
 
 
 def _create(folder: Path, new: bool) -> Path:
-    """Create a folder; ``new`` adds a number to the name if another command has just taken it."""
+    """Create a folder. With ``new``, a number is added to the name of a folder that exists."""
     path = folder
     for number in itertools.count(2):
         try:
@@ -70,14 +69,14 @@ def _create(folder: Path, new: bool) -> Path:
 
 
 def _remove_empty_folders(folder: Path) -> None:
-    """Remove what ``output_folder`` created if the command wrote nothing."""
+    """Remove the folders that ``output_folder`` created if they are empty."""
     for path in (folder / CHECKPOINTS, folder, Path("runs")):
         with contextlib.suppress(OSError):
             path.rmdir()
 
 
 def resume_command(folder: Path) -> str | None:
-    """The command that resumes the run in a folder, or None if there is nothing to resume."""
+    """Return the command that resumes the run in a folder, or None if there is no checkpoint."""
     config, last = folder / "config.yaml", folder / CHECKPOINTS / LAST
     if not config.is_file() or not last.is_file():
         return None
@@ -95,20 +94,20 @@ def was_restarted() -> bool:
 
 
 def auto_resume_args(folder: Path, options: Sequence[str]) -> list[str]:
-    """``--ckpt_path`` with the newest checkpoint of ``folder``, for a restarted command that does not give one."""
+    """Return ``--ckpt_path`` with the newest checkpoint of ``folder`` for a restarted job without this option."""
     if names_checkpoint(options) or not was_restarted():
         return []
-    # Lightning writes hpc_ckpt files when SLURM announces the end of a job
+    # Lightning writes hpc_ckpt files before SLURM ends a job
     paths = [path for path in (folder / CHECKPOINTS / LAST, *folder.glob("hpc_ckpt_*.ckpt")) if path.is_file()]
     newest = max(paths, key=lambda path: path.stat().st_mtime, default=None)
     return [] if newest is None else ["--ckpt_path", str(newest)]
 
 
 def check_resumable(command: str, path: str) -> None:
-    """Check ``--ckpt_path`` before Lightning reads it: Lightning would unpickle the content of any address.
+    """Check ``--ckpt_path`` before Lightning reads it, because Lightning unpickles the content of any path or URL.
 
     Raises:
-        ConfigError, CheckpointError: it is not the checkpoint of a run.
+        ConfigError, CheckpointError: the file is not the checkpoint of a run.
     """
     if not Path(path).is_file():
         raise ConfigError(f"--ckpt_path {path} does not exist; give a .ckpt file on this machine.")

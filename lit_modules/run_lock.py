@@ -1,4 +1,4 @@
-"""A lock on the folder of a run: only one command at a time writes there."""
+"""Lock on the folder of a run, so that only one command at a time writes to it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from filelock import FileLock, SoftFileLock, Timeout
 from zoo.errors import ConfigError
 
 LOCK, OWNER = ".run.lock", ".run.json"  # file names in the folder; both are removed when the lock is released
-# Where the launchers (Lightning, torchrun, SLURM, LSF, Open MPI) put the rank of a process or of its node.
+# Environment variables of launchers (Lightning, torchrun, SLURM, LSF, Open MPI) for the rank of a process or node.
 RANK_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK",
                   "OMPI_COMM_WORLD_RANK")  # fmt: skip
-LEFTOVER_SECONDS = 10.0  # that child processes of a killed run may live on, with its lock
+LEFTOVER_SECONDS = 10.0  # child processes of a killed run may keep its lock so long
 
 
 def is_first_process() -> bool:
@@ -39,9 +39,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
         ConfigError: another process holds the lock, or the folder is not writable.
     """
     lock = FileLock(folder / LOCK)
-    held = False
+    acquired = False
     try:
-        held = _acquire(lock, folder)
+        acquired = _acquire(lock, folder)
     except PermissionError as error:
         raise ConfigError(f"--out {folder} cannot be written to ({error.strerror}); choose another.") from error
     except (OSError, NotImplementedError) as error:
@@ -49,11 +49,11 @@ def locked_folder(folder: Path) -> Iterator[None]:
             f"{folder} cannot be locked ({error}): make sure that no other command writes there.", stacklevel=2
         )
     try:
-        if held:
+        if acquired:
             _write_owner(folder)
         yield
     finally:
-        if held:  # unlink first: nobody else can hold the lock yet
+        if acquired:  # remove the files before another process can acquire the lock
             for name in (OWNER, LOCK):
                 with contextlib.suppress(OSError):
                     (folder / name).unlink()
@@ -61,7 +61,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def _acquire(lock: FileLock, folder: Path) -> bool:
-    """Take the lock; False if the file system has none."""
+    """Acquire the lock."""
     try:
         try:
             lock.acquire(timeout=0)
@@ -71,7 +71,7 @@ def _acquire(lock: FileLock, folder: Path) -> bool:
             lock.acquire(timeout=LEFTOVER_SECONDS)
     except Timeout as error:
         raise ConfigError(f"{folder} is in use by {_describe_owner(folder)}. Choose another --out, or wait.") from error
-    if isinstance(lock, SoftFileLock):  # filelock's substitute, a file that outlives a killed process
+    if isinstance(lock, SoftFileLock):  # filelock falls back to a file that a killed process leaves behind
         lock.release()
         raise NotImplementedError("the file system has no locks")
     return True
@@ -79,12 +79,12 @@ def _acquire(lock: FileLock, folder: Path) -> bool:
 
 def _write_owner(folder: Path) -> None:
     owner = {"pid": os.getpid(), "host": socket.gethostname(), "start": f"{datetime.now():%Y-%m-%d %H:%M:%S}"}
-    with contextlib.suppress(OSError):  # for messages only
+    with contextlib.suppress(OSError):  # the file is used for messages only
         (folder / OWNER).write_text(json.dumps(owner), encoding="utf-8")
 
 
 def _read_owner(folder: Path) -> dict[str, object]:
-    for _ in range(10):  # the owner takes the lock first, then writes this file
+    for _ in range(10):  # the owner writes this file after it acquired the lock
         with contextlib.suppress(OSError, ValueError):
             owner = json.loads((folder / OWNER).read_text(encoding="utf-8"))
             if isinstance(owner, dict):

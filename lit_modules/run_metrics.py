@@ -1,4 +1,4 @@
-"""metrics.csv: one file for the whole run, however often it is resumed."""
+"""``metrics.csv``: one file for a run, also if the run is resumed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from zoo.weights.files import atomic_path
 
 
 class MetricsWriter(ExperimentWriter):
-    """Appends to ``metrics.csv``. The file always has whole lines, also if the disk is full."""
+    """Appends to ``metrics.csv``. The file never contains a partial line, even on a full disk."""
 
     def _check_log_dir_exists(self) -> None:
-        """Keep the file of a run that is resumed; Lightning would delete it."""
+        """Keep the file of a resumed run, which Lightning would delete."""
         path = Path(self.metrics_file_path)
         for leftover in path.parent.glob(f".{path.name}.*"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
@@ -46,17 +46,17 @@ class MetricsWriter(ExperimentWriter):
         self.metrics = []
 
     def drop_from(self, step: int) -> None:
-        """Remove the lines from ``step`` on, which a resumed run will write again."""
+        """Remove the lines from ``step`` on, which a resumed run writes again."""
         keys, rows = self._read()
-        kept = [row for row in rows if not _at_least(row.get("step"), step)]
-        if kept:
-            self._rewrite(keys, kept)
+        earlier = [row for row in rows if not _at_least(row.get("step"), step)]
+        if earlier:
+            self._rewrite(keys, earlier)
         else:
             Path(self.metrics_file_path).unlink(missing_ok=True)
             self.metrics_keys = []
 
     def _read(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """Columns and lines of the file, without a last line that a killed process left incomplete."""
+        """Return the columns and lines of the file, without an incomplete last line of a killed process."""
         path = Path(self.metrics_file_path)
         if not path.is_file():
             return [], []
@@ -87,19 +87,19 @@ class MetricsLogger(CSVLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> MetricsWriter:
-        """The writer of the file."""
+        """Writer of the file."""
         if self._experiment is None:
             self._experiment = MetricsWriter(log_dir=self.log_dir)
         return self._experiment  # type: ignore[return-value]
 
     @rank_zero_only
     def resume_at(self, step: int) -> None:
-        """Prepare for a run that has made ``step`` optimizer steps."""
+        """Prepare the file for a run resumed after ``step`` optimizer steps."""
         self.experiment.drop_from(step)
 
 
 class ResumeMetrics(Callback):
-    """Removes from ``metrics.csv`` what a resumed run will log again."""
+    """Removes the lines of ``metrics.csv`` that a resumed run logs again."""
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Remove the lines after the checkpoint."""

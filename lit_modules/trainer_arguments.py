@@ -1,4 +1,4 @@
-"""Arguments of ``fit``, ``validate``, ``test`` and ``predict``: our shorthands, translated for LightningCLI."""
+"""Arguments of ``fit``, ``validate``, ``test`` and ``predict``: tempozoo's shorthands as LightningCLI options."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ import os
 import re
 import shlex
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 import zoo
+from lit_modules.interfaces import FindDataset
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
@@ -24,12 +25,11 @@ HELP, HELP_ALL = "--help", "--help_all"
 ALLOW_UNTRAINED = "--allow_untrained"
 FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED)  # options without a value
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
-FindDataset = Callable[[str], "tuple[type, dict[str, str]] | None"]  # data set of the index -> class, options
 
 
 @dataclass(frozen=True)
 class TrainerArguments:
-    """A command line: our own options, plain arguments, and the options of LightningCLI as ``--name=value``."""
+    """A command line: tempozoo options, positional arguments, and LightningCLI options as ``--name=value``."""
 
     network: str | None = None  # --from
     entry: str | None = None  # --entry
@@ -51,7 +51,7 @@ class TrainerArguments:
 
     @property
     def asks_help(self) -> bool:
-        """Whether LightningCLI will print something and exit."""
+        """Whether LightningCLI prints help or the configuration and exits."""
         return any(name in FLAGS or name.endswith(".help") for name in self.names)
 
     def value_of(self, name: str) -> str | None:
@@ -64,7 +64,7 @@ class TrainerArguments:
         return replace(self, options=[option for option in self.options if option.partition("=")[0] != name])
 
     def command_line(self, command: str) -> str:
-        """What to type for these arguments."""
+        """Return the command line of these arguments."""
         own = {"--from": self.network, "--entry": self.entry, "--out": self.out, "--views": self.views}
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained
@@ -77,10 +77,10 @@ def _split_options(options: Iterable[str]) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> TrainerArguments:
-    """Split a command line. Values are joined to their options, so that they may begin with a dash.
+    """Split a command line into options and positional arguments. Values of options may begin with a dash.
 
     Raises:
-        ConfigError: an option of our own without a value.
+        ConfigError: a tempozoo option has no value.
     """
     own: dict[str, str] = {}
     allow_untrained = False
@@ -123,21 +123,21 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
 
 
 def _check_local(name: str, path: str) -> None:
-    """Refuse paths that Lightning (fsspec) takes for addresses."""
+    """Refuse paths that Lightning (fsspec) would read as URLs."""
     mark = next((mark for mark in ("::", "://") if mark in path), None)
     if mark is not None:
         raise ConfigError(f"{name} {path} contains {mark!r}, which marks an address; give a path on this machine.")
 
 
 def _is_option(token: str) -> bool:
-    """Whether a word is an option and not the value of the one before; "-1" is a value."""
+    """Whether a word is an option rather than a value; "-1" is a value."""
     return token.startswith("--") or token.partition("=")[0] in SHORT_OPTIONS
 
 
 def expand_entry(
     command: str, arguments: TrainerArguments, data_classes: Mapping[str, type], find_dataset: FindDataset
 ) -> TrainerArguments:
-    """``--entry NAME --data FOLDER`` as ``--from NAME --data CLASS --data.root FOLDER``."""
+    """Expand ``--entry NAME --data FOLDER`` to ``--from NAME --data CLASS --data.root FOLDER``."""
     if arguments.entry is None:
         return arguments
     if arguments.network is not None:
@@ -151,7 +151,7 @@ def expand_entry(
         if arguments.files or arguments.has_config:
             return arguments
         raise ConfigError(f"--entry {entry.name} needs the folder of {entry.dataset}: --data FOLDER.")
-    if _is_class(data, data_classes):  # the data are described in full
+    if _is_class(data, data_classes):  # the data module is given explicitly
         return replace(arguments, options=[f"--data={data}", *arguments.options])
     dataset = find_dataset(entry.dataset)
     if dataset is None and entry.init:
@@ -172,12 +172,12 @@ def _is_class(data: str, data_classes: Mapping[str, type]) -> bool:
 
 
 def expand_data(command: str, arguments: TrainerArguments, data_classes: Mapping[str, type]) -> TrainerArguments:
-    """A folder or CSV file as plain argument or as the value of ``--data``, written in full.
+    """Expand a folder or CSV file, positional or the value of ``--data``, to the options of a data module.
 
-    ``predict`` takes plain arguments as its videos; patterns in them are expanded.
+    The positional arguments of ``predict`` are videos; patterns in them are expanded.
 
     Raises:
-        ConfigError: plain arguments that are no data, or data given twice.
+        ConfigError: a positional argument is not a folder or CSV file, or the data are given twice.
     """
     data = arguments.value_of("--data")
     if data is not None and not _is_class(data, data_classes) and os.path.exists(data):
@@ -193,7 +193,7 @@ def expand_data(command: str, arguments: TrainerArguments, data_classes: Mapping
 
 
 def _expand_file(file: str) -> list[str]:
-    """The files that a plain argument of ``predict`` names; a file whose literal name is a pattern comes first."""
+    """Return the files that match a positional argument of ``predict``. A file with that literal name is preferred."""
     path = expand_home(file)
     if os.path.lexists(path) or "://" in path or not any(sign in path for sign in "*?["):
         return [path]
@@ -204,7 +204,7 @@ def _expand_file(file: str) -> list[str]:
 
 
 def _with_data(command: str, arguments: TrainerArguments, path: str) -> TrainerArguments:
-    """Describe a folder as VideoFolder, a CSV file as VideoList."""
+    """Add the options of VideoFolder for a folder, or of VideoList for a CSV file."""
     if Path(path).is_dir():
         data_class, option = "VideoFolder", "--data.root"
     elif Path(path).suffix.lower() == ".csv":
@@ -227,7 +227,7 @@ def _with_data(command: str, arguments: TrainerArguments, path: str) -> TrainerA
 
 
 def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
-    """The arguments of LightningCLI that a command line stands for, without the command.
+    """Translate a command line to the arguments of LightningCLI, without the command.
 
     Raises:
         ConfigError: the network or the data are missing, or given twice.
@@ -251,9 +251,9 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
     if command == "predict":
-        before += ["--return_predictions=false"]  # of all videos, in memory
+        before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):
-        after += ["--verbose=false"]  # instead of Lightning's table, the reports print one
+        after += ["--verbose=false"]  # the reports print a table
     options = ["--help" if option == HELP_ALL else option for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
@@ -261,7 +261,7 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
 
 
 def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
-    """``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given themselves."""
+    """Return ``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given as well."""
     if arguments.views is None:
         return []
     if command not in ("test", "predict"):
@@ -269,7 +269,7 @@ def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     match = re.fullmatch(r"(\d+)x(\d+)", arguments.views)
     if match is None and arguments.views != "published":
         raise ConfigError(f"--views is {arguments.views}; give CLIPSxCROPS, such as 4x3, or published.")
-    counts = match.groups() if match else ("null", "null")  # null: as the network's protocol
+    counts = match.groups() if match else ("null", "null")  # null: values of the network's protocol
     after: list[str] = []
     for name, count in zip(("clips", "crops"), counts, strict=True):
         if not arguments.names & {f"--data.{name}", f"--data.init_args.{name}"}:
@@ -278,7 +278,7 @@ def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
 
 
 def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) -> None:
-    """Refuse a command without network or data; name a complete one."""
+    """Refuse a command without network or data; the message contains a complete command."""
     example = arguments
     if "--data" not in given and command == "predict":
         example = replace(example, files=["VIDEOS"])
@@ -297,7 +297,7 @@ def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) 
 
 
 def offline_advice(command: str, arguments: Sequence[str]) -> dict[str, str]:
-    """Commands to run instead of one whose weights cannot be downloaded, by purpose."""
+    """Return alternatives to a command whose weights cannot be downloaded: purpose -> command."""
     parsed = parse(arguments)
     network = parsed.network or parsed.entry or parsed.value_of("--model.name") or ""
     bundled = next(name for name in zoo.list_models() if zoo.info(name).sources[0].kind == "bundled")
@@ -312,9 +312,9 @@ def offline_advice(command: str, arguments: Sequence[str]) -> dict[str, str]:
     return advice
 
 
-def classes_of(package: Any, base: type) -> dict[str, type]:
-    """Public subclasses of ``base`` in a package, by name; not ``base`` itself."""
-    members = {name: getattr(package, name) for name in package.__all__}
+def classes_of(package: ModuleType, base: type) -> dict[str, type]:
+    """Return the public subclasses of ``base`` in a package by name, without ``base``."""
+    members = {name: vars(package)[name] for name in package.__all__}
     return {
         name: value
         for name, value in members.items()

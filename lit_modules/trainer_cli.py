@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import lightning as L
@@ -18,8 +19,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
-from lit_modules.checkpoints import WholeFiles, run_checkpoints
+from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
@@ -32,7 +34,6 @@ from lit_modules.run_folder import CHECKPOINTS, LAST, auto_resume_args, check_re
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
 from lit_modules.trainer_arguments import (
     HELP,
-    FindDataset,
     classes_of,
     expand_data,
     expand_entry,
@@ -57,26 +58,29 @@ IGNORED_WARNINGS = (
 )
 
 
+DEFAULT_SEED = 0
+
+
 class ArgumentParser(LightningArgumentParser):
-    """Parser with errors of one line.
+    """Parser with one-line error messages.
 
     Attributes:
-        classes: the classes that ``--data`` and ``--model`` accept, by name.
-        command: of the parser of a command.
-        option_names: of the command, for suggestions.
+        classes: "data" and "model" -> name -> class that the option accepts.
+        command: name of the command; None for the parser above the commands.
+        option_names: options of the command, for suggestions.
     """
 
     classes: Mapping[str, Mapping[str, type]] = {}
     command: str | None = None
     option_names: Sequence[str] = ()
 
-    def format_help(self) -> str:
-        """The help of all options; of a command, our own options come first."""
-        text = super().format_help()
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        """Return the help of all options. The options of tempozoo come first."""
+        text = super().format_help(*args, **kwargs)
         if self.command is None:
             return text
         start, title, options = text.partition("\noptions:\n")
-        return start + "\n" + format_options("tempozoo's own options", OWN_OPTIONS) + title + options
+        return start + "\n" + format_options("tempozoo options", OWN_OPTIONS) + title + options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a ConfigError."""
@@ -85,18 +89,20 @@ class ArgumentParser(LightningArgumentParser):
         raise ConfigError(format_parser_error(message, self.classes, self.option_names)) from ex
 
     def add_class_arguments(self, class_type: Any, *args: Any, **options: Any) -> list[str]:
-        """Add the arguments of a class; loggers write into the folder of the run by default."""
+        """Add the arguments of a class. The default ``save_dir`` of a logger is the folder of the run."""
         is_logger = isinstance(class_type, type) and issubclass(class_type, Logger)
         if not is_logger or "save_dir" not in inspect.signature(class_type).parameters:
             return super().add_class_arguments(class_type, *args, **options)
         options["skip"] = {*(options.get("skip") or ()), "save_dir"}
         added = super().add_class_arguments(class_type, *args, **options)
-        self.add_argument("--save_dir", type=str, default=RUN_FOLDER, help="Folder; by default, that of the run.")
+        self.add_argument(
+            "--save_dir", type=str, default=RUN_FOLDER, help="Folder of the logs (default: that of the run)."
+        )
         return [*added, "save_dir"]
 
 
 class SaveFitConfig(SaveConfigCallback):
-    """Writes ``config.yaml`` of a training into ``folder``, without the checkpoint that it was resumed from."""
+    """Writes ``config.yaml`` of a training run into ``folder``, without the checkpoint that it was resumed from."""
 
     def __init__(self, *args: Any, folder: Path, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -112,10 +118,10 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class RunTrainer(L.Trainer):
-    """Lightning's Trainer, whose processes all end if the first one cannot write a checkpoint."""
+    """Trainer that raises an error in all processes if the first one cannot write a checkpoint."""
 
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
-        """Write a checkpoint; all processes must call this.
+        """Write a checkpoint. All processes must call this method.
 
         Raises:
             OSError: the file cannot be written.
@@ -134,7 +140,7 @@ class RunTrainer(L.Trainer):
 
 
 def default_callbacks(command: str, folder: Path) -> dict[str, Any]:
-    """Defaults of the Trainer: the callbacks of a command, and the length of a training."""
+    """Return default options of the Trainer: callbacks, and the length of a training run."""
     if command == "fit":
         others = [ResumeMetrics(), LearningRateMonitor(), FitReport(), ParameterSummary(), EpochProgressBar()]
         return {
@@ -151,13 +157,17 @@ class TrainerCLI(LightningCLI):
 
     Args:
         command: "fit", "validate", "test" or "predict".
-        arguments: of LightningCLI, without the command.
+        arguments: arguments of LightningCLI, without the command.
         folder: where the command writes.
-        data_classes: data modules by name; ``data_base`` is their base class.
-        stopper: callback that ends the command at a signal.
-        single_view: use one clip and one crop per video where the data module leaves them to the protocol.
-        allow_untrained: see ``VideoClassifier``.
+        data_base: base class of the data modules.
+        data_classes: data modules by name.
+        stopper: callback that ends the command after a signal.
+        single_view: use one clip and one crop per video unless the options of the data set them.
+        allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
     """
+
+    model: lit_modules.VideoClassifier
+    datamodule: CommandData
 
     def __init__(
         self,
@@ -176,6 +186,7 @@ class TrainerCLI(LightningCLI):
         self.parts = PartFactory(folder)
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
+        self.seed_given = any(argument.startswith("--seed_everything") for argument in arguments)
         super().__init__(
             lit_modules.VideoClassifier,
             data_base,
@@ -185,7 +196,7 @@ class TrainerCLI(LightningCLI):
             save_config_kwargs={"save_to_log_dir": False, "folder": folder},
             trainer_class=RunTrainer,
             trainer_defaults=default_callbacks(command, folder),
-            seed_everything_default=0,
+            seed_everything_default=DEFAULT_SEED,
             auto_configure_optimizers=False,
             parser_class=ArgumentParser,
             parser_kwargs={"prog": "tempozoo", command: {"usage": usage(command), "description": COMMANDS[command][1]}},
@@ -193,11 +204,11 @@ class TrainerCLI(LightningCLI):
         )
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
-        """Only the command that runs, as parsers take long to build."""
+        """Return the command that runs only, because parsers take long to build."""
         return {self.command: LightningCLI.subcommands()[self.command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Create a parser that takes any file name, no abbreviations, and knows the classes for its messages."""
+        """Create a parser that accepts any file name, rejects abbreviations, and has the classes for its messages."""
         parser = super().init_parser(parser_mode=PARSER_MODE, allow_abbrev=False, **kwargs)
         parser.classes = self.classes  # type: ignore[attr-defined]
         return parser
@@ -207,7 +218,7 @@ class TrainerCLI(LightningCLI):
         parser.link_arguments("data", "model.init_args.class_names", self._class_names, apply_on="instantiate")
         parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
 
-    def _class_names(self, data: Any) -> list[str] | None:
+    def _class_names(self, data: CommandData) -> list[str] | None:
         data.look(self.command)  # data errors are reported before any weights are downloaded
         return None if self.command == "predict" else data.class_names  # predictions use the network's own labels
 
@@ -221,13 +232,22 @@ class TrainerCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse; check the Trainer's options, loggers, and a checkpoint to resume from."""
+        """Parse the arguments; check the Trainer's options, the loggers, and the checkpoint to resume."""
         super().parse_arguments(parser, args)
         config = self.config[self.command]
         check_trainer_options(self.command, config.trainer, config.seed_everything)
         check_packages(config.trainer.logger)
         if path := config.get("ckpt_path"):
             check_resumable(self.command, path)
+
+    def _set_seed(self) -> None:
+        """Set the seed. The default seed is logged by ``fit`` only."""
+        config = self.config[self.command]
+        seed = config.seed_everything
+        if seed is False:
+            return
+        verbose = self.command == "fit" or self.seed_given or seed != DEFAULT_SEED
+        config.seed_everything = L.seed_everything(None if seed is True else seed, workers=True, verbose=verbose)
 
     def _parse_ckpt_path(self) -> None:
         """Do nothing: Lightning would import the classes that the checkpoint names."""
@@ -238,7 +258,7 @@ class TrainerCLI(LightningCLI):
         self.parser.add_instantiator(self.parts.create, Callback)
 
     def instantiate_classes(self) -> None:
-        """Create data, network and Trainer, and apply the options that are not those of LightningCLI."""
+        """Create data, network and Trainer; apply the options that LightningCLI does not have."""
         try:
             super().instantiate_classes()
         except ValueError:
@@ -252,7 +272,7 @@ class TrainerCLI(LightningCLI):
             self.datamodule.crops = self.datamodule.crops or 1
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """Create the Trainer; folders are set here so that the saved configuration does not contain them."""
+        """Create the Trainer. Folders are set here so that the saved configuration does not contain them."""
         options = self.config_init[self.command].trainer
         kwargs["default_root_dir"] = str(self.folder)
         kwargs["enable_model_summary"] = False  # ParameterSummary instead
@@ -260,17 +280,17 @@ class TrainerCLI(LightningCLI):
         self._choose_callbacks(options)
         try:
             trainer = super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, TypeError) as error:  # of a device or strategy
+        except (MisconfigurationException, ValueError, TypeError) as error:  # for example of a device or strategy
             raise ConfigError(f"These --trainer options do not work here: {error}") from error
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # unless the user chose another
-            trainer.strategy.checkpoint_io = WholeFiles()
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer._checkpoint_connector = RestoringConnector(trainer)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-        callbacks.append(self.stopper)  # the last one; here, as it also belongs to a run without checkpoints
+        callbacks.append(self.stopper)  # must be the last one, also in a run without checkpoints
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run the command; report options that fit neither each other nor the data in one line."""
+        """Run the command; raise ConfigErrors for options that do not fit each other or the data."""
         try:
             super()._run_subcommand(subcommand)
         except MisconfigurationException as error:
@@ -280,17 +300,17 @@ class TrainerCLI(LightningCLI):
                 raise
             raise ConfigError(f"--trainer.val_check_interval does not work here: {str(error).strip()}") from error
 
-    def _loggers(self, given: Any) -> Any:
-        """The user's loggers, and the one of metrics.csv."""
-        if given is False:
+    def _loggers(self, configured: Any) -> list[Logger] | bool:
+        """Return the user's loggers and the logger of metrics.csv; False if logging is off."""
+        if configured is False:
             return False
-        loggers = [] if given in (None, True) else given
+        loggers = [] if configured in (None, True) else configured
         return [*(loggers if isinstance(loggers, Iterable) else [loggers]), MetricsLogger(self.folder)]
 
     def _choose_callbacks(self, options: Any) -> None:
-        """Remove default callbacks that need what the user switched off; let all checkpoints be written to the run."""
-        given = options.callbacks or []
-        given = given if isinstance(given, list) else [given]
+        """Remove default callbacks that the options replace or disable; set the folder of all checkpoints."""
+        configured = options.callbacks or []
+        configured = configured if isinstance(configured, list) else [configured]
         dropped: list[type] = []
         if options.logger is False:
             dropped.append(LearningRateMonitor)
@@ -298,38 +318,38 @@ class TrainerCLI(LightningCLI):
             dropped.append(ModelCheckpoint)
         if options.enable_model_summary is False:
             dropped.append(ParameterSummary)
-        if options.enable_progress_bar is False or any(isinstance(one, ProgressBar) for one in given):
+        if options.enable_progress_bar is False or any(isinstance(callback, ProgressBar) for callback in configured):
             dropped.append(EpochProgressBar)
-        callbacks = [one for one in self.trainer_defaults["callbacks"] if not isinstance(one, tuple(dropped))]
-        for callback in given:
+        defaults = self.trainer_defaults["callbacks"]
+        self.trainer_defaults["callbacks"] = [part for part in defaults if not isinstance(part, tuple(dropped))]
+        for callback in configured:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(self.folder / CHECKPOINTS)
         if self.command == "fit" and options.enable_checkpointing is not False:
             self.stopper.path = self.folder / CHECKPOINTS / LAST
-        self.trainer_defaults["callbacks"] = callbacks
 
     def before_fit(self) -> None:
-        """Check what would fail only after the first epoch."""
+        """Raise errors that Lightning would raise only after the first epoch."""
         check_monitors(self.trainer, self.model)
         start_loggers(self.trainer.loggers)
 
 
-def run_trainer(command: str, arguments: Sequence[str], data_package: Any, find_dataset: FindDataset) -> None:
+def run_trainer(
+    command: str, arguments: Sequence[str], data_package: ModuleType, data_base: type, find_dataset: FindDataset
+) -> None:
     """Run ``fit``, ``validate``, ``test`` or ``predict``.
 
     Args:
-        command: which of them.
-        arguments: of the command line. Besides those of LightningCLI: ``--from X`` names the network (index name,
-            folder, Hub repository or .ckpt), ``--entry NAME`` an index entry, whose dataset is read from
-            ``--data FOLDER``, ``--out`` the folder for results; ``predict`` takes files and folders.
+        command: name of the command.
+        arguments: arguments of the command line, see ``tempozoo COMMAND --help``.
         data_package: package with the data modules.
-        find_dataset: data set of an index entry -> class and options, or None.
+        data_base: base class of the data modules.
+        find_dataset: maps the data set of an index entry to a data module and its options, or None.
     """
-    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # of calls that Lightning makes
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning calls deprecated functions
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # no tips and hardware notes
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
-    data_base = data_package.VideoDataModule
     data_classes = classes_of(data_package, data_base)
     parsed = parse(arguments)
     if HELP in parsed.names:

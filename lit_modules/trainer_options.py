@@ -45,20 +45,20 @@ RULES: Mapping[str, Rule] = {
 NEEDED = {"fit": "limit_train_batches", "validate": "limit_val_batches", "test": "limit_test_batches",
           "predict": "limit_predict_batches"}  # fmt: skip
 MAX_SEED = 2**32 - 1
-# objects, or what the Trainer of the command adds to
+# Options that hold objects, or that the command itself sets.
 NOT_TRIED = ("logger", "callbacks", "plugins", "default_root_dir", "model_registry")
 
 
 def check_trainer_options(command: str, options: Mapping[str, Any], seed: Any) -> None:
-    """Refuse options that the Trainer cannot work with.
+    """Check the options of the Trainer.
 
     Args:
         command: "fit", "validate", "test" or "predict".
         options: parsed arguments of the Trainer.
-        seed: of ``--seed_everything``.
+        seed: value of ``--seed_everything``.
 
     Raises:
-        ConfigError: names the option.
+        ConfigError: the Trainer would fail with an option; the message names it.
     """
     if not isinstance(seed, bool) and not 0 <= seed <= MAX_SEED:
         raise ConfigError(f"--seed_everything is {seed}; it must be a whole number from 0 to {MAX_SEED}.")
@@ -85,19 +85,19 @@ def _is_not_finite(value: Any) -> bool:
 
 
 def _build_trial(options: Mapping[str, Any]) -> None:
-    """Build a Trainer of the options that are numbers and text: Lightning checks devices, strategy and the like then.
+    """Build a Trainer with the options that are numbers or text, so that Lightning checks devices, strategy and so on.
 
     Raises:
-        ConfigError: with Lightning's reason.
+        ConfigError: Lightning rejects an option.
     """
     simple = (str, int, float, list, dict, type(None))
-    # nested options ("logger.class_path") are those of objects
+    # a nested option ("logger.class_path") belongs to an object
     plain = {name: value for name, value in options.items() if "." not in name and name not in NOT_TRIED}
-    trial = {name: value for name, value in plain.items() if isinstance(value, simple)}
+    trial: dict[str, Any] = {name: value for name, value in plain.items() if isinstance(value, simple)}
     trial |= dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the Trainer of the command gives them
+            warnings.simplefilter("ignore")  # the Trainer of the command repeats them
             L.Trainer(**trial)
     except (MisconfigurationException, ValueError, TypeError, RuntimeError, ImportError) as error:
         reason = " ".join(str(error).split())

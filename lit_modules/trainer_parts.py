@@ -14,20 +14,21 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
+from lit_modules.base import VideoClassifier
 from lit_modules.scores import accuracies, measured
 from zoo.errors import ConfigError
 
-RUN_FOLDER = ""  # value of a logger's save_dir that stands for the folder of the run
-# Loggers -> packages, any of which they need. `pip install 'tempozoo[...]'` brings the first.
+RUN_FOLDER = ""  # default save_dir of loggers: the folder of the run
+# Logger -> packages, one of which it needs. `pip install 'tempozoo[...]'` installs the first.
 PACKAGES = {"TensorBoardLogger": ("tensorboard", "tensorboardX"), "WandbLogger": ("wandb",)}
 EXTRAS = [names[0] for names in PACKAGES.values()]
-INSTALLED = ("lightning", "lit_modules")  # packages whose callbacks log no metrics of their own
+KNOWN_PACKAGES = ("lightning", "lit_modules")  # callbacks of other packages may log more metrics
 
 
 class PartFactory:
-    """Creates loggers, in ``folder`` unless their arguments name another, and callbacks.
+    """Creates loggers and callbacks. The default folder of loggers is ``folder``.
 
-    ``error`` is the ConfigError of the last failure. The parser may lose it, as it tries several types on a value.
+    ``error`` is the ConfigError of the last failure. The parser can lose it, because it tries several types on a value.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -44,7 +45,7 @@ class PartFactory:
         """Create a logger or callback.
 
         Raises:
-            ConfigError: it needs a package that is not installed.
+            ConfigError: the class needs a package that is not installed.
         """
         try:
             return part_class(*args, **options)
@@ -54,10 +55,10 @@ class PartFactory:
 
 
 def check_packages(loggers: Any) -> None:
-    """Check what loggers need, before data are read and weights are downloaded.
+    """Check the packages of loggers before data are read and weights are downloaded.
 
     Args:
-        loggers: ``--trainer.logger`` as parsed.
+        loggers: parsed value of ``--trainer.logger``.
 
     Raises:
         ConfigError: a package is not installed.
@@ -70,7 +71,7 @@ def check_packages(loggers: Any) -> None:
 
 
 def missing_package(error: ModuleNotFoundError, user: str = "") -> ConfigError:
-    """The error for a package that a logger or callback needs."""
+    """Return the error for a package that a logger or callback needs."""
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     package = next((name for name in EXTRAS if re.search(rf"\b{name}\b", reason, re.IGNORECASE)), None)
     if package is not None:
@@ -79,7 +80,7 @@ def missing_package(error: ModuleNotFoundError, user: str = "") -> ConfigError:
 
 
 def start_loggers(loggers: Iterable[Logger]) -> None:
-    """Let loggers connect to their services and create their files now.
+    """Let loggers connect to their services and create their files before training.
 
     Raises:
         ConfigError: a logger cannot start.
@@ -96,8 +97,8 @@ def start_loggers(loggers: Iterable[Logger]) -> None:
             ) from error
 
 
-def logged_metrics(module: Any, validates: bool) -> list[str]:
-    """Names of the metrics that ``fit`` logs and a callback may monitor."""
+def logged_metrics(module: VideoClassifier, validates: bool) -> list[str]:
+    """Return the names of the metrics that ``fit`` logs and a callback may monitor."""
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
     if not module.heads and not module.hparams["mixup"] and not module.hparams["cutmix"]:
@@ -109,14 +110,14 @@ def logged_metrics(module: Any, validates: bool) -> list[str]:
     return names
 
 
-def check_monitors(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Check what callbacks monitor. Modules and callbacks of others may log more metrics, so they are not checked.
+def check_monitors(trainer: L.Trainer, module: VideoClassifier) -> None:
+    """Check the metrics that callbacks monitor, unless a module or callback of another package may log more.
 
     Raises:
-        ConfigError: ``fit`` does not log the metric, or the mode prefers the worse values.
+        ConfigError: ``fit`` does not log a metric, or the mode prefers worse values.
     """
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    if any(type(part).__module__.split(".")[0] not in INSTALLED for part in (module, *callbacks)):
+    if any(type(part).__module__.split(".")[0] not in KNOWN_PACKAGES for part in (module, *callbacks)):
         return
     names = logged_metrics(module, validates=trainer.limit_val_batches != 0)
     for callback in callbacks:

@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from lit_modules.metric_table import metric_table
-from zoo.text import printable
+from lit_modules.report import classifier, print_line
 
 PREFIX = "val_"
 
 
 class ValidateReport(Callback):
-    """Prints the metrics of ``validate``, as those of a test; on by default in ``tempozoo validate``."""
+    """Prints the metrics of a validation as a table; on by default in ``tempozoo validate``."""
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table."""
         if not trainer.is_global_zero or trainer.state.fn != "validate":
             return
-        module: Any = pl_module
+        module = classifier(pl_module)
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         metrics = {name.removeprefix(PREFIX): value for name, value in logged.items() if name.startswith(PREFIX)}
-        console = Console()
-        title = f"{trainer.ckpt_path or module.network.report.name}: {len(module.scores)} validation videos"
-        console.print(printable(title), highlight=False, markup=False, soft_wrap=True)
-        console.print(metric_table(metrics, module.scores, module.heads, sum(module.head_sizes)))
+        print_line(f"{trainer.ckpt_path or module.network.report.name}: {len(module.scores)} validation videos")
+        Console().print(metric_table(metrics, module.scores, module.heads, sum(module.head_sizes)))

@@ -93,7 +93,8 @@ class LoadReport:
             parts.append(f"untrained: {', '.join(self.untrained_parts)}")
         for what in dict.fromkeys((self.adapted or {}).values()):
             keys = [key for key, done in (self.adapted or {}).items() if done == what]
-            parts.append(f"{what} in {listing(keys)}")
+            cast = what.startswith("cast from") and len(keys) > 1  # usually all tensors, so their names say little
+            parts.append(f"{what} in {len(keys)} tensors" if cast else f"{what} in {listing(keys)}")
         if self.ignored:
             parts.append(f"ignored {listing(self.ignored)}")
         return "; ".join(parts) + "."

@@ -19,7 +19,7 @@ from small_models import FOUR
 import zoo
 from cli import main
 from lit_modules import TAda2D, TANet, VideoClassifier
-from lit_modules.checkpoints import averaged
+from lit_modules.checkpoints import update_average
 from lit_modules.network import match_classes
 from lit_modules.optim import lr_factor, parameter_groups
 from lit_modules.scores import accuracies
@@ -109,7 +109,7 @@ def test_predict_names_files_and_folders(
     printed = capsys.readouterr().out
     assert "a clip.mp4" in printed
     assert len(re.findall(rf"\d+\.\d\d % ({'|'.join(FOUR)})", printed)) == 4 * 3
-    assert f"Not read: {broken}" in printed
+    assert f"Unreadable: {broken}" in printed
     rows = rows_of(tmp_path / "out" / "predictions.csv")
     assert len(rows) == 4
     assert rows[0]["path"] == str(one)
@@ -175,7 +175,7 @@ def test_unreadable_videos_are_named_beside_the_accuracy(
     assert main(["test", "--from", best, *data_options(tmp_path / "m"), *QUIET, "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "11 of 12 videos" in printed
-    assert "Left out" in printed
+    assert "Unreadable: " in printed
     assert "parts_0001.mp4 is empty" in " ".join(printed.split())
     assert len(json.loads((tmp_path / "out" / "test.json").read_text())["skipped"]) == 1
 
@@ -421,6 +421,6 @@ def test_moving_averages_begin_with_a_lower_decay() -> None:
     """By the tenth part of a short run, the first weights are forgotten."""
     average = torch.tensor(1.0)
     for updates in range(1, 21):
-        average = averaged(average, torch.tensor(0.0), updates, decay=0.999)
+        average = update_average(average, torch.tensor(0.0), updates, decay=0.999)
     assert average < 1e-3
-    assert averaged(torch.tensor(1.0), torch.tensor(0.0), 10**6, decay=0.999) == pytest.approx(0.999)
+    assert update_average(torch.tensor(1.0), torch.tensor(0.0), 10**6, decay=0.999) == pytest.approx(0.999)

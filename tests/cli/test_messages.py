@@ -151,7 +151,7 @@ def test_a_run_says_what_it_starts_from_and_where_its_best_is(
     assert main([*fit, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "VideoFolder: 32 train, 12 val videos, 4 classes" in said
-    assert f"Starts from weights of {best}." in said
+    assert f"Starting from weights of {best}." in said
     assert f"%): {tmp_path / 'checkpoints' / 'best.ckpt'}" in said
 
 

@@ -92,8 +92,8 @@ def test_unreadable_videos_are_listed_with_their_reasons(
     assert [row["path"] for row in rows] == list(map(str, broken))
     assert {row["reason"] for row in rows} == {f"{path} is empty (0 bytes)." for path in broken}
     printed = capsys.readouterr().out
-    assert printed.count("Not read: ") == 10
-    assert f"2 more videos could not be read: {tmp_path / 'out' / 'unreadable.csv'}" in printed
+    assert printed.count("Unreadable: ") == 10
+    assert f"2 more videos are unreadable: {tmp_path / 'out' / 'unreadable.csv'}" in printed
 
     assert predict(network, motion_folder / "test", "--out", tmp_path / "out") == 0
     assert not (tmp_path / "out" / "unreadable.csv").exists()
@@ -167,7 +167,7 @@ def test_ctrl_c_keeps_the_predictions(network: str, motion_folder: Path, tmp_pat
 
 def test_scores_are_not_kept_in_memory(network: str, motion_folder: Path, tmp_path: Path) -> None:
     report = PredictionReport(tmp_path)
-    module: Any = SimpleNamespace(network=zoo.load(network))
+    module = VideoClassifier(network)
     report._rows = RowFile(tmp_path / "predictions.csv", ["path"])
     scores = torch.rand(8, 4)
     alive = weakref.ref(scores)

@@ -192,7 +192,7 @@ def test_a_run_that_began_with_top1_goes_on_with_it(
     best = tmp_path / "run/checkpoints/best.ckpt"
     assert epoch_of(best) == 2
     printed = capsys.readouterr().out
-    assert "best.ckpt is the epoch with the best validation top-1, as the run began with it" in printed
+    assert "best.ckpt is the epoch with the best validation top-1, the metric that the run began with" in printed
     assert "Best validation top-1 65.00 % (95 % interval" in printed
     assert torch.load(last, weights_only=True)["callbacks"][key]["best_model_score"] == pytest.approx(0.65)
 

@@ -19,7 +19,7 @@ from test_runs_again import rows_of
 from two_processes import two_processes
 
 from cli import main
-from lit_modules.checkpoints import WholeFiles
+from lit_modules.checkpoints import AtomicCheckpointIO
 from lit_modules.run_metrics import MetricsLogger
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -36,10 +36,10 @@ def file_limit() -> Iterator[Callable[[int], None]]:
 
 def test_a_checkpoint_without_room_leaves_the_old_one(file_limit: Callable[[int], None], tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    WholeFiles().save_checkpoint({"weights": torch.zeros(1000)}, path)
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(1000)}, path)
     file_limit(100_000)
     with pytest.raises(OSError, match="File too large") as caught:
-        WholeFiles().save_checkpoint({"weights": torch.ones(1_000_000)}, path)
+        AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(1_000_000)}, path)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
     assert torch.equal(torch.load(path)["weights"], torch.zeros(1000))
@@ -61,7 +61,9 @@ def test_a_training_without_room_says_how_to_resume_it(
     assert main(fit(motion_folder, out)) == 1
     error = capsys.readouterr().err.replace("Seed set to 0\n", "")
     path = out / "checkpoints" / "step.ckpt"
-    assert error.startswith(f"tempozoo: No space is left to write {path}. Make room, then resume the run: tempozoo fit")
+    assert error.startswith(
+        f"tempozoo: No space is left to write {path}. Free some space, then resume the run: tempozoo fit"
+    )
     assert error.count("\n") == 1
     assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt", "step.ckpt"}
     assert tensors(last)

@@ -59,12 +59,18 @@ def test_one_command_tests_an_entry_as_published(
     assert summary["published"] == REPORTED | {"entry": entry, "dataset": "kinetics400", "differing": {}}
     assert (summary["protocol"]["clips"], summary["protocol"]["crops"]) == (2, 3)
     top1 = 100 * summary["metrics"]["test_top1"]
-    for text in ("11 of 12 videos", "76.30 %", f"{top1:.2f} %", f"{top1 - 76.3:+.2f}", "1 listed videos are not there"):
+    for text in (
+        "11 of 12 videos",
+        "76.30 %",
+        f"{top1:.2f} %",
+        f"{top1 - 76.3:+.2f}",
+        "1 listed videos are missing or excluded",
+    ):
         assert text in printed, text
-    assert "The published figures are of" not in printed
+    assert "The published results use" not in printed
     args = ["test", "--entry", entry, "--data", str(root), "--data.crops", "1", *QUIET, "--out", str(tmp_path / "two")]
     assert main(args) == 0
-    assert "The published figures are of crops 3, these of 1." in capsys.readouterr().out
+    assert "The published results use crops 3, this test 1." in capsys.readouterr().out
 
 
 def test_other_classes_than_the_entry_s_are_not_scored(

@@ -22,7 +22,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture) -> str:
     """The one line that a command ends in, before a training step."""
     assert main(arguments) == 1
     printed = capsys.readouterr()
-    assert "Starts from" not in printed.out
+    assert "Starting from" not in printed.out
     error = printed.err.replace("Seed set to 0\n", "")
     assert error.startswith("tempozoo: ") and error.count("\n") == 1
     return error

@@ -16,7 +16,7 @@ from test_cli import QUIET, TINY, data_options, rows_of
 from two_processes import two_processes
 
 from cli import main
-from lit_modules.checkpoints import WholeFiles, averaged
+from lit_modules.checkpoints import AtomicCheckpointIO, update_average
 from lit_modules.scores import measured
 from zoo.provenance import fingerprint
 
@@ -123,10 +123,10 @@ def test_a_wrong_checkpoint_takes_nothing_away(run: Path, tmp_path: Path, capsys
 
 WRITER = """
 import sys, torch
-from lit_modules.checkpoints import WholeFiles
+from lit_modules.checkpoints import AtomicCheckpointIO
 print("ready", flush=True)
 for step in range(1000):
-    WholeFiles().save_checkpoint({"step": step, "weights": torch.full((5_000_000,), step)}, sys.argv[1])
+    AtomicCheckpointIO().save_checkpoint({"step": step, "weights": torch.full((5_000_000,), step)}, sys.argv[1])
     print(step, flush=True)
 """
 
@@ -144,7 +144,7 @@ def test_a_killed_writer_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
         content = torch.load(file, weights_only=True)
         assert content["step"] >= 1
         assert bool((content["weights"] == content["step"]).all())
-    WholeFiles().save_checkpoint({"step": 0}, file)
+    AtomicCheckpointIO().save_checkpoint({"step": 0}, file)
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -196,7 +196,7 @@ def test_a_part_of_a_test_is_called_one(run: Path, tmp_path: Path, capsys: pytes
     assert main([*test, *data_options(Path(data)), "--trainer.limit_test_batches", "1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert f"{best}: 8 of 12 videos" in printed.out
-    assert "ONLY A PART: 4 videos were not tested" in printed.out
+    assert "INCOMPLETE: 4 videos were not tested" in printed.out
     assert "not there or excluded" not in printed.out
     assert "random weights" not in printed.err
 
@@ -213,7 +213,7 @@ def test_predictions_do_not_depend_on_the_processes(run: Path, motion_folder: Pa
 
 def test_an_average_leaves_alone_what_does_not_change() -> None:
     values = torch.rand(10_000)
-    assert torch.equal(averaged(values, values.clone(), 7, decay=0.999), values)
+    assert torch.equal(update_average(values, values.clone(), 7, decay=0.999), values)
 
 
 def test_classes_without_videos_do_not_count() -> None:

@@ -1,0 +1,94 @@
+"""Types of the data modules that reports and commands use.
+
+``lit_modules`` does not import ``datamodules``; ``datamodules.VideoDataModule`` implements ``VideoData``.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+from zoo.errors import ConfigError
+from zoo.protocol import Protocol
+
+FindDataset = Callable[[str], "tuple[type, dict[str, str]] | None"]  # data set of the index -> class, options
+
+
+class VideoList(typing.Protocol):
+    """Videos of a split.
+
+    Attributes:
+        ids: names of the videos.
+        listed: number of videos in the annotations, including missing and excluded ones.
+    """
+
+    ids: Iterable[str]
+    listed: int
+
+    def __len__(self) -> int: ...
+
+
+class VideoSplit(typing.Protocol):
+    """Dataset of a split, with the protocol that clips are made by."""
+
+    records: VideoList
+    protocol: Protocol
+
+    def __len__(self) -> int: ...
+
+
+@typing.runtime_checkable
+class VideoData(typing.Protocol):
+    """Data module of videos.
+
+    Attributes:
+        datasets: split ("train", "val", "test", "predict") -> dataset, after ``setup``.
+        skipped: split -> path of an unreadable video -> reason.
+        part_labels: part -> labels of its videos, ``(N,)`` or ``(N, heads)``; filled for ``fit``.
+        clips: temporal views per test video; None for those of the protocol.
+        crops: spatial views per clip; None for those of the protocol.
+        reading: options of decoding and augmentation.
+    """
+
+    datasets: Mapping[str, VideoSplit]
+    skipped: Mapping[str, Mapping[str, str]]
+    part_labels: Mapping[str, np.ndarray]
+    clips: int | None
+    crops: int | None
+    reading: Mapping[str, Any]
+
+    def check_bad(self, split: str, skipped: dict[str, str], /) -> None:
+        """Record the unreadable videos of all processes; raise an error if there are too many."""
+
+
+class CommandData(VideoData, typing.Protocol):
+    """Data module that a command builds from its options."""
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Classes in label order, or None for videos without labels."""
+
+    def look(self, stage: str) -> None:
+        """Find the videos of a stage; raise errors in the data before weights are downloaded."""
+
+
+def video_data(trainer: L.Trainer) -> VideoData | None:
+    """Return the data module of a Trainer, or None if it has none or one of another kind."""
+    data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute when a command starts
+    return data if isinstance(data, VideoData) else None
+
+
+def require_video_data(trainer: L.Trainer) -> VideoData:
+    """Return the data module of a Trainer.
+
+    Raises:
+        ConfigError: the Trainer reads its videos from a plain data loader.
+    """
+    data = video_data(trainer)
+    if data is None:
+        raise ConfigError("Predictions need a data module such as VideoFiles, not a plain data loader.")
+    return data
