@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from lit_modules.report import ODD, _best, _best_columns, _printable, heads_of, write_csv
-from lit_modules.scores import merged
+from lit_modules.scores import gather_by_name
 from zoo.errors import DataError
 
 FILE, UNREADABLE = "predictions.csv", "unreadable.csv"
@@ -76,7 +76,7 @@ class PredictionReport(Callback):
         assert self._rows is not None
         self._rows.close()
         data: Any = getattr(trainer, "datamodule", None)
-        skipped = merged(data.skipped["predict"])  # from here on, the files of all processes are complete
+        skipped = gather_by_name(data.skipped["predict"])  # from here on, the files of all processes are complete
         data.check_bad("predict", skipped)
         if not trainer.is_global_zero:
             return

@@ -7,14 +7,12 @@ from typing import Any
 
 import lightning as L
 
-from lit_modules.optim import GROUP_OPTIONS, SCHEDULE_OPTIONS
+from lit_modules.recipe_options import OLD_NAMES
 from zoo.provenance import OF_ALL, OF_START, provenance_now
 
-# settings of a VideoClassifier that define a run; None, what is off by default, and what is of no effect are left out
-SETTINGS = (
-    "optimizer", "lr", "lr_batch_size", "momentum", "nesterov", "weight_decay", "schedule", *SCHEDULE_OPTIONS,
-    *GROUP_OPTIONS, "label_smoothing", "dropout", "drop_path", "freeze_backbone", "head_warmup_epochs", "ema_decay",
-)  # fmt: skip
+# Options that define a run, by the names that published records use. Without None, switched off and unused options.
+SETTINGS = (*(name for name in OLD_NAMES if name not in ("mixup", "cutmix")), "freeze_backbone", "head_warmup_epochs",
+            "ema_decay")  # fmt: skip
 # and those, of the module or its data, that are told of where they are not what they are by default
 CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
 
@@ -51,7 +49,8 @@ def _epochs(trainer: L.Trainer) -> float:
 
 
 def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
-    settings = {name: module.hparams[name] for name in SETTINGS}
+    options = {**module.hparams, **module.recipe.flat_options()}
+    settings = {name: options[name] for name in SETTINGS}
     idle = ["momentum", "nesterov"] if settings["optimizer"] != "sgd" else []
     idle += ["warmup_start"] if not settings["warmup_epochs"] else []
     idle += ["min_lr_scale"] if not settings["schedule"].startswith("cosine") else []
@@ -63,7 +62,7 @@ def _recipe(module: Any, trainer: L.Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "gradient_clip_val": trainer.gradient_clip_val,
     }
-    changes = {**module.hparams, **getattr(getattr(trainer, "datamodule", None), "reading", {})}
+    changes = {**options, **getattr(getattr(trainer, "datamodule", None), "reading", {})}
     settings |= {name: changes[name] for name, off in CHANGES.items() if changes.get(name, off) != off}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     kept = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}

@@ -20,7 +20,7 @@ from lit_modules.checkpoints import Best
 from lit_modules.class_table import class_table
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.scores import Scores, majority_key, references, true_labels
-from lit_modules.sharded import whole_weights
+from lit_modules.sharded import full_weights
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
 from zoo.weights.files import atomic_path
@@ -121,7 +121,7 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the files and print the table."""
-        with whole_weights(trainer):
+        with full_weights(trainer):
             if trainer.is_global_zero:
                 self._report(trainer, pl_module)
 

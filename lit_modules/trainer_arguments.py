@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from lit_modules.recipe_options import nest_argument
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
@@ -254,7 +255,7 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         before += ["--return_predictions=false"]  # of all videos, in memory
     if command in ("validate", "test"):
         after += ["--verbose=false"]  # instead of Lightning's table, the reports print one
-    options = ["--help" if option == HELP_ALL else option for option in arguments.options]
+    options = ["--help" if option == HELP_ALL else nest_argument(option) for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
     return [*before, *options, *after]

@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
-from lit_modules.scores import accuracies, measured
+from lit_modules.scores import accuracies, compute_metrics
 from zoo.errors import ConfigError
 
 RUN_FOLDER = ""  # value of a logger's save_dir that stands for the folder of the run
@@ -100,12 +100,12 @@ def logged_metrics(module: Any, validates: bool) -> list[str]:
     """Names of the metrics that ``fit`` logs and a callback may monitor."""
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
-    if not module.heads and not module.hparams["mixup"] and not module.hparams["cutmix"]:
+    if not module.heads and module.mixing.mix is None:
         names += map(str, accuracies(classes, "train_"))
     if validates:
         labels = torch.zeros(len(module.heads), dtype=torch.long) if module.heads else torch.tensor(0)
         scores = torch.full((classes,), 1 / classes)
-        names += [f"val_{name}" for name in measured({"": (labels, scores)}, module.heads)]
+        names += [f"val_{name}" for name in compute_metrics({"": (labels, scores)}, module.heads)]
     return names
 
 
