@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 
@@ -54,8 +55,9 @@ log = logging.getLogger("lit_modules")
 class VideoClassifier(L.LightningModule):
     """Fine-tunes, tests and predicts with any network of the zoo.
 
-    ``recipe`` of the class contains the defaults of its option groups. In Python, ``TANet(name, optimizer={"lr": 0.1})``
-    changes single options of the recipe, and ``optimizer=OptimizerOptions(lr=0.1)`` replaces the group.
+    The class attribute ``recipe`` contains the defaults of the option groups. In Python,
+    ``TANet(name, optimizer={"lr": 0.1})`` changes single options of the recipe, and
+    ``TANet(name, optimizer=OptimizerOptions(lr=0.1))`` replaces the group.
 
     Args:
         name: index name ("tanet_r50.k400_8f"), folder written by the package, ``hf-hub:user/repo``, Lightning
@@ -84,6 +86,7 @@ class VideoClassifier(L.LightningModule):
         **old_options: options by their names of earlier versions, such as ``lr``; see ``OLD_NAMES``.
     """
 
+    network: VideoNetwork
     recipe: Recipe = Recipe()
     allow_untrained = False  # validate, test and predict with untrained parts instead of raising a ConfigError
 
@@ -120,7 +123,6 @@ class VideoClassifier(L.LightningModule):
             name, weights=weights, pretrained=pretrained, class_names=class_names, num_classes=num_classes, heads=heads,
             protocol=protocol, num_frames=num_frames, image_size=image_size, options=options,
         )  # fmt: skip
-        self.network: VideoNetwork
         self.untrained = is_untrained(self.network)
         set_drop_rates(self.network, self.recipe.regularization.drop_rate, self.recipe.regularization.drop_path_rate)
         self.network.set_grad_checkpointing(grad_checkpointing)
@@ -162,7 +164,7 @@ class VideoClassifier(L.LightningModule):
             self.untrained = self.untrained and is_untrained(self.network)  # "ddp_spawn" trains it in other processes
             return
         if self.hparams["ema_decay"] and is_sharded(self.trainer):
-            raise ConfigError("ema_decay does not work with FSDP, which shards the weights: set it to null, or use DDP.")
+            raise ConfigError("ema_decay does not work with FSDP, which shards weights; set it to null, or use DDP.")
         self.network.train()  # networks of the zoo are in eval mode
         # before FSDP changes names and shapes of parameters
         self._groups = parameter_groups(self.network, self.recipe.optimizer, self.recipe.group_rules)
@@ -225,7 +227,7 @@ class VideoClassifier(L.LightningModule):
         self.train_loss.reset()
         self.train_metrics.reset()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Create the optimizer with the recipe's parameter groups, and its schedule, stepped every batch."""
         options = self.recipe.optimizer
         scale = self.total_batch_size() / options.lr_batch_size if options.lr_batch_size else 1.0
@@ -347,7 +349,7 @@ class VideoClassifier(L.LightningModule):
             )
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load as Lightning does; hyperparameters of earlier versions are converted."""
         if isinstance(checkpoint_path, (str, os.PathLike)) and Path(checkpoint_path).is_file():
             checkpoint_path = _convert_hyperparameters(Path(checkpoint_path))

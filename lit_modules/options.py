@@ -35,6 +35,11 @@ def format_parser_error(
     help_ = f"`{option}.help {class_name}` lists its options."
     if missing := re.search(r"arguments are required: (\w+)", message):
         return f"{option}.{missing[1]} is missing: {class_name} needs it. {help_}"
+    if unknown := re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", message):
+        group, word = unknown.groups()
+        model = classes.get("model", {}).get(class_name, object)
+        suggestion = _suggest_option(word, model, group, "--model.")
+        return f"{class_name} has no option --model.{group}.{word}{suggestion}; {help_}"
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
         top, _, rest = option[2:].partition(".")
         suggestion = _suggest_option(unknown[1], classes.get(top, {}).get(class_name, object), rest, f"--{top}.")
@@ -67,7 +72,8 @@ def _suggest_option(word: str, class_: type, group: str, prefix: str) -> str:
     """Suggest an option of a class, or of an option group that is an argument of it, by its last component."""
     paths: dict[str, str] = {}
     for base in inspect.getmro(class_):
-        for name, parameter in inspect.signature(base.__init__).parameters.items():
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]
+        for name, parameter in signature.parameters.items():
             paths[name] = name
             if dataclasses.is_dataclass(parameter.default):
                 paths |= {field.name: f"{name}.{field.name}" for field in dataclasses.fields(parameter.default)}

@@ -22,7 +22,7 @@ GROUPS = {  # folder of configs/ -> heading
 
 
 def recipes_folder() -> Path:
-    """Return the folder of the recipes: in the package if it was installed from a wheel, else that of the repository."""
+    """Return the folder of the recipes: inside the package in an installed wheel, otherwise in the repository."""
     package = Path(__file__).parent
     installed = package / "configs"
     return installed if installed.is_dir() else package.parent / "configs"
@@ -83,7 +83,8 @@ def recipes_command(arguments: Sequence[str]) -> None:
         UnknownNameError: there is no such recipe.
     """
     parser = argparse.ArgumentParser(
-        "tempozoo recipes", description="List the training recipes that `tempozoo fit --config NAME` accepts, or print one."
+        "tempozoo recipes",
+        description="List the training recipes that `tempozoo fit --config NAME` accepts, or print one.",
     )
     parser.add_argument("name", nargs="?", help='recipe to print, such as "finetune/folder"')
     name = parser.parse_args(arguments).name

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_modules.heads import heads_metrics
@@ -81,7 +81,7 @@ def true_labels(scores: Scores) -> Tensor:
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:
     """Create metrics for training: top-1, top-5 (with more than five classes) and mean class accuracy."""
-    metrics = {
+    metrics: dict[str, Metric | MetricCollection] = {
         "top1": MulticlassAccuracy(classes, average="micro"),
         "mean_class": MulticlassAccuracy(classes, average="macro"),
     }

@@ -28,7 +28,7 @@ MODEL_OPTIONS = [
     ("new_bias_lr_scale", -1.0, "new_bias_lr_scale is -1.0; it must be at least 0"),
     ("layer_decay", 0.0, "layer_decay is 0.0; it must be above 0 and at most 1"),
     ("weight_decay", -1.0, "weight_decay is -1.0; it must be at least 0"),
-    ("milestones", [0.9, 0.5], "milestones is [0.9, 0.5]; its values must increase"),
+    ("milestones", [0.9, 0.5], "schedule.milestones is [0.9, 0.5]; its values must increase"),
     ("milestones", [0.5, 2.0], "milestones is 2.0; it must be above 0 and at most 1"),
     ("gamma", -0.1, "gamma is -0.1; it must be above 0 and at most 1"),
     ("warmup_epochs", -1.0, "warmup_epochs is -1.0; it must be at least 0"),
@@ -139,8 +139,8 @@ def test_data_options_that_are_not_a_number_are_refused(name: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--model.lr", "-1", "lr is -1.0; it must be above 0."),
-        ("--model.milestones", "[0.9, 0.5]", "milestones is [0.9, 0.5]; its values must increase."),
+        ("--model.lr", "-1", "optimizer.lr is -1.0; it must be above 0."),
+        ("--model.milestones", "[0.9, 0.5]", "schedule.milestones is [0.9, 0.5]; its values must increase."),
         ("--seed_everything", "-1", "--seed_everything is -1; it must be a whole number"),
         ("--trainer.accumulate_grad_batches", "0", "--trainer.accumulate_grad_batches is 0; it must be at least 1."),
         ("--trainer.limit_train_batches", "0", "--trainer.limit_train_batches is 0, so fit would read no videos"),

@@ -15,7 +15,10 @@ CLASSES = [one for one in PUBLIC if isinstance(one, type) and issubclass(one, MO
 def test_every_option_has_help(one):
     parser = ArgumentParser()
     options = set(parser.add_class_arguments(one, "x"))
-    assert {"x.batch_size", "x.clips"} < options or {"x.lr", "x.gamma"} < options  # those of the base as well
+    assert {"x.batch_size", "x.clips"} < options or {
+        "x.optimizer.lr",
+        "x.schedule.gamma",
+    } < options  # those of the base as well
     helped = {action.dest for action in parser._actions if action.help and action.help.strip()}
     assert options - helped == set()
 
