@@ -36,6 +36,13 @@ def data_tools(arguments: Arguments) -> None:
     data(arguments)
 
 
+def recipes(arguments: Arguments) -> None:
+    """List or print the training recipes."""
+    from lit_modules.recipe_files import recipes_command  # imports Lightning
+
+    recipes_command(arguments)
+
+
 class Command(NamedTuple):
     """Subcommand of ``tempozoo``.
 
@@ -53,6 +60,7 @@ COMMANDS: dict[str, Command] = {
         functools.partial(train, "fit"),
         {"train or fine-tune": "tempozoo fit --from tanet_r18.motionclips8 --out runs/mine VIDEOS"},
     ),
+    "recipes": Command(recipes, {"list training recipes": "tempozoo recipes finetune/folder"}),
     "validate": Command(
         functools.partial(train, "validate"),
         {"score validation videos": "tempozoo validate --from runs/mine VIDEOS"},

@@ -1,4 +1,4 @@
-"""A table of how many videos each class has in each part of a data set."""
+"""A table of the number of videos per class and split."""
 
 from __future__ import annotations
 
@@ -8,39 +8,49 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-MOST_ROWS = 20  # classes; of more, a summary is shown
-RAREST = 5  # classes that a summary names for each part
+MAX_ROWS = 20  # classes; for more, the table has a summary
+RAREST = 5  # number of classes that the summary lists per split
 
 
 def class_table(labels: Mapping[str, np.ndarray], names: Sequence[str], title: str | None = None) -> Table:
-    """Videos by class and part; of many classes, the minimum, median and maximum of each part and its rarest classes.
+    """Build a table of videos by class and split.
+
+    For more than ``MAX_ROWS`` classes, it has the minimum, median and maximum of each split and its rarest classes.
 
     Args:
-        labels: part ("train", "val", "test") -> class numbers of its videos.
-        names: of the classes.
+        labels: split ("train", "val", "test") -> class numbers of its videos.
+        names: class names.
+        title: title of the table.
     """
-    counts = {part: np.bincount(column, minlength=len(names)) for part, column in labels.items()}
+    counts = {split: np.bincount(numbers, minlength=len(names)) for split, numbers in labels.items()}
+    if len(names) <= MAX_ROWS:
+        return _table_by_class(counts, names, title)
     table = Table(title=title)
-    if len(names) <= MOST_ROWS:
-        table.add_column("class", overflow="fold")
-        for part in counts:
-            table.add_column(part, justify="right")
-        for number, name in enumerate(names):
-            table.add_row(escape(_printable(name)), *(str(column[number]) for column in counts.values()))
-        table.add_section()
-        table.add_row("all", *(str(column.sum()) for column in counts.values()))
-        return table
     table.add_column("part")
     for heading in ("videos", "min", "median", "max"):
         table.add_column(heading, justify="right")
     table.add_column("rarest classes", overflow="fold")
-    for part, column in counts.items():
+    for split, column in counts.items():
         rarest = np.argsort(column, kind="stable")[:RAREST]
         text = ", ".join(f"{names[number]} ({column[number]})" for number in rarest)
         values = (column.sum(), column.min(), f"{np.median(column):g}", column.max())
-        table.add_row(part, *map(str, values), escape(_printable(text)))
+        table.add_row(split, *map(str, values), escape(_printable(text)))
+    return table
+
+
+def _table_by_class(counts: Mapping[str, np.ndarray], names: Sequence[str], title: str | None) -> Table:
+    """Build a table with a row for each class."""
+    table = Table(title=title)
+    table.add_column("class", overflow="fold")
+    for split in counts:
+        table.add_column(split, justify="right")
+    for number, name in enumerate(names):
+        table.add_row(escape(_printable(name)), *(str(column[number]) for column in counts.values()))
+    table.add_section()
+    table.add_row("all", *(str(column.sum()) for column in counts.values()))
     return table
 
 
 def _printable(text: str) -> str:
+    """Replace characters that no encoding of the terminal can represent."""
     return text.encode("utf-8", "replace").decode()

@@ -39,10 +39,10 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
 }
 TRAINING: Mapping[str, str] = {
-    "--model.lr RATE": "peak learning rate, for a batch of --model.lr_batch_size clips",
+    "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
     "--model.freeze_backbone true": "train only the classifier",
     "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
-    "--model.label_smoothing SHARE": "label smoothing of the loss",
+    "--model.regularization.label_smoothing SHARE": "label smoothing of the loss",
     "--trainer.max_epochs N": "length of the training (default: 30)",
     "--trainer.devices N": "number of GPUs or processes",
     "--trainer.precision bf16-mixed": "mixed precision",
@@ -66,7 +66,7 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
     },
 }
 OUTPUT: Mapping[str, str] = {
-    "--config FILE": "options from a YAML file: a recipe of configs/, or config.yaml of a run",
+    "--config FILE": "options from a YAML file: a recipe of `tempozoo recipes`, or config.yaml of a run",
     "--print_config": "print the options as a YAML file and exit",
 }
 VIEWS = {

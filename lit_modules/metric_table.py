@@ -1,4 +1,4 @@
-"""The table of metrics that ``test`` and ``validate`` print: each accuracy with its interval and baseline."""
+"""The table that ``test`` and ``validate`` print: each accuracy with its confidence interval and baseline."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def metric_table(
 
     Args:
         metrics: values by name ("top1", "loss", ...); accuracies as fractions.
-        scores: of the videos that were scored.
+        scores: scores of the videos.
         heads: names and class counts, if there are several classifiers.
-        num_classes: classes of the one classifier.
-        published: accuracies in percent to compare with, by the same names.
+        num_classes: number of classes, of all classifiers.
+        published: published accuracies in percent, by the same names.
     """
     table = Table()
     table.add_column("metric")
@@ -49,6 +49,7 @@ def metric_table(
 
 
 def _cells(value: float, baseline: Reference, published: float | None) -> list[str]:
+    """Return the text of a row: accuracy, interval, baseline and, if published, the published value."""
     cells = [f"{100 * value:.2f} %", interval_text((baseline.low, baseline.high)), f"{100 * baseline.majority:.2f} %"]
     if published is not None:
         cells += [f"{published:.2f} %", f"{100 * value - published:+.2f}"]
@@ -56,6 +57,6 @@ def _cells(value: float, baseline: Reference, published: float | None) -> list[s
 
 
 def interval_text(interval: Sequence[float]) -> str:
-    """A 95 % interval in percent."""
+    """Return the text of a 95 % interval, in percent."""
     low, high = interval
     return f"{100 * low:.2f} to {100 * high:.2f} %"

@@ -1,4 +1,4 @@
-"""The network that a VideoClassifier trains: found by any name, given the data's classes and its dropout rates."""
+"""Building the network of a VideoClassifier: any name, fitted to the classes, heads and protocol of the data."""
 
 from __future__ import annotations
 
@@ -10,18 +10,65 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from torch import nn
 
 import zoo
+from zoo.adapt import LoadReport
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_rate
 from zoo.index import load_index
-from zoo.models import ARCHITECTURES
+from zoo.models import ARCHITECTURES, VideoNetwork
 from zoo.protocol import MAX_LABEL
 from zoo.provenance import INITIALIZED, START
 from zoo.spec import ModelSpec
 
 log = logging.getLogger("lit_modules")
+
+
+def build_for_data(
+    name: str,
+    *,
+    weights: str | None = None,
+    pretrained: bool = True,
+    class_names: list[str] | None = None,
+    num_classes: int | None = None,
+    heads: Mapping[str, int] | None = None,
+    protocol: str | None = None,
+    num_frames: int | None = None,
+    image_size: int | None = None,
+    options: dict[str, Any] | None = None,
+) -> tuple[VideoNetwork, str | None]:
+    """Build a network for the classes of a data set. See ``VideoClassifier`` for the arguments.
+
+    Returns:
+        The network, and the change of its classifier ("re-initialized, ...") or None.
+
+    Raises:
+        ConfigError: arguments that contradict each other or do not fit the network.
+    """
+    check_class_count(num_classes, class_names)
+    if class_names is not None:
+        # a trained classifier is loaded as it is, and match_classes selects its outputs by name
+        keeps_classifier = pretrained and name not in ARCHITECTURES
+        num_classes = None if keeps_classifier else len(class_names)
+    if num_frames is None and protocol is not None:
+        num_frames = protocol_frames(protocol)
+    network = build_network(
+        name,
+        weights=weights,
+        pretrained=pretrained,
+        num_classes=num_classes,
+        num_frames=num_frames,
+        image_size=image_size,
+        options=options,
+    )
+    head_change = None if class_names is None else match_classes(network, class_names)
+    if head_change:
+        log.warning("%s: the classifier was %s", name, head_change)
+    if protocol is not None:
+        set_protocol(network, protocol, image_size)
+    if heads is not None:
+        set_heads(network, heads)
+    return network, head_change
 
 
 def build_network(
@@ -33,29 +80,35 @@ def build_network(
     num_frames: int | None = None,
     image_size: int | None = None,
     options: dict[str, Any] | None = None,
-) -> nn.Module:
-    """A network from any name: of the index, a folder, the Hub, a Lightning checkpoint, or a bare architecture."""
-    wishes = {"num_classes": num_classes, "num_frames": num_frames}
-    given = {key: value for key, value in wishes.items() if value is not None}
+) -> VideoNetwork:
+    """Build a network from an index name, a folder, a Hub repository, a Lightning checkpoint or an architecture.
+
+    Raises:
+        ConfigError: ``weights`` with an architecture, or ``options`` with another kind of name.
+    """
+    arguments = {"num_classes": num_classes, "num_frames": num_frames}
+    given = {key: value for key, value in arguments.items() if value is not None}
     if name in ARCHITECTURES:
         if weights is not None:
             raise ConfigError(
-                f"weights= goes with an index name such as {', '.join(zoo.list_models(arch=name)[:2]) or 'arch.tag'}, "
-                f"not with the bare architecture {name}."
+                f"weights= needs an index name such as {', '.join(zoo.list_models(arch=name)[:2]) or 'arch.tag'}; "
+                f"{name} is an architecture."
             )
         return zoo.create(name, image_size=image_size, **(given | (options or {})))
     if options:
-        raise ConfigError(f"options= goes with a bare architecture, {name} fixes its own.")
+        raise ConfigError(f"options= needs the name of an architecture; {name} has fixed options.")
     return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
 
 
-def head_initialized(network: Any) -> bool:
-    """Whether the classifier of a network is untrained."""
-    return any(key.startswith(network.head_prefix) for key in network.report.untrained)
+# classes ---------------------------------------------------------------------------------------------------------
 
 
 def check_class_count(num_classes: int | None, class_names: Sequence[str] | None) -> None:
-    """Refuse a ``num_classes`` that is not the number of class names; the command line takes these from the data."""
+    """Check that ``num_classes`` is the number of class names; the command line takes the names from the data.
+
+    Raises:
+        ConfigError: it is another number.
+    """
     if class_names is not None and num_classes not in (None, len(class_names)):
         names = ", ".join(class_names[:3]) + ", ..." * (len(class_names) > 3)
         raise ConfigError(
@@ -64,11 +117,17 @@ def check_class_count(num_classes: int | None, class_names: Sequence[str] | None
         )
 
 
-def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
-    """Make the classifier's outputs mean ``class_names``, in that order; returns what was done to it, or None.
+def match_classes(network: VideoNetwork, class_names: Sequence[str]) -> str | None:
+    """Fit the classifier to ``class_names``, in that order.
 
-    Outputs are told apart by name. Where all classes are among the network's, those are taken; otherwise the classifier
-    begins anew.
+    Classes are identified by name. If the network has all of them, its outputs are selected and reordered; otherwise
+    the classifier is re-initialized.
+
+    Returns:
+        The change of the classifier, or None if there was none.
+
+    Raises:
+        ConfigError: fewer than two names, or names that a checkpoint cannot store.
     """
     names = list(class_names)
     if len(names) < 2:
@@ -76,11 +135,11 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
     check_labels("class_names", names, len(names), MAX_LABEL)  # else the run's checkpoints could not be loaded
     spec: ModelSpec = network.spec
     labels = None if spec.labels is None else list(spec.labels)
-    done = None
+    change = None
     if labels == names:
         return None
     if labels is not None and set(names) <= set(labels):
-        order, report = [labels.index(name) for name in names], network.report
+        order, report = [labels.index(name) for name in names], _report(network)
         rows = {key: value[order].clone() for key, value in network.get_classifier().state_dict().items()}
         if len(names) < len(labels):
             network.reset_classifier(len(names))
@@ -88,34 +147,71 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
         untrained_head = [key for key in report.untrained if key.startswith(network.head_prefix)]
         network.report = report.with_initialized(network, untrained_head)
         spec = spec.with_classes(len(names), order)
-        done = "reordered, as the data has its classes in another order"
+        change = "reordered, because the data has its classes in another order"
         if len(names) < len(labels):
-            done = f"cut down to the data's {len(names)} of its {len(labels)} classes"
+            change = f"cut down to the {len(names)} classes of the data, out of {len(labels)}"
     elif labels is not None or network.get_classifier().out_features != len(names):
         network.reset_classifier(len(names))
         spec = spec.with_classes(len(names))
-        done = "re-initialized, as the data has other classes" + _unknown(names, labels or [])
-    elif not head_initialized(network):
-        done = "taken to have the data's classes in their order, as its own have no names"
+        change = "re-initialized, because the data has other classes" + _missing_classes(names, labels or [])
+    elif not has_untrained_head(network):
+        change = "assumed to have the classes of the data in the same order, because its own classes have no names"
     network.spec = spec.with_labels(names)
-    return done
+    return change
 
 
-def _unknown(names: Sequence[str], labels: Sequence[str]) -> str:
-    """Which of a data set's classes a network that has others of them does not have."""
-    absent = [name for name in names if name not in labels]
-    if not labels or len(absent) == len(names):
+def _missing_classes(names: Sequence[str], labels: Sequence[str]) -> str:
+    """Describe the classes of the data that a network lacks; "" if it has none of them or no names."""
+    missing = [name for name in names if name not in labels]
+    if not labels or len(missing) == len(names):
         return ""
-    lower = {label.lower(): label for label in labels}
-    close = difflib.get_close_matches(absent[0].lower(), lower, 1)
-    meant = f" (did you mean {lower[close[0]]!r}?)" if close else ""
-    more = f" and {len(absent) - 1} more" if len(absent) > 1 else ""
-    return f": it has no {absent[0]!r}{meant}{more}"
+    by_lower = {label.lower(): label for label in labels}
+    close = difflib.get_close_matches(missing[0].lower(), by_lower, 1)
+    suggestion = f" (did you mean {by_lower[close[0]]!r}?)" if close else ""
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f": it has no {missing[0]!r}{suggestion}{more}"
 
 
-def is_untrained(network: Any) -> bool:
-    """Whether parts of a network were never trained, or never for this network."""
+def check_classes(network: VideoNetwork, config: Mapping[str, Any]) -> None:
+    """Check that a run's checkpoint has the classes of a network, in the same order.
+
+    Args:
+        network: network of this run.
+        config: config of the checkpoint; an empty one is not checked.
+
+    Raises:
+        ConfigError: the classes differ.
+    """
+    theirs = config.get("labels") or range(config.get("options", {}).get("num_classes", 0))
+    ours = network.labels or range(network.spec.num_classes)
+    if config and list(theirs) != list(ours):
+        difference = f"but the data has {len(ours)}"
+        if len(theirs) == len(ours):
+            difference = "which are not those of the data, or in another order"
+        raise ConfigError(
+            f"The checkpoint to resume from has {len(theirs)} classes, {difference}. Use the data of its run, or start "
+            "a new run from its weights with --from."
+        )
+
+
+# untrained parts -------------------------------------------------------------------------------------------------
+
+
+def _report(network: VideoNetwork) -> LoadReport:
+    """Return the load report of a network from ``zoo.load`` or ``zoo.create``."""
     report = network.report
+    assert report is not None
+    return report
+
+
+def has_untrained_head(network: VideoNetwork) -> bool:
+    """Whether the classifier of a network is untrained."""
+    return any(key.startswith(network.head_prefix) for key in _report(network).untrained)
+
+
+def is_untrained(network: VideoNetwork) -> bool:
+    """Whether a network has untrained parts, or weights that were trained for another network."""
+    report = _report(network)
     return bool(report.still_untrained(dict(network.named_parameters()))) if report.untrained else report.start_only
 
 
@@ -125,89 +221,80 @@ def declares_untrained(config: Mapping[str, Any]) -> bool:
     return bool(provenance.get(INITIALIZED) or provenance.get(START))
 
 
-def describe_untrained(network: Any, name: str, head_change: str | None = None) -> str:
-    """A sentence that names the untrained parts of a network.
+def describe_untrained(network: VideoNetwork, name: str, head_change: str | None = None) -> str:
+    """Return a sentence that names the untrained parts of a network.
 
     Args:
-        name: of the network.
-        head_change: what ``match_classes`` did to its classifier.
+        network: network with untrained parts.
+        name: name of the network.
+        head_change: change of its classifier, see ``match_classes``.
     """
-    report, parts = network.report, network.report.untrained_parts
+    report = _report(network)
+    parts = report.untrained_parts
     entry = load_index().entries.get(str(network.spec.provenance.get("entry")))
     if report.untrained and len(report.untrained) == len(network.state_dict()):
         return f"{name} has random weights."
     if parts == ("classifier",) and head_change:
-        return f"the classifier of {name} was {head_change}."
-    what = f"{name} is a start for fine-tuning" if report.start_only else f"{name} is not fully trained"
-    what += f"; untrained: {', '.join(parts)}." if parts else "."
-    if entry is not None and entry.labels == "imagenet1k" and not head_initialized(network):
-        what += " Its labels are those of images (ImageNet-1k), not of actions."
-    return what
+        return f"The classifier of {name} was {head_change}."
+    text = f"{name} is a start for fine-tuning" if report.start_only else f"{name} is not fully trained"
+    text += f"; untrained: {', '.join(parts)}." if parts else "."
+    if entry is not None and entry.labels == "imagenet1k" and not has_untrained_head(network):
+        text += " Its labels are those of images (ImageNet-1k), not of actions."
+    return text
 
 
-def refuse_untrained(network: Any, name: str, head_change: str | None, allow: bool) -> None:
-    """Refuse to score videos with untrained weights: the scores would be taken for those of a trained network.
+def check_trained(network: VideoNetwork, name: str, head_change: str | None, allow: bool) -> None:
+    """Refuse to score videos with untrained weights, because the scores would look like those of a trained network.
 
     Args:
-        name: of the network.
-        head_change: what ``match_classes`` did to its classifier.
+        network: network with untrained parts.
+        name: name of the network.
+        head_change: change of its classifier, see ``match_classes``.
         allow: log a warning instead.
 
     Raises:
-        ConfigError: naming the untrained parts.
+        ConfigError: names the untrained parts.
     """
-    what = describe_untrained(network, name, head_change)
+    description = describe_untrained(network, name, head_change)
     if allow:
-        rank_zero_only(log.warning)("%s The scores are not those of a trained network.", what)
+        rank_zero_only(log.warning)("%s The scores are not those of a trained network.", description)
         return
-    todo = "Correct the labels, fine-tune" if head_change else "Fine-tune"
-    raise ConfigError(f"{what} {todo} with `tempozoo fit --from {name}`, or add --allow_untrained to run it as it is.")
+    advice = "Correct the labels, fine-tune" if head_change else "Fine-tune"
+    raise ConfigError(
+        f"{description} {advice} with `tempozoo fit --from {name}`, or add --allow_untrained to run it as it is."
+    )
 
 
-def check_classes(network: Any, config: Mapping[str, Any]) -> None:
-    """Refuse a run's checkpoint whose config has other classes than a network, or has them in another order.
-
-    Raises:
-        ConfigError: what to do instead.
-    """
-    theirs = config.get("labels") or range(config.get("options", {}).get("num_classes", 0))
-    ours = network.labels or range(network.spec.num_classes)
-    if config and list(theirs) != list(ours):
-        others = "others, or in another order" if len(theirs) == len(ours) else f"the data {len(ours)}"
-        raise ConfigError(
-            f"the checkpoint to go on with has {len(theirs)} classes, {others}. Give the data that it was made with, "
-            "or take its weights for other classes with --from."
-        )
+# dropout, protocol, heads ----------------------------------------------------------------------------------------
 
 
-def set_dropout(network: Any, dropout: float | None, drop_path: float | None) -> None:
-    """Set the rate before the classifier, and that of DropPath, which grows linearly from 0 at the first block.
+def set_drop_rates(network: VideoNetwork, drop_rate: float | None, drop_path_rate: float | None) -> None:
+    """Set the dropout rate in front of the classifier and the DropPath rate of the last block.
 
-    None leaves a rate as it is. Both are stored in the network's spec, and so with its weights.
+    None keeps a rate. Both are stored in the network's spec, and with its weights.
 
     Raises:
         ConfigError: a rate outside [0, 1), or a network without DropPath.
     """
-    if dropout is not None:
-        check_rate("dropout", dropout)
-        network.dropout.p = dropout
-        network.spec = network.spec.with_options(dropout=dropout)
-    if drop_path is None:
-        return
-    network.set_drop_path(drop_path)
-    network.spec = network.spec.with_options(drop_path=drop_path)
+    if drop_rate is not None:
+        check_rate("drop_rate", drop_rate)
+        network.dropout.p = drop_rate
+        network.spec = network.spec.with_options(dropout=drop_rate)
+    if drop_path_rate is not None:
+        network.set_drop_path(drop_path_rate)
+        network.spec = network.spec.with_options(drop_path=drop_path_rate)
 
 
-def frames_of(protocol: str) -> int:
-    """Frames per clip in the protocol of an index entry."""
-    return zoo.info(protocol).protocol.num_frames
+def protocol_frames(name: str) -> int:
+    """Return the frames per clip in the protocol of an index entry."""
+    return zoo.info(name).protocol.num_frames
 
 
-def take_protocol(network: Any, name: str, image_size: int | None = None) -> None:
-    """Give a network the protocol of an index entry, for its own frame count and classes.
+def set_protocol(network: VideoNetwork, name: str, image_size: int | None = None) -> None:
+    """Set the protocol of an index entry, adapted to the network's frame count and classes.
 
-    Classes trade places when mirrored as the entry says where the network has the classes of the entry, whatever their
-    order; with other classes, none do.
+    Pairs of classes that are exchanged by mirroring apply only if the network has the classes of the entry, in any
+    order.
     """
     entry = zoo.info(name)
     protocol, labels, own = entry.protocol, entry.class_names() or (), network.labels or ()
@@ -216,19 +303,19 @@ def take_protocol(network: Any, name: str, image_size: int | None = None) -> Non
         protocol = protocol.with_classes([labels.index(label) for label in own] if same else [])
     if network.spec.num_frames != protocol.num_frames:
         protocol = protocol.with_frames(network.spec.num_frames)
-    protocol = replace(protocol, heads=network.protocol.heads)  # of the classifier, not of how clips are made
+    protocol = replace(protocol, heads=network.protocol.heads)  # heads belong to the classifier
     network.protocol = protocol if image_size is None else protocol.with_size(image_size)
 
 
-def set_heads(network: Any, heads: Mapping[str, int]) -> None:
-    """Note that a network's outputs are those of several classifiers side by side.
+def set_heads(network: VideoNetwork, heads: Mapping[str, int]) -> None:
+    """Declare the outputs of a network as those of several classifiers side by side.
 
     Raises:
-        ConfigError: their class counts do not add up to the network's.
+        ConfigError: fewer than two classifiers, or class counts that do not add up to the network's.
     """
     classes = network.spec.num_classes
     if len(heads) < 2:
         raise ConfigError(f"heads is {dict(heads)}; give two or more classifiers, or leave it out for one.")
     if sum(heads.values()) != classes:
-        raise ConfigError(f"heads {dict(heads)} have {sum(heads.values())} classes in all, the network has {classes}.")
+        raise ConfigError(f"heads {dict(heads)} have {sum(heads.values())} classes in all; the network has {classes}.")
     network.protocol = replace(network.protocol, heads=tuple(heads.items()))

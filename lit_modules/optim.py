@@ -1,136 +1,126 @@
-"""Parameter groups and learning-rate schedules of the published recipes."""
+"""Parameter groups and learning rate schedules of the published recipes."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
 
+from lit_modules.recipe_options import GroupRules, OptimizerOptions, ScheduleOptions
 from zoo.errors import ConfigError
 from zoo.models import VideoNetwork, layer_depths
 
-SCHEDULES = ("cosine", "cosine_after_warmup", "steps", "constant")
-OPTIMIZERS = ("sgd", "adamw")
-Rules = Mapping[str, tuple[float, bool]]
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
-# names that VideoClassifier's options share with the arguments below
-GROUP_OPTIONS = (
-    "head_lr_scale", "operator_lr_scale", "bias_lr_scale", "new_bias_lr_scale", "decay_bias", "layer_decay"
-)  # fmt: skip
-SCHEDULE_OPTIONS = ("warmup_epochs", "warmup_start", "min_lr_scale", "milestones", "gamma")
 
 
 def operator_parameters(network: VideoNetwork) -> set[str]:
-    """Names of the temporal operator's parameters: the keys that the image network does not have.
+    """Return the names of the temporal operator's parameters, which the image network does not have.
 
-    TAdaConvNeXtV2's second norms, new as they are, stay out: the published runs raise the rate of the routing functions
-    and leave these at that of the other norms.
+    The second norms of TAdaConvNeXtV2 are excluded, although they are new: the published runs raise the learning rate
+    of the routing functions only.
     """
     return {name for name in network.operator_keys() if ".pool_norm." not in name}
 
 
-def parameter_groups(
-    network: VideoNetwork,
-    lr: float,
-    weight_decay: float,
-    *,
-    head_lr_scale: float = 1.0,
-    operator_lr_scale: float = 1.0,
-    bias_lr_scale: float = 1.0,
-    new_bias_lr_scale: float | None = None,
-    decay_bias: bool = True,
-    layer_decay: float | None = None,
-    rules: Rules | None = None,
-) -> list[dict[str, Any]]:
-    """Parameters by role: the head, the temporal operator, biases and depths have their own rates.
-
-    Norms and the network's ``no_weight_decay`` never decay, unless a rule says so. Scales multiply: a head's bias has
-    its share of both (TAM authors: head weight x5, its bias x10), and layer decay comes on top of either (TAdaFormer).
-
-    Args:
-        network: any network of the zoo.
-        lr, weight_decay: of a parameter without a scale of its own.
-        head_lr_scale, operator_lr_scale, bias_lr_scale: multiples of lr; of biases, those of norms are left out.
-        new_bias_lr_scale: replaces bias_lr_scale in the head and the operator.
-        decay_bias: whether biases decay.
-        layer_decay: in (0, 1]; the rate at depth d (0: stem) is lr times this to the power of ``deepest - d``.
-        rules: regular expression -> multiple of lr and whether it decays, for the parameters in whose names it is
-            found, instead of what their role gives; the first that is found counts.
-
-    Raises:
-        ConfigError: layer_decay is out of range.
-    """
-    if layer_decay is not None and not 0 < layer_decay <= 1:
-        raise ConfigError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1.")
-    operator, undecayed = operator_parameters(network), network.no_weight_decay()
-    norms = {
+def norm_parameters(network: nn.Module) -> set[str]:
+    """Return the names of the parameters of normalization layers."""
+    return {
         f"{name}.{key}" if name else key
         for name, module in network.named_modules()
         if isinstance(module, NORMS)
         for key, _ in module.named_parameters(recurse=False)
     }
+
+
+def parameter_groups(
+    network: VideoNetwork, options: OptimizerOptions, rules: GroupRules | None = None
+) -> list[dict[str, Any]]:
+    """Group parameters by learning rate and weight decay: classifier, temporal operator, biases and depth differ.
+
+    Norms and the network's ``no_weight_decay`` parameters do not decay. Scales multiply: the bias of the classifier has
+    ``head_lr_scale`` and a bias scale (in TAM: weight x5, bias x10). Layer decay multiplies both (TAdaFormer): at depth
+    d (0: stem), it is ``layer_decay ** (deepest - d)``.
+
+    Args:
+        network: network to train.
+        options: scales and weight decay; ``lr`` is not used.
+        rules: regular expression -> learning rate scale and whether weight decay applies. The first expression that
+            matches a parameter's name replaces the values of its role; layer decay still applies.
+
+    Returns:
+        Groups for a torch optimizer. Their learning rates are multiples of the base rate.
+
+    Raises:
+        ConfigError: ``layer_decay`` is out of range.
+    """
+    layer_decay = options.layer_decay
+    if layer_decay is not None and not 0 < layer_decay <= 1:
+        raise ConfigError(f"layer_decay is {layer_decay}; it must be above 0 and at most 1.")
+    operator, norms, undecayed = operator_parameters(network), norm_parameters(network), network.no_weight_decay()
     depths = layer_depths(network) if layer_decay is not None else {}
     deepest = max(depths.values(), default=0)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        head = name.startswith(network.head_prefix)
-        bias = name.endswith("bias") and name not in norms
-        scale = head_lr_scale if head else operator_lr_scale if name in operator else 1.0
-        if bias:
-            new = (head or name in operator) and new_bias_lr_scale is not None
-            scale *= new_bias_lr_scale if new else bias_lr_scale  # type: ignore[operator]
-        decays = name not in norms and name not in undecayed and (decay_bias or not bias)
-        scale, decays = next((to for rule, to in (rules or {}).items() if re.search(rule, name)), (scale, decays))
+        is_head, is_operator = name.startswith(network.head_prefix), name in operator
+        is_bias = name.endswith("bias") and name not in norms
+        scale = _lr_scale(options, is_head, is_operator, is_bias)
+        decays = name not in norms and name not in undecayed and (options.decay_bias or not is_bias)
+        for pattern, values in (rules or {}).items():
+            if re.search(pattern, name):
+                scale, decays = values
+                break
         if layer_decay is not None:
             scale *= layer_decay ** (deepest - depths[name])
-        decay = weight_decay if decays else 0.0
+        decay = options.weight_decay if decays else 0.0
         group = groups.setdefault(
             (scale, decay),
-            {"params": [], "lr": lr * scale, "weight_decay": decay, "name": f"x{scale:g} decay {decay:g}"},
+            {"params": [], "lr": scale, "weight_decay": decay, "name": f"x{scale:g} decay {decay:g}"},
         )
         group["params"].append(parameter)
     return list(groups.values())
 
 
-def lr_factor(
-    schedule: str,
-    total_steps: int,
-    steps_per_epoch: float,
-    *,
-    warmup_epochs: float = 0.0,
-    warmup_start: float = 0.01,
-    min_lr_scale: float = 0.0,
-    milestones: Sequence[float] = (0.5, 0.75, 0.9),
-    gamma: float = 0.1,
-) -> Callable[[int], float]:
-    """step -> multiple of the base learning rate.
+def _lr_scale(options: OptimizerOptions, is_head: bool, is_operator: bool, is_bias: bool) -> float:
+    """Return the learning rate scale of a parameter's role."""
+    scale = 1.0
+    if is_head:
+        scale = options.head_lr_scale
+    elif is_operator:
+        scale = options.operator_lr_scale
+    if not is_bias:
+        return scale
+    if (is_head or is_operator) and options.new_bias_lr_scale is not None:
+        return scale * options.new_bias_lr_scale
+    return scale * options.bias_lr_scale
 
-    Linear warm-up from ``warmup_start`` to the schedule, which is half a cosine down to ``min_lr_scale``, or steps by
-    ``gamma`` at ``milestones`` (fractions of the run), or constant. "cosine" is counted from the start of the run
-    (TAda2D, TAdaConvNeXtV2), "cosine_after_warmup" from the end of the warm-up (TAdaFormer). A warm-up that would take
-    more than a quarter of the run is cut to a tenth.
+
+def lr_factor(options: ScheduleOptions, total_steps: int, steps_per_epoch: float) -> Callable[[int], float]:
+    """Return a function: step -> multiple of the base learning rate.
+
+    A linear warm-up from ``warmup_start`` is followed by the schedule: half a cosine down to ``min_lr_scale``, steps of
+    ``gamma`` at ``milestones``, or a constant. "cosine" is counted from the start of the run (TAda2D, TAdaConvNeXtV2),
+    "cosine_after_warmup" from the end of the warm-up (TAdaFormer). A warm-up of more than a quarter of the run is cut
+    to a tenth of it.
     """
-    if schedule not in SCHEDULES:
-        raise ConfigError(f"schedule is {schedule!r}; choose from {', '.join(SCHEDULES)}.")
-    warmup = warmup_epochs * steps_per_epoch
-    if warmup > total_steps / 4:  # recipes have up to .21 (TAdaFormer-L); more is left of them in a short fine-tuning
+    warmup = options.warmup_epochs * steps_per_epoch
+    if warmup > total_steps / 4:  # published warm-ups take up to 0.21 of the run; a short fine-tuning needs the rest
         warmup = total_steps / 10
-    begin = warmup if schedule == "cosine_after_warmup" else 0.0
+    begin = warmup if options.name == "cosine_after_warmup" else 0.0
 
     def scheduled(step: float) -> float:
-        done = min((step - begin) / max(total_steps - begin, 1), 1.0)
-        if schedule.startswith("cosine"):
-            return min_lr_scale + (1 - min_lr_scale) * 0.5 * (1 + math.cos(math.pi * done))
-        if schedule == "steps":
-            return gamma ** sum(done >= milestone for milestone in milestones)
+        progress = min((step - begin) / max(total_steps - begin, 1), 1.0)
+        if options.name.startswith("cosine"):
+            return options.min_lr_scale + (1 - options.min_lr_scale) * 0.5 * (1 + math.cos(math.pi * progress))
+        if options.name == "steps":
+            return options.gamma ** sum(progress >= milestone for milestone in options.milestones)
         return 1.0
 
     def factor(step: int) -> float:
         if step >= warmup:
             return scheduled(step)
-        return warmup_start + (scheduled(warmup) - warmup_start) * step / warmup
+        return options.warmup_start + (scheduled(warmup) - options.warmup_start) * step / warmup
 
     return factor

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_dumper, set_loader
 
+from lit_modules.recipe_options import nest_config
+
 PARSER_MODE = "tempozoo"
 NULLS = ("", "~", "null", "Null", "NULL")
 
@@ -18,13 +20,17 @@ NULLS = ("", "~", "null", "Null", "NULL")
 def load_text(text: str) -> Any:
     """Load JSON or YAML. File names that YAML reads as a list, a dictionary or a comment stay text.
 
+    Model options of a configuration file may have their names of earlier versions.
+
     Raises:
         yaml.YAMLError: the text is neither JSON nor YAML.
     """
     value = _load(text)
     if value is None:
         return None if text.strip() in NULLS else text
-    return text if isinstance(value, (dict, list)) and os.path.lexists(text) else value
+    if isinstance(value, (dict, list)) and os.path.lexists(text):
+        return text
+    return nest_config(value) if isinstance(value, dict) else value
 
 
 def _load(text: str) -> Any:

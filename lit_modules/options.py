@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from lit_modules.recipe_options import GROUPS
 from zoo.command_line import suggest
 
 OPTION_KINDS = {"data": "data set", "model": "training recipe"}
@@ -33,12 +35,19 @@ def format_parser_error(
     more = f"`{option}.help {class_name}` lists its options."
     if missing := re.search(r"arguments are required: (\w+)", message):
         return f"{option}.{missing[1]} is missing: {class_name} needs it. {more}"
+    if unknown := re.search(r"Group '(\w+)' does not accept option '([\w.]+)'", message):
+        group, word = unknown.groups()
+        model = classes.get("model", {}).get(class_name, object)
+        suggestion = _suggest_option(word, model, group, "--model.")
+        return f"{class_name} has no option --model.{group}.{word}{suggestion}; {more}"
     if unknown := re.search(r"Option '([\w.]+)' is not accepted", message):
-        names = _parameter_names(classes.get(option[2:], {}).get(class_name, object))
-        return f"{class_name} has no option {option}.{unknown[1]}{suggest(unknown[1], names, f'{option}.')}; {more}"
+        top, _, rest = option[2:].partition(".")
+        suggestion = _suggest_option(unknown[1], classes.get(top, {}).get(class_name, object), rest, f"--{top}.")
+        more = f"`--{top}.help {class_name}` lists its options."
+        return f"{class_name} has no option {option}.{unknown[1]}{suggestion}; {more}"
     if unknown := re.search(r"Expected a dot import path string: (.*)", message):
         return _unknown_class(option, unknown[1], classes.get(option[2:], {}))
-    if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\]$", message, re.MULTILINE):
+    if choices := re.findall(r"Expected a typing\.Literal\[(.*?)\](?:$|\. Got)", message, re.MULTILINE):
         values = dict.fromkeys(choice.strip("' ") for part in choices for choice in part.split(","))
         return f"{option} is {value}; choose from {', '.join(values)}."
     if types := [kind for kind in re.findall(r"Expected a <class '([\w.]+)'>", message) if kind != "NoneType"]:
@@ -49,16 +58,29 @@ def format_parser_error(
         return f"{option}: file {missing[1]} does not exist."
     if unknown := re.search(r"unrecognized arguments: (.*)", message, re.DOTALL):
         name = unknown[1].partition("=")[0]
+        group, _, word = name.removeprefix("--").partition(".")
+        if group in GROUPS:  # an unknown option of a group of --model
+            model = next(iter(classes.get("model", {}).values()), object)
+            suggestion = _suggest_option(word, model, group, "--model.")
+            return f"There is no option --model.{group}.{word}{suggestion}; --model.help CLASS lists all options."
         return f"There is no option {name}{suggest(name, option_names)}; --help_all lists all options."
     if missing := re.search(r"argument (\S+): expected one argument", message):
         return f"{missing[1].split('/')[-1]} needs a value."
     return " ".join(message.split())
 
 
-def _parameter_names(class_type: type) -> list[str]:
-    """Return the parameters of the constructors of a class and its bases."""
-    constructors = [vars(base)["__init__"] for base in inspect.getmro(class_type) if "__init__" in vars(base)]
-    return [name for constructor in constructors for name in inspect.signature(constructor).parameters]
+def _suggest_option(word: str, class_: type, group: str, prefix: str) -> str:
+    """Suggest an option of a class, or of an option group that is an argument of it, by its last component."""
+    paths: dict[str, str] = {}
+    for base in inspect.getmro(class_):
+        signature = inspect.signature(base.__init__)  # type: ignore[misc]
+        for name, parameter in signature.parameters.items():
+            paths[name] = name
+            if dataclasses.is_dataclass(parameter.default):
+                paths |= {field.name: f"{name}.{field.name}" for field in dataclasses.fields(parameter.default)}
+    in_group = {name: path for name, path in paths.items() if group and path.startswith(f"{group}.")}
+    suggestion = suggest(word.rpartition(".")[2], in_group or paths)
+    return re.sub(r"mean ([\w]+)\?", lambda match: f"mean {prefix}{paths[match[1]]}?", suggestion)
 
 
 def _unknown_class(option: str, value: str, classes: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback
 from lit_modules.base import VideoClassifier
 from lit_modules.interfaces import require_video_data
 from lit_modules.report import PATH_ERRORS, classifier, list_heads, print_line, top_classes, top_columns, write_csv
-from lit_modules.scores import merged
+from lit_modules.scores import gather_by_name
 from zoo.errors import DataError
 from zoo.models import VideoNetwork
 
@@ -78,7 +78,9 @@ class PredictionReport(Callback):
         assert self._rows is not None
         self._rows.close()
         data = require_video_data(trainer)
-        skipped = merged(data.skipped["predict"])  # this also waits until the files of all processes are complete
+        skipped = gather_by_name(
+            data.skipped["predict"]
+        )  # waits for the files of all processes
         data.check_bad("predict", skipped)
         if not trainer.is_global_zero:
             return

@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 
 from lit_modules.interfaces import video_data
-from lit_modules.optim import GROUP_OPTIONS, SCHEDULE_OPTIONS
+from lit_modules.recipe_options import OLD_NAMES
 from zoo.models import VideoNetwork
 from zoo.provenance import OF_ALL, OF_START, provenance_now
 
 if TYPE_CHECKING:
     from lit_modules.base import VideoClassifier
 
-# Options of a VideoClassifier that define a run. None, switched off and unused options are not recorded.
+# Options of a VideoClassifier that define a run, by the names that published records use. None, switched off and unused
+# options are not recorded.
 SETTINGS = (
-    "optimizer", "lr", "lr_batch_size", "momentum", "nesterov", "weight_decay", "schedule", *SCHEDULE_OPTIONS,
-    *GROUP_OPTIONS, "label_smoothing", "dropout", "drop_path", "freeze_backbone", "head_warmup_epochs", "ema_decay",
+    *(name for name in OLD_NAMES if name not in ("mixup", "cutmix")), "freeze_backbone", "head_warmup_epochs",
+    "ema_decay",
 )  # fmt: skip
 # Options of the module or its data that are recorded only if they differ from these defaults.
 CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
@@ -57,7 +58,8 @@ def _epochs(trainer: L.Trainer) -> float:
 
 
 def _recipe(module: VideoClassifier, trainer: L.Trainer) -> dict[str, Any]:
-    settings = {name: module.hparams[name] for name in SETTINGS}
+    options = {**module.hparams, **module.recipe.flat_options()}
+    settings = {name: options[name] for name in SETTINGS}
     idle = ["momentum", "nesterov"] if settings["optimizer"] != "sgd" else []
     idle += ["warmup_start"] if not settings["warmup_epochs"] else []
     idle += ["min_lr_scale"] if not settings["schedule"].startswith("cosine") else []
@@ -69,7 +71,7 @@ def _recipe(module: VideoClassifier, trainer: L.Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "gradient_clip_val": trainer.gradient_clip_val,
     }
-    changes = {**module.hparams, **({} if (data := video_data(trainer)) is None else data.reading)}
+    changes = {**options, **({} if (data := video_data(trainer)) is None else data.reading)}
     settings |= {name: changes[name] for name, off in CHANGES.items() if changes.get(name, off) != off}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     used = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}

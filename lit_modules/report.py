@@ -22,7 +22,7 @@ from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.scores import Scores, majority_key, references, true_labels
-from lit_modules.sharded import whole_weights
+from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
 from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
@@ -156,7 +156,7 @@ class TestReport(Callback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the files and print the table."""
-        with whole_weights(trainer):
+        with full_weights(trainer):
             if trainer.is_global_zero:
                 self._report(trainer, classifier(pl_module))
 

@@ -1,31 +1,38 @@
-"""What FSDP asks for, whose processes hold a share of the weights each, and gather them together for every pass."""
+"""FSDP: each process holds a shard of the weights and gathers the full weights for every forward pass."""
 
 from __future__ import annotations
 
 import contextlib
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
 from torch.distributed.fsdp import FullyShardedDataParallel
 
-
-def is_sharded(trainer: Any) -> bool:
-    """Whether the processes of a Trainer hold shares of the weights."""
-    return isinstance(getattr(trainer, "strategy", None), FSDPStrategy)
+from zoo.models import VideoNetwork
 
 
-def whole_weights(trainer: Any) -> contextlib.AbstractContextManager[Any]:
-    """Within it every process sees the whole weights; all of them have to enter it, and none may change them."""
+def is_sharded(trainer: L.Trainer | None) -> bool:
+    """Whether a Trainer shards the weights."""
+    return trainer is not None and isinstance(trainer.strategy, FSDPStrategy)
+
+
+def full_weights(trainer: L.Trainer) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which every process has the full weights.
+
+    All processes must enter it, and none may change the weights.
+    """
     if not is_sharded(trainer):
         return contextlib.nullcontext()
-    return FullyShardedDataParallel.summon_full_params(trainer.strategy.model, writeback=False)
+    return FullyShardedDataParallel.summon_full_params(trainer.strategy.model, writeback=False)  # type: ignore[arg-type]
 
 
-def passes_behind(trainer: Any, passes: int, device: torch.device) -> int:
-    """How many passes through the network this process makes less than another in the step that begins.
+def missing_forward_passes(trainer: L.Trainer | None, passes: int, device: torch.device) -> int:
+    """Return how many forward passes fewer than another process this one makes in the current step.
 
-    Videos may be unreadable, or few left; whoever makes fewer would leave the others waiting for its weights.
+    Processes can have fewer videos, because some are unreadable or none remain. With FSDP, a process that makes fewer
+    passes would block the others, which wait for its shard.
     """
     if not is_sharded(trainer):
         return 0
@@ -34,7 +41,7 @@ def passes_behind(trainer: Any, passes: int, device: torch.device) -> int:
     return int(most) - passes
 
 
-def blank_pass(network: Any, device: torch.device) -> None:
-    """A pass through the network whose result nobody needs."""
+def dummy_forward(network: VideoNetwork, device: torch.device) -> None:
+    """Run a forward pass on zeros, so that other processes receive this process's shard."""
     size, frames = network.protocol.crop, network.protocol.num_frames
     network(torch.zeros(1, 3, frames, size, size, device=device))

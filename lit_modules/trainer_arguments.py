@@ -15,6 +15,8 @@ from types import ModuleType
 
 import zoo
 from lit_modules.interfaces import FindDataset
+from lit_modules.recipe_files import resolve_config
+from lit_modules.recipe_options import nest_argument
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
@@ -254,10 +256,20 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):
         after += ["--verbose=false"]  # the reports print a table
-    options = ["--help" if option == HELP_ALL else option for option in arguments.options]
+    options = [_translate_option(option) for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
     return [*before, *options, *after]
+
+
+def _translate_option(option: str) -> str:
+    """Translate ``--help_all``, names of recipes, and model options with names of earlier versions."""
+    name, equals, value = option.partition("=")
+    if name == HELP_ALL:
+        return "--help"
+    if name == "--config" and equals:
+        return f"--config={resolve_config(value)}"
+    return nest_argument(option)
 
 
 def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from lit_modules.base import VideoClassifier
-from lit_modules.scores import accuracies, measured
+from lit_modules.scores import accuracies, compute_metrics
 from zoo.errors import ConfigError
 
 RUN_FOLDER = ""  # default save_dir of loggers: the folder of the run
@@ -101,12 +101,12 @@ def logged_metrics(module: VideoClassifier, validates: bool) -> list[str]:
     """Return the names of the metrics that ``fit`` logs and a callback may monitor."""
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
-    if not module.heads and not module.hparams["mixup"] and not module.hparams["cutmix"]:
+    if not module.heads and module.mixing.mix is None:
         names += map(str, accuracies(classes, "train_"))
     if validates:
         labels = torch.zeros(len(module.heads), dtype=torch.long) if module.heads else torch.tensor(0)
         scores = torch.full((classes,), 1 / classes)
-        names += [f"val_{name}" for name in measured({"": (labels, scores)}, module.heads)]
+        names += [f"val_{name}" for name in compute_metrics({"": (labels, scores)}, module.heads)]
     return names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,47 +15,52 @@ from lit_modules.trainer_options import check_trainer_options
 from zoo.errors import ConfigError
 
 MODEL_OPTIONS = [
-    ("lr", -1.0, "lr is -1.0; it must be above 0"),
-    ("lr", 0.0, "lr is 0.0; it must be above 0"),
-    ("lr", float("nan"), "lr is nan; it must be above 0"),
-    ("lr", float("inf"), "lr is inf; it must be above 0"),
-    ("lr", "0.1", "lr is 0.1; it must be a number"),
-    ("lr_batch_size", 0, "lr_batch_size is 0; it must be at least 1"),
-    ("momentum", 1.5, "momentum is 1.5; it must be at least 0 and below 1"),
-    ("nesterov", True, "nesterov is true, but momentum is 0"),
-    ("head_lr_scale", -1.0, "head_lr_scale is -1.0; it must be at least 0"),
-    ("operator_lr_scale", -1.0, "operator_lr_scale is -1.0; it must be at least 0"),
-    ("bias_lr_scale", -1.0, "bias_lr_scale is -1.0; it must be at least 0"),
-    ("new_bias_lr_scale", -1.0, "new_bias_lr_scale is -1.0; it must be at least 0"),
-    ("layer_decay", 0.0, "layer_decay is 0.0; it must be above 0 and at most 1"),
-    ("weight_decay", -1.0, "weight_decay is -1.0; it must be at least 0"),
-    ("milestones", [0.9, 0.5], "milestones is [0.9, 0.5]; its values must increase"),
-    ("milestones", [0.5, 2.0], "milestones is 2.0; it must be above 0 and at most 1"),
-    ("gamma", -0.1, "gamma is -0.1; it must be above 0 and at most 1"),
-    ("warmup_epochs", -1.0, "warmup_epochs is -1.0; it must be at least 0"),
-    ("warmup_start", 2.0, "warmup_start is 2.0; it must be from 0 to 1"),
-    ("min_lr_scale", -1.0, "min_lr_scale is -1.0; it must be from 0 to 1"),
-    ("label_smoothing", 2.0, "label_smoothing is 2.0; it must be at least 0 and below 1"),
-    ("mixup", -1.0, "mixup is -1.0; it must be at least 0"),
-    ("cutmix", float("nan"), "cutmix is nan; it must be at least 0"),
-    ("dropout", 1.0, "dropout is 1.0; it must be at least 0 and below 1"),
-    ("drop_path", -0.1, "drop_path is -0.1; it must be at least 0 and below 1"),
+    ("optimizer.lr", -1.0, "optimizer.lr is -1.0; it must be above 0"),
+    ("optimizer.lr", 0.0, "optimizer.lr is 0.0; it must be above 0"),
+    ("optimizer.lr", float("nan"), "optimizer.lr is nan; it must be above 0"),
+    ("optimizer.lr", float("inf"), "optimizer.lr is inf; it must be above 0"),
+    ("optimizer.lr", "0.1", "optimizer.lr is 0.1; it must be a number"),
+    ("optimizer.lr_batch_size", 0, "optimizer.lr_batch_size is 0; it must be at least 1"),
+    ("optimizer.momentum", 1.5, "optimizer.momentum is 1.5; it must be at least 0 and below 1"),
+    ("optimizer.nesterov", True, "optimizer.nesterov is true, but optimizer.momentum is 0"),
+    ("optimizer.head_lr_scale", -1.0, "optimizer.head_lr_scale is -1.0; it must be at least 0"),
+    ("optimizer.operator_lr_scale", -1.0, "optimizer.operator_lr_scale is -1.0; it must be at least 0"),
+    ("optimizer.bias_lr_scale", -1.0, "optimizer.bias_lr_scale is -1.0; it must be at least 0"),
+    ("optimizer.new_bias_lr_scale", -1.0, "optimizer.new_bias_lr_scale is -1.0; it must be at least 0"),
+    ("optimizer.layer_decay", 0.0, "optimizer.layer_decay is 0.0; it must be above 0 and at most 1"),
+    ("optimizer.weight_decay", -1.0, "optimizer.weight_decay is -1.0; it must be at least 0"),
+    ("schedule.milestones", [0.9, 0.5], "schedule.milestones is [0.9, 0.5]; its values must increase"),
+    ("schedule.milestones", [0.5, 2.0], "schedule.milestones is 2.0; it must be above 0 and at most 1"),
+    ("schedule.gamma", -0.1, "schedule.gamma is -0.1; it must be above 0 and at most 1"),
+    ("schedule.warmup_epochs", -1.0, "schedule.warmup_epochs is -1.0; it must be at least 0"),
+    ("schedule.warmup_start", 2.0, "schedule.warmup_start is 2.0; it must be from 0 to 1"),
+    ("schedule.min_lr_scale", -1.0, "schedule.min_lr_scale is -1.0; it must be from 0 to 1"),
+    ("regularization.label_smoothing", 2.0, "regularization.label_smoothing is 2.0; it must be at least 0 and below 1"),
+    ("regularization.mixup", -1.0, "regularization.mixup is -1.0; it must be at least 0"),
+    ("regularization.cutmix", float("nan"), "regularization.cutmix is nan; it must be at least 0"),
+    ("regularization.drop_rate", 1.0, "regularization.drop_rate is 1.0; it must be at least 0 and below 1"),
+    ("regularization.drop_path_rate", -0.1, "regularization.drop_path_rate is -0.1; it must be at least 0 and below 1"),
     ("head_warmup_epochs", -1, "head_warmup_epochs is -1; it must be at least 0"),
     ("ema_decay", 2.0, "ema_decay is 2.0; it must be at least 0 and below 1"),
     ("view_chunk", 0, "view_chunk is 0; it must be at least 1"),
     ("image_size", 3, "image_size is 3; it must be at least 16 pixels"),
     ("num_frames", 0, "num_frames is 0; it must be a whole number of at least 1"),
     ("num_classes", 1, "num_classes is 1; it must be a whole number of at least 2"),
-    ("optimizer", "adam", "optimizer is 'adam'; choose from sgd, adamw"),
-    ("schedule", "linear", "schedule is 'linear'; choose from cosine"),
+    ("optimizer.name", "adam", "optimizer.name is 'adam'; choose from sgd, adamw"),
+    ("schedule.name", "linear", "schedule.name is 'linear'; choose from cosine"),
 ]
 
 
 @pytest.mark.parametrize(("name", "value", "message"), MODEL_OPTIONS)
 def test_classifier_rejects_values_before_it_loads_weights(name: str, value: object, message: str) -> None:
-    options = {"momentum": 0.0, name: value}
+    group, _, option = name.rpartition(".")
+    arguments: dict[str, Any] = {"optimizer": {"momentum": 0.0}}
+    if group:
+        arguments.setdefault(group, {})[option] = value
+    else:
+        arguments[name] = value
     with pytest.raises(ConfigError) as error:
-        VideoClassifier("no-such-network", **options)  # type: ignore[arg-type]
+        VideoClassifier("no-such-network", **arguments)
     assert message in str(error.value)
 
 
@@ -139,8 +145,8 @@ def test_data_options_that_are_not_a_number_are_refused(name: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--model.lr", "-1", "lr is -1.0; it must be above 0."),
-        ("--model.milestones", "[0.9, 0.5]", "milestones is [0.9, 0.5]; its values must increase."),
+        ("--model.lr", "-1", "optimizer.lr is -1.0; it must be above 0."),
+        ("--model.milestones", "[0.9, 0.5]", "schedule.milestones is [0.9, 0.5]; its values must increase."),
         ("--seed_everything", "-1", "--seed_everything is -1; it must be a whole number"),
         ("--trainer.accumulate_grad_batches", "0", "--trainer.accumulate_grad_batches is 0; it must be at least 1."),
         ("--trainer.limit_train_batches", "0", "--trainer.limit_train_batches is 0, so fit would read no videos"),

@@ -22,6 +22,7 @@ from lit_modules import TAda2D, TANet, VideoClassifier
 from lit_modules.checkpoints import update_average
 from lit_modules.network import match_classes
 from lit_modules.optim import lr_factor, parameter_groups
+from lit_modules.recipe_options import OptimizerOptions, ScheduleOptions
 from lit_modules.scores import accuracies
 from zoo.errors import ConfigError
 
@@ -253,56 +254,51 @@ def tiny(**options: Any) -> VideoClassifier:
 def test_recipes_are_the_published_ones() -> None:
     """TAda2D: released YAML (lr .24 at batch 128, Nesterov, cosine, 8 epochs of warm-up, decay 1e-4). TANet: README."""
     options = {"options": {"width": 8}, "num_classes": 5}
-    tada, tanet = TAda2D("tada2d_r18", **options).hparams, TANet("tanet_r18", **options).hparams
-    assert (tada.lr, tada.lr_batch_size, tada.nesterov, tada.schedule, tada.warmup_epochs) == (
-        0.24,
-        128,
-        True,
-        "cosine",
-        8,
-    )
-    assert (tanet.lr, tanet.lr_batch_size, tanet.schedule, list(tanet.milestones)) == (
-        0.01,
-        64,
-        "steps",
-        [0.5, 0.75, 0.9],
-    )
+    recipe = TAda2D("tada2d_r18", **options).recipe
+    tada = recipe.optimizer
+    assert (tada.name, tada.lr, tada.lr_batch_size, tada.nesterov, tada.weight_decay) == ("sgd", 0.24, 128, True, 1e-4)
+    assert (recipe.schedule.name, recipe.schedule.warmup_epochs) == ("cosine", 8)
+    recipe = TANet("tanet_r18", **options).recipe
+    tanet = recipe.optimizer
+    assert (tanet.name, tanet.lr, tanet.lr_batch_size, tanet.weight_decay) == ("sgd", 0.01, 64, 1e-4)
     assert (tanet.head_lr_scale, tanet.bias_lr_scale, tanet.decay_bias) == (5, 2, False)
-    assert tada.weight_decay == tanet.weight_decay == 1e-4
+    assert (recipe.schedule.name, list(recipe.schedule.milestones)) == ("steps", [0.5, 0.75, 0.9])
 
 
 def test_parameter_groups_hold_every_parameter_once() -> None:
     network = tiny().network
-    groups = parameter_groups(
-        network, 0.1, 0.01, head_lr_scale=5, operator_lr_scale=3, bias_lr_scale=2, decay_bias=False
+    options = OptimizerOptions(
+        weight_decay=0.01, head_lr_scale=5, operator_lr_scale=3, bias_lr_scale=2, decay_bias=False
     )
+    groups = parameter_groups(network, options)
     where = {id(p): group for group in groups for p in group["params"]}
     assert len(where) == sum(len(g["params"]) for g in groups) == len(list(network.parameters()))
-    for name, lr, decay in (
-        ("fc.weight", 0.5, 0.01),
-        ("fc.bias", 1.0, 0),
-        ("stem.conv.weight", 0.1, 0.01),
-        ("stem.bn.weight", 0.1, 0),
-        ("stem.bn.bias", 0.1, 0),
-        ("layer1.0.temporal.L.0.weight", 0.3, 0.01),
-        ("layer1.0.temporal.G.1.weight", 0.3, 0),
+    for name, scale, decay in (
+        ("fc.weight", 5, 0.01),
+        ("fc.bias", 10, 0),
+        ("stem.conv.weight", 1, 0.01),
+        ("stem.bn.weight", 1, 0),
+        ("stem.bn.bias", 1, 0),
+        ("layer1.0.temporal.L.0.weight", 3, 0.01),
+        ("layer1.0.temporal.G.1.weight", 3, 0),
     ):
         group = where[id(network.get_parameter(name))]
-        assert (group["lr"], group["weight_decay"]) == (pytest.approx(lr), decay), name
+        assert (group["lr"], group["weight_decay"]) == (pytest.approx(scale), decay), name
 
 
 def test_schedules() -> None:
-    cosine = lr_factor("cosine", 100, 10, warmup_epochs=0.5, warmup_start=0.1)
+    cosine = lr_factor(ScheduleOptions("cosine", warmup_epochs=0.5, warmup_start=0.1), 100, 10)
     assert [round(cosine(s), 3) for s in (0, 5, 50, 100)] == [
         0.1,
         round(0.5 * (1 + math.cos(math.pi * 0.05)), 3),
         0.5,
         0,
     ]
-    steps = lr_factor("steps", 100, 10, milestones=(0.5, 0.75, 0.9))
+    steps = lr_factor(ScheduleOptions("steps", milestones=(0.5, 0.75, 0.9)), 100, 10)
     assert [round(steps(s), 6) for s in (0, 49, 50, 75, 90, 99)] == [1, 1, 0.1, 0.01, 0.001, 0.001]
-    assert lr_factor("constant", 10, 1)(9) == 1
-    assert lr_factor("cosine", 100, 10, warmup_epochs=99, warmup_start=0.0)(10) > 0.97  # cut to a tenth of the run
+    assert lr_factor(ScheduleOptions("constant"), 10, 1)(9) == 1
+    long_warmup = ScheduleOptions("cosine", warmup_epochs=99, warmup_start=0.0)
+    assert lr_factor(long_warmup, 100, 10)(10) > 0.97  # cut to a tenth of the run
 
 
 @pytest.mark.parametrize("average", ["prob", "logit"])
@@ -374,7 +370,7 @@ def test_classes_without_names_take_those_of_the_data_and_say_so(tmp_path: Path)
     network = zoo.load(folder)
     assert match_classes(zoo.load(folder, num_classes=4), list("abcd")) is None  # that one is new anyway
     weight = network.fc.weight.clone()
-    assert "as its own have no names" in match_classes(network, ["x", "y", "z"])
+    assert "because its own classes have no names" in match_classes(network, ["x", "y", "z"])
     assert torch.equal(network.fc.weight, weight)
 
 
@@ -405,15 +401,15 @@ def test_head_warm_up_then_everything(motion_folder: Path, tmp_path: Path) -> No
 
 def test_bad_settings_are_named() -> None:
     for options, says in (
-        ({"optimizer": "adam"}, "optimizer is 'adam'; choose from sgd, adamw"),
-        ({"schedule": "flat"}, "schedule is 'flat'"),
+        ({"optimizer": {"name": "adam"}}, "optimizer.name is 'adam'; choose from sgd, adamw"),
+        ({"schedule": {"name": "flat"}}, "schedule.name is 'flat'"),
         ({"view_chunk": 0}, "view_chunk is 0"),
         ({"class_names": ["a", "b"]}, "num_classes is 5, but the data has 2 classes"),
-        ({"weights": "x.pth"}, "not with the bare architecture tanet_r18"),
+        ({"weights": "x.pth"}, "tanet_r18 is an architecture"),
     ):
         with pytest.raises(ConfigError, match=says):
             tiny(**options)
-    with pytest.raises(ConfigError, match="options= goes with a bare architecture"):
+    with pytest.raises(ConfigError, match="options= needs the name of an architecture"):
         VideoClassifier("tanet_r50.k400_8f", options={"width": 8})
 
 

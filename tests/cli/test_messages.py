@@ -31,17 +31,17 @@ FOLDER = ["fit", "--config", "configs/finetune/folder.yaml"]
         ),
         (
             [*FOLDER, "--model.warmup_epoch", "2"],
-            "TANet has no option --model.warmup_epoch (did you mean --model.warmup_epochs?)",
+            "TANet has no option --model.warmup_epoch (did you mean --model.schedule.warmup_epochs?)",
         ),
         (
             [*FOLDER, "--data.root", "x", "--data.batch_size", "ten"],
             "--data.batch_size is ten; it must be a whole number.",
         ),
-        ([*FOLDER, "--data.root", "x", "--model.lr", "1e-3x"], "--model.lr is 1e-3x; it must be a number."),
+        ([*FOLDER, "--data.root", "x", "--model.lr", "1e-3x"], "--model.optimizer.lr is 1e-3x; it must be a number."),
         ([*FOLDER, "--trainer.precision", "17"], "--trainer.precision is 17; choose from 64, 32, 16"),
         ([*FOLDER, "--trainer.nothing", "3"], "There is no option --trainer.nothing"),
         ([*FOLDER, "--data"], "--data needs a value."),
-        (["fit", "--config", "nope.yaml"], "--config: file"),
+        (["fit", "--config", "nope.yaml"], "There is no file or recipe 'nope.yaml'"),
     ],
 )
 def test_options_that_are_wrong_take_one_line(
@@ -134,8 +134,11 @@ def test_a_run_is_not_gone_on_with_on_other_classes(
 ) -> None:
     last = str(run / "checkpoints" / "last.ckpt")
     for names, says in (
-        ({"parts": "parts", "appears": "appears"}, "has 4 classes, the data 2."),
-        ({"appears": "appears", "vanishes": "b", "meets": "c", "parts": "d"}, "has 4 classes, others, or in another"),
+        ({"parts": "parts", "appears": "appears"}, "has 4 classes, but the data has 2."),
+        (
+            {"appears": "appears", "vanishes": "b", "meets": "c", "parts": "d"},
+            "has 4 classes, which are not those of the data, or in another order",
+        ),
     ):
         root = renamed(motion_folder, tmp_path / str(len(names)), names)
         fit = ["fit", "--model", "VideoClassifier", "--model.name", "c2d_r18", *TINY, *data_options(root)]

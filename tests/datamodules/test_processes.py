@@ -14,7 +14,7 @@ import torch
 
 import zoo
 from datamodules import VideoFolder
-from lit_modules.scores import merged
+from lit_modules.scores import gather_by_name
 from zoo.errors import DataError
 
 
@@ -46,7 +46,7 @@ def process(rank: int, port: int, roots: list[Path], out: Path) -> None:
         data.on_before_batch_transfer(batch, 0)
     mine = data.skipped.get("test", {})
     assert len(mine) < 3
-    everybody = merged(mine)
+    everybody = gather_by_name(mine)
     with pytest.raises(DataError, match="3 of 12 test videos cannot be read"):
         data.check_bad("test", everybody)
     (out / f"done-{rank}").write_text(str(len(mine)))

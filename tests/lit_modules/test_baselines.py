@@ -17,7 +17,7 @@ from test_cli import QUIET, TINY, data_options, rows_of
 import lit_modules.base
 from cli import main
 from lit_modules.class_table import class_table
-from lit_modules.scores import Scores, measured, references, true_labels, wilson_interval
+from lit_modules.scores import Scores, compute_metrics, references, true_labels, wilson_interval
 
 MODEL = ["--model", "VideoClassifier", "--model.name", "c2d_r18", "--model.pretrained", "false", *TINY, *QUIET]
 
@@ -66,7 +66,7 @@ def test_accuracies_have_the_baseline_of_the_most_frequent_classes() -> None:
     counts = [40, 20, 10, 10, 10, 5, 5]
     labels = [label for label, count in enumerate(counts) for _ in range(count)]
     scores = scored([(label, 0) for label in labels], 7)
-    found = measured(scores)
+    found = compute_metrics(scores)
     baselines = references(found, true_labels(scores))
     assert found["top1"] == found["majority_class"] == baselines["top1"].majority == 0.4
     assert baselines["top5"].majority == 0.9
@@ -83,7 +83,7 @@ def test_top1_and_mean_class_agree_where_classes_are_even() -> None:
     generator = np.random.default_rng(0)
     pairs = [(label, int(generator.integers(8))) for label in range(8) for _ in range(9)]
     scores = scored(pairs, 8)
-    found = measured(scores)
+    found = compute_metrics(scores)
     baselines = references(found, true_labels(scores))
     assert found["mean_class"] == pytest.approx(found["top1"], abs=1e-12)
     assert baselines["mean_class"] == pytest.approx(baselines["top1"], abs=1e-12)
@@ -91,7 +91,7 @@ def test_top1_and_mean_class_agree_where_classes_are_even() -> None:
 
 @pytest.mark.parametrize("classes", [2, 5, 6])
 def test_top5_is_left_out_where_it_is_always_right(classes: int) -> None:
-    found = measured(scored([(label, 0) for label in range(classes)], classes))
+    found = compute_metrics(scored([(label, 0) for label in range(classes)], classes))
     assert ("top5" in found) is (classes > 5)
     metrics = lit_modules.base.accuracies(classes, "train_")
     assert ("top5" in metrics.keys(keep_base=True)) is (classes > 5)
@@ -142,13 +142,13 @@ def test_many_classes_are_summarized() -> None:
 def scripted(monkeypatch: pytest.MonkeyPatch, epochs: list[tuple[float, float]]) -> None:
     """Validation results by epoch, (top-1, mean class accuracy), instead of the network's."""
     values: Iterator[tuple[float, float]] = iter(epochs)
-    original = measured
+    original = compute_metrics
 
     def replaced(*args: Any) -> dict[str, float]:
         top1, mean_class = next(values)
         return original(*args) | {"top1": top1, "mean_class": mean_class}
 
-    monkeypatch.setattr(lit_modules.base, "measured", replaced)
+    monkeypatch.setattr(lit_modules.base, "compute_metrics", replaced)
 
 
 NO_CHECK = ["--trainer.num_sanity_val_steps", "0"]

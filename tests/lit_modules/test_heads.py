@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_modules.heads import heads_loss, heads_measured, heads_scores, split_heads
+from lit_modules.heads import heads_loss, heads_metrics, heads_scores, split_heads
 from zoo.errors import ConfigError
 
 EPIC = {"verb": 97, "noun": 300}  # verb and noun classes, README of epic-kitchens-100-annotations
@@ -28,7 +28,7 @@ def test_one_classifier_is_the_plain_case() -> None:
     assert torch.equal(heads_scores(logits, [7]), logits.softmax(-1))
     mixed = torch.rand(16, 7).softmax(-1)  # as of Mixup
     assert torch.equal(heads_loss(logits, mixed, [7]), F.cross_entropy(logits, mixed))
-    measured = heads_measured(logits.softmax(-1), labels[:, 0], {"x": 7})
+    measured = heads_metrics(logits.softmax(-1), labels[:, 0], {"x": 7})
     assert list(measured) == ["x_top1", "x_top5"]
     assert measured["x_top1"] == (logits.argmax(1) == labels[:, 0]).double().mean()
 
@@ -73,7 +73,7 @@ def test_accuracies_are_those_of_all_pairs(scale: float) -> None:
         near = ranks[torch.arange(240), torch.randint(3, (240,))]
         labels[:, column] = torch.where(torch.rand(240) < 0.8, near, labels[:, column])
     scores = torch.cat([x.double().softmax(-1) for x in split_heads(logits, SIZES)], 1)
-    measured = heads_measured(scores, labels, EPIC)
+    measured = heads_metrics(scores, labels, EPIC)
     assert list(measured) == [f"{name}_top{k}" for name in ("verb", "noun", "action") for k in (1, 5)]
     assert measured == pytest.approx(written_out(scores.numpy(), labels.numpy()))
     assert 0.03 < measured["action_top1"] < measured["action_top5"] < 0.9
@@ -86,7 +86,7 @@ def test_an_action_needs_both_and_its_fifth_best_pair_counts() -> None:
     scores[:, 2] = 0.09
     # products: .3 (0, 0), .18 (1, 0), .1 (0, 1), .095 (0, 2), .06 (1, 1), .057 (1, 2), .054 (2, 0)
     labels = torch.tensor([[0, 0], [1, 0], [0, 2], [1, 1], [2, 0]])
-    measured = heads_measured(scores, labels, EPIC)
+    measured = heads_metrics(scores, labels, EPIC)
     assert measured == pytest.approx({
         "verb_top1": 0.4, "verb_top5": 1.0, "noun_top1": 0.6, "noun_top5": 1.0, "action_top1": 0.2, "action_top5": 0.8,
     })  # fmt: skip
@@ -95,7 +95,7 @@ def test_an_action_needs_both_and_its_fifth_best_pair_counts() -> None:
 def test_small_classifiers_and_more_than_two() -> None:
     heads = {"a": 2, "b": 3, "c": 4}
     logits, labels = some(50, heads)
-    measured = heads_measured(heads_scores(logits, [2, 3, 4]), labels, heads)
+    measured = heads_metrics(heads_scores(logits, [2, 3, 4]), labels, heads)
     all_right = torch.stack([x.argmax(1) == y for x, y in zip(split_heads(logits, [2, 3, 4]), labels.T, strict=True)])
     assert measured["action_top1"] == pytest.approx(float(all_right.all(0).double().mean()))
     assert [key for key in measured if "top5" in key] == ["action_top5"]  # of 24 pairs, but of at most four classes

@@ -16,7 +16,8 @@ from small_models import FOUR
 import zoo
 from cli import main
 from lit_modules import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet, VideoClassifier
-from lit_modules.optim import SCHEDULE_OPTIONS, lr_factor, parameter_groups
+from lit_modules.optim import lr_factor, parameter_groups
+from lit_modules.recipe_options import OptimizerOptions, ScheduleOptions
 from zoo.errors import ConfigError
 from zoo.models import ARCHITECTURES, layer_depths
 from zoo.models.network import DropPath
@@ -41,9 +42,9 @@ def convnext(**options: Any) -> Any:
 # parameter groups ------------------------------------------------------------------------------------------------
 
 
-def rates(network: Any, **options: Any) -> dict[str, tuple[float, float]]:
-    """Parameter name -> learning rate and weight decay, for lr 1 and weight decay .1."""
-    groups = parameter_groups(network, 1.0, 0.1, **options)
+def rates(network: Any, rules: Any = None, **options: Any) -> dict[str, tuple[float, float]]:
+    """Parameter name -> multiple of the learning rate, and weight decay, for weight decay .1."""
+    groups = parameter_groups(network, OptimizerOptions(weight_decay=0.1, **options), rules)
     assert len({group["name"] for group in groups}) == len(groups)  # the learning-rate monitor asks for this
     where = {id(p): (g["lr"], g["weight_decay"]) for g in groups for p in g["params"]}
     assert sum(len(g["params"]) for g in groups) == len(where) == len(list(network.parameters()))
@@ -60,7 +61,7 @@ def test_rates_fall_from_the_head_to_the_stem() -> None:
         assert found[name][0] == 0.5**power, name
     assert set(rates(network).values()) == {(1.0, 0.1), (1.0, 0.0)}
     with pytest.raises(ConfigError, match=r"layer_decay is 1.5; it must be above 0"):
-        parameter_groups(network, 1, 0, layer_decay=1.5)
+        parameter_groups(network, OptimizerOptions(layer_decay=1.5))
 
 
 @pytest.mark.parametrize("arch", ["tada2d_r18", "tanet_r18", "tadaconvnext_tiny", "tadaconvnextv2_tiny"])
@@ -101,7 +102,7 @@ def test_a_rule_stands_for_the_role_but_not_for_the_depth() -> None:
 )
 def test_rules_of_a_recipe_find_their_parameters(recipe: Any, arch: str, options: dict, count: int) -> None:
     names = [name for name, _ in zoo.create(arch, num_classes=4, **options).named_parameters()]
-    found = {rule: [name for name in names if re.search(rule, name)] for rule in recipe.group_rules}
+    found = {rule: [name for name in names if re.search(rule, name)] for rule in recipe.recipe.group_rules}
     assert all(found.values()), found
     assert sum(map(len, found.values())) == len({name for each in found.values() for name in each}) == count
 
@@ -111,17 +112,16 @@ def test_rules_of_a_recipe_find_their_parameters(recipe: Any, arch: str, options
 
 def rate_at(module: VideoClassifier, epoch: float, epochs: int) -> float:
     """Learning rate of a parameter with scale 1, in a run of the recipe's own batch size, 100 steps an epoch."""
-    h = module.hparams
-    factor = lr_factor(h["schedule"], 100 * epochs, 100, **{key: h[key] for key in SCHEDULE_OPTIONS})
-    return h["lr"] * factor(round(100 * epoch))
+    factor = lr_factor(module.recipe.schedule, 100 * epochs, 100)
+    return module.recipe.optimizer.lr * factor(round(100 * epoch))
 
 
 def test_tadaconvnextv2_recipe_is_the_released_one() -> None:
     module = TAdaConvNeXtV2("tadaconvnextv2_tiny", options=CONVNEXT)
-    h = module.hparams
-    assert (h.optimizer, h.lr, h.lr_batch_size, h.weight_decay, h.drop_path) == ("adamw", 5e-4, 512, 0.02, 0.2)
-    assert (h.head_lr_scale, h.operator_lr_scale, h.new_bias_lr_scale, h.bias_lr_scale) == (5, 5, 2, 1)
-    assert (h.label_smoothing, h.layer_decay, h.decay_bias) == (0, None, False)
+    o, r = module.recipe.optimizer, module.recipe.regularization
+    assert (o.name, o.lr, o.lr_batch_size, o.weight_decay) == ("adamw", 5e-4, 512, 0.02)
+    assert (o.head_lr_scale, o.operator_lr_scale, o.new_bias_lr_scale, o.bias_lr_scale) == (5, 5, 2, 1)
+    assert (o.layer_decay, o.decay_bias, r.label_smoothing, r.drop_path_rate) == (None, False, 0, 0.2)
     assert module.network.dropout.p == 0.5
     at_end_of_warmup = 2.5e-4 * (1 + math.cos(0.08 * math.pi))  # the cosine counts from the start of the run
     assert rate_at(module, 0, 100) == pytest.approx(1e-6)
@@ -133,13 +133,17 @@ def test_tadaconvnextv2_recipe_is_the_released_one() -> None:
 
 def test_tadaformer_recipe_is_the_released_one() -> None:
     module = TAdaFormer("tadaformer_b16", options=FORMER, image_size=16)
-    h = module.hparams
-    assert (h.optimizer, h.lr, h.lr_batch_size, h.weight_decay, h.drop_path) == ("adamw", 5e-5, 256, 0.05, None)
-    assert (h.head_lr_scale, h.operator_lr_scale, h.layer_decay, h.label_smoothing) == (10, 10, 0.7, 0.1)
+    o, r = module.recipe.optimizer, module.recipe.regularization
+    assert (o.name, o.lr, o.lr_batch_size, o.weight_decay) == ("adamw", 5e-5, 256, 0.05)
+    assert (o.head_lr_scale, o.operator_lr_scale, o.layer_decay) == (10, 10, 0.7)
+    assert (r.label_smoothing, r.drop_path_rate) == (0.1, None)
     assert module.network.dropout.p == 0.5
     for epoch, rate in ((0, 1e-6), (2.5, 2.55e-5), (5, 5e-5), (17.5, 2.55e-5), (30, 1e-6)):
         assert rate_at(module, epoch, 30) == pytest.approx(rate), epoch
-    large = TAdaFormer("tadaformer_b16", options=FORMER, image_size=16, lr=2e-5, warmup_start=0.05, min_lr_scale=0.05)
+    large = TAdaFormer(
+        "tadaformer_b16", options=FORMER, image_size=16, optimizer={"lr": 2e-5},
+        schedule={"warmup_start": 0.05, "min_lr_scale": 0.05},
+    )  # fmt: skip
     for epoch, rate in ((0, 1e-6), (4, 1.62e-5), (5, 2e-5), (14.5, 1.05e-5), (24, 1e-6)):  # 5 of 24 epochs warm up
         assert rate_at(large, epoch, 24) == pytest.approx(rate), epoch
 
@@ -168,9 +172,10 @@ def test_recipes_begin_with_a_network_of_the_zoo(recipe: type[VideoClassifier]) 
 
 
 def test_a_long_warm_up_is_cut_only_in_a_short_run() -> None:
-    assert lr_factor("constant", 24, 1, warmup_epochs=5, warmup_start=0)(4) == pytest.approx(0.8)
-    assert lr_factor("constant", 20, 1, warmup_epochs=5, warmup_start=0)(4) == pytest.approx(0.8)
-    assert lr_factor("constant", 19, 1, warmup_epochs=5, warmup_start=0)(1) == pytest.approx(1 / 1.9)
+    schedule = ScheduleOptions("constant", warmup_epochs=5, warmup_start=0)
+    assert lr_factor(schedule, 24, 1)(4) == pytest.approx(0.8)
+    assert lr_factor(schedule, 20, 1)(4) == pytest.approx(0.8)
+    assert lr_factor(schedule, 19, 1)(1) == pytest.approx(1 / 1.9)
 
 
 # dropout and memory ----------------------------------------------------------------------------------------------
@@ -186,7 +191,7 @@ def test_drop_path_is_that_of_a_network_built_with_it(make: Any, tmp_path: Path)
     config = built.spec.to_config()
     options = {key: value for key, value in make().spec.options.items() if key != "image_size"}
     size = 16 if make is former else 32
-    module = VideoClassifier(config["arch"], options=options, image_size=size, drop_path=0.3)
+    module = VideoClassifier(config["arch"], options=options, image_size=size, regularization={"drop_path_rate": 0.3})
     assert drop_rates(module.network) == pytest.approx(drop_rates(built))
     assert max(drop_rates(built)) == pytest.approx(0.3)
     again: Any = zoo.load(zoo.save(module.network, tmp_path / "saved"))
@@ -195,12 +200,16 @@ def test_drop_path_is_that_of_a_network_built_with_it(make: Any, tmp_path: Path)
 
 def test_rates_that_cannot_work_are_named() -> None:
     for arch, options, says in (
-        ("tanet_r18", {"drop_path": 0.1}, "VideoResNet has no DropPath; leave it out"),
-        ("tadaconvnextv2_tiny", {"drop_path": 1.0}, "drop_path is 1.0; it must be at least 0 and below 1"),
-        ("tadaconvnextv2_tiny", {"dropout": -0.1}, "dropout is -0.1"),
+        ("tanet_r18", {"drop_path_rate": 0.1}, "VideoResNet has no DropPath; leave it out"),
+        (
+            "tadaconvnextv2_tiny",
+            {"drop_path_rate": 1.0},
+            "regularization.drop_path_rate is 1.0; it must be at least 0 and below 1",
+        ),
+        ("tadaconvnextv2_tiny", {"drop_rate": -0.1}, "regularization.drop_rate is -0.1"),
     ):
         with pytest.raises(ConfigError, match=says):
-            VideoClassifier(arch, options={"width": 8, "num_classes": 4}, **options)
+            VideoClassifier(arch, options={"width": 8, "num_classes": 4}, regularization=options)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -211,7 +220,7 @@ def test_recomputed_activations_give_the_same_gradients(family: str) -> None:
         torch.manual_seed(0)
         module = VideoClassifier(
             arch, options={**options, "num_classes": 4, "num_frames": 4, "dropout": 0.0}, image_size=size,
-            drop_path=0.5, grad_checkpointing=checkpointing,
+            regularization={"drop_path_rate": 0.5}, grad_checkpointing=checkpointing,
         )  # fmt: skip
         assert module.network.grad_checkpointing is checkpointing
         module.network.train()
@@ -228,11 +237,13 @@ def test_recomputed_activations_give_the_same_gradients(family: str) -> None:
 )
 def test_other_families_train_with_every_option(arch: str) -> None:
     module = VideoClassifier(
-        arch, options={"width": 8}, num_classes=4, num_frames=4, image_size=32, dropout=0.1, grad_checkpointing=True
-    )
+        arch, options={"width": 8}, num_classes=4, num_frames=4, image_size=32, regularization={"drop_rate": 0.1},
+        grad_checkpointing=True,
+    )  # fmt: skip
     protocol = module.network.protocol
     clips = normalize(torch.randint(0, 256, (2, 4, 3, 32, 32), dtype=torch.uint8), protocol.mean, protocol.std)
-    groups = parameter_groups(module.network, 0.01, 0.0, operator_lr_scale=2, layer_decay=0.98)
+    options = OptimizerOptions(weight_decay=0.0, operator_lr_scale=2, layer_decay=0.98)
+    groups = [{**group, "lr": 0.01 * group["lr"]} for group in parameter_groups(module.network, options)]
     optimizer = torch.optim.AdamW(groups, 0.01)
     module.network.train()
     before = {name: p.detach().clone() for name, p in module.network.named_parameters()}
@@ -274,8 +285,21 @@ def run(request: Any, motion_folder: Path, tmp_path_factory: pytest.TempPathFact
         "--model.num_frames",
         "4",
     ]
-    arguments += ["--model.image_size", str(size), "--model.drop_path", "0.1", "--model.ema_decay", "0.5"]
-    arguments += ["--model.lr_batch_size", "null", "--model.grad_checkpointing", "true", *motion(motion_folder)]
+    arguments += [
+        "--model.image_size",
+        str(size),
+        "--model.regularization.drop_path_rate",
+        "0.1",
+        "--model.ema_decay",
+        "0.5",
+    ]
+    arguments += [
+        "--model.optimizer.lr_batch_size",
+        "null",
+        "--model.grad_checkpointing",
+        "true",
+        *motion(motion_folder),
+    ]
     arguments += ["--data.augment", "rand_augment", "--trainer.precision", "bf16-mixed", "--trainer.accelerator", "cpu"]
     assert main(["fit", *arguments, *QUIET, "--trainer.max_epochs", "1", "--out", str(out)]) == 0
     return out, arguments
@@ -287,7 +311,7 @@ def test_a_run_trains_every_part_and_keeps_its_rates(run: tuple[Path, list[str]]
     assert content["global_step"] == 4
     groups, h = content["optimizer_states"][0]["param_groups"], content["hyper_parameters"]
     former = "former" in out.name
-    found = {(group["initial_lr"] / h["lr"], group["weight_decay"]) for group in groups}
+    found = {(group["initial_lr"] / h["optimizer"]["lr"], group["weight_decay"]) for group in groups}
     depths = [(scale, decay) for scale in (0.7, 0.49, 0.343, 7, 4.9, 10) for decay in (0, 0.05)]
     wanted = [(1, 0), *depths] if former else [(1, 0.02), (1, 0), (5, 0.02), (10, 0)]
     assert sorted(found) == [pytest.approx(pair) for pair in sorted(wanted)]

@@ -78,7 +78,9 @@ def test_other_classes_than_the_entry_s_are_not_scored(
 ) -> None:
     data = ["--data", "VideoFolder", "--data.root", str(motion_folder), "--data.clips", "1", "--data.crops", "1"]
     assert main(["test", "--entry", entry, *data, *QUIET, "--out", str(tmp_path / "out")]) == 1
-    assert f"the classifier of {entry} was re-initialized, as the data has other classes" in capsys.readouterr().err
+    assert (
+        f"The classifier of {entry} was re-initialized, because the data has other classes" in capsys.readouterr().err
+    )
     assert not (tmp_path / "out").exists()
 
 

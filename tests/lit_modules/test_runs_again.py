@@ -17,7 +17,7 @@ from two_processes import two_processes
 
 from cli import main
 from lit_modules.checkpoints import AtomicCheckpointIO, update_average
-from lit_modules.scores import measured
+from lit_modules.scores import compute_metrics
 from zoo.provenance import fingerprint
 
 CHANGES = ["--model.mixup", "0.5", "--data.repeats", "2", "--data.erasing", "0.25"]
@@ -220,4 +220,4 @@ def test_classes_without_videos_do_not_count() -> None:
     def scored(pairs: list[tuple[int, int]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
         return {str(n): (torch.tensor(label), torch.eye(4)[found]) for n, (label, found) in enumerate(pairs)}
 
-    assert measured(scored([(0, 0), (0, 3), (1, 1), (1, 1)]))["mean_class"] == pytest.approx(0.75)
+    assert compute_metrics(scored([(0, 0), (0, 3), (1, 1), (1, 1)]))["mean_class"] == pytest.approx(0.75)

@@ -23,6 +23,7 @@ from tiny_zoo import NAMES, WEB, published, write_index
 import zoo
 from datamodules import VideoFolder
 from lit_modules import VideoClassifier
+from lit_modules.recipe_options import OptimizerOptions, ScheduleOptions
 from zoo.errors import ConfigError
 from zoo.hub.push import push
 from zoo.loading import current_spec
@@ -53,7 +54,7 @@ def checkpoint(motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """One epoch of a tiny TANet, four batches."""
     folder = tmp_path_factory.mktemp("run")
     run = trainer(folder, max_epochs=1)
-    run.fit(VideoClassifier("tanet_r18", num_classes=4, lr=0.25, **TINY), datamodule=data(motion_folder))
+    run.fit(VideoClassifier("tanet_r18", num_classes=4, optimizer={"lr": 0.25}, **TINY), datamodule=data(motion_folder))
     run.save_checkpoint(folder / "best.ckpt")
     return folder / "best.ckpt"
 
@@ -89,7 +90,8 @@ def test_a_training_is_told_of_the_weights_it_made_and_of_no_others(
 
 
 def test_a_module_tells_of_its_own_run(checkpoint: Path, motion_folder: Path, hub: LoopbackHub, tmp_path: Path) -> None:
-    module = VideoClassifier(str(checkpoint), lr=5.0, optimizer="adamw", schedule="constant", decay_bias=False)
+    optimizer = OptimizerOptions("adamw", lr=5.0, decay_bias=False)
+    module = VideoClassifier(str(checkpoint), optimizer=optimizer, schedule=ScheduleOptions("constant"))
     assert pushed(hub, module)[1]["recipe"]["lr"] == 0.25  # those of the checkpoint, as yet
 
     # a run without a step is no run
