@@ -102,8 +102,8 @@ def downloaded_file(
     """Provide a source's file on disk while the context lasts.
 
     An existing ``target``, saved by hand or kept, is used as it is. Otherwise the file is downloaded to
-    ``<target>.parts``, where a partial download of an earlier process is resumed. If the caller is interrupted, or finds
-    the disk full, the download stays there for the next process.
+    ``<target>.parts``, where a partial download of an earlier process is resumed. If the caller is interrupted, or
+    the disk is full, the download stays there for the next process.
 
     Args:
         verify: returns whether a file is certainly the expected one; raises CheckpointError if it certainly is not. A

@@ -172,9 +172,7 @@ class _WeightSource(NamedTuple):
     download: Callable[[], None]
 
 
-def _download_first_available(
-    entry: Entry, folder: Path, root: Path, problem: str, keep: bool, progress: bool
-) -> None:
+def _download_first_available(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, progress: bool) -> None:
     """Fill ``folder`` from the first source that works. ``problem`` is the reason why the cache could not be used.
 
     Raises:
