@@ -208,7 +208,7 @@ def _resolve(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress
             if offline():
                 raise
             log.warning("%s Fetching %s again.", error, shown)
-            return _from_folder(download_hub_folder(name, cache_dir, progress, again=True), pretrained)
+            return _from_folder(download_hub_folder(name, cache_dir, progress, force=True), pretrained)
     if os.path.exists(name):
         return _from_file(Path(name), pretrained)
     if os.sep in name or name.endswith((SUFFIX, ".safetensors")):

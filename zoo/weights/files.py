@@ -237,7 +237,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Provide an empty temporary file in the same folder, which replaces ``path`` on success and is removed on failure."""
+    """Provide an empty temporary file that replaces ``path`` on success and is removed on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")

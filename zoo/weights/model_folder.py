@@ -109,9 +109,9 @@ def read_model(path: Path, *, untouched: bool = False) -> tuple[dict[str, Tensor
         expected = config.pop(DIGEST_KEY, digest) if isinstance(config, dict) else digest
         if expected != digest:
             raise CheckpointError(
-                f"{weights} is damaged, or does not belong to the {CONFIG_FILE} in its folder: its SHA-256 is {digest}, "
-                f"expected {brief(expected)}. Download both again. If you changed the weights on purpose, remove "
-                f"{DIGEST_KEY!r} from {CONFIG_FILE}."
+                f"{weights} is damaged, or does not belong to the {CONFIG_FILE} in its folder: its SHA-256 is "
+                f"{digest}, expected {brief(expected)}. Download both again. If you changed the weights on purpose, "
+                f"remove {DIGEST_KEY!r} from {CONFIG_FILE}."
             )
         if untouched and config != _json(metadata.get("tempozoo", "null"), weights):
             raise CheckpointError(f"{config_file} was changed after it was written.")

@@ -44,8 +44,8 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
         ) from error
     except ForbiddenGlobal as error:
         raise CheckpointError(
-            f"{path} would run code while it is loaded ({error.name}), which weight files do not need. Nothing was run. "
-            "Do not use the file. Download it from its publisher."
+            f"{path} would run code while it is loaded ({error.name}), which weight files do not need. Nothing was "
+            "run. Do not use the file. Download it from its publisher."
         ) from error
     except Exception as error:  # a damaged file can cause any error
         text = str(error).strip() or type(error).__name__

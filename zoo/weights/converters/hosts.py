@@ -1,4 +1,4 @@
-"""Other image networks of torchvision: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt, which ours contain as ``net``.
+"""Other image networks of torchvision: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt, each as ``net`` of ours.
 
 Every key gets the prefix "net.". The rules nevertheless list the keys of these four networks, so that the file of
 another network is reported as such.

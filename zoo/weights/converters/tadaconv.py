@@ -62,7 +62,7 @@ _OURS = "blocks.{b}."
 
 
 def _tada_block(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """The projections are linear layers for Kinetics, and 3D convolutions with the same names for Something-Something."""
+    """Projections are linear layers for Kinetics, 3D convolutions with the same names for Something-Something."""
     return (
         Rule(theirs + "tada_pre_proj.weight", ours + "pre.weight", drop_space),
         Rule(theirs + "tada_pre_proj.bias", ours + "pre.bias"),
