@@ -138,7 +138,7 @@ def _status_message(repo: str, error: Any) -> str:
     if status in (402, 413, 507) or re.search("storage|quota", detail, re.IGNORECASE):
         return f"The Hub has no storage left for {repo}: {detail}"
     if status == 403:
-        return f"This token may not write to {repo} ({detail}). Use a token with write access, another repository, or create_pr."
+        return f"This token may not write to {repo} ({detail}). Use another token or repository, or create_pr."
     if status == 429:
         return f"The Hub limits the rate of requests ({detail}). {repo} was not changed. Push again later."
     if status >= 500:

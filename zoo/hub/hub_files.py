@@ -79,7 +79,7 @@ def list_commit(repo: str, revision: str | None) -> tuple[str, list[str]]:
                 content += chunk
                 if len(content) > MAX_LISTING:
                     raise DownloadError(
-                        f"{url} answers with more than {MAX_LISTING} bytes; expected a list of files. Check HF_ENDPOINT."
+                        f"{url} answers with more than {MAX_LISTING} bytes; expected a file list. Check HF_ENDPOINT."
                     )
     hf_raise_for_status(response)
     try:

@@ -107,7 +107,7 @@ def _cached(repo: str, files: Sequence[str], revision: str | None, cache: Path) 
 def _download_commit(
     repo: str, files: Sequence[str], revision: str | None, cache: Path, cached: Path | None, force: bool, progress: bool
 ) -> Path:
-    """Return the folder of a revision's current commit, with all files; the cached commit if the Hub does not answer."""
+    """Return the folder of a revision's current commit with all files, or the cached one if the Hub fails."""
     from huggingface_hub.errors import RevisionNotFoundError
 
     check_token(DownloadError)
@@ -246,6 +246,6 @@ def check_access(repo: str, *, create_pr: bool = False) -> None:
             return
         if owner not in orgs or orgs[owner] == "read":
             raise HubError(
-                f"The owner of this token, {me['name']}, may not write to {repo}. Push to {me['name']}/..., log in as a "
-                "user with write access, or open a pull request with create_pr."
+                f"The owner of this token, {me['name']}, may not write to {repo}. Push to {me['name']}/..., log in as "
+                "a user with write access, or open a pull request with create_pr."
             )
