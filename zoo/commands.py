@@ -18,9 +18,9 @@ from zoo.text import printable
 from zoo.weights.cache import clear_cache, list_cache, verify_entry
 from zoo.weights.conversion import convert
 from zoo.weights.digests import read_digests
-from zoo.weights.download import each_host_once
+from zoo.weights.download import skip_unreachable_hosts
 from zoo.weights.lightning_checkpoint import SUFFIX
-from zoo.weights.store import find_weights, obtain
+from zoo.weights.store import find_weights, get_weights
 
 
 def _location(name: str) -> str:
@@ -67,7 +67,7 @@ def _for_each(names: Sequence[str], verb: str, act: Callable[[str], str]) -> Non
         ZooError: after the last name, if any failed.
     """
     failed, skipped = 0, []
-    with each_host_once():
+    with skip_unreachable_hosts():
         for name in names:
             try:
                 print(f"{name}: {act(name)}", flush=True)
@@ -193,7 +193,11 @@ def download_command(arguments: Sequence[str]) -> None:
     parser.add_argument("pattern", nargs="+", help="index names or shell patterns")
     parser.add_argument("--keep", action="store_true", help="also keep the published file")
     args = parser.parse_args(arguments)
-    _for_each(_matching(args.pattern), "downloaded", lambda name: str(obtain(info(name), keep=args.keep).file.parent))
+
+    def act(name: str) -> str:
+        return str(get_weights(info(name), keep=args.keep).file.parent)
+
+    _for_each(_matching(args.pattern), "downloaded", act)
 
 
 def verify_command(arguments: Sequence[str]) -> None:
@@ -220,13 +224,13 @@ def cache_command(arguments: Sequence[str]) -> None:
     if args.verb == "clear":
         removed = list(clear_cache(args.pattern, files=args.files))
         for item in removed:
-            print(f"removed {printable(str(item.place))} ({item.size / 1e6:.1f} MB)")
+            print(f"removed {printable(str(item.path))} ({item.size / 1e6:.1f} MB)")
         if not removed:
             raise ZooError(f"Nothing in {cache_folder()} matches {args.pattern!r}.")
         return
     items = list_cache()
     for item in items:
-        print(f"{item.size / 1e6:10.1f} MB  {item.kind:16}  {printable(str(item.place))}")
+        print(f"{item.size / 1e6:10.1f} MB  {item.kind:16}  {printable(str(item.path))}")
     print(f"{sum(item.size for item in items) / 1e6:10.1f} MB  in {cache_folder()}")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from zoo.adapt import MAX_GROWTH, LoadReport, fit, listing
 from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
 from zoo.errors import CheckpointError, ConfigError, UnknownNameError, ZooError, check_int
-from zoo.hub.pull import HUB_PREFIX, fetch_hub_folder
+from zoo.hub.pull import HUB_PREFIX, download_hub_folder
 from zoo.index import Entry, load_index
 from zoo.models import VideoNetwork, build, outline, takes
 from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
@@ -27,7 +27,7 @@ from zoo.weights.conversion import matches_hint, read_published
 from zoo.weights.files import sha256_of
 from zoo.weights.lightning_checkpoint import SUFFIX, read_checkpoint
 from zoo.weights.model_folder import CONFIG_FILE, read_model, write_model
-from zoo.weights.store import Weights, obtain
+from zoo.weights.store import Weights, get_weights
 from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
 
 log = logging.getLogger("zoo")
@@ -196,19 +196,19 @@ def _resolve(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress
             return _from_index(entry)
         if weights is not None:
             return _from_index(entry, Path(weights))
-        return _from_index(entry, weights=obtain(entry, cache_dir, progress=progress))
+        return _from_index(entry, weights=get_weights(entry, cache_dir, progress=progress))
     shown = printable(name)
     if weights is not None and (name.startswith(HUB_PREFIX) or os.path.exists(name)):
         raise ConfigError(f"weights= goes with a name of the index; {shown} brings its own weights.")
     if name.startswith(HUB_PREFIX):
-        folder = fetch_hub_folder(name, cache_dir, progress)
+        folder = download_hub_folder(name, cache_dir, progress)
         try:
             return _from_folder(folder, pretrained)
         except CheckpointError as error:
             if offline():
                 raise
             log.warning("%s Fetching %s again.", error, shown)
-            return _from_folder(fetch_hub_folder(name, cache_dir, progress, again=True), pretrained)
+            return _from_folder(download_hub_folder(name, cache_dir, progress, force=True), pretrained)
     if os.path.exists(name):
         return _from_file(Path(name), pretrained)
     if os.sep in name or name.endswith((SUFFIX, ".safetensors")):

@@ -108,10 +108,10 @@ def test_a_download_and_its_conversion_need_the_file_once(tmp_path: Path, monkey
     torch.save({"model_state": tensors, "optimizer_state": {"state": state}, "epoch": 99}, file)
     code = (
         "import sys, gdown, rich.progress, zoo\n"
-        "from zoo.weights.store import obtain\n"
+        "from zoo.weights.store import get_weights\n"
         "def peak():\n"  # not getrusage's, which begins at that of the parent
         "    return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if 'VmHWM' in line)\n"
-        "before = peak(); obtain(zoo.info(sys.argv[1]), progress=False); print(peak() - before)"
+        "before = peak(); get_weights(zoo.info(sys.argv[1]), progress=False); print(peak() - before)"
     )
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TEMPOZOO_OFFLINE")

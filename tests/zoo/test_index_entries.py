@@ -18,7 +18,7 @@ from zoo.errors import ConfigError, WeightsNotFoundError
 from zoo.index import SOURCE_KINDS, load_index, parse_index, read_labels
 from zoo.models import ARCHITECTURES, build
 from zoo.protocol import Protocol
-from zoo.weights.download import place_for
+from zoo.weights.download import path_for
 
 NAMES = zoo.list_models()
 
@@ -103,7 +103,7 @@ def test_every_address_is_well_formed_and_of_one_trained_network() -> None:
     index = load_index()
     for entry in index.entries.values():
         assert entry.sources and {source.kind for source in entry.sources} <= set(SOURCE_KINDS)
-    places = {place_for(s.kind, s.url, s.file): s for e in index.entries.values() for s in e.sources}
+    places = {path_for(s): s for e in index.entries.values() for s in e.sources}
     assert len(set(places.values())) == len(places)  # each address has a place of its own in the cache
     starts: dict[str, set[str | None]] = {}
     for entry in index.entries.values():

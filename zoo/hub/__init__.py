@@ -1,1 +1,1 @@
-"""The only code that touches weight files, the cache or a network."""
+"""The Hugging Face Hub: pull and push networks, with model cards."""

@@ -1,4 +1,4 @@
-"""What is in the cache: list it, check it, clear it."""
+"""List, clear and verify the cache."""
 
 from __future__ import annotations
 
@@ -12,88 +12,94 @@ from pathlib import Path
 from zoo.index import BUNDLED, Entry, load_index
 from zoo.settings import cache_folder
 from zoo.weights.digests import check_digest, read_digests
-from zoo.weights.download import half_of
+from zoo.weights.download import parts_folder
 from zoo.weights.files import disk_errors, locked, sha256_of
 from zoo.weights.model_folder import WEIGHTS_FILE
-from zoo.weights.store import FILES, file_by_hand, obtain, read_cached
+from zoo.weights.store import PUBLISHED, get_weights, published_path, read_converted
 
 
 @dataclass(frozen=True)
-class Cached:
-    """An item of the cache: converted weights, a published file, or a partial download."""
+class CacheItem:
+    """A folder of converted weights, a published file, or a partial download, with its size in bytes."""
 
     name: str
     kind: str
-    place: Path
+    path: Path
     size: int
 
 
-def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[Cached]:
-    """All converted weights, then all published files and partial downloads."""
+def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CacheItem]:
+    """Return all converted weights, then all published files and partial downloads."""
     root = cache_folder(cache_dir)
-    found = [
-        Cached(weights.parent.name, "converted", weights.parent, _size(weights.parent))
+    items = [
+        CacheItem(weights.parent.name, "converted", weights.parent, _size(weights.parent))
         for weights in sorted(root.glob(f"*/{WEIGHTS_FILE}"))
     ]
-    for file in sorted((root / FILES).rglob("*")):
-        if file.suffix == ".parts" and file.is_dir():
-            found.append(Cached(file.stem, "partial download", file, _size(file)))
-        elif file.is_file() and not file.name.startswith(".") and ".parts" not in str(file.parent):
-            found.append(Cached(file.name, "published file", file, _size(file)))
-    return found
+    for path in sorted((root / PUBLISHED).rglob("*")):
+        if path.suffix == ".parts" and path.is_dir():
+            items.append(CacheItem(path.stem, "partial download", path, _size(path)))
+        elif path.is_file() and not path.name.startswith(".") and ".parts" not in str(path.parent):
+            items.append(CacheItem(path.name, "published file", path, _size(path)))
+    return items
 
 
-def _size(place: Path) -> int:
-    files = place.rglob("*") if place.is_dir() else [place]
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def clear_cache(
     pattern: str, cache_dir: str | os.PathLike[str] | None = None, *, files: bool = False
-) -> Iterator[Cached]:
-    """Remove conversions whose names match a shell pattern and yield what went; digests of first files stay.
+) -> Iterator[CacheItem]:
+    """Remove the converted weights of matching entries, and yield each removed item. Recorded digests are kept.
 
     Args:
-        pattern: such as "tanet_*".
-        files: also the publishers' files of these entries, whole or half.
+        pattern: shell pattern of entry names, such as "tanet_*".
+        files: also remove the published files of these entries, complete or partial.
     """
     root = cache_folder(cache_dir)
-    theirs = {
-        file_by_hand(source, root)
+    paths = {
+        published_path(source, root)
         for name in load_index().find(pattern)
         for source in load_index()[name].sources
         if source.kind != "bundled"
     }
-    theirs |= {half_of(path) for path in theirs}
+    paths |= {parts_folder(path) for path in paths}
     for item in list_cache(cache_dir):
-        theirs_or_all = item.place in theirs or pattern == "*"
-        if fnmatch.fnmatchcase(item.name, pattern) if item.kind == "converted" else files and theirs_or_all:
-            with disk_errors(item.place), locked(item.place.with_name(item.place.name.removesuffix(".parts"))):
-                if not item.place.exists():  # another process was about to finish with it
-                    continue
-                shutil.rmtree(item.place) if item.place.is_dir() else item.place.unlink()
-            yield item
+        if item.kind == "converted":
+            selected = fnmatch.fnmatchcase(item.name, pattern)
+        else:
+            selected = files and (item.path in paths or pattern == "*")
+        if not selected:
+            continue
+        with disk_errors(item.path), locked(item.path.with_name(item.path.name.removesuffix(".parts"))):
+            if not item.path.exists():  # another process finished with a partial download meanwhile
+                continue
+            shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
+        yield item
 
 
 def verify_entry(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> str:
-    """Verify all bytes of an entry's weights on this machine; returns what they were compared with, in words.
+    """Verify all bytes of an entry's weights on this machine. Returns a description of what they were compared with.
 
     Raises:
         WeightsNotFoundError: there are none.
-        CheckpointError: they are damaged, or not what they should be.
+        CheckpointError: they are damaged, or not the expected ones.
     """
     root = cache_folder(cache_dir)
     if (BUNDLED / entry.name).is_dir():
-        obtain(entry)
+        get_weights(entry)
         return "OK (bundled; SHA-256 of the index)"
     for source in entry.sources:
-        kept = file_by_hand(source, root)
-        if kept.is_file():
-            check_digest(entry.name, sha256_of(kept), entry.sha256, entry.sha256_prefix, kept)
-    read_cached(entry, root / entry.name)
-    if entry.sha256 or entry.sha256_prefix:
-        return "OK (published SHA-256)" if entry.sha256 else f"OK (published SHA-256 prefix {entry.sha256_prefix})"
-    seen = read_digests().get(entry.name)
-    if seen:
-        return f"OK (SHA-256 recorded on {seen.get('date')})"
+        path = published_path(source, root)
+        if path.is_file():
+            check_digest(entry.name, sha256_of(path), entry.sha256, entry.sha256_prefix, path)
+    read_converted(entry, root / entry.name)
+    if entry.sha256:
+        return "OK (published SHA-256)"
+    if entry.sha256_prefix:
+        return f"OK (published SHA-256 prefix {entry.sha256_prefix})"
+    record = read_digests().get(entry.name)
+    if record:
+        return f"OK (SHA-256 recorded on {record.get('date')})"
     return "complete, but the SHA-256 of the published file is unknown"

@@ -1,4 +1,4 @@
-"""A publisher's file -> our names and format."""
+"""Convert a publisher's file: rules rename and reshape its tensors; the result is a folder of this package."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from zoo.text import printable
 from zoo.weights.converters import CONVERTERS, RULES_VERSION, apply_rules
 from zoo.weights.digests import check_digest, record_digest
 from zoo.weights.files import locked, read_tensors, sha256_of
-from zoo.weights.model_folder import sweep, write_model
+from zoo.weights.model_folder import remove_leftovers, write_model
 
-BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # what the networks hold beside parameters
+BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # tensors that are not parameters
 
 
 def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.PathLike[str] | None = None) -> Path:
@@ -32,12 +32,12 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
     Args:
         source_file: the publisher's file.
         name: the index entry it belongs to.
-        out_dir: where to write; default is the cache, where ``load(name)`` finds it from then on. Into the cache goes
-            only the published file itself, as far as its digest is known; elsewhere, any file of that network.
+        out_dir: folder to write. The default is the cache, from which ``load(name)`` reads. The cache accepts only
+            the published file, as far as its digest is known; another folder accepts any file of that network.
 
     Raises:
-        UnknownNameError: no such entry.
-        CheckpointError: a file that cannot be read, is of another network, or (DownloadError) not the published one.
+        UnknownNameError: the index has no such entry.
+        CheckpointError: the file cannot be read or is of another network, or (DownloadError) is not the published one.
     """
     check_path("source_file", source_file)
     check_text("name", name)
@@ -59,7 +59,7 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
         raise error.with_message(f"{error} To convert it anyway, give an output folder: --out DIR") from error
     folder = cache_folder() / name
     with locked(folder):
-        sweep(folder)
+        remove_leftovers(folder)
         convert_file(entry, path, folder, digest)
         if not entry.sha256:
             record_digest(name, digest, path.stat().st_size, f"{path.name}, converted by hand")
@@ -67,74 +67,77 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
 
 
 def convert_file(entry: Entry, path: Path, folder: Path, digest: str, source: str | None = None) -> Path:
-    """Write a published file's tensors in our names and format; its tensors are mapped, never all in memory.
+    """Write a published file's tensors to ``folder`` in our names and format, and return the folder.
+
+    The tensors are memory-mapped, so they are never all in memory.
 
     Args:
-        digest: sha256 of the file.
-        source: its address, if it was fetched.
+        digest: SHA-256 of the file.
+        source: URL that it was downloaded from.
+
+    Raises:
+        CheckpointError: the file cannot be read, or does not fit the entry's network.
     """
     tensors, _ = read_published(entry, path)
     network = outline(entry.arch, **entry.options)
-    # of an image network, only what was trained is kept, so that later loads still tell the operator is new
+    # the tensors of an image network are written without the operator's, so that later loads report it as untrained
     fit(network, tensors, entry.options, entry.options, where=str(path), operator_untrained=entry.init)
-    types = {key: value.dtype for key, value in network.state_dict().items()}
+    dtypes = {key: value.dtype for key, value in network.state_dict().items()}
     size = path.stat().st_size
     provenance: dict[str, Any] = {"entry": entry.name, "sha256": digest, "size": size, "rules": RULES_VERSION}
     provenance |= {"source": source} if source else {"file": path.name}
     if entry.init:
         provenance[UNTRAINED] = True
     config = replace(entry.spec, provenance=provenance).to_config()
-    return write_model(folder, {key: value.to(types[key]) for key, value in tensors.items()}, config)
+    return write_model(folder, {key: value.to(dtypes[key]) for key, value in tensors.items()}, config)
 
 
 def read_published(entry: Entry, path: Path) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """A published file's tensors in our names, and the keys ignored on purpose.
+    """Return a published file's tensors in our names, and the keys ignored on purpose.
 
     Raises:
-        CheckpointError: the file cannot be read, or is in no format that is known of the entry.
+        CheckpointError: the file cannot be read, or its keys match no known format.
     """
     raw = read_tensors(path)
-    first = entry.converter
-    best = None
-    for converter in sorted(CONVERTERS, key=lambda c: c != first):  # any publisher's format of the network will do
+    unknown: list[str] = []  # in the entry's own format, which is tried first
+    for converter in sorted(CONVERTERS, key=lambda name: name != entry.converter):
         conversion = apply_rules(CONVERTERS[converter], raw)
         if not conversion.unknown:
             return conversion.tensors, tuple(conversion.ignored)
-        best = best or conversion
+        unknown = unknown or conversion.unknown
     if set(raw) <= set(outline(entry.arch, **entry.options).state_dict()):
         return raw, ()  # already in our names
-    assert best is not None
     raise CheckpointError(
-        f"{path} is not a file of {entry.name}: {len(best.unknown)} of its {len(raw)} keys are unknown to the "
-        f"{first!r} format, such as {listing(best.unknown)}. Expected the file of {entry.sources[0].url}"
+        f"{path} is not a file of {entry.name}: {len(unknown)} of its {len(raw)} keys are unknown in the "
+        f"{entry.converter!r} format, such as {listing(unknown)}. Expected the file of {entry.sources[0].url}"
     )
 
 
 def matching_entries(path: str | os.PathLike[str]) -> list[str]:
-    """Names of the index entries whose networks a publisher's file fits, by its keys and shapes, in index order.
+    """Return the index entries whose networks a publisher's file fits by keys and shapes, in index order.
 
-    Networks of one shape are not told apart: a file may fit several entries. It takes a few seconds at most.
+    Networks with the same keys and shapes all match. The search takes a few seconds at most.
 
     Raises:
-        CheckpointError: the file cannot be read, or is not a file of weights.
+        CheckpointError: the file cannot be read, or has no weights.
     """
     check_path("path", path)
     file = read_tensors(Path(path))
     shapes = {key: torch.empty(value.shape, dtype=value.dtype, device="meta") for key, value in file.items()}
-    formats: dict[str | None, dict[str, torch.Tensor]] = {None: shapes}  # None: in our names already
+    formats: dict[str | None, dict[str, torch.Tensor]] = {None: shapes}  # None: already in our names
     for name, rules in CONVERTERS.items():
         conversion = apply_rules(rules, shapes)
         if conversion.tensors and not conversion.unknown:
             formats[name] = conversion.tensors
     names: list[str] = []
-    outcomes: dict[str, bool] = {}
+    fits: dict[str, bool] = {}
     for entry in load_index().entries.values():
-        # one file of an image network starts several entries, and one form of network is that of several
+        # entries with the same image network, or with the same architecture and options, need one comparison
         key = entry.sources[0].url if entry.init else f"{entry.arch} {sorted(entry.options.items())}"
-        if key not in outcomes:
+        if key not in fits:
             candidates = [formats[name] for name in (entry.converter, None) if name in formats]
-            outcomes[key] = any(_fits(entry, tensors) for tensors in candidates)
-        if outcomes[key]:
+            fits[key] = any(_fits(entry, tensors) for tensors in candidates)
+        if fits[key]:
             names.append(entry.name)
     return names
 
@@ -143,7 +146,7 @@ def _fits(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> bool:
     params = sum(value.numel() for key, value in tensors.items() if not key.endswith(BUFFERS))
     growth = MAX_GROWTH if entry.init else 1
     if not params <= entry.params <= growth * params:
-        return False  # without building the network, which takes most of the time
+        return False  # decided without building the network, which takes most of the time
     network = outline(entry.arch, **entry.options)
     try:
         fit(network, dict(tensors), entry.options, entry.options, where="", operator_untrained=entry.init)
@@ -153,7 +156,7 @@ def _fits(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> bool:
 
 
 def matches_hint(path: Path, name: str | None = None) -> str:
-    """A sentence that names the entries a file fits; empty if it fits none, or ``name``, or cannot be read."""
+    """Name the entries that a file fits, in a sentence. Empty if it fits none, fits ``name``, or cannot be read."""
     try:
         names = matching_entries(path)
     except ZooError:
@@ -161,4 +164,4 @@ def matches_hint(path: Path, name: str | None = None) -> str:
     if not names or name in names:
         return ""
     file = printable(path.name)
-    return f"{file} fits {listing(names, 8)}: give weights={printable(str(path))} with one of these names."
+    return f"{file} fits {listing(names, 8)}: pass weights={printable(str(path))} with one of these names."

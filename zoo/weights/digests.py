@@ -1,4 +1,7 @@
-"""Digests of published files that were fetched once: who publishes none is held to the file that came first."""
+"""SHA-256 of published files: the index's, or that of the first download where the publisher gives none.
+
+The digests of first downloads are recorded in the user's ``digests.yaml``. Later downloads must match them.
+"""
 
 from __future__ import annotations
 
@@ -17,89 +20,93 @@ from zoo.weights.files import atomic_path
 
 log = logging.getLogger("zoo")
 HEADER = """\
-# Published weight files as they were first seen on this machine; files that differ are refused from then on.
-# To accept another file for a name, remove its block. A digest that is right belongs into checkpoints_index.yaml, where
-# it holds for everybody: please send it in.
+# SHA-256 of published weight files, recorded at their first download on this machine. Other files are refused.
+# To accept a new file for a name, remove its block. If you can confirm a digest, please propose it for
+# checkpoints_index.yaml, where it protects all users.
 """
 
 
 def digests_path() -> Path:
-    """The user's lock file."""
+    """Return the path of the user's recorded digests."""
     return config_folder() / "digests.yaml"
 
 
 def read_digests() -> dict[str, dict[str, Any]]:
-    """name of an entry -> sha256, size, date, source of its file as first seen.
+    """Return the recorded digests: entry name -> sha256, size, date and source of the first download.
 
     Raises:
-        ConfigError: a lock file that cannot be read: it is never passed over.
+        ConfigError: the file exists, but cannot be read. It is never ignored.
     """
     path = digests_path()
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: of a number or date
-        raise ConfigError(f"{path} cannot be read: {error}. Mend or remove it.") from error
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:  # ValueError: an invalid number or date
+        raise ConfigError(f"{path} cannot be read: {error}. Correct or remove it.") from error
     if not isinstance(content, Mapping) or not all(
-        isinstance(seen, Mapping) and isinstance(seen.get("sha256"), str) for seen in content.values()
+        isinstance(record, Mapping) and isinstance(record.get("sha256"), str) for record in content.values()
     ):
-        raise ConfigError(f"{path}: expected a block with sha256: under each name. Mend or remove it.")
-    return {name: dict(seen) for name, seen in content.items()}
+        raise ConfigError(f"{path}: expected a block with sha256: under each name. Correct or remove it.")
+    return {name: dict(record) for name, record in content.items()}
 
 
 def check_digest(name: str, digest: str, sha256: str | None, prefix: str | None, file: str | Path) -> bool:
-    """Hold a file to what is known of an entry's file; whether that was a whole digest.
+    """Verify a file's digest against the index and the recorded digests.
 
     Args:
-        name: the entry.
-        digest: sha256 of the file (or that a converted file says it was made from).
-        sha256, prefix: what the publisher says.
-        file: what to call it in the error.
+        name: of the entry.
+        digest: SHA-256 of the file, or of the file that a conversion was made from.
+        sha256, prefix: the publisher's full SHA-256, or its first digits.
+        file: path or description of the file, for the error.
+
+    Returns:
+        Whether a full SHA-256 was compared.
 
     Raises:
-        DownloadError: it is another file.
+        DownloadError: the digests differ.
     """
     if not digest.startswith(sha256 or prefix or ""):
         raise DownloadError(
-            f"{file} is not the published file of {name}: its sha256 is {digest}, the index says "
-            f"{sha256 or f'that it begins with {prefix}'}.",
+            f"{file} is not the published file of {name}: its SHA-256 is {digest}, the index expects "
+            f"{sha256 or f'one that begins with {prefix}'}.",
             "digest",
         )
     if sha256:
         return True
-    seen = read_digests().get(name)
-    if seen is None:
+    record = read_digests().get(name)
+    if record is None:
         return False
-    if seen["sha256"] != digest:
+    if record["sha256"] != digest:
         raise DownloadError(
-            f"{file} is not the file of {name} that was seen first ({seen.get('date')}, {seen.get('size')} bytes, from "
-            f"{seen.get('source')}): its sha256 is {digest}, that one's {seen['sha256']}. If its publisher has "
-            f"replaced it and you trust the new one, remove {name} from {digests_path()}.",
+            f"{file} is not the file of {name} that was downloaded first ({record.get('date')}, {record.get('size')} "
+            f"bytes, from {record.get('source')}): its SHA-256 is {digest}, the recorded one {record['sha256']}. If "
+            f"the publisher replaced the file and you trust the new one, remove {name} from {digests_path()}.",
             "digest",
         )
     return True
 
 
 def record_digest(name: str, digest: str, size: int | None, source: str | None) -> None:
-    """Note an entry's file in the lock file, and say so; one that is noted already stays."""
+    """Record the digest of an entry's file and log it. An existing record is not changed."""
     path = digests_path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
-            known = read_digests()
-            if name in known:
+            records = read_digests()
+            if name in records:
                 return
-            known[name] = {"sha256": digest, "size": size, "date": date.today().isoformat(), "source": source}
+            records[name] = {"sha256": digest, "size": size, "date": date.today().isoformat(), "source": source}
             with atomic_path(path) as temporary:
-                temporary.write_text(HEADER + yaml.safe_dump(known), encoding="utf-8")
+                temporary.write_text(HEADER + yaml.safe_dump(records), encoding="utf-8")
     except OSError as error:
         log.warning(
-            "the digest of %s (sha256 %s) cannot be kept in %s (%s): set TEMPOZOO_CONFIG to a folder of yours",
+            "the digest of %s (SHA-256 %s) cannot be recorded in %s (%s). Set TEMPOZOO_CONFIG to a writable folder.",
             name, digest, path, error.strerror,
         )  # fmt: skip
         return
     log.warning(
-        "first file of %s: %s bytes, sha256 %s; none is published in full: this one is enforced from now on (%s)",
+        "first file of %s: %s bytes, SHA-256 %s. Its publisher gives no full SHA-256, so later downloads are verified "
+        "against this one (%s).",
         name, size, digest, path,
     )  # fmt: skip

@@ -1,4 +1,8 @@
-"""Published files, on disk while they are needed: resumed, tried again, and never taken for more than they are."""
+"""One published file on disk: resumed, retried, and verified before it is used.
+
+The call path is ``downloaded_file`` -> ``_download_verified`` -> ``_download`` -> ``_download_with_retries`` ->
+``zoo.weights.transfer``, which makes a single attempt.
+"""
 
 from __future__ import annotations
 
@@ -12,97 +16,103 @@ from contextvars import ContextVar
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
-from zoo.errors import (
-    CheckpointError,
-    DownloadError,
-    StorageError,
-    ZooError,
-)
+from zoo.errors import CheckpointError, DownloadError, StorageError, ZooError
+from zoo.index import Source
 from zoo.settings import offline
 from zoo.weights.files import disk_errors, locked
-from zoo.weights.transfer import TryAgain, in_folder, prepare, transfer
+from zoo.weights.transfer import TransientFailure, drive_file_url, prepare_parts, transfer
 
 log = logging.getLogger("zoo")
 
-WHOLE = "file"  # name of a file in its `.parts` folder once all of it has come
+COMPLETE_FILE = "file"  # name of a completely transferred file in its `.parts` folder
 BACKOFF = 1.0  # seconds before the second attempt, doubled for each further one, up to LONGEST_WAIT
 LONGEST_WAIT = 60.0
 HUB = "huggingface.co"
-_unreached: ContextVar[set[str] | None] = ContextVar("_unreached", default=None)
+_unreachable_hosts: ContextVar[set[str] | None] = ContextVar("_unreachable_hosts", default=None)
+
+
+# paths -----------------------------------------------------------------------------------------------------------
+
+
+def path_for(source: Source) -> Path:
+    """Return the relative path under which a source's file is cached, such as ``host/path/name.pth``.
+
+    Different URLs have different paths.
+    """
+    parts = urlsplit(source.url)
+    if source.kind == "gdrive_file":
+        names = [parts.netloc, parts.path.split("/")[3]]
+    elif source.kind == "gdrive_folder":
+        names = [parts.netloc, parts.path.split("/")[3], source.file or ""]
+    elif source.kind == "hf":
+        names = [HUB, *source.url.removeprefix("hf-hub:").split("/"), source.file or ""]
+    else:
+        names = [parts.netloc, *parts.path.strip("/").split("/")]
+    return Path(*(_safe_name(name) for name in names))
+
+
+def _safe_name(name: str) -> str:
+    """Quote a component of a URL, so that it is a valid file name other than ``.`` and ``..``."""
+    return quote(name, safe=" @+=,()") if name.strip(".") else name.replace(".", "%2E")
+
+
+def parts_folder(target: Path) -> Path:
+    """Return the folder of a download in progress. It also has the complete file until that is used."""
+    return target.with_name(f"{target.name}.parts")
+
+
+# unreachable hosts -----------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def each_host_once() -> Iterator[None]:
-    """As long as this lasts, nothing more is asked of a host once no connection to it could be made."""
-    token = _unreached.set(set())
+def skip_unreachable_hosts() -> Iterator[None]:
+    """Send no further requests in this context to a host that could not be reached once."""
+    token = _unreachable_hosts.set(set())
     try:
         yield
     finally:
-        _unreached.reset(token)
+        _unreachable_hosts.reset(token)
 
 
 @contextlib.contextmanager
-def asking(host: str) -> Iterator[None]:
-    """Around requests to a host; a DownloadError if the host is to be skipped, see ``each_host_once``."""
-    unreached = _unreached.get()
-    if unreached is not None and host in unreached:
+def requests_to(host: str) -> Iterator[None]:
+    """Record in this context whether a host is unreachable; see ``skip_unreachable_hosts``.
+
+    Raises:
+        DownloadError: the host was unreachable before (reason "skipped").
+    """
+    unreachable = _unreachable_hosts.get()
+    if unreachable is not None and host in unreachable:
         raise DownloadError(f"{host} could not be reached before.", "skipped")
     try:
         yield
     except DownloadError as error:
-        if unreached is not None and error.reason == "unreachable":
-            unreached.add(host)
+        if unreachable is not None and error.reason == "unreachable":
+            unreachable.add(host)
         raise
 
 
-def place_for(kind: str, url: str, file: str | None) -> Path:
-    """Where a source's file is kept below a folder: one path for one address, such as ``host/path/name.pth``."""
-    parts = urlsplit(url)
-    if kind == "gdrive_file":
-        names = [parts.netloc, parts.path.split("/")[3]]
-    elif kind == "gdrive_folder":
-        names = [parts.netloc, parts.path.split("/")[3], file or ""]
-    elif kind == "hf":
-        names = [HUB, *url.removeprefix("hf-hub:").split("/"), file or ""]
-    else:
-        names = [parts.netloc, *parts.path.strip("/").split("/")]
-    return Path(*(_folder_name(name) for name in names))
-
-
-def _folder_name(name: str) -> str:
-    """A part of an address as the name of a file or folder, which ``.`` and ``..`` are not."""
-    return quote(name, safe=" @+=,()") if name.strip(".") else name.replace(".", "%2E")
-
-
-def half_of(target: Path) -> Path:
-    """The folder with what has come so far of a file; and with the file, ``WHOLE``, until it is used."""
-    return target.with_name(f"{target.name}.parts")
+# downloads -------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def fetched(
-    kind: str,
-    url: str,
-    file: str | None,
-    target: Path,
-    verify: Callable[[Path], bool],
-    *,
-    keep: bool = False,
-    progress: bool = True,
+def downloaded_file(
+    source: Source, target: Path, verify: Callable[[Path], bool], *, keep: bool = False, progress: bool = True
 ) -> Iterator[Path]:
-    """A source's file, on disk for as long as the context lasts.
+    """Provide a source's file on disk while the context lasts.
 
-    It is ``target`` if that is there: saved by hand, or kept. Otherwise it is fetched, going on with what an earlier
-    process left in ``<target>.parts``. It stays there if the caller is interrupted, or finds the disk full.
+    An existing ``target``, saved by hand or kept, is used as it is. Otherwise the file is downloaded to
+    ``<target>.parts``, where a partial download of an earlier process is resumed. If the caller is interrupted, or
+    the disk is full, the download stays there for the next process.
 
     Args:
-        kind, url, file: the source, as in the index.
-        verify: whether a file is proved to be the expected one; raises CheckpointError if it is proved not to be. One
-            that was put together from two downloads and fails, or cannot be proved, is fetched anew.
-        keep: leave a fetched file as ``target``.
+        verify: returns whether a file is certainly the expected one; raises CheckpointError if it certainly is not. A
+            resumed download that is not certainly the expected file is repeated from the start, because its two
+            halves may be of different versions.
+        keep: keep the downloaded file as ``target``.
 
     Raises:
-        DownloadError: of a kind that says what happened; what was fetched of a wrong file is removed.
+        DownloadError: ``reason`` gives the kind of failure. A file that failed verification is deleted.
     """
     with locked(target):
         if target.is_file():
@@ -111,84 +121,88 @@ def fetched(
             except CheckpointError as error:
                 if offline():
                     raise
-                log.warning("%s It stays where it is; fetching it from %s.", error, url)
+                log.warning("%s It is not deleted. Downloading %s instead.", error, source.url)
             else:
                 yield target
                 return
-        parts = half_of(target)
-        whole = _proved(kind, url, file, parts, verify, progress)
+        parts = parts_folder(target)
+        path = _download_verified(source, parts, verify, progress)
         if keep:
-            whole = whole.replace(target)
+            path = path.replace(target)
         try:
-            yield whole
+            yield path
         except CheckpointError:
             shutil.rmtree(parts, ignore_errors=True)
             raise
         shutil.rmtree(parts, ignore_errors=True)
 
 
-def _proved(kind: str, url: str, file: str | None, parts: Path, verify: Callable[[Path], bool], progress: bool) -> Path:
-    """The whole file in ``parts``, verified; fetched anew if its two halves may be of different files."""
-    resumed = any(parts.glob(f"{WHOLE}*"))
-    whole = _fetch(kind, url, file, parts, progress)
+def _download_verified(source: Source, parts: Path, verify: Callable[[Path], bool], progress: bool) -> Path:
+    """Return the complete, verified file in ``parts``; a resumed download that fails verification is repeated."""
+    resumed = any(parts.glob(f"{COMPLETE_FILE}*"))
+    path = _download(source, parts, progress)
     try:
-        if verify(whole) or not resumed or kind == "https":  # of which versions were compared
-            return whole
-        log.warning("nothing proves that the two halves of %s belong together; fetching it anew", url)
+        # `prepare_parts` resumes https downloads only if both halves are of one version
+        if verify(path) or not resumed or source.kind == "https":
+            return path
+        log.warning("The resumed download of %s cannot be verified; downloading it again.", source.url)
     except CheckpointError:
         shutil.rmtree(parts)
         if not resumed:
             raise
-        log.warning("what was fetched of %s in two halves is not its file; fetching it anew", url)
+        log.warning("The resumed download of %s is not the expected file; downloading it again.", source.url)
     shutil.rmtree(parts, ignore_errors=True)
-    whole = _fetch(kind, url, file, parts, progress)
+    path = _download(source, parts, progress)
     try:
-        verify(whole)
+        verify(path)
     except CheckpointError:
         shutil.rmtree(parts)
         raise
-    return whole
+    return path
 
 
-def _fetch(kind: str, url: str, file: str | None, parts: Path, progress: bool) -> Path:
-    """The whole, unverified file in ``parts``; on an error, the bytes so far stay there, for a later process."""
-    if (parts / WHOLE).is_file():
-        return parts / WHOLE
+def _download(source: Source, parts: Path, progress: bool) -> Path:
+    """Return the complete, unverified file in ``parts``. After an error, a later process can resume from there."""
+    path = parts / COMPLETE_FILE
+    if path.is_file():
+        return path
     try:
-        with asking(place_for(kind, url, file).parts[0]):
-            if kind == "hf":
-                from zoo.hub.pull import fetch_hub_file
+        with requests_to(path_for(source).parts[0]):
+            if source.kind == "hf":
+                from zoo.hub.pull import download_hub_file
 
-                return fetch_hub_file(url, file or "", parts, progress).replace(parts / WHOLE)
-            return _attempts(kind, url, file, parts, progress)
+                return download_hub_file(source.url, source.file or "", parts, progress).replace(path)
+            return _download_with_retries(source, parts, progress)
     except ZooError as error:
-        if isinstance(error, StorageError) or not any(parts.glob(f"{WHOLE}*")):
+        if isinstance(error, StorageError) or not any(parts.glob(f"{COMPLETE_FILE}*")):
             shutil.rmtree(parts, ignore_errors=True)
         raise
 
 
-def _attempts(kind: str, url: str, file: str | None, parts: Path, progress: bool) -> Path:
-    failures = most = 0
-    address = url
+def _download_with_retries(source: Source, parts: Path, progress: bool) -> Path:
+    """Repeat ``transfer`` after transient failures, until several attempts in a row received no new bytes."""
+    kind, url = source.kind, source.url
+    failures = most_bytes = 0
     while True:
         try:
             if kind == "gdrive_folder":
-                address, kind = in_folder(url, file or ""), "gdrive_file"
+                kind, url = "gdrive_file", drive_file_url(source.url, source.file or "")
             with disk_errors(parts):
-                prepare(kind, address, parts)
-                return transfer(kind, address, parts, parts / WHOLE, progress)
-        except TryAgain as error:
-            come = sum(piece.stat().st_size for piece in parts.glob(f"{WHOLE}*"))
-            failures = 1 if come > most else failures + 1  # as long as bytes come, there is hope
-            most = max(most, come)
-            if failures >= error.patience:
+                prepare_parts(kind, url, parts)
+                return transfer(kind, url, parts, parts / COMPLETE_FILE, progress)
+        except TransientFailure as error:
+            received = sum(part.stat().st_size for part in parts.glob(f"{COMPLETE_FILE}*"))
+            failures = 1 if received > most_bytes else failures + 1
+            most_bytes = max(most_bytes, received)
+            if failures >= error.max_attempts:
                 raise DownloadError(
-                    f"{error}; {failures} attempts in a row brought nothing.",
-                    "incomplete" if error.connected or most else "unreachable",
+                    f"{error}; {failures} attempts in a row received no new data.",
+                    "incomplete" if error.connected or most_bytes else "unreachable",
                 ) from error
             if error.wait > LONGEST_WAIT:
                 raise DownloadError(
-                    f"{error} and asks to wait for {error.wait / 60:.0f} minutes.", "incomplete"
+                    f"{error}, and the host asks to wait for {error.wait / 60:.0f} minutes. Try again then.",
+                    "incomplete",
                 ) from error
             seconds = max(error.wait, min(BACKOFF * 2 ** (failures - 1) * random.uniform(0.5, 1.0), LONGEST_WAIT))
             log.warning("%s; trying again in %.0f s", error, seconds)

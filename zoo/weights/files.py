@@ -1,4 +1,4 @@
-"""Weight files of any publisher, read without running what is inside; and files written whole or not at all."""
+"""Read weight files of any format without executing anything in them; write files atomically."""
 
 from __future__ import annotations
 
@@ -29,9 +29,8 @@ from zoo.weights.utf8 import utf8_path
 
 log = logging.getLogger("zoo")
 
-# Where publishers keep the weights in what they pickle, in the order they are looked for.
+# Keys under which publishers pickle the state dict, in the order in which they are tried.
 WRAPPERS = ("model_state", "state_dict", "model")
-
 
 _PLAIN = (
     torch.float64, torch.float32, torch.float16, torch.bfloat16,
@@ -40,38 +39,38 @@ _PLAIN = (
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint file by name, on the CPU; nothing in the file is executed.
+    """Read the tensors of a checkpoint file by name, on the CPU. Nothing in the file is executed.
 
-    Reads safetensors, PyTorch pickles (``weights_only``) and the tensors of TorchScript archives. Takes the state dict
-    out of the wrapping dictionary of the publishers we know and drops DataParallel's ``module.`` prefix.
+    Reads safetensors, PyTorch pickles and TorchScript archives. A state dict inside one of ``WRAPPERS`` is unwrapped,
+    and DataParallel's ``module.`` prefix is removed.
 
     Raises:
-        CheckpointError: missing, truncated, not a checkpoint, or asking to run code.
+        CheckpointError: the file is missing, truncated, not a checkpoint, or requires running code.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"There is no weight file {path}.")
     if path.stat().st_size == 0:
-        raise CheckpointError(f"{path} is empty; download it again.")
+        raise CheckpointError(f"{path} is empty. Download it again.")
     head = refuse_page(path)
     if path.suffix == ".safetensors" or head[8:9] == b"{":
         return read_safetensors(path)[0]
     if is_torchscript(path):
         return read_torchscript(path)
-    return _strip(load_tensors(path, _state_dict(path, load_pickle(path))))
+    return _strip_prefix(load_tensors(path, _state_dict(path, load_pickle(path))))
 
 
 def refuse_page(path: Path) -> bytes:
-    """The first bytes of a file that is not a web page.
+    """Return the first bytes of a file.
 
     Raises:
-        DownloadError: it is one.
+        DownloadError: the file is a web page.
     """
     with readable(path) as file:
         head: bytes = file.read(512)
     if head.lstrip()[:1] == b"<":
         raise DownloadError(
-            f"{path} is a web page, not a checkpoint: the host probably answered with a quota or log-in page. "
+            f"{path} is a web page, not a checkpoint: the host probably answered with a quota or login page. "
             "Download the file again in a browser.",
             "web page",
         )
@@ -79,17 +78,17 @@ def refuse_page(path: Path) -> bytes:
 
 
 def check_archive(path: Path) -> bool:
-    """Compare the checksums that a zip archive, as PyTorch writes, holds of its parts; False if it is none.
+    """Verify the CRC-32 checksums in a zip archive of PyTorch. Returns False for any other file.
 
-    For files without a published digest: their tensors are read without a look at these checksums.
+    Files without a published digest need this, because reading tensors does not verify the checksums.
 
     Raises:
-        CheckpointError: a part is not what it was when the archive was written.
+        CheckpointError: a checksum is wrong.
     """
     with mapped(path) as content:
         if not is_archive(content):
             return False
-        Archive(path, content)  # whose limits keep the next step short
+        Archive(path, content)  # its limits bound the time of testzip
         with ZipFile(path) as archive:
             bad = archive.testzip()
         if bad is not None:
@@ -98,27 +97,27 @@ def check_archive(path: Path) -> bool:
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Read the tensors and metadata of a safetensors file.
 
     Raises:
-        CheckpointError: it is damaged, or holds other than plain tensors.
+        CheckpointError: the file is damaged, or has values other than plain tensors.
     """
     try:
         with utf8_path(path) as utf8, safe_open(utf8, framework="pt") as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             metadata = file.metadata() or {}
-    except Exception as error:  # torch, which makes the tensors, raises others than SafetensorError
+    except Exception as error:  # SafetensorError, or any error of torch while it creates the tensors
         reason = one_line(str(error), 200).rstrip(".")
-        raise CheckpointError(f"{path} is not a whole safetensors file ({reason}). Download it again.") from error
+        raise CheckpointError(f"{path} is not a complete safetensors file ({reason}). Download it again.") from error
     check_plain(path, tensors)
     return tensors, metadata
 
 
 def load_pickle(path: Path) -> Any:
-    """The content of a PyTorch file: numbers, text, and a StoredTensor for each tensor, which ``load_tensors`` reads.
+    """Read a PyTorch file, with a StoredTensor in place of each tensor; ``load_tensors`` reads those.
 
     Raises:
-        CheckpointError: missing, damaged, or asking to run code.
+        CheckpointError: the file is missing, damaged, or requires running code.
     """
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
@@ -126,7 +125,7 @@ def load_pickle(path: Path) -> Any:
 
 
 def load_tensors(path: Path, stored: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-    """Tensors of a file that ``load_pickle`` described: views of the file in memory, in general."""
+    """Read tensors that ``load_pickle`` described. Most are views of the memory-mapped file."""
     try:
         return {key: value.load() for key, value in stored.items()}
     except (RuntimeError, MemoryError) as error:
@@ -141,24 +140,24 @@ def _state_dict(path: Path, content: Any) -> Mapping[str, StoredTensor]:
                     content = content[wrapper]
                     break
     if not isinstance(content, Mapping) or not content:
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, not a state dict of tensors.")
+        raise CheckpointError(f"{path} contains a {type(content).__name__}, not a state dict of tensors.")
     check_plain(path, content)
     return content
 
 
 def check_plain(path: Path, content: Mapping[Any, Any]) -> None:
-    """Refuse values that are no plain tensors of numbers in memory.
+    """Refuse values other than plain dense tensors.
 
     Raises:
-        CheckpointError: naming the keys.
+        CheckpointError: a value is something else. The message names the keys.
     """
     others = [key for key, value in content.items() if not isinstance(key, str) or not _is_plain(value)]
     if others:
         names = ", ".join(one_line(str(key)) for key in others[:5])
         value = content[others[0]]
-        reason = f" ({value.what})" if isinstance(value, Opaque) else ""
+        reason = f" ({value.description})" if isinstance(value, Opaque) else ""
         raise CheckpointError(
-            f"{path} holds something other than tensors under {names}{reason}; expected a state dict of plain ones, "
+            f"{path} has values other than plain tensors under {names}{reason}. Expected a state dict of tensors, "
             f"or one under {', '.join(map(repr, WRAPPERS))}."
         )
 
@@ -167,7 +166,7 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, StoredTensor) or (isinstance(value, Tensor) and value.dtype in _PLAIN)
 
 
-def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _strip_prefix(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     prefix = "module."
     if all(key.startswith(prefix) for key in tensors):
         return {key[len(prefix) :]: value for key, value in tensors.items()}
@@ -175,10 +174,10 @@ def _strip(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file.
+    """Return the SHA-256 of a file as 64 hexadecimal digits.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     digest = hashlib.sha256()
     with readable(path) as file:
@@ -189,7 +188,7 @@ def sha256_of(path: Path) -> str:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[Any]:
-    """A file opened to read its bytes; what keeps it from being read is a CheckpointError."""
+    """Open a file to read its bytes; an OSError in this context becomes a CheckpointError."""
     try:
         with Path(path).open("rb") as file:
             yield file
@@ -199,33 +198,36 @@ def readable(path: Path) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn what a full disk, or a folder without the right to write, raises into errors that say what to do."""
+    """Convert errors of a full disk or an unwritable folder to StorageError."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        found = re.search(r"os error (\d+)", str(error))  # safetensors' own writer
-        code = error.errno if isinstance(error, OSError) else int(found[1]) if found else None
+        if isinstance(error, OSError):
+            code = error.errno
+        else:  # safetensors' writer gives the code in its message
+            match = re.search(r"os error (\d+)", str(error))
+            code = int(match[1]) if match else None
         if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise StorageError(
-                f"No space is left for {folder}. Make room, or set TEMPOZOO_CACHE to a folder on another disk; "
-                "nothing half-written was kept."
+                f"No space left on the disk of {folder}. Free some space, or set TEMPOZOO_CACHE to a folder on another "
+                "disk. Incomplete files were removed."
             ) from error
-        why = os.strerror(code) if code else error
+        reason = os.strerror(code) if code else error
         raise StorageError(
-            f"{folder} cannot be written to ({why}). Choose another folder; the cache's is set by TEMPOZOO_CACHE."
+            f"{folder} cannot be written to ({reason}). Choose another folder (TEMPOZOO_CACHE sets that of the cache)."
         ) from error
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time works on ``path``; says so when it has to wait."""
+    """Hold the lock of ``path``, so that one process at a time changes it. Logs a warning while it waits."""
     with disk_errors(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"))
         try:
             lock.acquire(timeout=1)
         except Timeout:
-            log.warning("waiting for another process that works on %s", path)
+            log.warning("waiting for another process that uses %s", path)
             lock.acquire()
     try:
         yield
@@ -235,7 +237,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path`` that takes its place on success and disappears on failure."""
+    """Provide an empty temporary file that replaces ``path`` on success and is removed on failure."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}{path.suffix}")

@@ -1,4 +1,4 @@
-"""Fill a mirror: converted weights of published networks, in a folder or on the Hub, for all of a lab."""
+"""Fill a mirror: copy converted weights of published networks to a shared folder or to the Hub."""
 
 from __future__ import annotations
 
@@ -9,43 +9,43 @@ from pathlib import Path
 from zoo.hub.pull import push_folder
 from zoo.index import Entry
 from zoo.weights.files import disk_errors, locked
-from zoo.weights.mirrors import hub_place
-from zoo.weights.model_folder import CONFIG_FILE, WEIGHTS_FILE, move_model, read_model
-from zoo.weights.store import obtain
+from zoo.weights.mirrors import MODEL_FILES, hub_location
+from zoo.weights.model_folder import move_model, read_model
+from zoo.weights.store import get_weights
 
 
 def mirror_to_folder(entry: Entry, folder: Path, *, progress: bool = True) -> Path:
-    """Put an entry's converted weights into ``<folder>/<entry>``, replacing older ones; returns that."""
-    weights = obtain(entry, progress=progress).file
-    place = folder / entry.name
+    """Copy an entry's converted weights to ``<folder>/<entry>``, replacing older ones. Returns that folder."""
+    weights = get_weights(entry, progress=progress).file
+    target = folder / entry.name
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(place), tempfile.TemporaryDirectory(dir=folder, prefix=f".{entry.name}.half") as half:
-            for file in (WEIGHTS_FILE, CONFIG_FILE):
-                shutil.copyfile(weights.parent / file, Path(half) / file)
-            return move_model(Path(half), place)
+        with locked(target), tempfile.TemporaryDirectory(dir=folder, prefix=f".{entry.name}.half") as scratch:
+            for file in MODEL_FILES:
+                shutil.copyfile(weights.parent / file, Path(scratch) / file)
+            return move_model(Path(scratch), target)
 
 
 def mirror_to_hub(entry: Entry, to: str, *, private: bool = True, progress: bool = True) -> str:
-    """Put an entry's converted weights into a mirror on the Hub; returns the address of the commit.
+    """Push an entry's converted weights to a mirror on the Hub. Returns the URL of the commit.
 
     Args:
-        to: ``hf-hub:organization``, where each entry has a repository with a model card of its own, or
-            ``hf-hub:user/repo``, where each has a folder.
-        private: of repositories that are made.
+        to: ``hf-hub:organization``, where each entry has its own repository with a model card, or
+            ``hf-hub:user/repo``, where each entry has a folder.
+        private: whether new repositories are private.
     """
     from zoo.hub.card import model_card
 
-    weights = obtain(entry, progress=progress).file
-    repo, inside = hub_place(to, entry.name)
-    with tempfile.TemporaryDirectory() as half:
-        for file in (WEIGHTS_FILE, CONFIG_FILE):
-            (Path(half) / file).symlink_to((weights.parent / file).resolve())
-        if not inside:
+    weights = get_weights(entry, progress=progress).file
+    repo, subfolder = hub_location(to, entry.name)
+    with tempfile.TemporaryDirectory() as scratch:
+        for file in MODEL_FILES:
+            (Path(scratch) / file).symlink_to((weights.parent / file).resolve())
+        if not subfolder:
             card = model_card(read_model(weights.parent)[1], repo, unchanged=True)
-            (Path(half) / "README.md").write_text(card, encoding="utf-8")
+            (Path(scratch) / "README.md").write_text(card, encoding="utf-8")
         message = f"{entry.name}, converted"
         return push_folder(
-            Path(half), repo, inside=inside, private=private, revision=None, create_pr=False, message=message,
+            Path(scratch), repo, subfolder=subfolder, private=private, revision=None, create_pr=False, message=message,
             progress=progress,
         )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Lightning checkpoints that ``tempozoo fit`` wrote."""
+"""Read Lightning checkpoints that ``tempozoo fit`` wrote."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from zoo.errors import CheckpointError
 from zoo.weights.files import check_plain, load_pickle, load_tensors
 from zoo.weights.pickles import SCALARS
 
-CONFIG_KEY = "tempozoo_config"  # where a VideoClassifier puts its network's config
-PREFIX = "network."  # of its network's keys
+CONFIG_KEY = "tempozoo_config"  # a VideoClassifier writes its network's config under this key
+PREFIX = "network."  # of the network's keys in the state dict
 SUFFIX = ".ckpt"
-# What a file needs to have for its run to be resumed.
+# Keys without which a run cannot be resumed.
 RUN_KEYS = {"loops", "optimizer_states", "lr_schedulers", "epoch", "global_step", "pytorch-lightning_version"}
 MAX_CONFIG = 200_000  # values in a config; the largest, with 21,000 class names, has 22,000
 MAX_DEPTH = 50  # of dictionaries and lists in a config
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The network's tensors and config in a ``.ckpt`` file; nothing in it is executed.
+    """Read the network's tensors and config from a ``.ckpt`` file. Nothing in it is executed.
 
     Raises:
         CheckpointError: the file is missing, damaged, or was not written by this package.
@@ -34,7 +34,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], bool]:
-    """The network's config in a ``.ckpt`` file, and whether the file holds what it takes to resume its run.
+    """Read the network's config from a ``.ckpt`` file, and check whether its run can be resumed from it.
 
     Raises:
         CheckpointError: as ``read_checkpoint``; also if a part of the run's state has the wrong type.
@@ -64,7 +64,8 @@ def _content(path: Path) -> dict[str, Any]:
 def _plain(value: Any, budget: Iterator[int], depth: int = 0) -> Any:
     """A copy of nested dictionaries, lists and scalars.
 
-    A pickle may hold one list many times in another, many levels deep: walking through it would take forever.
+    A pickle can nest references to the same list, so that visiting all values takes exponential time. ``budget``
+    limits their number.
     """
     if next(budget, None) is None or depth > MAX_DEPTH:
         raise ValueError(f"it has more than {MAX_CONFIG} values, or more than {MAX_DEPTH} levels")
@@ -73,7 +74,7 @@ def _plain(value: Any, budget: Iterator[int], depth: int = 0) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)([_plain(inner, budget, depth + 1) for inner in value])
     if type(value) not in SCALARS:
-        raise ValueError(f"it holds a {type(value).__name__}, not only numbers and text")
+        raise ValueError(f"it contains a {type(value).__name__}; only numbers and text are allowed")
     return value
 
 
@@ -112,9 +113,9 @@ EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def _run_problems(content: dict[str, Any]) -> Iterator[str]:
-    """What is wrong with the parts of a run's state that are there."""
+    """Yield the problems of a run's state. Missing parts are not problems."""
     for key, (expected, check) in EXPECTED.items():
         if key in content and not check(content[key]):
             yield f"{key!r} is not {expected}"
     if not all(isinstance(key, str) for key in content):
-        yield "a key of it is not text"
+        yield "one of its keys is not text"

@@ -1,8 +1,8 @@
-"""Pickles of PyTorch files, interpreted as data: nothing is imported, and nothing in the file is called.
+"""Pickles of PyTorch files, interpreted as data: nothing is imported or called.
 
-``pickle`` and ``torch.load`` leave memory and time to the file: an index of the memo, a size of a tensor or a call of a
-listed function can take gigabytes from a few hundred bytes. This interpreter knows the opcodes that PyTorch writes and
-the functions that rebuild plain tensors. Tensors stay descriptions of bytes in the file until they are loaded.
+With ``pickle`` and ``torch.load``, a file of a few hundred bytes can allocate gigabytes, through a memo index, a tensor
+size or a call of an allowed function. This interpreter supports only the opcodes that PyTorch writes and the functions
+that rebuild plain tensors. A tensor remains a description of bytes in the file until it is loaded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REBUILD = (
     "sparse_tensor", "qtensor", "meta_tensor_no_storage", "nested_tensor", "wrapper_subclass", "tensor_v3",
     "device_tensor_from_numpy", "device_tensor_from_cpu_tensor",
 )  # fmt: skip
-# Calls and classes that may occur in a file and whose values nobody needs: "module name", as pickletools writes it.
+# Functions and classes that are allowed, but whose values are not rebuilt: "module name", as pickletools writes it.
 OPAQUE = {
     *_NUMPY,
     "numpy dtype", "numpy ndarray",
@@ -51,12 +51,15 @@ OPAQUE = {
     "_codecs encode", "builtins set", "__builtin__ set", "builtins complex", "__builtin__ complex",
     *(str(value).replace(".", " ") for value in vars(torch).values() if isinstance(value, torch.dtype | torch.qscheme)),
 }  # fmt: skip
-# TorchScript's typed lists and dictionaries, as calls on plain ones.
+# TorchScript writes typed lists and dictionaries as calls of these on plain ones.
 CONTAINERS = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 
 
-class ForbiddenError(ValueError):
-    """A pickle refers to a function or class that a weight file does not need. ``name`` is its dotted name."""
+class ForbiddenGlobal(ValueError):
+    """A pickle refers to a function or class that is not allowed. ``name`` is its dotted name.
+
+    ``mapped`` in torch_files.py converts it to a CheckpointError.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(f"it refers to {name}")
@@ -65,31 +68,31 @@ class ForbiddenError(ValueError):
 
 @dataclass(frozen=True)
 class Global:
-    """A function or class that the file refers to: ``"module name"``."""
+    """A reference of the file to a function or class: ``"module name"``."""
 
     name: str
 
 
 class Opaque:
-    """Stands for a value that is not rebuilt, such as a NumPy number or a sparse tensor. ``what`` describes it."""
+    """Placeholder for a value that is not rebuilt, such as a NumPy number or a sparse tensor."""
 
-    def __init__(self, what: str) -> None:
-        self.what = what
+    def __init__(self, description: str) -> None:
+        self.description = description
 
 
 class Module:
-    """A TorchScript module: its attributes, without its code."""
+    """The attributes of a TorchScript module, without its code."""
 
     def __init__(self) -> None:
         self.attributes: dict[Any, Any] = {}
 
 
 class Ordered(dict[Any, Any]):
-    """An ``OrderedDict``, whose attributes (such as ``_metadata``) are dropped."""
+    """An ``OrderedDict`` without its attributes (such as ``_metadata``)."""
 
 
 class Storage:
-    """Numbers of one type in a file. ``load`` reads them, the first time that a tensor needs them."""
+    """Numbers of one type in a file. ``load`` reads them at the first use."""
 
     def __init__(self, kind: str, numel: int) -> None:
         self.kind, self.numel = kind, numel
@@ -98,7 +101,7 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
-        """Size in the file; the numbers of an untyped storage are bytes."""
+        """Size in the file in bytes. The elements of an untyped storage are bytes."""
         if self.dtype is not None:
             return self.numel * self.dtype.itemsize
         return self.numel * _ITEMSIZES.get(self.kind, 1)
@@ -111,7 +114,7 @@ STORAGES = {*DTYPES, *_ITEMSIZES, *_OTHER_STORAGES}
 
 @dataclass(frozen=True, eq=False)
 class StoredTensor:
-    """A strided view of a storage, within its bounds."""
+    """A strided view of a storage. ``rebuild_tensor`` has checked its bounds."""
 
     storage: Storage
     offset: int
@@ -119,13 +122,13 @@ class StoredTensor:
     stride: tuple[int, ...]
 
     def load(self) -> Tensor:
-        """The tensor: a view of its storage, not necessarily contiguous."""
+        """Return the tensor: a view of its storage, not necessarily contiguous."""
         assert self.storage.load is not None
         return torch.as_strided(self.storage.load(), self.size, self.stride, self.offset)
 
 
 def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> StoredTensor | Opaque:
-    """What ``torch._utils._rebuild_tensor_v2`` would return; Opaque unless it is a plain tensor of the network."""
+    """Return a description of the tensor of ``torch._utils._rebuild_tensor_v2``; Opaque if it is not a plain one."""
     if not isinstance(storage, Storage) or not isinstance(size, tuple) or not isinstance(stride, tuple):
         raise ValueError("a tensor without a storage, size and stride")
     if not all(type(number) is int and 0 <= number < 2**62 for number in (offset, *size, *stride)):
@@ -135,11 +138,11 @@ def rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -
     if math.prod(number for number in size if number) >= 2**62:
         raise ValueError("a tensor of too many numbers")
     numel = math.prod(size)
-    if numel > storage.numel:  # copies of it would take more memory than the file has bytes
+    if numel > storage.numel:  # an expanded view, whose copy could be much larger than the file
         return Opaque(f"a tensor of {numel} numbers in a storage of {storage.numel}")
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if (numel and last >= storage.numel) or offset > storage.numel:
-        raise ValueError(f"a tensor that leaves its storage of {storage.numel} numbers")
+        raise ValueError(f"a tensor that exceeds its storage of {storage.numel} numbers")
     if storage.dtype is None:
         return Opaque(f"a tensor of a {storage.kind}")
     return StoredTensor(storage, offset, size, stride)
@@ -155,8 +158,8 @@ def _ordered(pairs: Any = ()) -> Ordered:
 
 
 def _set(target: Any, key: Any, value: Any) -> None:
-    flat = key if type(key) is tuple and len(key) <= MAX_DIMS else (key,)
-    if not all(type(part) in SCALARS for part in flat):  # hashing nested tuples may take forever
+    parts = key if type(key) is tuple and len(key) <= MAX_DIMS else (key,)
+    if not all(type(part) in SCALARS for part in parts):  # hashing nested tuples can take exponential time
         raise ValueError(f"a dictionary with a {type(key).__name__} as a key")
     if not isinstance(target, dict):
         raise ValueError("an item of something other than a dictionary")
@@ -172,7 +175,7 @@ CALLS: Mapping[str, Callable[..., Any]] = {
     "collections Counter": lambda counts=None: {} if counts is None else counts,
     "torch Size": lambda size=(): size,
 }
-SUBCLASS = "torch._tensor _rebuild_from_type_v2"  # of a tensor with attributes of its own
+SUBCLASS = "torch._tensor _rebuild_from_type_v2"  # for a tensor subclass or a tensor with attributes
 SCRIPT_CALLS = {f"torch.jit._pickle {name}": lambda value, *_: value for name in CONTAINERS}
 
 
@@ -180,8 +183,8 @@ class Interpreter:
     """Rebuilds the content of pickles from their opcodes.
 
     Args:
-        load_storage: turns a persistent id into a Storage.
-        script: whether TorchScript's modules may occur.
+        load_storage: returns the Storage of a persistent id.
+        script: whether TorchScript modules are allowed.
     """
 
     def __init__(self, load_storage: Callable[[Any], Storage], *, script: bool = False) -> None:
@@ -190,14 +193,17 @@ class Interpreter:
         self.opcodes = 0
 
     def run(self, stream: Any) -> Any:
-        """The content of one pickle: bytes, or a file, which is left right behind it.
+        """Return the value of one pickle.
+
+        Args:
+            stream: bytes, or a file, whose position is afterwards the first byte behind the pickle.
 
         Raises:
-            ForbiddenError: it refers to what a weight file does not need.
-            ValueError (or what a wrong operand raises): it is damaged, or not written by PyTorch.
+            ForbiddenGlobal: it refers to a function or class that is not allowed.
+            ValueError, or any error of a wrong operand: it is damaged, or was not written by PyTorch.
         """
         self.stack: list[Any] = []
-        self.marked: list[list[Any]] = []
+        self.outer_stacks: list[list[Any]] = []
         self.memo: dict[int, Any] = {}
         for opcode, argument, _ in pickletools.genops(stream):
             self.opcodes += 1
@@ -216,16 +222,16 @@ class Interpreter:
         self.stack.append(value)
 
     def _mark(self) -> None:
-        self.marked.append(self.stack)
+        self.outer_stacks.append(self.stack)
         self.stack = []
 
     def _since_mark(self) -> list[Any]:
-        values, self.stack = self.stack, self.marked.pop()
+        values, self.stack = self.stack, self.outer_stacks.pop()
         return values
 
     def _tuple(self, length: int) -> None:
         if len(self.stack) < length:
-            raise ValueError("its pickle takes more values than it has")
+            raise ValueError("its pickle pops more values than the stack has")
         self.stack[-length:] = [tuple(self.stack[-length:])]
 
     def _append(self, values: list[Any]) -> None:
@@ -241,18 +247,18 @@ class Interpreter:
         self.memo[index] = self.stack[-1]
 
     def _global(self, name: str) -> None:
-        module, _, last = name.partition(" ")
-        storage = module in ("torch", "torch.storage") and last in STORAGES
-        own = self.script and (module == "__torch__" or module.startswith("__torch__."))
-        if not (storage or own or name == SUBCLASS or name in self.calls or name in OPAQUE):
-            raise ForbiddenError(one_line(name.replace(" ", ".")))
+        module, _, attribute = name.partition(" ")
+        is_storage = module in ("torch", "torch.storage") and attribute in STORAGES
+        is_script_module = self.script and (module == "__torch__" or module.startswith("__torch__."))
+        if not (is_storage or is_script_module or name == SUBCLASS or name in self.calls or name in OPAQUE):
+            raise ForbiddenGlobal(one_line(name.replace(" ", ".")))
         self.stack.append(Global(name))
 
     def _call(self, function: Any, arguments: Any) -> Any:
         if not isinstance(function, Global) or not isinstance(arguments, tuple):
             raise ValueError("its pickle calls something other than a function")
         name = function.name
-        self.opcodes += sum(len(argument) for argument in arguments if isinstance(argument, list))  # which is copied
+        self.opcodes += sum(len(argument) for argument in arguments if isinstance(argument, list))  # copied lists
         if name == SUBCLASS and len(arguments) == 4 and arguments[0] != function:
             return self._call(arguments[0], arguments[2])
         if name in self.calls:

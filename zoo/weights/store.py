@@ -1,4 +1,7 @@
-"""Published weights -> the cache: fetched from a mirror or a publisher, held to their digest, converted, checked."""
+"""The weights of an index entry: cached, or downloaded, verified and converted.
+
+``get_weights`` is the entry point. The functions below it follow in the order of their calls.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -27,213 +31,242 @@ from zoo.spec import ModelSpec
 from zoo.weights.conversion import convert_file
 from zoo.weights.converters import RULES_VERSION
 from zoo.weights.digests import check_digest, record_digest
-from zoo.weights.download import WHOLE, fetched, half_of, place_for
+from zoo.weights.download import COMPLETE_FILE, downloaded_file, parts_folder, path_for
 from zoo.weights.files import check_archive, locked, refuse_page, sha256_of
 from zoo.weights.mirrors import is_remote, mirrored
-from zoo.weights.model_folder import WEIGHTS_FILE, move_model, read_model, sweep
+from zoo.weights.model_folder import WEIGHTS_FILE, move_model, read_model, remove_leftovers
 
 log = logging.getLogger("zoo")
-FILES = "published"  # in the cache: publishers' files, by address
+PUBLISHED = "published"  # subfolder of the cache for publishers' files
 
 
 @dataclass(frozen=True)
 class Weights:
-    """An entry's tensors in our names, their spec, and the file they were read from with its sha256.
+    """Converted weights of an entry.
 
-    ``held``: whether the publisher's file was verified against a full digest.
+    tensors: by our names, on the CPU.
+    file, sha256: the weight file that they were read from, and its digest.
+    fully_verified: whether the publisher's file was compared with all 64 digits of a known SHA-256.
     """
 
     tensors: dict[str, torch.Tensor]
     spec: ModelSpec
     file: Path
     sha256: str
-    held: bool = True
+    fully_verified: bool = True
 
 
 def find_weights(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """The folder with an entry's converted weights, bundled or in the cache, unchecked; None if there is none."""
+    """Return the folder with an entry's converted weights, bundled or cached, or None. The files are not checked."""
     for folder in (BUNDLED / entry.name, cache_folder(cache_dir) / entry.name):
         if os.path.isfile(folder / WEIGHTS_FILE):
             return folder
     return None
 
 
-def obtain(
+def get_weights(
     entry: Entry, cache_dir: str | os.PathLike[str] | None = None, *, keep: bool = False, progress: bool = True
 ) -> Weights:
-    """An entry's weights: bundled, cached, or fetched and converted into the cache; checked in any case.
+    """Return an entry's weights: bundled, cached, or downloaded and converted into the cache. All are verified.
 
-    A cached file that is damaged, or was made from another file than the index or the user's lock file say, is named
-    in a warning and fetched again. Processes that ask at the same time wait for the first.
+    If the cached file is damaged, or does not match the index or the user's recorded digests, a warning names it and
+    it is downloaded again. Concurrent processes wait for the first one and share its result.
 
     Args:
-        keep: leave the publisher's file in the cache as well, and fetch it if it is not there.
+        keep: also keep the publisher's file in the cache, and download it if it is not there.
 
     Raises:
-        WeightsNotFoundError: they would have to be fetched, and that is forbidden.
-        DownloadError: no source gave the file; the message says what to do by hand.
+        WeightsNotFoundError: a download is needed, and downloads are disabled.
+        DownloadError: no source provided the file. The message says how to download it by hand.
     """
-    root = cache_folder(cache_dir)
     if find_weights(entry, cache_dir) == BUNDLED / entry.name:
         return _read_bundled(entry)
+    root = cache_folder(cache_dir)
     folder = root / entry.name
-    file_wanted = keep and not any(os.path.isfile(file_by_hand(source, root)) for source in entry.sources)
-    found = _look(entry, folder, file_wanted)
-    if isinstance(found, Weights):
-        return found
-    if offline() and all(remote for remote, _ in _ways(entry, folder, root, keep, progress)):
-        raise _offline(entry, root, found)
+    need_file = keep and not any(os.path.isfile(published_path(source, root)) for source in entry.sources)
+    try:
+        return _read_cache(entry, folder, need_file)
+    except CheckpointError as error:
+        problem = str(error).rstrip(".")
+    sources = _weight_sources(entry, folder, root, keep, progress)
+    if offline() and all(source.needs_network for source in sources):
+        raise _offline_error(entry, root, problem)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folder))
         except StorageError as error:
-            raise StorageError(f"{found}. {error}") from error
-        found = _look(entry, folder, file_wanted)  # another process may have been faster
-        if isinstance(found, Weights):
-            return found
-        if os.path.isfile(folder / WEIGHTS_FILE) and not file_wanted:
-            log.warning("%s. Fetching %s again.", found, entry.name)
-        sweep(folder)
-        _fill(entry, folder, root, found, keep, progress)
-        return _noted(entry, read_cached(entry, folder))
+            raise StorageError(f"{problem}. {error}") from error
+        try:
+            return _read_cache(entry, folder, need_file)  # another process may have filled it meanwhile
+        except CheckpointError as error:
+            problem = str(error).rstrip(".")
+        if os.path.isfile(folder / WEIGHTS_FILE) and not need_file:
+            log.warning("%s. Downloading %s again.", problem, entry.name)
+        remove_leftovers(folder)
+        _download_first_available(entry, folder, root, problem, keep, progress)
+        return _record_digest(entry, read_converted(entry, folder))
 
 
-def _look(entry: Entry, folder: Path, file_wanted: bool) -> Weights | str:
-    """An entry's cached weights, or why they have to be fetched."""
-    if file_wanted:
-        return f"The publisher's file of {entry.name} was not kept"
-    try:
-        return _noted(entry, read_cached(entry, folder))
-    except WeightsNotFoundError:
-        return f"The weights of {entry.name} are not on this machine"
-    except CheckpointError as error:
-        return str(error).rstrip(".")
+# cached ----------------------------------------------------------------------------------------------------------
 
 
 def _read_bundled(entry: Entry) -> Weights:
     tensors, config, file, digest = read_model(BUNDLED / entry.name)
     if digest != entry.sha256:
-        raise CheckpointError(f"{file} is not the file this package came with (sha256 {digest}); install it again.")
+        raise CheckpointError(
+            f"{file} is not the file of this version of the package (SHA-256 {digest}, expected {entry.sha256}). "
+            "Reinstall the package."
+        )
     return Weights(tensors, ModelSpec.from_config(config, str(file)), file, digest)
 
 
-def read_cached(entry: Entry, folder: Path) -> Weights:
-    """An entry's weights from a folder that holds its conversion.
+def _read_cache(entry: Entry, folder: Path, need_file: bool) -> Weights:
+    """Read an entry's cached weights; a CheckpointError gives the reason why a download is needed instead."""
+    if need_file:
+        raise WeightsNotFoundError(f"The published file of {entry.name} is not in the cache")
+    return _record_digest(entry, read_converted(entry, folder))
+
+
+def read_converted(entry: Entry, folder: Path) -> Weights:
+    """Read and verify an entry's converted weights.
 
     Raises:
-        WeightsNotFoundError: there are none.
-        CheckpointError: they are damaged, or not made from the entry's file, or by other rules than today's.
+        WeightsNotFoundError: the folder has no weights.
+        CheckpointError: they are damaged, come from another published file, or were converted by other rules than the
+            current ones.
     """
     if not os.path.isfile(folder / WEIGHTS_FILE):
-        raise WeightsNotFoundError(f"There are no weights of {entry.name} in {folder}")
+        raise WeightsNotFoundError(f"The weights of {entry.name} are not on this machine (expected in {folder})")
     tensors, config, file, digest = read_model(folder, untouched=True)
     try:
         spec = ModelSpec.from_config(config, str(folder))
     except ConfigError as error:
         raise CheckpointError(str(error)) from error
-    made = spec.provenance
-    if made.get("entry") != entry.name or not isinstance(made.get("sha256"), str):
-        raise CheckpointError(f"{folder} does not say that it was converted from the file of {entry.name}.")
-    what = f"What {folder} was made from"
-    held = check_digest(entry.name, made["sha256"], entry.sha256, entry.sha256_prefix, what)
-    if spec.arch != entry.arch or spec.options != dict(entry.options) or made.get("rules") != RULES_VERSION:
-        raise CheckpointError(f"{folder} was converted in another way than this version of the package does it.")
-    return Weights(tensors, spec, file, digest, held)
+    provenance = spec.provenance
+    if provenance.get("entry") != entry.name or not isinstance(provenance.get("sha256"), str):
+        raise CheckpointError(f"{folder} was not converted from the published file of {entry.name}.")
+    fully_verified = check_digest(
+        entry.name, provenance["sha256"], entry.sha256, entry.sha256_prefix, f"The published file behind {folder}"
+    )
+    if spec.arch != entry.arch or spec.options != dict(entry.options) or provenance.get("rules") != RULES_VERSION:
+        raise CheckpointError(f"{folder} was converted by other rules than those of this version of the package.")
+    return Weights(tensors, spec, file, digest, fully_verified)
 
 
-def _noted(entry: Entry, weights: Weights) -> Weights:
-    """The same weights, once the digest of the file they were made from is noted."""
-    if not weights.held:
-        made = weights.spec.provenance
-        record_digest(entry.name, made["sha256"], made.get("size"), made.get("source", made.get("file")))
+def _record_digest(entry: Entry, weights: Weights) -> Weights:
+    """Record the digest of the published file, unless a full one is known already. Returns ``weights``."""
+    if not weights.fully_verified:
+        provenance = weights.spec.provenance
+        source = provenance.get("source", provenance.get("file"))
+        record_digest(entry.name, provenance["sha256"], provenance.get("size"), source)
     return weights
 
 
-# fetching --------------------------------------------------------------------------------------------------------
+# downloaded, verified and converted --------------------------------------------------------------------------------
 
 
-def _ways(entry: Entry, folder: Path, root: Path, keep: bool, progress: bool) -> list[tuple[bool, Callable[[], None]]]:
-    """How ``folder`` can be filled, in order, and whether each needs the network: the mirror, then the sources."""
-    where = mirror()
-    ways: list[tuple[bool, Callable[[], None]]] = []
-    if where is not None and not keep:
-        ways.append((is_remote(where), partial(_from_mirror, entry, where, folder, root, progress)))
-    for source in entry.sources:
-        target = file_by_hand(source, root)
-        remote = not os.path.isfile(target) and not os.path.isfile(half_of(target) / WHOLE)
-        ways.append((remote, partial(_from_source, entry, source, folder, root, keep, progress)))
-    return ways
+class _WeightSource(NamedTuple):
+    """A mirror or a publisher's source; ``download`` fills the entry's cache folder from it."""
+
+    needs_network: bool
+    download: Callable[[], None]
 
 
-def _fill(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, progress: bool) -> None:
-    """Fill ``folder`` in the first way that works."""
+def _download_first_available(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, progress: bool) -> None:
+    """Fill ``folder`` from the first source that works. ``problem`` is the reason why the cache could not be used.
+
+    Raises:
+        WeightsNotFoundError: no source worked, and at least one was left out because downloads are disabled.
+        CheckpointError, UnknownNameError: that of the last source contacted, with the messages of all.
+    """
     failures: list[ZooError] = []
-    skipped = False
-    for remote, way in _ways(entry, folder, root, keep, progress):
-        if remote and offline():
-            skipped = True
+    omitted = False
+    for source in _weight_sources(entry, folder, root, keep, progress):
+        if source.needs_network and offline():
+            omitted = True
             continue
-        if failures and not _skipped(failures[-1]):
+        if failures and not _is_skipped(failures[-1]):
             log.warning("%s", failures[-1])
         try:
-            return way()
+            return source.download()
         except (CheckpointError, UnknownNameError) as error:
             failures.append(error)
-    text = " ".join(str(failure) for failure in failures)
-    if skipped:
-        raise _offline(entry, root, text.rstrip(".") or problem)
-    attempted = [failure for failure in failures if not _skipped(failure)]
-    last = (attempted or failures)[-1]
-    if attempted and isinstance(last, DownloadError):  # otherwise the file was downloaded, but is a wrong one
-        text += f" By hand: {by_hand(entry, root)}"
-    raise last.with_message(text) from failures[-1]
+    message = " ".join(str(failure) for failure in failures)
+    if omitted:
+        raise _offline_error(entry, root, message.rstrip(".") or problem)
+    contacted = [failure for failure in failures if not _is_skipped(failure)]
+    last = (contacted or failures)[-1]
+    if contacted and isinstance(last, DownloadError):  # otherwise the file was downloaded, but is unusable
+        message += f" By hand: {manual_steps(entry, root)}"
+    raise last.with_message(message) from failures[-1]
 
 
-def _skipped(error: ZooError) -> bool:
-    return isinstance(error, DownloadError) and error.reason == "skipped"
-
-
-def _offline(entry: Entry, root: Path, problem: str) -> WeightsNotFoundError:
-    hint = by_hand(entry, root)
-    return WeightsNotFoundError(
-        f"{problem}, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set. Unset it, or by hand: {hint}"
-    )
-
-
-def file_by_hand(source: Source, root: Path) -> Path:
-    """Where in the cache a source's file is taken from when a person, or ``keep``, has put it there."""
-    return root / FILES / place_for(source.kind, source.url, source.file)
-
-
-def by_hand(entry: Entry, root: Path) -> str:
-    """What to do where nothing can be fetched."""
-    ways = []
+def _weight_sources(entry: Entry, folder: Path, root: Path, keep: bool, progress: bool) -> list[_WeightSource]:
+    """List the mirror, if there is one, and the publisher's sources, in the order in which they are tried."""
+    sources: list[_WeightSource] = []
+    location = mirror()
+    if location is not None and not keep:  # mirrors hold converted weights only
+        download = partial(_download_from_mirror, entry, location, folder, root, progress)
+        sources.append(_WeightSource(is_remote(location), download))
     for source in entry.sources:
-        what = f"{source.file} of the folder {source.url}" if source.file else source.url
-        ways.append(f"save {what} as {file_by_hand(source, root)}")
-    return f"{', or '.join(ways)}, or run: tempozoo convert FILE {entry.name}"
+        path = published_path(source, root)
+        on_disk = os.path.isfile(path) or os.path.isfile(parts_folder(path) / COMPLETE_FILE)
+        download = partial(_download_from_publisher, entry, source, folder, root, keep, progress)
+        sources.append(_WeightSource(not on_disk, download))
+    return sources
 
 
-def _from_mirror(entry: Entry, where: str, folder: Path, root: Path, progress: bool) -> None:
-    with mirrored(where, entry.name, root / FILES, progress) as place:
-        read_cached(entry, place)
-        move_model(place, folder)
+def _download_from_mirror(entry: Entry, location: str, folder: Path, root: Path, progress: bool) -> None:
+    with mirrored(location, entry.name, root / PUBLISHED, progress) as copy:
+        read_converted(entry, copy)
+        move_model(copy, folder)
 
 
-def _from_source(entry: Entry, source: Source, folder: Path, root: Path, keep: bool, progress: bool) -> None:
-    target = file_by_hand(source, root)
+def _download_from_publisher(
+    entry: Entry, source: Source, folder: Path, root: Path, keep: bool, progress: bool
+) -> None:
+    """Download, verify and convert a publisher's file, or a copy of it that is in the cache already."""
+    target = published_path(source, root)
     digests: list[str] = []
 
     def verify(path: Path) -> bool:
-        """Whether it is proved to be the file; a CheckpointError if it is proved not to be."""
+        """Return whether ``path`` is certainly the published file; raise CheckpointError if it certainly is not."""
         refuse_page(path)
         digests.append(sha256_of(path))
-        held = check_digest(entry.name, digests[-1], entry.sha256, entry.sha256_prefix, path)
-        return held or check_archive(path)
+        fully_verified = check_digest(entry.name, digests[-1], entry.sha256, entry.sha256_prefix, path)
+        return fully_verified or check_archive(path)
 
     try:
-        with fetched(source.kind, source.url, source.file, target, verify, keep=keep, progress=progress) as path:
+        with downloaded_file(source, target, verify, keep=keep, progress=progress) as path:
             convert_file(entry, path, folder, digests[-1], source.url)
     except CheckpointError as error:
-        # of a file that is gone by now, the address says more
-        raise error.with_message(str(error).replace(str(half_of(target) / WHOLE), source.url)) from error
+        # a temporary file is deleted by now, so the message names its URL instead
+        temporary = str(parts_folder(target) / COMPLETE_FILE)
+        raise error.with_message(str(error).replace(temporary, source.url)) from error
+
+
+def published_path(source: Source, root: Path) -> Path:
+    """Return the path in the cache ``root`` of a source's file that the user saved by hand, or kept (``keep``)."""
+    return root / PUBLISHED / path_for(source)
+
+
+# messages --------------------------------------------------------------------------------------------------------
+
+
+def _is_skipped(error: ZooError) -> bool:
+    return isinstance(error, DownloadError) and error.reason == "skipped"
+
+
+def _offline_error(entry: Entry, root: Path, problem: str) -> WeightsNotFoundError:
+    return WeightsNotFoundError(
+        f"{problem}, and TEMPOZOO_OFFLINE or HF_HUB_OFFLINE is set. Unset it, or by hand: {manual_steps(entry, root)}"
+    )
+
+
+def manual_steps(entry: Entry, root: Path) -> str:
+    """Describe how to install an entry's file without a download by this package."""
+    steps = []
+    for source in entry.sources:
+        file = f"{source.file} of the folder {source.url}" if source.file else source.url
+        steps.append(f"save {file} as {published_path(source, root)}")
+    return f"{', or '.join(steps)}, or run: tempozoo convert FILE {entry.name}"

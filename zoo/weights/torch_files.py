@@ -1,7 +1,7 @@
-"""Files of ``torch.save`` (both formats) and of TorchScript, mapped into memory and read as data.
+"""Files of ``torch.save`` (both formats) and TorchScript, memory-mapped and read as data.
 
-Tensors are returned as ``StoredTensor``: their bytes are neither read nor copied before ``load`` is called, so that an
-optimizer's state, or a tensor that the network does not have, costs nothing.
+Tensors are returned as ``StoredTensor``. Their bytes are read when ``load`` is called, so unused tensors, such as those
+of an optimizer's state, cost nothing.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from torch import Tensor
 from zoo.errors import CheckpointError
 from zoo.text import one_line
 from zoo.weights import archives
-from zoo.weights.archives import Archive, CompressedError
-from zoo.weights.pickles import ForbiddenError, Interpreter, Storage
+from zoo.weights.archives import Archive, CompressedPart
+from zoo.weights.pickles import ForbiddenGlobal, Interpreter, Storage
 
-MAGIC = 0x1950A86A20F9469CFC6C  # of torch.save before PyTorch 1.6
+MAGIC = 0x1950A86A20F9469CFC6C  # of the legacy format, before PyTorch 1.6
 PROTOCOL = 1001
 
 
 @contextmanager
 def mapped(path: Path) -> Iterator[mmap.mmap]:
-    """The bytes of a file; whatever is wrong with them becomes a CheckpointError that names it."""
+    """Memory-map a file; any error while the caller reads it becomes a CheckpointError that names the file."""
     try:
         if path.stat().st_size == 0:
-            raise CheckpointError(f"{path} is empty; download it again.")
+            raise CheckpointError(f"{path} is empty. Download it again.")
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         yield content
     except CheckpointError:
         raise
-    except CompressedError as error:
+    except CompressedPart as error:
         raise CheckpointError(
             f"{path} is compressed ({one_line(str(error))}); PyTorch checkpoints are not. Decompress it first."
         ) from error
-    except ForbiddenError as error:
+    except ForbiddenGlobal as error:
         raise CheckpointError(
-            f"{path} asks to run code while it is read ({error.name}), which weight files do not need. Nothing of it "
-            "was run. Do not load it; get the file from its publisher."
+            f"{path} would run code while it is loaded ({error.name}), which weight files do not need. Nothing was "
+            "run. Do not use the file. Download it from its publisher."
         ) from error
-    except Exception as error:  # a damaged file may raise anything
+    except Exception as error:  # a damaged file can cause any error
         text = str(error).strip() or type(error).__name__
         raise CheckpointError(
             f"{path} is damaged or incomplete, or not a PyTorch checkpoint ({one_line(text, 200).rstrip('.')}). "
@@ -56,31 +56,31 @@ def mapped(path: Path) -> Iterator[mmap.mmap]:
 
 
 def is_archive(content: mmap.mmap) -> bool:
-    """Whether a file is a zip archive, which PyTorch has written since version 1.6."""
+    """Return whether a file is a zip archive, the format of PyTorch since version 1.6."""
     return content[: len(archives.MAGIC)] == archives.MAGIC
 
 
 def read_file(path: Path) -> Any:
-    """The content of a file of ``torch.save``, with a StoredTensor for each tensor.
+    """Read a file of ``torch.save``, with a StoredTensor in place of each tensor.
 
     Raises:
-        CheckpointError: damaged, not written by PyTorch, or in need of more than tensors, numbers and text.
+        CheckpointError: the file is damaged, was not written by PyTorch, or needs more than tensors, numbers and text.
     """
     with mapped(path) as content:
         return read_archive(Archive(path, content)) if is_archive(content) else read_legacy(content)
 
 
 def read_archive(archive: Archive, *, script: bool = False) -> Any:
-    """The content of ``data.pkl``.
+    """Read ``data.pkl``, with a StoredTensor in place of each tensor.
 
     Args:
-        archive: of ``torch.save``, or of TorchScript.
-        script: it is TorchScript; the checksum of each tensor is then compared when it is loaded.
+        archive: of ``torch.save`` or TorchScript.
+        script: the archive is TorchScript. The checksum of each storage is then verified when it is loaded.
     """
     if "data.pkl" not in archive.parts:
         raise ValueError("it has no data.pkl")
     if "byteorder" in archive.parts and archive.read("byteorder").decode() != sys.byteorder:
-        raise ValueError("it was written on a machine of another byte order; convert it there")
+        raise ValueError("it has another byte order than this machine; convert it on a machine with that byte order")
     storages: dict[Any, Storage] = {}
 
     def load_storage(pid: Any) -> Storage:
@@ -98,16 +98,16 @@ def read_archive(archive: Archive, *, script: bool = False) -> Any:
 
 
 def read_legacy(content: mmap.mmap) -> Any:
-    """The content of a file before PyTorch 1.6: five pickles, then the bytes of the storages, one after another."""
+    """Read the format before PyTorch 1.6: five pickles, then the bytes of the storages in sequence."""
     storages: dict[Any, Storage] = {}
     interpreter = Interpreter(lambda pid: _storage(pid, storages)[1])
     if content[:1] != b"\x80":
-        raise ValueError("it is no pickle")
-    first, protocol, facts = (interpreter.run(content) for _ in range(3))
-    if first != MAGIC or protocol != PROTOCOL:
-        raise ValueError("it does not start as PyTorch's files do")
-    if isinstance(facts, dict) and facts.get("little_endian", True) != (sys.byteorder == "little"):
-        raise ValueError("it was written on a machine of another byte order; convert it there")
+        raise ValueError("it is not a pickle")
+    magic, protocol, system = (interpreter.run(content) for _ in range(3))
+    if magic != MAGIC or protocol != PROTOCOL:
+        raise ValueError("it does not start like a file of PyTorch")
+    if isinstance(system, dict) and system.get("little_endian", True) != (sys.byteorder == "little"):
+        raise ValueError("it has another byte order than this machine; convert it on a machine with that byte order")
     value, keys = interpreter.run(content), interpreter.run(content)
     if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(storages):
         raise ValueError("its list of storages is wrong")
@@ -116,14 +116,14 @@ def read_legacy(content: mmap.mmap) -> Any:
         (numel,) = struct.unpack("<q", content.read(8))
         start = content.tell()
         if storage.load is not None or numel != storage.numel or start + storage.nbytes > len(content):
-            raise ValueError(f"storage {one_line(key)} has other bytes than its tensors say")
+            raise ValueError(f"storage {one_line(key)} has another size than its tensors need")
         storage.load = _loader(content, storage, start)
         content.seek(start + storage.nbytes)
     return value
 
 
 def _storage(pid: Any, storages: dict[Any, Storage]) -> tuple[str, Storage]:
-    """Key and storage of a persistent id; tensors that share a storage get the same one."""
+    """Return the key and storage of a persistent id. Tensors with the same key share one storage."""
     if not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
         raise ValueError("a persistent id that is not a storage")
     kind, key, numel = getattr(pid[1], "name", "").partition(" ")[2], pid[2], pid[4]
@@ -138,7 +138,7 @@ def _storage(pid: Any, storages: dict[Any, Storage]) -> tuple[str, Storage]:
 def _loader(
     content: mmap.mmap, storage: Storage, start: int, check: Callable[[], None] | None = None
 ) -> Callable[[], Tensor]:
-    """Loads the numbers of a storage: mapped, or copied where they are not aligned."""
+    """Return a function that loads a storage: as a view of the mapped file, or as a copy if it is not aligned."""
     tensors: list[Tensor] = []
 
     def load() -> Tensor:

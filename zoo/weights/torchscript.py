@@ -1,7 +1,7 @@
-"""The tensors of a TorchScript archive, read without its code: CLIP's authors publish such files.
+"""The tensors of a TorchScript archive, read without its code. CLIP's authors publish such files.
 
-``torch.load`` refuses them with ``weights_only`` and ``torch.jit.load`` runs what is inside. The archive is a zip whose
-``data.pkl`` describes a tree of modules, with the bytes of every tensor in a part beside it.
+``torch.load`` refuses them with ``weights_only``, and ``torch.jit.load`` runs their code. The archive is a zip file:
+``data.pkl`` describes a tree of modules, and one further part per storage has the bytes of the tensors.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from zoo.weights.archives import Archive
 from zoo.weights.pickles import Module, Opaque, StoredTensor
 from zoo.weights.torch_files import is_archive, mapped, read_archive
 
-MAX_NAMES = 100_000  # tensors and modules: modules that hold one another twice over would have names without end
+MAX_NAMES = 100_000  # of tensors and modules; modules that share submodules can have exponentially many
 MAX_DEPTH = 100
-MAX_LENGTH = 1000  # of a name with those of the modules above it
+MAX_LENGTH = 1000  # of a dotted name
 
 
 def is_torchscript(path: Path) -> bool:
-    """Whether a file is a TorchScript archive: PyTorch's other zip files have no ``constants.pkl``."""
+    """Return whether a file is a TorchScript archive. Other zip files of PyTorch have no ``constants.pkl``."""
     try:
         with mapped(path) as content:
             return is_archive(content) and "constants.pkl" in Archive(path, content).parts
@@ -33,13 +33,13 @@ def is_torchscript(path: Path) -> bool:
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """Tensors of a TorchScript archive by attribute path, such as ``visual.conv1.weight``, on the CPU.
+    """Read the tensors of a TorchScript archive by attribute path, such as ``visual.conv1.weight``, on the CPU.
 
-    Parameters, buffers and other tensor attributes of its modules, in their own data type, as views of the file in
-    memory; numbers, text and lists are left out. A tensor that several modules share comes under each of its names.
+    They are the parameters, buffers and other tensor attributes of all modules, with their original data types, as
+    views of the memory-mapped file. A tensor shared by several modules appears under each of its names.
 
     Raises:
-        CheckpointError: damaged, or in need of anything but tensors.
+        CheckpointError: the file is damaged, or needs more than tensors, numbers and text.
     """
     with mapped(path) as content:
         root = read_archive(Archive(path, content), script=True)
@@ -48,16 +48,16 @@ def read_torchscript(path: Path) -> dict[str, Tensor]:
         stored: dict[str, StoredTensor] = {}
         for count, (name, value) in enumerate(_attributes(root, "", ())):
             if count >= MAX_NAMES:
-                raise ValueError(f"it names more than {MAX_NAMES} tensors and modules")
-            if isinstance(value, Opaque) and value.what.startswith("a tensor"):
-                raise ValueError(f"{one_line(name)} is {value.what}")
+                raise ValueError(f"it has more than {MAX_NAMES} tensors and modules")
+            if isinstance(value, Opaque) and value.description.startswith("a tensor"):
+                raise ValueError(f"{one_line(name)} is {value.description}")
             if isinstance(value, StoredTensor):
                 stored[name] = value
         return {name: value.load() for name, value in stored.items()}
 
 
 def _attributes(module: Module, prefix: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """The attributes of a module and of the modules below it, by their paths."""
+    """Yield path and value of each attribute of a module and its submodules. ``above``: ids of the parent modules."""
     if id(module) in above:
         raise ValueError(f"{one_line(prefix.rstrip('.'))} contains itself")
     if len(above) > MAX_DEPTH:

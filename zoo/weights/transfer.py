@@ -1,7 +1,7 @@
-"""One attempt to transfer a file, and what its failure means.
+"""One attempt to transfer a file, and the errors that describe why it failed.
 
-The transfer itself, Drive's confirmation pages included, is gdown's, also for plain addresses. Here is what it leaves
-open: which bytes of an earlier process may be gone on with, and what went wrong in words.
+gdown transfers the bytes, including Google Drive's confirmation pages, also from other hosts. This module adds what
+gdown lacks: whether the partial file of an earlier process is of the same version, size limits, and typed errors.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from zoo.errors import DownloadError, StorageError, ZooError
 from zoo.text import one_line
 
-# requests, gdown and rich are imported in functions: few loads need them
+# requests, gdown and rich are imported in functions, because most loads do not download
 
 ATTEMPTS = 6  # without a new byte
 TIMEOUTS = (10.0, 60.0)  # seconds to connect, and without a byte
@@ -29,147 +29,170 @@ BUSY = (408, 425, 429, 500, 502, 503, 504)
 MAX_SIZE = 64 << 30  # bytes of a weight file
 MAX_UNANNOUNCED = 8 << 30  # bytes of a body whose length the host does not announce
 MAX_CONFIG = 16 << 20  # bytes of a config.json
-NOTES = "noted.json"  # in the folder of a half file: its version and total
+STATE_FILE = "noted.json"  # in the folder of a partial file: its version and size
+
+ProgressCallback = Callable[[int, int | None], None]  # bytes received so far, total bytes if known
 
 
-class TryAgain(Exception):
-    """A failure that may pass.
+class TransientFailure(Exception):
+    """A failed attempt that may succeed when repeated. Only ``zoo.weights.download`` sees it.
 
-    wait: how long the host asks to wait, seconds. patience: attempts without a new byte that it is worth. connected:
-    whether there was a connection.
+    wait: seconds that the host asks to wait. max_attempts: attempts in a row without a new byte before giving up.
+    connected: whether there was a connection.
     """
 
-    def __init__(self, what: str, wait: float = 0.0, patience: int = ATTEMPTS, connected: bool = True) -> None:
-        super().__init__(what)
-        self.wait, self.patience, self.connected = wait, patience, connected
+    def __init__(self, message: str, wait: float = 0.0, max_attempts: int = ATTEMPTS, connected: bool = True) -> None:
+        super().__init__(message)
+        self.wait, self.max_attempts, self.connected = wait, max_attempts, connected
 
 
 def size_limit(name: str) -> int:
-    """The most bytes that a file of that name, or at that address, may have."""
+    """Return the maximum size in bytes of a file, by its name or URL."""
     return MAX_CONFIG if name.endswith(".json") else MAX_SIZE
 
 
-def prepare(kind: str, url: str, parts: Path) -> None:
-    """Remove what is in ``parts`` if it is of another version of the file; note the version that comes now.
-
-    Drive tells no version before it sends; there, the total is compared in ``transfer``.
+def drive_file_url(folder_url: str, file: str) -> str:
+    """Return the URL of a file in a Google Drive folder, by its name.
 
     Raises:
-        TryAgain, DownloadError: the host did not answer, or with a refusal.
+        TransientFailure, DownloadError: the folder cannot be listed, or has no such file.
     """
-    noted, version = _noted(parts), None
-    noted.pop("announced", None)
-    if kind == "https":
-        answer = _head(url)
-        if urlsplit(url).scheme == "https" and urlsplit(answer.url).scheme != "https":
-            raise DownloadError(f"{url} redirects to {one_line(answer.url)}, which is not encrypted.")
-        length = answer.headers.get("Content-Length", "") if answer.ok else ""
-        if length.isdecimal() and len(length) < 20 and int(length):
-            noted["announced"] = int(length)
-        version = (answer.headers.get("ETag") or answer.headers.get("Last-Modified")) if answer.ok else None
-        if version is None or version != noted.get("version"):
-            shutil.rmtree(parts, ignore_errors=True)
-            noted = {key: value for key, value in noted.items() if key == "announced"}
-    parts.mkdir(parents=True, exist_ok=True)
-    _note(parts, noted | {"version": version})
+    import gdown
+    import requests
 
-
-def _note(parts: Path, noted: dict[str, Any]) -> None:
-    (parts / NOTES).write_text(json.dumps(noted), encoding="utf-8")
-
-
-def _noted(parts: Path) -> dict[str, Any]:
     try:
-        content = json.loads((parts / NOTES).read_text(encoding="utf-8"))
+        files: Any = gdown.download_folder(folder_url, quiet=True, skip_download=True, timeout=TIMEOUTS)
+    except requests.RequestException as error:
+        raise _request_error(error, folder_url) from error
+    except (RecursionError, LookupError, AttributeError, ValueError) as error:
+        raise DownloadError(f"The folder {folder_url} cannot be listed: its page has an unknown format.") from error
+    except gdown.DownloadError as error:
+        status = re.search(r"status code (\d+)", str(error))
+        if status and int(status[1]) in BUSY:
+            raise TransientFailure(f"{folder_url} answers {status[1]}") from error
+        raise DownloadError(f"The folder {folder_url} cannot be listed: it is private or was removed.") from error
+    for listed in files:
+        if listed.path == file:
+            return f"https://drive.google.com/file/d/{listed.id}/view"
+    names = ", ".join(one_line(listed.path) for listed in files[:5])
+    raise DownloadError(f"The folder {folder_url} has no file {file}; it has {names or 'no files'}.")
+
+
+# the folder of a partial download ----------------------------------------------------------------------------------
+
+
+def prepare_parts(kind: str, url: str, parts: Path) -> None:
+    """Delete the content of ``parts`` if it is of another version of the file, and record the current version.
+
+    Google Drive does not announce versions. There, ``transfer`` compares the total size.
+
+    Raises:
+        TransientFailure, DownloadError: the host did not answer, or refused.
+    """
+    state, version = _read_state(parts), None
+    state.pop("announced", None)
+    if kind == "https":
+        response = _head(url)
+        if urlsplit(url).scheme == "https" and urlsplit(response.url).scheme != "https":
+            raise DownloadError(f"{url} redirects to {one_line(response.url)}, which is not encrypted.")
+        length = response.headers.get("Content-Length", "") if response.ok else ""
+        if length.isdecimal() and len(length) < 20 and int(length):
+            state["announced"] = int(length)
+        version = (response.headers.get("ETag") or response.headers.get("Last-Modified")) if response.ok else None
+        if version is None or version != state.get("version"):
+            shutil.rmtree(parts, ignore_errors=True)
+            state = {key: value for key, value in state.items() if key == "announced"}
+    parts.mkdir(parents=True, exist_ok=True)
+    _write_state(parts, state | {"version": version})
+
+
+def _write_state(parts: Path, state: dict[str, Any]) -> None:
+    (parts / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
+
+
+def _read_state(parts: Path) -> dict[str, Any]:
+    try:
+        content = json.loads((parts / STATE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def _head(url: str) -> Any:
-    """The host's answer without the file; TryAgain if it is busy or gives none."""
+    """Return the response to a HEAD request.
+
+    Raises:
+        TransientFailure, DownloadError: the host is busy or does not answer.
+    """
     import requests
 
     if urlsplit(url).netloc == "drive.google.com":
         url = f"https://drive.google.com/uc?id={urlsplit(url).path.split('/')[3]}"
     try:
-        plain = {"Accept-Encoding": "identity"}
-        with requests.head(url, allow_redirects=True, timeout=TIMEOUTS, headers=plain) as answer:
-            if answer.status_code in BUSY:
-                raise _of_status(answer, url)
-            return answer
+        headers = {"Accept-Encoding": "identity"}
+        with requests.head(url, allow_redirects=True, timeout=TIMEOUTS, headers=headers) as response:
+            if response.status_code in BUSY:
+                raise _status_error(response, url)
+            return response
     except requests.RequestException as error:
-        raise _of_request(error, url) from error
-    except ValueError as error:  # requests, of some addresses that it is redirected to
+        raise _request_error(error, url) from error
+    except ValueError as error:  # requests raises it for some invalid redirect targets
         raise DownloadError(f"{url} redirects to an invalid address ({one_line(str(error))}).") from error
 
 
-def transfer(kind: str, url: str, parts: Path, whole: Path, progress: bool) -> Path:
-    """Fetch a file into ``parts``, or the rest of it, and give it its name ``whole``.
+# transfer --------------------------------------------------------------------------------------------------------
+
+
+def transfer(kind: str, url: str, parts: Path, target: Path, progress: bool) -> Path:
+    """Download a file, or the rest of it, into ``parts`` and rename it to ``target`` when it is complete.
 
     Raises:
-        TryAgain, DownloadError: it did not work; the bytes that came stay, unless they cannot be gone on with.
+        TransientFailure, DownloadError: the attempt failed. The bytes received so far are kept if they can be resumed.
     """
     import gdown
     import requests
 
-    noted = _noted(parts)
-    partial = next(parts.glob(f"{whole.name}*.part"), None)
-    if partial is not None and partial.stat().st_size == noted.get("total"):
-        return partial.replace(whole)  # killed between its last byte and its name
+    state = _read_state(parts)
+    partial = next(parts.glob(f"{target.name}*.part"), None)
+    if partial is not None and partial.stat().st_size == state.get("total"):
+        return partial.replace(target)  # an earlier process was killed between the last byte and the renaming
     with progress_bar(url, progress) as show:
 
         def watch(done: int, total: int | None) -> None:
-            _check_size(url, done, total, noted.get("announced"))
-            if total is not None and total != noted.get("total"):
-                if "total" in noted and partial is not None:
-                    shutil.rmtree(parts)
-                    raise TryAgain(f"{url} is another file than the one that was half fetched")
-                noted["total"] = total
-                _note(parts, noted)
-                free = shutil.disk_usage(parts).free
-                if free < total - done:
-                    raise StorageError(
-                        f"{url} has {total / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free in {parts.parent}. "
-                        "Make room, or set TEMPOZOO_CACHE to a folder on another disk."
-                    )
+            _check_size(url, done, total, state.get("announced"))
+            if total is not None and total != state.get("total"):
+                _accept_total(url, done, total, parts, state, resumed=partial is not None)
             show(done, total)
 
-        # gdown never uses a name of the host's, as it is given the path of a file
-        cookies = kind != "https"  # of Drive, gdown's cookies may tell of an account
+        # gdown gets a file path, so it never uses a file name from the host
+        cookies = kind != "https"  # of Google Drive; they may identify an account, so other hosts do not get them
         try:
             gdown.download(
-                url, str(whole), quiet=True, use_cookies=cookies, resume=True, progress=watch, timeout=TIMEOUTS
+                url, str(target), quiet=True, use_cookies=cookies, resume=True, progress=watch, timeout=TIMEOUTS
             )
         except ZooError:
             shutil.rmtree(parts, ignore_errors=True)
             raise
         except gdown.FileURLRetrievalError as error:
-            _head(url)  # gdown reads every page as an answer; one that says "later" is told by its status alone
-            raise _of_drive(str(error), url) from error
+            _head(url)  # gdown ignores the status of pages, so check whether the host is only busy
+            raise _drive_error(str(error), url) from error
         except gdown.DownloadError as error:
-            if "byte range" in str(
-                error
-            ):  # not the rest of the file: the host is busy, or, the second time, never does
-                _head(url)
-                if noted.get("refused"):
-                    shutil.rmtree(parts)
-                else:
-                    _note(parts, noted | {"refused": True})
-            raise TryAgain(f"{url}: {one_line(str(error).splitlines()[0].rstrip('.'), 200)}") from error
+            if "byte range" in str(error):
+                _handle_range_refusal(url, parts, state)
+            raise TransientFailure(f"{url}: {one_line(str(error).splitlines()[0].rstrip('.'), 200)}") from error
         except requests.RequestException as error:
-            raise _of_request(error, url) from error
+            raise _request_error(error, url) from error
         except (LookupError, AssertionError, AttributeError, TypeError, ValueError, OverflowError) as error:
-            # gdown, of a page or header it does not know
-            raise DownloadError(f"{url}: the host's answer cannot be understood ({one_line(str(error))}).") from error
-    return whole
+            # gdown raises these for unknown pages and headers
+            raise DownloadError(f"{url}: the host's answer has an unknown format ({one_line(str(error))}).") from error
+    return target
 
 
 def _check_size(url: str, done: int, total: int | None, announced: int | None) -> None:
-    """Refuse a body that is too large, or goes on beyond its announced length; ``done`` bytes of it have come.
+    """Refuse a body that is too large, or longer than announced. ``done`` bytes were received.
 
     Raises:
-        DownloadError: it is.
+        DownloadError: a limit is exceeded.
     """
     limit = size_limit(urlsplit(url).path)
     if total is not None and total > limit:
@@ -177,88 +200,44 @@ def _check_size(url: str, done: int, total: int | None, announced: int | None) -
     if total is None:
         limit = min(limit, MAX_UNANNOUNCED if announced is None else announced)
         if done > limit:
-            raise DownloadError(f"{url} sends more than {limit} bytes, without end. Nothing of it was kept.")
+            raise DownloadError(f"{url} sends more than {limit} bytes. The download was stopped and deleted.")
 
 
-def in_folder(url: str, file: str) -> str:
-    """The address of a file in a Drive folder, by its name.
+def _accept_total(url: str, done: int, total: int, parts: Path, state: dict[str, Any], *, resumed: bool) -> None:
+    """Record a newly announced total size in ``state`` and on disk.
 
     Raises:
-        TryAgain, DownloadError: the folder cannot be listed, or has no such file.
+        TransientFailure: the partial file belongs to a file of another size; it was deleted.
+        StorageError: the disk has too little space for the rest.
     """
-    import gdown
-    import requests
-
-    try:
-        files: Any = gdown.download_folder(url, quiet=True, skip_download=True, timeout=TIMEOUTS)
-    except requests.RequestException as error:
-        raise _of_request(error, url) from error
-    except (RecursionError, LookupError, AttributeError, ValueError) as error:
-        raise DownloadError(f"The folder {url} cannot be listed: its page cannot be understood.") from error
-    except gdown.DownloadError as error:
-        status = re.search(r"status code (\d+)", str(error))
-        if status and int(status[1]) in BUSY:
-            raise TryAgain(f"{url} answers {status[1]}") from error
-        raise DownloadError(f"The folder {url} cannot be listed: it is private or gone.") from error
-    for found in files:
-        if found.path == file:
-            return f"https://drive.google.com/file/d/{found.id}/view"
-    names = ", ".join(one_line(found.path) for found in files[:5])
-    raise DownloadError(f"The folder {url} holds no {file}; it has {names or 'no files'}.")
-
-
-def _of_drive(text: str, url: str) -> DownloadError:
-    if "too many users" in text.lower() or "quota" in text.lower():
-        return DownloadError(
-            f"Google Drive's quota for {url} is used up: too many people fetched it lately. It opens again within 24 "
-            "hours; a signed-in browser can often fetch it now (or make a copy in a Drive of your own first).",
-            "quota",
+    if "total" in state and resumed:
+        shutil.rmtree(parts)
+        raise TransientFailure(f"{url} has changed since it was partially downloaded")
+    state["total"] = total
+    _write_state(parts, state)
+    free = shutil.disk_usage(parts).free
+    if free < total - done:
+        raise StorageError(
+            f"{url} has {total / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free in {parts.parent}. "
+            "Free some space, or set TEMPOZOO_CACHE to a folder on another disk."
         )
-    return DownloadError(f"Google Drive gives no file at {url}: it is private, gone, or asks for a person.")
 
 
-def _of_request(error: Any, url: str) -> Exception:
-    """What a failed request means."""
-    import requests
-    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+def _handle_range_refusal(url: str, parts: Path, state: dict[str, Any]) -> None:
+    """Handle a host that did not send the requested rest of a file: it is busy, or does not support ranges at all.
 
-    if error.response is not None:
-        return _of_status(error.response, url)
-    if isinstance(error, requests.exceptions.ProxyError):
-        return DownloadError(f"{url} cannot be reached: {one_line(str(error), 300)}", "unreachable")
-    if isinstance(error, requests.exceptions.SSLError | ValueError):
-        return DownloadError(f"{url} cannot be reached: {one_line(str(error), 300)}")
-    reason = getattr(error.args[0] if error.args else None, "reason", None)
-    connected = not isinstance(reason, NewConnectionError | ConnectTimeoutError)
-    if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
-        return TryAgain(f"no answer in time from {urlsplit(url).netloc}", connected=connected)
-    if isinstance(error, requests.exceptions.ChunkedEncodingError):
-        return TryAgain(f"{url}: the connection broke off")
-    # no network, most often
-    return TryAgain(f"{urlsplit(url).netloc} cannot be reached", patience=3, connected=connected)
-
-
-def _of_status(response: Any, url: str) -> Exception:
-    status, reason = response.status_code, one_line(response.reason or "")
-    if status in BUSY:
-        return TryAgain(f"{url} answers {status} {reason}", _retry_after(response.headers.get("Retry-After")))
-    gone = " (the publisher may have removed or moved it)" if status in (404, 410) else ""
-    return DownloadError(f"{url} answers {status} {reason}{gone}.")
-
-
-def _retry_after(value: str | None) -> float:
-    if not value:
-        return 0.0
-    if value.strip().isdecimal():
-        return float(value)
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
-    return 0.0
+    The partial file is deleted at the second refusal, because the host then never resumes.
+    """
+    _head(url)
+    if state.get("refused"):
+        shutil.rmtree(parts)
+    else:
+        _write_state(parts, state | {"refused": True})
 
 
 @contextlib.contextmanager
-def progress_bar(url: str, visible: bool) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar with size and speed on standard error."""
+def progress_bar(url: str, visible: bool) -> Iterator[ProgressCallback]:
+    """Show a progress bar with size and speed on standard error; provides the function that updates it."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -268,3 +247,59 @@ def progress_bar(url: str, visible: bool) -> Iterator[Callable[[int, int | None]
     with Progress(*columns, console=Console(file=sys.stderr), disable=not visible) as bar:
         task = bar.add_task(urlsplit(url).netloc, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+# errors ----------------------------------------------------------------------------------------------------------
+
+
+def _drive_error(message: str, url: str) -> DownloadError:
+    """Interpret gdown's message about a page that Google Drive sent instead of a file."""
+    if "too many users" in message.lower() or "quota" in message.lower():
+        return DownloadError(
+            f"Google Drive's download quota for {url} is exceeded: too many users downloaded it recently. Try again "
+            "within 24 hours, or download it in a browser that is signed in to Google (if necessary, from a copy in a "
+            "Drive of your own).",
+            "quota",
+        )
+    return DownloadError(f"Google Drive has no public file at {url}: it is private, was removed, or requires a login.")
+
+
+def _request_error(error: Any, url: str) -> Exception:
+    """Return the error to raise for a failed request."""
+    import requests
+    from urllib3.exceptions import ConnectTimeoutError, NewConnectionError
+
+    if error.response is not None:
+        return _status_error(error.response, url)
+    if isinstance(error, requests.exceptions.ProxyError):
+        return DownloadError(f"{url} cannot be reached: {one_line(str(error), 300)}", "unreachable")
+    if isinstance(error, requests.exceptions.SSLError | ValueError):
+        return DownloadError(f"{url} cannot be reached: {one_line(str(error), 300)}")
+    reason = getattr(error.args[0] if error.args else None, "reason", None)
+    connected = not isinstance(reason, NewConnectionError | ConnectTimeoutError)
+    if isinstance(error, requests.Timeout) or "timed out" in str(error).lower():
+        return TransientFailure(f"no answer in time from {urlsplit(url).netloc}", connected=connected)
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return TransientFailure(f"{url}: the connection was closed early")
+    # most often there is no network
+    return TransientFailure(f"{urlsplit(url).netloc} cannot be reached", max_attempts=3, connected=connected)
+
+
+def _status_error(response: Any, url: str) -> Exception:
+    """Return the error to raise for an HTTP status other than success."""
+    status, reason = response.status_code, one_line(response.reason or "")
+    if status in BUSY:
+        return TransientFailure(f"{url} answers {status} {reason}", _retry_after(response.headers.get("Retry-After")))
+    hint = " (the publisher may have removed or moved it)" if status in (404, 410) else ""
+    return DownloadError(f"{url} answers {status} {reason}{hint}.")
+
+
+def _retry_after(value: str | None) -> float:
+    """Return the seconds that a Retry-After header asks to wait; 0 if it is missing or invalid."""
+    if not value:
+        return 0.0
+    if value.strip().isdecimal():
+        return float(value)
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        return max(email.utils.parsedate_to_datetime(value).timestamp() - time.time(), 0.0)
+    return 0.0

@@ -1,4 +1,4 @@
-"""File names that are not UTF-8: Linux allows them, JSON files and safetensors do not."""
+"""File names that are not UTF-8. Linux allows them; JSON files and safetensors do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 
 def is_utf8(text: str) -> bool:
-    """Whether ``text`` can be encoded; names of other bytes have lone surrogates in Python."""
+    """Return whether ``text`` can be encoded as UTF-8. In Python, other file names have lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -19,7 +19,7 @@ def is_utf8(text: str) -> bool:
 
 @contextmanager
 def utf8_path(path: Path) -> Iterator[Path]:
-    """``path``, or a temporary link to it if its name is not UTF-8."""
+    """Provide ``path``, or a temporary symbolic link to it if its name is not UTF-8."""
     if is_utf8(str(path)):
         yield path
         return

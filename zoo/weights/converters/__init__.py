@@ -1,12 +1,12 @@
-"""Publishers' tensors -> ours. Pure functions from dict to dict; one module of rules per publisher.
+"""Conversion rules from publishers' key names and tensor shapes to ours, one module per publisher.
 
-To add a publisher: write its table of rules in a module of this folder and name it in ``CONVERTERS``.
+To add a publisher, write its table of rules in a module of this package and add it to ``CONVERTERS``.
 """
 
 from zoo.weights.converters import clip, convnext, hosts, mmaction2, pytorchvideo, tadaconv, tam, torchvision
 from zoo.weights.converters.rules import Conversion, Rule, apply_rules
 
-RULES_VERSION = 1  # to be raised with a change of what the rules give: older conversions are then made anew
+RULES_VERSION = 1  # increase it whenever the rules' results change, so that cached conversions are repeated
 
 CONVERTERS: dict[str, tuple[Rule, ...]] = {
     "tadaconv": tadaconv.RULES,

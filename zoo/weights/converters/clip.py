@@ -1,6 +1,6 @@
 """CLIP's vision transformer (openai/CLIP, clip/model.py), for TAdaFormer.
 
-Only the image tower is taken, without its projection to the space shared with text.
+Only the image tower is converted, without its projection to the embedding space shared with text.
 """
 
 from zoo.weights.converters.rules import Rule
@@ -20,7 +20,7 @@ RULES = (
     Rule(_LAYER + "mlp.c_fc.*", _OURS + "fc1.*"),
     Rule(_LAYER + "mlp.c_proj.*", _OURS + "fc2.*"),
     Rule("visual.proj", None),
-    # the text tower, and the sizes that the archive carries as tensors
+    # the text tower, and sizes that the archive stores as tensors
     Rule("transformer.resblocks.*", None),
     Rule("token_embedding.weight", None),
     Rule("positional_embedding", None),

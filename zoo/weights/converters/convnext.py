@@ -1,7 +1,7 @@
 """Image networks of the ConvNeXt authors (facebookresearch/ConvNeXt, models/convnext.py), for TAdaConvNeXt 1 and 2.
 
-Their ``downsample_layers.0`` is the stem, the other three are ``downsamples``. Kernels stay those of images: the
-network inflates its stem.
+Their ``downsample_layers.0`` is our stem, the other three are our ``downsamples``. Kernels remain 2D; the network
+inflates its stem.
 """
 
 from zoo.weights.converters.rules import Rule

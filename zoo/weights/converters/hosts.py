@@ -1,7 +1,7 @@
-"""Other image networks of torchvision: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt, whose code ours runs.
+"""Other image networks of torchvision: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt, each as ``net`` of ours.
 
-Their keys stay; ours are behind "net.". The rules are those of these four all the same, so that the file of another
-network is named as such.
+Every key gets the prefix "net.". The rules nevertheless list the keys of these four networks, so that the file of
+another network is reported as such.
 """
 
 from zoo.weights.converters.rules import Rule

@@ -1,7 +1,7 @@
 """TANet, TSN (our C2D) and TSM files of MMAction2 (open-mmlab/mmaction2, 1.x and the legacy 0.x; same tensors).
 
-TSM's shift wraps the first convolution, a non-local block the residual block. Keys and values of a non-local block that
-are sub-sampled by a pool behind their convolution have one more level, ``.0``.
+TSM's shift wraps the first convolution, and a non-local block wraps the residual block. If a non-local block pools its
+keys and values, their convolutions have one more level, ``.0``.
 """
 
 from zoo.weights.converters.rules import Rule, drop_time
@@ -21,7 +21,7 @@ def _residual_block(theirs: str, ours: str) -> tuple[Rule, ...]:
 
 
 def _projection(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A convolution of one position in one frame: 3D there, 2D here."""
+    """A 1x1x1 convolution, which is a 2D convolution in our network."""
     return Rule(theirs + "conv.weight", ours + "weight", drop_time), Rule(theirs + "conv.bias", ours + "bias")
 
 
@@ -41,5 +41,5 @@ RULES = (
     *_projection(_THEIRS + "conv_out.", _NON_LOCAL + "out."),
     Rule(_THEIRS + "conv_out.bn.*", _NON_LOCAL + "bn.*"),
     Rule("cls_head.fc_cls.*", "fc.*"),
-    Rule("data_preprocessor.*", None),  # mean and std; the protocol carries them
+    Rule("data_preprocessor.*", None),  # mean and std, which are in our protocol
 )

@@ -1,15 +1,16 @@
-"""Files of pytorchvideo's model zoo (facebookresearch/pytorchvideo, docs/source/model_zoo.md), from its own builders.
+"""Files of pytorchvideo's model zoo (facebookresearch/pytorchvideo, docs/source/model_zoo.md).
 
-And torchvision's image ResNets, for the same 3D networks: their kernels stay 2D, the network inflates them.
+Our networks contain those of pytorchvideo's builders as ``net``, so every key only gets that prefix.
 
-The network inside ours is built by the same builders, so every tensor keeps its name, behind ``net.``.
+``FROM_IMAGES`` converts torchvision's image ResNets for the same 3D networks. Their kernels remain 2D; the network
+inflates them.
 """
 
 from zoo.weights.converters.rules import Rule
 
 RULES = (
     Rule("blocks.*", "net.blocks.*"),
-    # MViT's, beside its blocks
+    # MViT only
     Rule("patch_embed.*", "net.patch_embed.*"),
     Rule("cls_positional_encoding.*", "net.cls_positional_encoding.*"),
     Rule("norm_embed.*", "net.norm_embed.*"),

@@ -1,7 +1,7 @@
-"""The mechanism of conversion: a table of rules that a reader can check by eye.
+"""Apply tables of conversion rules.
 
-A rule is ``Rule(source, target, change)``. In ``source``, ``{x}`` stands for a number and a final ``*`` for any rest;
-``target`` may use ``{x}``, ``{x-1}`` and ``*``. A target of ``None`` names a key that is ignored on purpose.
+A rule is ``Rule(source, target, change)``. In ``source``, ``{x}`` matches a number and a final ``*`` any suffix;
+``target`` may use ``{x}``, ``{x-1}`` and ``*``. Keys with the target ``None`` are ignored on purpose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a conversion table; see the module's docstring."""
+    """One line of a conversion table; see the module's docstring. ``change`` is applied to the tensor."""
 
     source: str
     target: str | None
@@ -40,7 +40,7 @@ class Rule:
 
 @dataclass
 class Conversion:
-    """What became of a publisher's tensors: every source key is in exactly one of the three."""
+    """The result of a conversion. Each source key is converted, ignored on purpose, or unknown."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict)
     ignored: list[str] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Conversion:
 
 
 def apply_rules(rules: Iterable[Rule], tensors: Mapping[str, Tensor]) -> Conversion:
-    """Convert a publisher's state dict; the first rule that matches a key decides."""
+    """Convert a publisher's state dict. The first rule that matches a key applies."""
     rules = tuple(rules)
     result = Conversion()
     for key, tensor in tensors.items():
@@ -60,7 +60,7 @@ def apply_rules(rules: Iterable[Rule], tensors: Mapping[str, Tensor]) -> Convers
                 result.ignored.append(key)
                 break
             name = rule.rename(match)
-            if name in result.tensors:  # two sources for one target would hide one of them
+            if name in result.tensors:  # a second source of the same target would replace the first
                 result.unknown.append(key)
             else:
                 result.tensors[name] = rule.change(tensor) if rule.change else tensor
@@ -71,12 +71,12 @@ def apply_rules(rules: Iterable[Rule], tensors: Mapping[str, Tensor]) -> Convers
 
 
 def drop_time(weight: Tensor) -> Tensor:
-    """``(O, I, 1, kh, kw)`` -> ``(O, I, kh, kw)``: a 3D kernel that spans one frame."""
+    """``(O, I, 1, kh, kw)`` -> ``(O, I, kh, kw)``: a 3D kernel of one frame."""
     return weight.squeeze(2) if weight.ndim == 5 and weight.shape[2] == 1 else weight
 
 
 def drop_space(weight: Tensor) -> Tensor:
-    """``(O, I, kt, 1, 1)`` -> ``(O, I, kt)``: a 3D kernel that spans one position."""
+    """``(O, I, kt, 1, 1)`` -> ``(O, I, kt)``: a 3D kernel of one position."""
     return weight.flatten(2) if weight.ndim == 5 and weight.shape[3:] == (1, 1) else weight
 
 
@@ -86,5 +86,5 @@ def drop_leading(weight: Tensor) -> Tensor:
 
 
 def to_linear(weight: Tensor) -> Tensor:
-    """``(O, I, 1, 1, 1)`` -> ``(O, I)``: a convolution of one position is a linear layer."""
+    """``(O, I, 1, 1, 1)`` -> ``(O, I)``: a 1x1x1 convolution as a linear layer."""
     return weight.flatten(1) if weight.ndim > 2 and set(weight.shape[2:]) == {1} else weight

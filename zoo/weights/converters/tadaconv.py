@@ -1,13 +1,14 @@
 """Files of the TAdaConv authors (alibaba-mmai-research/TAdaConv at 75b7839, models/base).
 
-TAda2D calls its stages conv2..conv5 and counts blocks from 1; in a block, a = 1x1, b = the 3x3 TAdaConv, c = 1x1.
+TAda2D names its stages conv2 to conv5 and counts blocks from 1. In a block, a is the first 1x1 convolution, b the 3x3
+TAdaConv, and c the second 1x1 convolution.
 """
 
 from zoo.weights.converters.rules import Rule, drop_leading, drop_space, drop_time, to_linear
 
 
 def _routing(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """A routing function, of either version."""
+    """The routing function of TAdaConv 1 and 2."""
     return (
         Rule(theirs + "g.weight", ours + "g.weight", drop_space),
         Rule(theirs + "a.weight", ours + "a.weight", drop_space),
@@ -61,7 +62,7 @@ _OURS = "blocks.{b}."
 
 
 def _tada_block(theirs: str, ours: str) -> tuple[Rule, ...]:
-    """The Kinetics form has linear projections, the Something-Something form 3D convolutions of the same names."""
+    """Projections are linear layers for Kinetics, 3D convolutions with the same names for Something-Something."""
     return (
         Rule(theirs + "tada_pre_proj.weight", ours + "pre.weight", drop_space),
         Rule(theirs + "tada_pre_proj.bias", ours + "pre.bias"),

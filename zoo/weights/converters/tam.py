@@ -14,5 +14,5 @@ RULES = (
     Rule(_BLOCK + "net.downsample.0.weight", _OURS + "downsample.conv.weight"),
     Rule(_BLOCK + "net.downsample.1.*", _OURS + "downsample.bn.*"),
     Rule("new_fc.*", "fc.*"),
-    Rule("base_model.fc.*", "fc.*"),  # where the authors' code puts the classifier when built with dropout 0
+    Rule("base_model.fc.*", "fc.*"),  # the classifier's name in networks built with dropout 0
 )

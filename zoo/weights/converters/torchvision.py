@@ -1,4 +1,4 @@
-"""Image ResNets of torchvision (torchvision.models.resnet), as the spatial part of a video network."""
+"""Image ResNets of torchvision (torchvision.models.resnet), as the spatial part of video networks."""
 
 from zoo.weights.converters.rules import Rule
 
