@@ -52,7 +52,7 @@ class VideoFiles(VideoDataModule):
                 raise DataError(f"There is no video or folder {path}.")
         if not self.found:
             raise DataError("no videos were given: name files or folders.")
-        if len({records.places is None for _, records in self.found}) > 1:
+        if len({records.byte_spans is None for _, records in self.found}) > 1:
             raise DataError("videos in shards and in files cannot be predicted in one go; do one, then the other.")
 
     @property
@@ -68,12 +68,12 @@ class VideoFiles(VideoDataModule):
         for root, records in self.found:
             for source in map(records.source, range(len(records))):
                 real = source.path if "://" in source.path else os.path.realpath(source.path)
-                found.setdefault((real, source.place), (root, source))
+                found.setdefault((real, source.byte_span), (root, source))
         counts = Counter(video.name for _, video in found.values())
         ids = [video.name if counts[video.name] == 1 else f"{root}/{video.name}" for root, video in found.values()]
         videos = [video for _, video in found.values()]
-        places = [video.place for video in videos if video.place is not None]
-        return VideoRecords.of([video.path for video in videos], ids=ids, places=places or None)
+        byte_spans = [video.byte_span for video in videos if video.byte_span is not None]
+        return VideoRecords.of([video.path for video in videos], ids=ids, byte_spans=byte_spans or None)
 
 
 def check_video(path: str) -> None:

@@ -64,7 +64,7 @@ class VideoList(VideoDataModule):
         self.val_fraction, self.split_seed = val_fraction, split_seed
 
     @property
-    def homes(self) -> list[str]:
+    def base_folders(self) -> list[str]:
         """``root``, or the folders of the lists."""
         return [self.root] if self.root is not None else [str(file.parent) for file in self.files.values()]
 

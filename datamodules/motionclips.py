@@ -63,8 +63,8 @@ class MotionClips(VideoFolder):
             "style": style,
         }
 
-    def look(self, stage: str) -> None:
-        """Not yet: ``prepare_data`` makes the folder."""
+    def check(self, stage: str) -> None:
+        """Do nothing: ``prepare_data`` writes the folder later."""
 
     def prepare_data(self) -> None:
         """Write the clips, unless they are there."""

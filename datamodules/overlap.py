@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +31,8 @@ EXAMPLES = 2
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
-class Overlap(NamedTuple):
+@dataclass(frozen=True)
+class Overlap:
     """Videos of one part that are also in another part, or, if both are the same part, in two of its classes.
 
     count: how many videos of ``part`` these are, of ``total``.
@@ -59,7 +61,7 @@ def report_overlaps(found: Mapping[str, VideoRecords], others: Mapping[str, Vide
     Raises:
         DataError: ``refuse``, and there is an overlap.
     """
-    order = [part for part in ("train", "val", "test") if part in {*found, *others}]
+    order: list[str] = [part for part in ("train", "val", "test") if part in {*found, *others}]
     pairs = [(later, part) for part, later in itertools.combinations(order, 2) if not refuse or later in found]
     pairs += [(part, part) for part in found]
     overlaps = find_overlaps({**found, **others}, pairs)
@@ -163,10 +165,10 @@ def _files(records: VideoRecords) -> list[File]:
     paths = records.paths.tolist()
     unique = list(dict.fromkeys(paths))
     known = dict(zip(unique, _each(_file, unique), strict=True))
-    if records.places is None:
+    if records.byte_spans is None:
         return [known[path] for path in paths]
     files = []
-    for path, (offset, size), name in zip(paths, records.places.tolist(), records.ids, strict=True):
+    for path, (offset, size), name in zip(paths, records.byte_spans.tolist(), records.ids, strict=True):
         remote = "://" in path  # too slow to read: compared by name and size
         identity = (known[path].identity, offset)
         files.append(File(identity, size, name, None) if remote else File(identity, size, path, offset))

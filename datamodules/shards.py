@@ -147,9 +147,9 @@ class ShardTree(Tree):
         """Records of videos given by relative path, which is their id too, unless ``more`` has others."""
         m, numbers = self._manifest, [self._number[name] for name in names]
         homes = [file if _is_whole(file) else f"{self.root}/{file}" for file in m.shards]
-        places = [(m.offset[n], m.size[n]) for n in numbers]
+        byte_spans = [(m.offset[n], m.size[n]) for n in numbers]
         return VideoRecords.of(
-            [homes[m.shard[n]] for n in numbers], labels, **({"ids": names, "places": places} | more)
+            [homes[m.shard[n]] for n in numbers], labels, **({"ids": names, "byte_spans": byte_spans} | more)
         )
 
 

@@ -120,7 +120,7 @@ def check(root: str, decoder: str = "pyav", workers: int | None = None, time_lim
 
 def describe_problem(source: Source, message: str) -> str:
     """An error message with the relative path of a video, and with the shard that holds it."""
-    if source.place is not None:
+    if source.byte_span is not None:
         return f"{message} The video is in the shard {source.path}."
     folder = source.path.removesuffix(source.name)  # messages name the single frames of a folder by their whole path
     return message.replace(folder, "") if folder else message

@@ -85,6 +85,7 @@ def _convert(source: Path, path: Path, encoding: Encoding) -> int:
         for picture in _pictures(source, container, origin, encoding):
             if stream is None:
                 stream = result.add_stream("libx264", rate=origin.average_rate, options=options)
+                assert picture.time_base is not None  # set by the filter graph
                 codec = stream.codec_context
                 codec.thread_count = 1  # other processes keep the other cores busy
                 codec.width, codec.height, codec.pix_fmt = picture.width, picture.height, "yuv420p"

@@ -256,8 +256,8 @@ def read_all(case: Case) -> None:
     data = case.make()
     for stage, overlap in (("fit", False), ("test", True)):
         data.allow_overlap = overlap
-        data.look(stage)
-        for records in data._found.values():
+        data.check(stage)
+        for records in data._stage_records.values():
             assert len(records) == len(set(records.ids)) > 0
             assert records.labels.min() >= 0 and records.labels.max() < len(data.class_names or [])
             assert all(isinstance(records.source(number).path, str) for number in range(len(records)))

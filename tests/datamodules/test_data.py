@@ -29,7 +29,9 @@ def ready(data: Any, stage: str = "fit", **changes: Any) -> Any:
     """A data module as the Trainer would have it."""
     data.protocol = replace(zoo.create("c2d_r18", **SMALL, image_size=32).protocol, **changes)
     data.prepare_data()
-    data.trainer = SimpleNamespace(training=stage == "fit", testing=stage == "test", predicting=stage == "predict")
+    data.trainer = SimpleNamespace(
+        training=stage == "fit", testing=stage == "test", predicting=stage == "predict", global_rank=0, world_size=1
+    )
     data.setup(stage)
     return data
 

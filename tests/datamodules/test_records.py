@@ -37,12 +37,12 @@ def test_a_list_is_as_small_as_its_texts() -> None:
 
 def test_records_are_taken_whole() -> None:
     records = VideoRecords.of(
-        ["a.tar", "a.tar", "b.tar"], [0, 1, 2], ids=["x", "y", "z"], places=[(0, 1), (2, 3), (4, 5)],
+        ["a.tar", "a.tar", "b.tar"], [0, 1, 2], ids=["x", "y", "z"], byte_spans=[(0, 1), (2, 3), (4, 5)],
         spans=[(0, 1), (1, 2), (2, 3)], listed=5,
     )  # fmt: skip
     part = records.take([2, 0])
     source = part.source(0)
-    assert (source.path, str(source), source.place, source.span) == ("b.tar", "z", (4, 5), (2.0, 3.0))
+    assert (source.path, str(source), source.byte_span, source.span) == ("b.tar", "z", (4, 5), (2.0, 3.0))
     assert (part.labels.tolist(), part.ids.tolist(), len(part), part.listed) == ([2, 0], ["z", "x"], 2, 4)
     with pytest.raises(DataError, match="^b is listed more than once"):
         VideoRecords.of(["c", "b", "a", "c", "b"])

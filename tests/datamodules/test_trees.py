@@ -270,4 +270,4 @@ def test_videos_of_two_shard_folders_may_have_the_same_names(motion_folder: Path
     assert VideoFiles([one]).split_records("predict").ids.tolist() == names
     for number, split in ((0, "val"), (12, "test")):
         source = records.source(number)
-        assert read_member(source.path, source.place or (0, 0)) == (motion_folder / split / names[0]).read_bytes()
+        assert read_member(source.path, source.byte_span or (0, 0)) == (motion_folder / split / names[0]).read_bytes()

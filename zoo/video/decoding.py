@@ -70,7 +70,7 @@ def open_video(
     if decoder not in DECODERS:
         raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")
     source = source if isinstance(source, Source) else Source(str(source))
-    if source.place is None and Path(source.path).is_dir():
+    if source.byte_span is None and Path(source.path).is_dir():
         return FrameReader(source, frame_rate, deadline)
     if decoder == "torchcodec":
         from zoo.video.torchcodec_reader import TorchcodecReader

@@ -19,38 +19,38 @@ BLOCK, KEPT = 1 << 20, 8  # bytes fetched at a time of a large video, and how ma
 _KEPT: dict[int, Any] = {}
 
 
-def read_member(path: str, place: tuple[int, int], name: str = "") -> bytes:
+def read_member(path: str, byte_span: tuple[int, int], name: str = "") -> bytes:
     """The bytes of one video in a shard.
 
     Args:
         path: of the shard, or its URL.
-        place: offset and number of the bytes.
+        byte_span: offset and number of the bytes.
         name: of the video, for messages.
 
     Raises:
         DataError: the shard cannot be reached, is shorter, or has something else there.
     """
-    offset, size = place
+    offset, size = byte_span
     content = _exactly(path, offset - HEADER, offset + size, name)
     _check_header(content, path, size, name)
     return content[HEADER:]
 
 
 def open_member(
-    path: str, place: tuple[int, int], name: str = "", part: bool = False
+    path: str, byte_span: tuple[int, int], name: str = "", part: bool = False
 ) -> io.BytesIO | io.BufferedReader:
     """One video in a shard as a file: a small one, or a whole one from afar, is read at once, others block by block.
 
     Args:
-        path, place, name: as of ``read_member``.
+        path, byte_span, name: as of ``read_member``.
         part: only a part of it is wanted.
 
     Raises:
         DataError: as of ``read_member``; of a video that is read block by block also when it is read.
     """
-    if place[1] <= BLOCK * KEPT or ("://" in path and not part):
-        return io.BytesIO(read_member(path, place, name))
-    offset, size = place
+    if byte_span[1] <= BLOCK * KEPT or ("://" in path and not part):
+        return io.BytesIO(read_member(path, byte_span, name))
+    offset, size = byte_span
     start, stop = offset - HEADER, offset + size
 
     @functools.lru_cache(KEPT)
@@ -74,7 +74,7 @@ class MemberFile(io.RawIOBase):
         self._block, self._size, self._at = block, size, 0
 
     def opened(self) -> io.BufferedReader:
-        """A file with a place of its own in the same blocks."""
+        """Return a file with its own position, which shares the blocks."""
         return io.BufferedReader(MemberFile(self._block, self._size))
 
     def readable(self) -> bool:

@@ -11,14 +11,14 @@ class Source:
 
     path: a video file, a folder of frames, or a shard (a path or a URL).
     span: of a longer video, seconds ``[start, stop)``; of a folder of frames, frame numbers ``[start, stop)`` from 0.
-    place: of a video in a shard, the offset and the number of its bytes.
+    byte_span: of a video in a shard, the offset and the number of its bytes.
     name: what messages and reports call it; the path, if not given.
     open_end: the span of a folder of frames may pass its end, as that of a video file may; else that is an error.
     """
 
     path: str
     span: tuple[float, float] | None = None
-    place: tuple[int, int] | None = None
+    byte_span: tuple[int, int] | None = None
     name: str = ""
     open_end: bool = False
 
