@@ -57,7 +57,7 @@ def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match="none.txt, cannot be read"):
         ready(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
     out.write_text("\n".join(whole.ids))
-    with pytest.raises(DataError, match="leaves out every test video"):
+    with pytest.raises(DataError, match="excludes every test video"):
         ready(VideoFolder(motion_folder, exclude=out), "test")
 
 

@@ -150,7 +150,7 @@ def test_names_that_no_list_can_hold_are_told(tmp_path: Path, capsys: pytest.Cap
         (tmp_path / "v" / name).write_bytes(b"")
     data(["check", str(tmp_path / "v"), "--out", str(tmp_path), "--workers", "1", "--exit-zero"])
     assert (
-        "3 of them have names that exclude.txt cannot hold, such as ' d.mp4': rename them." in capsys.readouterr().out
+        "3 of the unreadable videos have names that exclude.txt cannot represent, such as ' d.mp4'; rename them." in capsys.readouterr().out
     )
     assert (tmp_path / "exclude.txt").read_text().splitlines()[1:] == ["e.mp4"]
 
@@ -241,7 +241,7 @@ def test_prepare_refuses_what_would_lose_something(tmp_path: Path) -> None:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
     for to in (root, root / "small", tmp_path):
-        with pytest.raises(ConfigError, match="not apart"):
+        with pytest.raises(ConfigError, match="must not contain each other"):
             data(["prepare", str(root), "--to", str(to)])
     with pytest.raises(DataError, match=r"a/x.avi and a/x.mp4 would both become a/x.mp4"):
         data(["prepare", str(root), "--to", str(tmp_path / "small")])

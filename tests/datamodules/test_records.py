@@ -7,19 +7,19 @@ import pickle
 import numpy as np
 import pytest
 
-from datamodules.records import Names, VideoRecords
+from datamodules.records import PackedStrings, VideoRecords
 from zoo.errors import DataError
 
 ODD = ["a b.mp4", "", "grüße/滑冰.mp4", b"caf\xe9.mp4".decode("utf-8", "surrogateescape"), "x" * 1000, "two\nlines"]
 
 
 def test_names_are_what_they_were() -> None:
-    names = Names(ODD)
+    names = PackedStrings(ODD)
     assert names.tolist() == list(names) == ODD == [names[n] for n in range(len(ODD))]
     assert (len(names), names[-1], names[np.int64(1)]) == (6, "two\nlines", "")
     assert ODD[2] in names
     assert names[np.array([3, 3, 0])].tolist() == [ODD[3], ODD[3], ODD[0]]
-    assert names[np.array([], dtype=np.int64)].tolist() == Names([]).tolist() == []
+    assert names[np.array([], dtype=np.int64)].tolist() == PackedStrings([]).tolist() == []
     assert pickle.loads(pickle.dumps(names[np.arange(2, 4)])).tolist() == ODD[2:4]
     with pytest.raises(IndexError):
         names[6]
