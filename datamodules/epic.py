@@ -9,7 +9,7 @@ from typing import Any
 from datamodules.annotations import find_annotations, read_table
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
-from datamodules.tree import Tree, open_tree, present
+from datamodules.tree import Tree, find_present, open_tree
 from zoo.errors import DataError
 
 HEADS = {"verb": 97, "noun": 300}
@@ -101,10 +101,10 @@ class EpicKitchens100(VideoDataModule):
             spans.append((max(start - 1, 0), stop) if self.frames else (start, stop))
         places = {video: self._where(video) for video in dict.fromkeys(videos)}
         names = [places[video] for video in videos]
-        there = present(names, self.max_missing, f"{self._home.root}/{file}", str(self.root))
-        kept: dict[str, Any] = {"ids": [ids[i] for i in there], "spans": [spans[i] for i in there], "open_end": True}
+        present = find_present(names, self.max_missing, f"{self._home.root}/{file}", str(self.root))
+        kept: dict[str, Any] = {"ids": [ids[i] for i in present], "spans": [spans[i] for i in present], "open_end": True}
         kept |= {"listed": len(names), "source": f"{self._home.root}/{file}"}
-        return self.tree.records([names[i] for i in there], [labels[i] for i in there], **kept)
+        return self.tree.records([names[i] for i in present], [labels[i] for i in present], **kept)
 
 
 def seconds(timestamp: str) -> float:

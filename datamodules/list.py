@@ -14,7 +14,7 @@ from datamodules.annotations import read_classes, read_table, shorten, sorted_la
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.splits import split_stratified
-from datamodules.tree import Tree, open_tree, present
+from datamodules.tree import Tree, find_present, open_tree
 from zoo.errors import DataError, check_rate, check_seed
 
 log = logging.getLogger("datamodules")
@@ -119,13 +119,13 @@ class VideoList(VideoDataModule):
         tree = open_tree(home) if self.root is None else self.tree
         names = [self._find(tree, path, file) for path in paths]
         absent = [path for path, name in zip(paths, names, strict=True) if name is None]
-        there = present(
+        present = find_present(
             names, self.max_missing, str(file), f"{home}, such as {absent[0][:200]}" if absent else str(home)
         )
         return tree.records(
-            [str(names[i]) for i in there],
-            np.asarray(labels)[there],
-            spans=None if spans is None else [spans[i] for i in there],
+            [str(names[i]) for i in present],
+            np.asarray(labels)[present],
+            spans=None if spans is None else [spans[i] for i in present],
             listed=len(paths),
             source=str(file),
         )

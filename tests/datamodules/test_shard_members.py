@@ -62,7 +62,7 @@ def test_parts_of_samples_may_be_apart_and_labels_left_out(tmp_path: Path, caplo
     assert sorted(others) == ["README", "e.cls", "e.video"]
     index_shards([str(tmp_path / "a.tar")], workers=1)
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told == "the shards: 2 files are not read as videos: 1 .video, 1 without an ending"
+    assert told == "the shards: 2 files are not read as videos: 1 .video, 1 without extension"
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
         member(tar, "./x/a.cls", b"walk")
     with pytest.raises(DataError, match=r"a.tar has \./x/a.cls more than once"):

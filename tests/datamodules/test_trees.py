@@ -176,7 +176,7 @@ def test_what_is_not_read_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
     data = VideoFolder(two)
     assert sum(len(data.split_records(split)) for split in ("train", "val", "test")) == 6
     assert warnings(caplog) == [
-        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more endings",
+        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more extensions",
         f"{two} has no folder test: the test part of its automatic split is read, 2 of its 6 videos",
     ]
 
