@@ -26,7 +26,7 @@ from zoo.text import printable
 log = logging.getLogger("datamodules")
 
 BLOCK = 16 << 10  # bytes compared at the end, the start and in the middle of a file
-READ_LIMIT = 20_000  # maximum number of files read; more files of equal size occur by chance only in far larger data sets
+READ_LIMIT = 20_000  # maximum number of files read; far larger data sets have more files of equal size by chance
 THREADS = 16  # most of the time is spent waiting for the disk or network
 EXAMPLES = 2
 WORDS = {"train": "training", "val": "validation", "test": "test"}

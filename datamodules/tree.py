@@ -116,7 +116,7 @@ class Tree:
             raise DataError(f"{path} cannot be read: {error}.") from error
 
     def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
-        """Return records of videos or folders of frames, given by relative path; ``more`` goes to ``VideoRecords.of``."""
+        """Return records of videos or folders of frames by relative path; ``more`` goes to ``VideoRecords.of``."""
         return VideoRecords.of([os.path.join(self.root, name) for name in names], labels, **more)
 
 
@@ -151,7 +151,7 @@ def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
                 visible = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
             raise DataError(
-                f"The folder {Path(path)} cannot be read ({error.strerror}). Fix its permissions, or choose another folder."
+                f"The folder {Path(path)} cannot be read ({error.strerror}). Fix its permissions or use another folder."
             ) from error
         files = []
         for entry in visible:
