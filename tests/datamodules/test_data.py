@@ -185,7 +185,7 @@ def test_files_to_predict(motion_folder: Path) -> None:
     one = next((motion_folder / "test").rglob("*.mp4"))
     assert len(VideoFiles([one, motion_folder / "val"]).split_records("predict")) == 13
     assert VideoFiles([one]).num_classes is None
-    with pytest.raises(DataError, match="There is no video or folder nowhere"):
+    with pytest.raises(DataError, match="There is no file or folder nowhere"):
         VideoFiles(["nowhere"])
     with pytest.raises(DataError, match="has no labels, so it can only predict"):
         VideoFiles([one]).split_records("test")
