@@ -1,6 +1,6 @@
-"""What all data sets share: decoding in workers, clips and views, batches to the device, an account of bad files.
+"""Base class of the data modules: decoding in workers, clips and views, normalization, handling of unreadable videos.
 
-A data set is a subclass that says which videos it has: see ``folder.py``, the shortest example.
+A data set is a subclass that lists its videos; ``folder.py`` is an example.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from datamodules.dataset import VideoDataset, collate
-from datamodules.exclude import leave_out
+from datamodules.exclude import exclude_videos
+from datamodules.interface import is_classifier
 from datamodules.loading import BatchSampler, ClipLoader, check_same_everywhere
 from datamodules.options import check_options
 from datamodules.overlap import report_overlaps
@@ -28,51 +29,63 @@ from datamodules.records import VideoRecords
 from datamodules.tree import Tree, open_tree
 from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
+from zoo.text import printable
 from zoo.video.decoding import check_decoder
 from zoo.video.sampling import sample
 from zoo.video.transforms import normalize
 
 log = logging.getLogger("datamodules")
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
-UNREAD = {
-    "fit": ("test",),
-    "validate": ("train",),
-    "test": ("train", "val"),
-}  # for comparison
+# splits that a stage does not use, but compares its videos with
+COMPARED = {"fit": ("test",), "validate": ("train",), "test": ("train", "val")}
 
 
 class VideoDataModule(L.LightningDataModule):
-    """Base of the data sets.
+    """Base class of the data sets.
 
-    The protocol (frames, sampling, sizes, mean and std, views) is that of the network trained or tested, taken from
-    it when the Trainer brings the two together; ``clips``, ``crops``, ``augment`` and ``flip`` override it.
+    The protocol (frames, sampling, sizes, mean and std, views) is taken from the Trainer's network in ``setup``;
+    ``clips``, ``crops``, ``augment`` and ``flip`` override it.
 
     Args:
         batch_size: clips per training and validation batch, per device.
         num_workers: decoding processes; default one per core, at most 8.
         clips: temporal views of a test video.
-        crops: spatial views of each of its clips: 1, 3 or 10 (five of the ten are mirrored).
-        augment: how training clips are made: "short_side", "multi_scale", "rand_augment" or "resized_crop", see
+        crops: spatial views of each test clip: 1, 3 or 10 (five of the ten are mirrored).
+        augment: augmentation of training clips: "short_side", "multi_scale", "rand_augment" or "resized_crop", see
             ``zoo.protocol``.
-        flip: mirror training clips at random. Turn it off where left and right are different classes.
-        flip_pairs: names of classes that trade places when a clip is mirrored.
+        flip: mirror training clips at random. Turn it off if classes differ only in left and right.
+        flip_pairs: pairs of class names that are exchanged when a clip is mirrored.
         erasing: probability that a box of a training clip is erased, the same box in every frame.
-        color_jitter: strength of a random change of brightness, contrast and saturation of a training clip; hues stay.
-        repeats: clips of a training video in a batch, each cut and changed anew ("repeated augmentation"); the video is
-            decoded once for all of them.
+        color_jitter: strength of random changes of brightness, contrast and saturation of a training clip; hue is not
+            changed.
+        repeats: clips per training video in a batch, each with its own crop and augmentation ("repeated augmentation");
+            the video is decoded once.
         decoder: "pyav" or "torchcodec"; the frames are the same.
-        time_limit: seconds that a video may take to decode before it counts as unreadable; None sets no limit.
-        exclude: text file of videos to leave out, one relative path a line; ``tempozoo data check`` writes it.
-        max_missing: fraction of the listed videos that may be missing from the disk.
-        max_bad_fraction: of the videos of a split that may be unreadable before the run stops.
-        allow_overlap: skip the check that the training, validation and test videos are different videos, each with one
-            class. ``fit`` warns of an overlap; ``validate`` and ``test`` refuse it.
+        time_limit: seconds after which a video counts as unreadable; None for no limit.
+        exclude: text file of videos to exclude, one relative path per line; ``tempozoo data check`` writes it.
+        max_missing: fraction of the listed videos that may be missing on disk.
+        max_bad_fraction: fraction of the videos of a split that may be unreadable before the run stops.
+        allow_overlap: skip the check for videos that occur in two splits, or in two classes of one split. Without it,
+            ``fit`` warns about an overlap; ``validate`` and ``test`` raise an error.
+
+    Attributes:
+        protocol: the protocol to use instead of that of the Trainer's network, or None.
+        datasets: split ("train", "val", "test", "predict") -> dataset; filled by ``setup``.
+        skipped: split -> path of an unreadable video -> reason. Training accumulates them over the run; the other
+            splits start again with each pass.
+        repeated: paths of videos with fewer frames than a clip, which repeat frames.
+        part_labels: split -> labels of its videos, including splits that the stage does not use; set for ``fit``.
+        reading: the options of ``VideoDataset`` that determine how clips are decoded and augmented, as given.
+
+    A classifier (``lit_modules.VideoClassifier`` and its reports) uses these attributes, ``batch_size``, ``clips``,
+    ``crops``, ``class_names``, ``heads``, ``check`` and ``check_bad``. In turn, the data module uses the classifier's
+    network, see ``datamodules.interface``.
     """
 
-    # a rank may be left without videos to validate or test
+    # with many processes, some may have no videos to validate or test
     allow_zero_length_dataloader_with_multiple_devices = True
-    root: str | Path | None = None  # of the data sets that have one
-    frame_rate = 30.0  # of videos that are folders of frames, which do not say
+    root: str | Path | None = None  # folder of the data set, if there is a single one
+    frame_rate = 30.0  # frames per second of folders of frames
 
     def __init__(
         self,
@@ -111,20 +124,20 @@ class VideoDataModule(L.LightningDataModule):
         self.allow_overlap = allow_overlap
         self.protocol: Protocol | None = None
         self.datasets: dict[str, VideoDataset] = {}
-        self.skipped: dict[str, dict[str, str]] = {}  # split -> path -> reason; of the last pass, in training of all
-        self._named: dict[str, set[str]] = {}  # split -> paths that the log has named
+        self.skipped: dict[str, dict[str, str]] = {}
+        self._logged: dict[str, set[str]] = {}  # split -> unreadable videos with a warning in the log
         self.repeated: set[str] = set()
-        self.part_labels: dict[str, np.ndarray] = {}  # part -> labels of its videos; of all parts, set for ``fit``
-        self._found: dict[str, VideoRecords] = {}  # split -> its videos, until it is set up
+        self.part_labels: dict[str, np.ndarray] = {}
+        self._stage_records: dict[str, VideoRecords] = {}  # split -> videos listed by ``check``, until ``setup``
         self._loaders: list[ClipLoader] = []
         self._train_loader: ClipLoader | None = None
-        self._place: dict[str, Any] | None = None  # in the epoch of a run that is gone on with
+        self._resume_state: dict[str, Any] | None = None  # state of the training loader of the resumed checkpoint
 
-    # what a data set says of itself ------------------------------------------------------------------------------
+    # defined by each data set ------------------------------------------------------------------------------------
 
     @property
     def class_names(self) -> list[str] | None:
-        """Classes in label order; works before ``setup``. None where videos have no labels."""
+        """Class names in label order, available before ``setup``; None for videos without labels."""
         raise NotImplementedError
 
     def split_records(self, split: str) -> VideoRecords:
@@ -133,16 +146,16 @@ class VideoDataModule(L.LightningDataModule):
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The splits that have videos of their own. Without "test", testing uses the validation videos."""
+        """The splits with their own videos. Without "test", the validation videos are tested."""
         return ("train", "val")
 
     @property
     def heads(self) -> dict[str, int] | None:
-        """Names and class counts of several classifiers side by side; None where a video has one label."""
+        """Name -> class count of each classifier head; None if a video has a single label."""
         return None
 
     def flip_names(self) -> list[tuple[str, str]]:
-        """Names of classes that trade places when a clip is mirrored, where the data set itself says so."""
+        """Pairs of class names that are exchanged when a clip is mirrored, if the data set defines them."""
         return []
 
     @functools.cached_property
@@ -151,46 +164,51 @@ class VideoDataModule(L.LightningDataModule):
         assert self.root is not None
         return open_tree(self.root)
 
-    def look(self, stage: str) -> None:
-        """Find the videos of a stage, so that errors in the data are reported before any weights are downloaded.
+    def check(self, stage: str) -> None:
+        """List the videos of a stage, so that data errors are reported before any weights are downloaded.
+
+        Args:
+            stage: "fit", "validate", "test" or "predict".
 
         Raises:
-            DataError: ``root`` or the annotations cannot be read, videos are missing, or parts overlap.
+            DataError: ``root`` or the annotations cannot be read, videos are missing, or splits overlap.
         """
         check_decoder(self.reading["decoder"])
         if self.root is not None:
             _ = self.tree
-        self._found = self._read_stage(stage)
+        self._stage_records = self._list_stage(stage)
 
-    def _read_stage(self, stage: str) -> dict[str, VideoRecords]:
-        """The videos of each split of a stage, compared with the other parts of the data set."""
-        found = {split: self._kept(split) for split in STAGES[stage]}
+    def _list_stage(self, stage: str) -> dict[str, VideoRecords]:
+        """List the videos of each split of a stage, and compare them with the other splits."""
+        records = {split: self._list_split(split) for split in STAGES[stage]}
         if stage == "predict" or (self.allow_overlap and stage != "fit"):
-            return found
-        unread = UNREAD[stage] if stage != "test" or "test" in self.parts else ("train",)  # "val" is what is tested
-        parts = {part: self._other_part(part) for part in unread if part in self.parts}
-        others = {part: records for part, records in parts.items() if records is not None}
+            return records
+        compared = COMPARED[stage]
+        if stage == "test" and "test" not in self.parts:
+            compared = ("train",)  # the validation videos are tested
+        listed = {part: self._list_compared(part) for part in compared if part in self.parts}
+        others = {part: part_records for part, part_records in listed.items() if part_records is not None}
         if stage == "fit":
-            self.part_labels = {part: records.labels for part, records in (found | others).items()}
+            self.part_labels = {part: part_records.labels for part, part_records in (records | others).items()}
         if not self.allow_overlap:
-            report_overlaps(found, others, refuse=stage != "fit")
-        return found
+            report_overlaps(records, others, refuse=stage != "fit")
+        return records
 
-    def _other_part(self, part: str) -> VideoRecords | None:
-        """The videos of a part that the stage does not read: those on this machine, or None if there are none."""
+    def _list_compared(self, part: str) -> VideoRecords | None:
+        """List the videos of a split that the stage does not use; None if none are on this machine."""
         data = copy.copy(self)
         data.max_missing = 1.0
         level = log.level
-        log.setLevel(logging.CRITICAL)  # its warnings do not concern this stage
+        log.setLevel(logging.CRITICAL)  # warnings about this split do not concern the stage
         try:
-            return data._kept(part)
+            return data._list_split(part)
         except DataError:
             return None
         finally:
             log.setLevel(level)
 
-    def _kept(self, split: str) -> VideoRecords:
-        return self._without_excluded(split, self.split_records(split))
+    def _list_split(self, split: str) -> VideoRecords:
+        return self._exclude(split, self.split_records(split))
 
     # Lightning ---------------------------------------------------------------------------------------------------
 
@@ -200,99 +218,109 @@ class VideoDataModule(L.LightningDataModule):
         return None if self.class_names is None else len(self.class_names)
 
     def setup(self, stage: str | None = None) -> None:
-        """Build the splits that a stage needs, with the protocol of the Trainer's network."""
+        """Create the datasets of a stage, with the protocol of the Trainer's network."""
         check_decoder(self.reading["decoder"])
-        if getattr(self.trainer, "overfit_batches", 0):
-            raise ConfigError("overfit_batches is not for these loaders; use limit_train_batches.")
-        network = getattr(getattr(self.trainer, "lightning_module", None), "network", None)
-        protocol = self.protocol or getattr(network, "protocol", None)
-        if protocol is None:
-            raise ConfigError(
-                "there is no protocol: train with a VideoClassifier, or set the data module's .protocol to a network's."
-            )
-        asked = {"clips": self.clips, "crops": self.crops, "augment": self.augment}
-        protocol = replace(protocol, **{name: value for name, value in asked.items() if value is not None})
+        if isinstance(self.trainer, L.Trainer) and self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            raise ConfigError("Data modules do not support overfit_batches; use limit_train_batches.")
+        overrides: dict[str, Any] = {"clips": self.clips, "crops": self.crops, "augment": self.augment}
+        overrides = {name: value for name, value in overrides.items() if value is not None}
+        protocol = replace(self._network_protocol(), **overrides)
         flip = protocol.flip if self.flip is None else self.flip
-        pairs = self._pairs(protocol)
+        pairs = self._flip_indices(protocol)
         if protocol.crops == 10 and (pairs or not flip) and stage in ("test", "predict"):
-            log.warning("five of ten crops are mirror images, though mirroring changes classes here or was not trained")
+            log.warning("five of the ten crops are mirrored, but mirroring changes classes or was off in training")
         stage = stage or "fit"
-        if not self._found.keys() >= set(STAGES[stage]):
-            self._found = self._read_stage(stage)
+        if not self._stage_records.keys() >= set(STAGES[stage]):
+            self._stage_records = self._list_stage(stage)
         for split in STAGES[stage]:
             single = replace(protocol, clips=1, crops=1) if split in ("train", "val") else protocol
-            records = self._found.pop(split)
+            records = self._stage_records.pop(split)
             check_same_everywhere(split, len(records), self._list_id(records))
             if len(records) < records.listed:
-                log.warning(
-                    "%s: %d of %d listed videos are there, and not left out", split, len(records), records.listed
-                )
-            sample(single, single.num_frames, 30.0, (0, single.clips))  # what cannot be is said here, not in a worker
-            self.skipped[split], self._named[split] = {}, set()
+                log.warning("%s: using %d of %d listed videos", split, len(records), records.listed)
+            sample(single, single.num_frames, 30.0, (0, single.clips))  # raises errors here rather than in a worker
+            self.skipped[split], self._logged[split] = {}, set()
             self.datasets[split] = VideoDataset(
                 records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate, **self.reading
             )
 
+    def _network_protocol(self) -> Protocol:
+        """Return ``protocol``, or that of the Trainer's network.
+
+        Raises:
+            ConfigError: neither exists.
+        """
+        if self.protocol is not None:
+            return self.protocol
+        module = None if self.trainer is None else self.trainer.lightning_module
+        if not is_classifier(module):
+            raise ConfigError(
+                "The data module has no protocol. Train with a VideoClassifier, or set the data module's .protocol to "
+                "that of a network."
+            )
+        return module.network.protocol
+
     @property
-    def homes(self) -> list[str]:
-        """Folders that names of videos are relative to, in lists of them."""
+    def base_folders(self) -> list[str]:
+        """Folders that relative paths of videos refer to."""
         return [] if self.root is None else [str(self.root)]
 
     def _relative(self, names: list[str]) -> list[str]:
-        """Names of videos without what is only true of this machine."""
-        for home in self.homes:
-            names = [name.removeprefix(os.path.join(home, "")) for name in names]
+        """Names of videos relative to the base folders, the same on every machine."""
+        for folder in self.base_folders:
+            names = [name.removeprefix(os.path.join(folder, "")) for name in names]
         return names
 
-    def _without_excluded(self, split: str, records: VideoRecords) -> VideoRecords:
-        """Leave out the videos of the exclude list, which are given by name or by path."""
+    def _exclude(self, split: str, records: VideoRecords) -> VideoRecords:
+        """Remove the videos of the exclude list, which contains names or paths."""
         if self.exclude is None:
             return records
-        ids, paths = records.ids.tolist(), records.paths.tolist()  # of segments, a path is that of several
-        known = zip(ids, self._relative(ids), paths, self._relative(paths), strict=True)
-        return leave_out(records, list(known), self.exclude, split)
+        ids, paths = records.ids.tolist(), records.paths.tolist()  # several segments have the same path
+        names = zip(ids, self._relative(ids), paths, self._relative(paths), strict=True)
+        return exclude_videos(records, list(names), self.exclude, split)
 
     def _list_id(self, records: VideoRecords) -> int:
         return zlib.crc32("\n".join(self._relative(records.ids.tolist())).encode("utf-8", "surrogateescape"))
 
-    def _pairs(self, protocol: Protocol) -> list[tuple[int, int]]:
-        wanted = self.flip_names() if self.flip_pairs is None else self.flip_pairs
-        if self.flip_pairs is None and not wanted:
-            return list(protocol.flip_pairs)  # a network's protocol speaks of its own classes, by now the data's
+    def _flip_indices(self, protocol: Protocol) -> list[tuple[int, int]]:
+        """Pairs of class indices that are exchanged when a clip is mirrored."""
+        pairs = self.flip_names() if self.flip_pairs is None else self.flip_pairs
+        if self.flip_pairs is None and not pairs:
+            return list(protocol.flip_pairs)  # the classifier has been matched to the classes of the data by now
         names = self.class_names or []
-        unknown = [n for pair in wanted for n in pair if n not in names]
+        unknown = [n for pair in pairs for n in pair if n not in names]
         if unknown:
-            raise ConfigError(f"flip_pairs names {unknown[0]!r}, which is no class of the data.")
-        return [(names.index(a), names.index(b)) for a, b in wanted]
+            raise ConfigError(f"flip_pairs contains {unknown[0]!r}, which is not a class of the data.")
+        return [(names.index(a), names.index(b)) for a, b in pairs]
 
     def _loader(self, split: str) -> ClipLoader:
         dataset = self.datasets[split]
         train = split == "train"
         clips = dataset.repeats if train else dataset.protocol.clips * dataset.protocol.crops
-        shards = dataset.records.paths if dataset.records.places is not None else None
-        trainer: Any = self.trainer
+        shards = dataset.records.paths if dataset.records.byte_spans is not None else None
+        trainer: Any = self.trainer  # None, if the loader is used without a Trainer
         sampler = BatchSampler(
             len(dataset),
             max(1, self.batch_size // clips),
             shuffle=train,
-            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),  # where Lightning's seed_everything leaves it
-            rank=getattr(trainer, "global_rank", 0),
-            world_size=getattr(trainer, "world_size", 1),
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),  # set by Lightning's seed_everything
+            rank=0 if trainer is None else trainer.global_rank,
+            world_size=1 if trainer is None else trainer.world_size,
             shards=shards,
             list_id=self._list_id(dataset.records),
         )
         workers = min(self.num_workers, len(dataset))
         limit = self.reading["time_limit"]
-        more: dict[str, Any] = {"prefetch_factor": 2 if train else 1} if workers else {}  # views of a test are many
-        if workers and limit is not None:  # of a decoder that lets nobody else run, not even the clock
-            more["timeout"] = 300 + 2 * limit * sampler.batch_size
-        skipped = self.skipped  # and not self: loaders that know of their maker wait for the garbage collector
+        options: dict[str, Any] = {"prefetch_factor": 2 if train else 1} if workers else {}  # all test views are large
+        if workers and limit is not None:  # for decoders that never release the interpreter lock
+            options["timeout"] = 300 + 2 * limit * sampler.batch_size
+        skipped = self.skipped  # a reference to self would keep the loader alive until garbage collection
         loader = ClipLoader(
             dataset,
             sampler,
-            None if train else lambda: skipped.update({split: {}}),  # what could not be read then may be well now
+            None if train else lambda: skipped.update({split: {}}),  # a video may be readable again
             num_workers=workers,
-            **more,
+            **options,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0 and split in ("train", "val"),
@@ -302,23 +330,23 @@ class VideoDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> ClipLoader:
         self._train_loader = self._loader("train")
-        if self._place is not None:
-            self._train_loader.load_state_dict(self._place)
+        if self._resume_state is not None:
+            self._train_loader.load_state_dict(self._resume_state)
             list_id = self._train_loader.sampler.list_id
-            if self._place.get("list_id", list_id) != list_id:
+            if self._resume_state.get("list_id", list_id) != list_id:
                 log.warning(
-                    "the list of training videos is not the one this run was trained on so far: validation videos may "
-                    "be among those it has seen"
+                    "the list of training videos has changed since the checkpoint: the run may have been trained on "
+                    "videos that are now used for validation"
                 )
-            self._place = None
+            self._resume_state = None
         return self._train_loader
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the training epoch. Here, as Lightning restores loaders too early where steps are counted."""
+        """The position in the training epoch. Lightning would restore it too early as part of the loaders' state."""
         return {} if self._train_loader is None else {"train": self._train_loader.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._place = state_dict.get("train")
+        self._resume_state = state_dict.get("train")
 
     def val_dataloader(self) -> ClipLoader:
         return self._loader("val")
@@ -338,41 +366,47 @@ class VideoDataModule(L.LightningDataModule):
         return "predict" if self.trainer.predicting else "val"
 
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Keep the account of videos that could not be read; stop when there are too many."""
+        """Record unreadable videos and videos that repeat frames; raise an error if too many are unreadable."""
         split = self._split_of_stage()
-        account, named = self.skipped[split], self._named[split]
+        skipped, logged = self.skipped[split], self._logged[split]
         for path, reason in batch.pop("skipped"):
-            account.setdefault(path, reason)
-            if path not in named:
-                named.add(path)
-                what = "replaced by another" if split == "train" else "left out"
-                log.warning("%s video %s: %s", split, what, reason)
+            skipped.setdefault(path, reason)
+            if path not in logged:
+                logged.add(path)
+                action = "replaced by another" if split == "train" else "skipped"
+                log.warning("%s video %s: %s", split, action, printable(reason))
         for path in batch.pop("repeated"):
             if path not in self.repeated:
                 self.repeated.add(path)
                 frames = self.datasets[split].protocol.num_frames
-                log.warning("%s has fewer than %d frames: frames are repeated", path, frames)
-        self.check_bad(split, account)
+                log.warning("%s has fewer than %d frames: frames are repeated", printable(path), frames)
+        self.check_bad(split, skipped)
         if split == "train" and not batch["path"]:
-            raise DataError("no video of a training batch could be read, nor any in its place; mend or exclude them.")
+            raise DataError(
+                "No video of a training batch can be read, nor any of its replacements. Repair or exclude the videos "
+                "named in the log."
+            )
         return batch
 
-    def check_bad(self, split: str, account: dict[str, str]) -> None:
-        """Take over the account of a split's unreadable videos, which may be that of all processes; stop if too many.
+    def check_bad(self, split: str, skipped: dict[str, str]) -> None:
+        """Record the unreadable videos of a split, and refuse too many of them.
+
+        Args:
+            skipped: path -> reason; of all processes, if there are several.
 
         Raises:
-            DataError: more than ``max_bad_fraction`` of the split, or all of what is to be predicted.
+            DataError: more than ``max_bad_fraction`` of the split is unreadable; for "predict", all videos are.
         """
-        self.skipped[split] = account
+        self.skipped[split] = skipped
         listed = len(self.datasets[split])
-        first = next(iter(account.values()), "")
+        first = next(iter(skipped.values()), "")
         if split == "predict":
-            if len(account) == listed:
+            if len(skipped) == listed:
                 raise DataError(f"None of the {listed} videos can be read: {first}")
-        elif len(account) > self.max_bad_fraction * listed:
+        elif len(skipped) > self.max_bad_fraction * listed:
             raise DataError(
-                f"{len(account)} of {listed} {split} videos cannot be read (the first: {first}), more than "
-                f"max_bad_fraction={self.max_bad_fraction} allows. Mend or remove them, or raise it."
+                f"{len(skipped)} of {listed} {split} videos cannot be read (the first: {first}), more than "
+                f"max_bad_fraction={self.max_bad_fraction} allows. Repair or exclude them, or increase it."
             )
 
     def on_exception(self, exception: BaseException) -> None:
@@ -382,14 +416,14 @@ class VideoDataModule(L.LightningDataModule):
     def teardown(self, stage: str) -> None:
         while self._loaders:
             self._loaders.pop().close()
-        self._place = None  # of a checkpoint that was only tested, or of a run that failed before it began
-        for split, account in self.skipped.items():
-            if account:
+        self._resume_state = None  # unused after `test`, or if the run failed before its first batch
+        for split, skipped in self.skipped.items():
+            if skipped:
                 count, kind = len(self.datasets[split]), "" if split == "predict" else f"{split} "
-                log.warning("%d of %d %svideos could not be read", len(account), count, kind)
+                log.warning("%d of %d %svideos could not be read", len(skipped), count, kind)
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """uint8 frames -> normalized floats ``(..., C, T, H, W)``, on the device."""
+        """Normalize frames on the device: uint8 -> floats ``(..., C, T, H, W)``."""
         if len(batch["path"]):
             protocol = self.datasets[self._split_of_stage()].protocol
             batch["video"] = normalize(batch["video"], protocol.mean, protocol.std)

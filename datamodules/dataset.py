@@ -1,4 +1,4 @@
-"""Videos -> clips: what one worker does with one video."""
+"""Dataset of clips: decoding, sampling, cropping and augmentation of one video in a worker."""
 
 from __future__ import annotations
 
@@ -20,23 +20,30 @@ from zoo.video.sampling import sample
 from zoo.video.time_limit import within
 from zoo.video.transforms import resize_short_side, train_clip, view_crops
 
-LONGEST = 20  # times the short side: a frame longer than that would be gigabytes when resized
-REPLACEMENTS = 10  # videos tried in place of an unreadable one before training gives up on its place in the batch
+MAX_ASPECT = 20  # ratio of the sides: resizing longer frames would take gigabytes
+MAX_ATTEMPTS = 10  # videos tried for one item of a training batch: the video itself and its replacements
 
 
 class VideoDataset(Dataset[dict[str, Any]]):
-    """Videos -> clips. One decoder a video, one decode for all of its views.
+    """Dataset of clips, which decodes each video once for all of its views.
 
-    An item of a training split holds ``repeats`` clips ``(T, 3, S, S)``, uint8 RGB; of the other splits all views of a
-    video in one tensor ``(V, T, 3, S, S)``, uint8, or float32 from 0 to 255 where the protocol resizes floats. A video
-    that cannot be read is replaced in training, deterministically, by another one that can; in the other splits its
-    item has no clip. Either way ``skipped`` names it. It is tried again whenever it is asked for; in training, where an
-    endless one would cost a minute in every epoch, at its turns 2, 4, 8, ... in a worker.
+    A training item has ``repeats`` clips ``(T, 3, S, S)``, uint8 RGB. An item of the other splits has all views of a
+    video in one tensor ``(V, T, 3, S, S)``, uint8, or float32 from 0 to 255 if the protocol resizes floats.
+
+    An unreadable video is listed in the item's ``skipped``. In training it is replaced, deterministically, by another
+    video; in the other splits the item has no clip. A later access tries to read it again. Training, where a video
+    that reaches the time limit would cost a minute in every epoch, does so only at accesses 2, 4, 8, ... of a worker.
 
     Args:
-        flip_pairs: classes that trade places when a clip is mirrored.
+        flip_pairs: pairs of class indices that are exchanged when a clip is mirrored.
         erasing, color_jitter: see ``VideoDataModule``.
-        time_limit: seconds that a video may take.
+        time_limit: seconds per video; None for no limit.
+
+    Attributes:
+        records: the videos.
+        protocol: frames, pixels and views of the clips.
+        flip: whether training clips are mirrored at random.
+        mirror: class index -> class index of the mirrored clip, for the classes that change.
     """
 
     def __init__(
@@ -58,38 +65,37 @@ class VideoDataset(Dataset[dict[str, Any]]):
         self.mirror = dict(flip_pairs) | {b: a for a, b in flip_pairs}
         self.decoder, self.frame_rate, self.time_limit = decoder, frame_rate, time_limit
         self.repeats, self.erasing, self.color_jitter = repeats, erasing, color_jitter
-        # in this process, of videos that could not be read: how many turns they had since, and why
+        # unreadable video -> number of accesses by this process, and the reason
         self._failed: dict[int, tuple[int, str]] = {}
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, draw: int | Draw) -> dict[str, Any]:
-        if isinstance(draw, tuple):  # the clip's own randomness; the process's is left as it was
+        if isinstance(draw, tuple):  # does not change the random state of the process
             with torch.random.fork_rng(devices=[]):
                 return self._item(*draw)
         return self._item(draw)
 
     def _item(self, number: int, seed: int | None = None) -> dict[str, Any]:
         skipped: list[tuple[str, str]] = []
-        for attempt in range(REPLACEMENTS if self.split == "train" else 1):
-            # not its neighbor: bad videos come in rows
-            at = derived_seed(number, attempt) % len(self) if attempt else number
-            source, label = self.records.source(at), torch.as_tensor(self.records.labels[at])
-            if seed is not None:  # for each attempt: how far one got before it failed leaves no trace
+        for attempt in range(MAX_ATTEMPTS if self.split == "train" else 1):
+            # replaced by a random video, as neighbors of an unreadable video are often unreadable too
+            index = derived_seed(number, attempt) % len(self) if attempt else number
+            source, label = self.records.source(index), torch.as_tensor(self.records.labels[index])
+            if seed is not None:  # anew, so that a failed attempt does not change the next one
                 torch.manual_seed(derived_seed(seed, attempt))
-            turns, reason = self._failed.get(at, (0, ""))
+            accesses, reason = self._failed.get(index, (0, ""))
             try:
-                # it may be well again, but may take a minute to fail: its turns 1, 2, 4, 8, ... are tried
-                if turns & (turns + 1):
+                if accesses & (accesses + 1):  # only accesses 1, 2, 4, 8, ... read it
                     raise DataError(reason)
                 clips, repeated, mirrored = self._clips(source)
             except DataError as error:
                 if self.split == "train" and error.reason != "unreachable":
-                    self._failed[at] = turns + 1, str(error)
+                    self._failed[index] = accesses + 1, str(error)
                 skipped.append((str(source), str(error)))
                 continue
-            self._failed.pop(at, None)
+            self._failed.pop(index, None)
             labels = [self._mirrored(label) if m else label for m in mirrored]
             return {"video": clips, "label": labels, "path": str(source), "repeated": repeated, "skipped": skipped}
         return {"video": [], "label": [], "path": str(source), "repeated": False, "skipped": skipped}
@@ -98,7 +104,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         return torch.tensor(self.mirror.get(int(label), int(label))) if label.ndim == 0 else label
 
     def _clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:
-        """Clips, whether they repeat frames for want of enough, and which of them are mirrored."""
+        """Return clips, whether they repeat frames of a short video, and which of them are mirrored."""
         protocol, train = self.protocol, self.split == "train"
         views = [None] * self.repeats if train else [(k, protocol.clips) for k in range(protocol.clips)]
         deadline = None if self.time_limit is None else time.monotonic() + self.time_limit
@@ -112,23 +118,26 @@ class VideoDataset(Dataset[dict[str, Any]]):
                 with open_video(source, self.decoder, self.frame_rate, deadline=deadline) as reader:
                     repeated = len(reader) < protocol.num_frames
                     clips = [sample(protocol, len(reader), reader.fps, view) for view in views]
-                    wanted, position = np.unique(np.concatenate(clips), return_inverse=True)
-                    frames = reader.frames(wanted, None if train else resized)
-                    return repeated, position.reshape(len(clips), -1), frames
+                    numbers, rows = np.unique(np.concatenate(clips), return_inverse=True)
+                    frames = reader.frames(numbers, None if train else resized)
+                    return repeated, rows.reshape(len(clips), -1), frames
             except ZooError:
                 raise
-            except Exception as error:  # a damaged file may raise anything
+            except Exception as error:  # decoders raise many types for damaged files
                 raise DataError(f"{source} cannot be read ({type(error).__name__}: {error}).") from error
 
-        repeated, position, frames = within(self.time_limit, str(source), read)  # frames: (unique, 3, H, W)
+        # clip_rows (clips, T) are indices into frames (n, 3, H, W), which has every frame once
+        repeated, clip_rows, frames = within(self.time_limit, str(source), read)
         if train:
-            made = [train_clip(frames[rows], protocol, self.flip, self.erasing, self.color_jitter) for rows in position]
-            return [clip for clip, _ in made], repeated, [mirrored for _, mirrored in made]
+            results = [
+                train_clip(frames[rows], protocol, self.flip, self.erasing, self.color_jitter) for rows in clip_rows
+            ]
+            return [clip for clip, _ in results], repeated, [mirrored for _, mirrored in results]
         crops = view_crops(frames, protocol.crop, protocol.crops, protocol.pixels)
-        made_of = [(rows, crop) for rows in position for crop in crops]
-        video = torch.empty((len(made_of), position.shape[1], *crops[0].shape[1:]), dtype=frames.dtype)
-        for place, (rows, crop) in zip(video, made_of, strict=True):  # torch.stack would hold them all twice
-            place.copy_(crop[rows])
+        pairs = [(rows, crop) for rows in clip_rows for crop in crops]
+        video = torch.empty((len(pairs), clip_rows.shape[1], *crops[0].shape[1:]), dtype=frames.dtype)
+        for view, (rows, crop) in zip(video, pairs, strict=True):  # torch.stack would need twice the memory
+            view.copy_(crop[rows])
         return [video], repeated, [False]
 
 
@@ -136,23 +145,28 @@ def check_shape(height: int, width: int, name: str) -> None:
     """Refuse frames that are too narrow to be resized and cropped.
 
     Raises:
-        DataError: one side is more than ``LONGEST`` times the other.
+        DataError: one side is more than ``MAX_ASPECT`` times the other.
     """
-    if max(height, width) > LONGEST * min(height, width):
+    if max(height, width) > MAX_ASPECT * min(height, width):
         raise DataError(f"{name} has frames of {width} x {height} pixels, too narrow to be cut into views.")
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
-    """Items -> batch; those without a clip stay only in ``skipped``. A batch may be empty but for that."""
-    # all first clips, then all second ones: MixUp and CutMix take neighbors, which must not be of one video
-    turns = range(max((len(item["video"]) for item in items), default=0))
-    order = [(item, turn) for turn in turns for item in items if item["video"]]
-    clips = [item["video"][turn] for item, turn in order]
-    video = torch.stack(clips) if len(clips) > 1 else clips[0][None] if clips else torch.empty(0, dtype=torch.uint8)
+    """Combine items into a batch. Items without clips contribute to ``skipped`` only, so a batch may have no clips."""
+    # first clips of all videos, then second clips: MixUp and CutMix mix neighbors, which must be different videos
+    numbers = range(max((len(item["video"]) for item in items), default=0))
+    order = [(item, number) for number in numbers for item in items if item["video"]]
+    clips = [item["video"][number] for item, number in order]
+    if len(clips) > 1:
+        video = torch.stack(clips)
+    elif clips:
+        video = clips[0][None]  # without a copy: the views of a long test video are large
+    else:
+        video = torch.empty(0, dtype=torch.uint8)
     return {
         "video": video,
-        "label": torch.stack([item["label"][turn] for item, turn in order]) if clips else torch.empty(0).long(),
+        "label": torch.stack([item["label"][number] for item, number in order]) if clips else torch.empty(0).long(),
         "path": [item["path"] for item, _ in order],
         "repeated": [item["path"] for item in items if item["repeated"]],
-        "skipped": [bad for item in items for bad in item["skipped"]],
+        "skipped": [video_and_reason for item in items for video_and_reason in item["skipped"]],
     }

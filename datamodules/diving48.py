@@ -9,7 +9,7 @@ from typing import Any
 from datamodules.annotations import find_annotations, read_json, shorten
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
-from datamodules.tree import present
+from datamodules.tree import find_present
 from zoo.errors import DataError
 
 CLASSES = 48
@@ -58,6 +58,6 @@ class Diving48(VideoDataModule):
                     f"{CLASSES - 1}."
                 )
         names = [self.tree.stems.get(entry["vid_name"]) for entry in entries]
-        there = present(names, self.max_missing, where, self.tree.root)
-        labels = [entries[i]["label"] for i in there]
-        return self.tree.records([names[i] for i in there], labels, listed=len(entries), source=where)
+        present = find_present(names, self.max_missing, where, self.tree.root)
+        labels = [entries[i]["label"] for i in present]
+        return self.tree.records([names[i] for i in present], labels, listed=len(entries), source=where)

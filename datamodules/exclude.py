@@ -1,4 +1,4 @@
-"""The list of videos to leave out, which ``tempozoo data check`` writes."""
+"""The list of videos to exclude, which ``tempozoo data check`` writes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from pathlib import Path
 
 from datamodules.records import VideoRecords
 from zoo.errors import DataError
+from zoo.text import printable
 
 log = logging.getLogger("datamodules")
 
 
 def read_exclude_list(file: str | Path) -> set[str]:
-    """Names or paths of videos, one a line. File names may hold any bytes.
+    """Read names or paths of videos, one per line. File names that are not UTF-8 keep their bytes.
 
     Raises:
         DataError: the file cannot be read.
@@ -22,23 +23,25 @@ def read_exclude_list(file: str | Path) -> set[str]:
     try:
         lines = Path(file).read_text(encoding="utf-8-sig", errors="surrogateescape").split("\n")
     except OSError as error:
-        raise DataError(f"the list of videos to leave out, {file}, cannot be read: {error}.") from error
+        raise DataError(f"The list of videos to exclude, {file}, cannot be read: {error}.") from error
     return {line.strip() for line in lines if line.strip() and not line.startswith("# ")}
 
 
-def leave_out(records: VideoRecords, names: Sequence[tuple[str, ...]], file: str | Path, split: str) -> VideoRecords:
-    """Records without the videos of an exclude list.
+def exclude_videos(
+    records: VideoRecords, names: Sequence[tuple[str, ...]], file: str | Path, split: str
+) -> VideoRecords:
+    """Return records without the videos of an exclude list.
 
     Args:
-        names: names and paths that each record goes by.
+        names: the names and paths of each record that the list may contain.
         split: for messages.
 
     Raises:
         DataError: the file cannot be read, or no video remains.
     """
-    listed = read_exclude_list(file)
-    keep = [number for number, known in enumerate(names) if listed.isdisjoint(known)]
-    log.warning("%s: %d videos are left out, as %s says", split, len(records) - len(keep), file)
-    if not keep:
-        raise DataError(f"{file} leaves out every {split} video.")
-    return replace(records.take(keep), listed=records.listed)
+    excluded = read_exclude_list(file)
+    remaining = [number for number, aliases in enumerate(names) if excluded.isdisjoint(aliases)]
+    log.warning("%s: excluding %d videos listed in %s", split, len(records) - len(remaining), printable(str(file)))
+    if not remaining:
+        raise DataError(f"{file} excludes every {split} video.")
+    return replace(records.take(remaining), listed=records.listed)

@@ -1,4 +1,4 @@
-"""VideoFiles: videos without labels, to predict."""
+"""VideoFiles: unlabeled videos for prediction."""
 
 from __future__ import annotations
 
@@ -24,36 +24,36 @@ IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 
 class VideoFiles(VideoDataModule):
-    """Video files, and all videos below folders or in shards; each once, however it is named.
+    """Video files, and all videos below folders or in shards, without duplicates.
 
-    In folders, files without the ending of a video are left out; a file that is given by name must be a video.
-    Animated GIFs are videos, still images are not.
+    In folders, files without the extension of a video are ignored; a file given by name must be a video. Animated GIFs
+    are videos, still images are not.
 
-    Names are the paths; of videos in shards those in there, with the shards' folder before those that are not unique.
+    Names of videos are their paths; in shards, the paths inside the shards, with the root added if they are not unique.
 
     Args:
-        paths: files, folders, and addresses of shards.
+        paths: files, folders, and URLs of shards.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, ...
     """
 
     def __init__(self, paths: Sequence[str | Path], **options: Any) -> None:
         super().__init__(**options)
-        self.found: list[tuple[str, VideoRecords]] = []
+        self.inputs: list[tuple[str, VideoRecords]] = []  # root and videos of each path
         for path in map(str, paths):
             if "://" in path or Path(path).is_dir():
                 tree = open_tree(path)
                 if not tree.names:
                     raise DataError(f"There are no videos below {path}. {ACCEPTED}")
-                self.found.append((tree.root, tree.records(tree.names)))
+                self.inputs.append((tree.root, tree.records(tree.names)))
             elif Path(path).exists():
                 check_video(path)
-                self.found.append((path, VideoRecords.of([path])))
+                self.inputs.append((path, VideoRecords.of([path])))
             else:
-                raise DataError(f"There is no video or folder {path}.")
-        if not self.found:
-            raise DataError("no videos were given: name files or folders.")
-        if len({records.places is None for _, records in self.found}) > 1:
-            raise DataError("videos in shards and in files cannot be predicted in one go; do one, then the other.")
+                raise DataError(f"There is no file or folder {path}.")
+        if not self.inputs:
+            raise DataError("No videos given; pass files or folders.")
+        if len({records.byte_spans is None for _, records in self.inputs}) > 1:
+            raise DataError("Videos in shards and video files cannot be mixed in one command; predict them separately.")
 
     @property
     def class_names(self) -> None:
@@ -61,31 +61,31 @@ class VideoFiles(VideoDataModule):
         return None
 
     def split_records(self, split: str) -> VideoRecords:
-        """All of the videos; only for prediction, as they have no labels."""
+        """Return all videos for "predict"; other splits need labels."""
         if split != "predict":
             raise DataError("VideoFiles has no labels, so it can only predict; use VideoFolder or VideoList.")
-        found: dict[Any, tuple[str, Source]] = {}
-        for root, records in self.found:
+        unique: dict[Any, tuple[str, Source]] = {}
+        for root, records in self.inputs:
             for source in map(records.source, range(len(records))):
                 real = source.path if "://" in source.path else os.path.realpath(source.path)
-                found.setdefault((real, source.place), (root, source))
-        counts = Counter(video.name for _, video in found.values())
-        ids = [video.name if counts[video.name] == 1 else f"{root}/{video.name}" for root, video in found.values()]
-        videos = [video for _, video in found.values()]
-        places = [video.place for video in videos if video.place is not None]
-        return VideoRecords.of([video.path for video in videos], ids=ids, places=places or None)
+                unique.setdefault((real, source.byte_span), (root, source))
+        counts = Counter(video.name for _, video in unique.values())
+        ids = [video.name if counts[video.name] == 1 else f"{root}/{video.name}" for root, video in unique.values()]
+        videos = [video for _, video in unique.values()]
+        byte_spans = [video.byte_span for video in videos if video.byte_span is not None]
+        return VideoRecords.of([video.path for video in videos], ids=ids, byte_spans=byte_spans or None)
 
 
 def check_video(path: str) -> None:
-    """Check a file that has no ending of a video, or one that still images have as well.
+    """Check a GIF, or a file without the extension of a video.
 
-    Files with the ending of a video are only checked when they are decoded.
+    Other files are only checked when they are decoded.
 
     Raises:
         DataError: it is not a video, or cannot be decoded.
     """
-    ending = Path(path).suffix.lower()
-    if not Path(path).is_file() or (ending in VIDEO_EXTENSIONS and ending != ".gif"):
+    extension = Path(path).suffix.lower()
+    if not Path(path).is_file() or (extension in VIDEO_EXTENSIONS and extension != ".gif"):
         return
     try:
         with Image.open(path, formats=IMAGE_FORMATS) as image:
@@ -98,7 +98,7 @@ def check_video(path: str) -> None:
         raise DataError(f"{path} is an animated WebP, which cannot be decoded. Convert it to MP4 or GIF.")
     if kind is not None and not (animated and kind in ("GIF", "PNG")):
         raise DataError(f"{path} is a still image. {ACCEPTED}")
-    if kind is None and ending in OTHER_EXTENSIONS:
+    if kind is None and extension in OTHER_EXTENSIONS:
         raise DataError(f"{path} is not a video. {ACCEPTED}")
     try:
         open_video(path).close()

@@ -14,6 +14,7 @@ from datamodules.records import VideoRecords
 from datamodules.splits import split_stratified
 from datamodules.tree import SPLITS, split_of
 from zoo.errors import DataError, check_rate, check_seed
+from zoo.text import printable
 
 log = logging.getLogger("datamodules")
 
@@ -21,18 +22,17 @@ log = logging.getLogger("datamodules")
 class VideoFolder(VideoDataModule):
     """Videos in ``root/train/<class>/``, ``root/val/<class>/``, ``root/test/<class>/``; or in ``root/<class>/``.
 
-    Split folders may have the usual other names, in whatever case: ``training``; ``validation``, ``valid``,
-    ``validate``; ``testing``. Without them the videos are split at random with the same shares of each class
-    (``splits.py``), the same way for the same seed.
-    With training videos but none to validate, those are split off the training ones; with none to test, testing uses
-    the validation videos. Classes are those of the training videos, or of the first split there is. Videos that are in
-    no class folder, or beside the split folders, are not read, and a warning counts them.
+    Split folders may also be called ``training``; ``validation``, ``valid``, ``validate``; ``testing``, in any case.
+    Without split folders, the videos are split at random, with the same fractions of each class and reproducibly for a
+    seed (``splits.py``). Without validation videos, a part of the training videos is used for validation; without test
+    videos, the validation videos are tested. The classes are those of the training videos, or of the first split.
+    Videos outside of class folders, or next to split folders, are ignored with a warning.
 
     Args:
-        root: the folder, or shards made of one.
-        val_fraction: share of each class that an automatic split keeps for validation.
-        test_fraction: share of each class that an automatic split keeps for testing.
-        split_seed: which videos these are.
+        root: the folder, or shards written from it.
+        val_fraction: fraction of each class for validation in an automatic split.
+        test_fraction: fraction of each class for testing in an automatic split.
+        split_seed: random seed of the automatic split.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
     """
 
@@ -55,29 +55,29 @@ class VideoFolder(VideoDataModule):
         self.fractions = {"val": val_fraction, "test": test_fraction}
         self.split_seed = split_seed
 
-    def _classes_of(self, home: str) -> list[str]:
+    def _class_folders(self, folder: str) -> list[str]:
         try:
-            return self.tree.folders(home)
+            return self.tree.folders(folder)
         except DataError as error:
-            raise DataError(f"{error} Give root a folder with one sub-folder of videos per class.") from None
+            raise DataError(f"{error} root must contain one subfolder of videos per class.") from None
 
     @functools.cached_property
     def _homes(self) -> dict[str, str]:
-        """The folder of each split that has one; none if the class folders are directly in ``root``."""
-        folders = self._classes_of("")
+        """Split -> its folder; empty if the class folders are directly in ``root``."""
+        folders = self._class_folders("")
         named = [name for name in folders if split_of(name)]
-        # beside others, and with videos directly in it, such a folder is that of a class
-        splits = len(named) == len(folders) or any(map(self.tree.folders, named))
+        # next to other folders, a folder called "test" without subfolders is a class
+        are_splits = len(named) == len(folders) or any(map(self.tree.folders, named))
         homes = {}
         for split, names in SPLITS.items():
-            found = [name for name in named if split_of(name) == split]
-            if splits and found:
-                homes[split] = min(found, key=lambda name: names.index(name.lower()))
+            candidates = [name for name in named if split_of(name) == split]
+            if are_splits and candidates:
+                homes[split] = min(candidates, key=lambda name: names.index(name.lower()))
         self._warn_unread([f"{home}/" for home in homes.values()] or [""])
         return homes
 
     def _warn_unread(self, homes: list[str]) -> None:
-        """Count the videos that are in no class folder, by the folder that they are in."""
+        """Log a warning about videos outside of class folders."""
         folders = Counter(
             os.path.join(self.root, video.split("/")[0]) if "/" in video else self.root
             for video in self.tree.names
@@ -85,11 +85,11 @@ class VideoFolder(VideoDataModule):
         )
         if folders:
             counts = ", ".join(f"{count} in {folder}" for folder, count in sorted(folders.items()))
-            log.warning("videos in no class folder of a split are not read: %s", counts)
+            log.warning("videos outside of the class folders of a split are not read: %s", printable(counts))
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """All of an automatic split; else those with a folder, and what is split off the training videos."""
+        """The splits with a folder, and a validation split taken from the training videos; else all three."""
         homes = self._homes
         if not homes:
             return ("train", "val", "test")
@@ -99,7 +99,7 @@ class VideoFolder(VideoDataModule):
     def class_names(self) -> list[str]:
         """Names of the class folders, sorted."""
         home = next(iter(self._homes.values()), "")
-        where, names = os.path.join(self.root, home), self._classes_of(home)
+        where, names = os.path.join(self.root, home), self._class_folders(home)
         if len(names) < 2:
             raise DataError(
                 f"{where} has {len(names)} class folder{'s' * (len(names) != 1)}; at least 2 are needed: "
@@ -108,28 +108,29 @@ class VideoFolder(VideoDataModule):
         filled = {self._class_of(video, home) for video in self.tree.videos(home)}
         empty = [name for name in names if name not in filled]
         if len(empty) == len(names):
-            raise DataError(f"There are no videos below {where}: put them into {os.path.join(where, '<class>')}.")
+            raise DataError(f"There are no videos below {where}: put videos into {os.path.join(where, '<class>')}.")
         if empty:
             raise DataError(f"There are no videos in {os.path.join(where, empty[0])}: add some, or remove the folder.")
         return names
 
     @staticmethod
     def _class_of(video: str, home: str) -> str:
-        """The first folder below ``home``; of a video directly in there, its own name, which is no class."""
+        """Return the folder of a video below a split folder; for a video directly in it, its file name."""
         return video[len(home) + bool(home) :].split("/", 1)[0]
 
     def _scan(self, home: str) -> VideoRecords:
         names = self.class_names
-        strangers = sorted(set(self._classes_of(home)) - set(names))
-        if strangers:
-            stranger = os.path.join(self.root, home, strangers[0])
-            raise DataError(f"{stranger} is not one of the training classes: {', '.join(names)}.")
+        unknown = sorted(set(self._class_folders(home)) - set(names))
+        if unknown:
+            raise DataError(
+                f"{os.path.join(self.root, home, unknown[0])} is not one of the training classes: {', '.join(names)}."
+            )
         labels = {name: label for label, name in enumerate(names)}
-        found = [(labels.get(self._class_of(video, home), -1), video) for video in self.tree.videos(home)]
-        found = sorted(pair for pair in found if pair[0] >= 0)
-        if not found:
+        videos = [(labels.get(self._class_of(video, home), -1), video) for video in self.tree.videos(home)]
+        videos = sorted(pair for pair in videos if pair[0] >= 0)
+        if not videos:
             raise DataError(f"There are no videos below {os.path.join(self.root, home)}.")
-        return self.tree.records([video for _, video in found], [label for label, _ in found])
+        return self.tree.records([video for _, video in videos], [label for label, _ in videos])
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
@@ -139,21 +140,23 @@ class VideoFolder(VideoDataModule):
             part = self._part(split, "", {"train": 1.0, **self.fractions})
             if split == "test":
                 share = f"{len(part)} of its {len(self.tree.names)} videos"
-                log.warning("%s has no folder test: the test part of its automatic split is read, %s", self.root, share)
+                log.warning(
+                    "%s has no test folder: using the test part of the automatic split, %s", printable(self.root), share
+                )
             return part
         if split == "test" and "test" not in homes:
-            log.warning("%s has no folder test: the videos for validation are read", self.root)
+            log.warning("%s has no test folder: using the validation videos", printable(self.root))
             split = "val"
         if split in homes and (split != "train" or "val" in homes):
             return self._scan(homes[split])
         if "train" not in homes:
             raise DataError(
-                f"{self.root} has {' and '.join(homes.values())}, but no folder train: it is for testing only."
+                f"{self.root} has {' and '.join(homes.values())}, but no train folder; it can only be tested."
             )
         return self._part(split, homes["train"], {"train": 1.0, "val": self.fractions["val"]})
 
     def _part(self, split: str, home: str, fractions: dict[str, float]) -> VideoRecords:
-        """One part of a folder that is split at random."""
+        """Return one part of a folder that is split at random."""
         records, where = self._scan(home), os.path.join(self.root, home)
         paths = self._relative(records.ids.tolist())
         parts = split_stratified(paths, records.labels, fractions, self.split_seed, self.class_names, where)

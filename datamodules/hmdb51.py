@@ -8,7 +8,7 @@ from typing import Any
 from datamodules.annotations import find_annotations, shorten
 from datamodules.base import VideoDataModule, log
 from datamodules.records import VideoRecords
-from datamodules.tree import open_tree, present
+from datamodules.tree import find_present, open_tree
 from zoo.errors import ConfigError, DataError
 
 CLASSES = (
@@ -81,6 +81,6 @@ class HMDB51(VideoDataModule):
         names = [placed.get((CLASSES[label], stem), self.tree.stems.get(stem)) for stem, label in rows]
         home = self.tree if self.annotations is None else open_tree(self.annotations)
         source = f"HMDB51 split {self.split} (<class>_test_split{self.split}.txt in {home.root})"
-        there = present(names, self.max_missing, source, str(self.root))
-        labels = [rows[i][1] for i in there]
-        return self.tree.records([names[i] for i in there], labels, listed=len(rows), source=source)
+        present = find_present(names, self.max_missing, source, str(self.root))
+        labels = [rows[i][1] for i in present]
+        return self.tree.records([names[i] for i in present], labels, listed=len(rows), source=source)

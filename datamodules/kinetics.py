@@ -10,7 +10,7 @@ from typing import Any
 from datamodules.annotations import find_annotations, read_table, shorten
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
-from datamodules.tree import Tree, open_tree, present
+from datamodules.tree import Tree, find_present, open_tree
 from zoo.errors import ConfigError, DataError
 from zoo.index import read_labels
 
@@ -150,9 +150,9 @@ class Kinetics(VideoDataModule):
         source = f"Kinetics-{self.version} {split}"
         if self.version not in PARTS:
             source += f" ({self._home.root}/{self._file(self.version, split)})"
-        there = present(names, self.max_missing, source, self.tree.root)
-        labels = [videos[i][1] for i in there]
-        return self.tree.records([names[i] for i in there], labels, listed=len(videos), source=source)
+        present = find_present(names, self.max_missing, source, self.tree.root)
+        labels = [videos[i][1] for i in present]
+        return self.tree.records([names[i] for i in present], labels, listed=len(videos), source=source)
 
 
 @functools.cache

@@ -14,7 +14,7 @@ from datamodules.annotations import read_classes, read_table, shorten, sorted_la
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
 from datamodules.splits import split_stratified
-from datamodules.tree import Tree, open_tree, present
+from datamodules.tree import Tree, find_present, open_tree
 from zoo.errors import DataError, check_rate, check_seed
 
 log = logging.getLogger("datamodules")
@@ -24,19 +24,19 @@ COLUMNS = ("path", "label")
 class VideoList(VideoDataModule):
     """CSV files with the columns ``path`` and ``label`` (a header line; quote a path that holds a comma).
 
-    Labels are class names. Paths are relative to ``root``, or to the CSV file's folder; a video that was given another
-    ending (a.avi, now a.mp4) is found as well. Without ``val``, validation videos are split off the training ones, per
-    class; without ``test``, testing uses the validation videos.
+    Labels are class names. Paths are relative to ``root``, or to the CSV file's folder; the extension of a
+    video may differ (a.avi, now a.mp4). Without ``val``, a part of each class of the training videos is used for
+    validation; without ``test``, the validation videos are tested.
 
     Args:
-        train: CSV file; it also fixes the classes. Leave it out to test with a network that knows its own.
-        val: CSV file; if not given, validation videos are split off the training ones.
-        test: CSV file; if not given, testing uses the validation videos.
-        root: folder, or shards made of one, that paths are relative to.
+        train: CSV file, which also determines the classes. Not needed to test a network with class names.
+        val: CSV file; default: a part of the training videos.
+        test: CSV file; default: the validation videos.
+        root: folder or shards that paths are relative to; default: the folder of each CSV file.
         classes: all classes in label order, as a text file with one name a line or a label set of the zoo
-            ("kinetics400"), where the lists may not show all of them; labels may then be numbers as well.
-        val_fraction: share of each class of the training videos that an automatic split keeps for validation.
-        split_seed: which videos these are.
+            ("kinetics400"), if the lists do not contain all of them; labels may then be numbers as well.
+        val_fraction: fraction of each class of the training videos for validation, without ``val``.
+        split_seed: random seed of this split.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
     """
 
@@ -64,13 +64,13 @@ class VideoList(VideoDataModule):
         self.val_fraction, self.split_seed = val_fraction, split_seed
 
     @property
-    def homes(self) -> list[str]:
+    def base_folders(self) -> list[str]:
         """``root``, or the folders of the lists."""
         return [self.root] if self.root is not None else [str(file.parent) for file in self.files.values()]
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Those with a list, and validation videos split off the training ones."""
+        """The splits with a list, and a validation split taken from the training videos."""
         files = self.files
         return tuple(part for part in ("train", "val", "test") if part in files or (part == "val" and "train" in files))
 
@@ -114,18 +114,18 @@ class VideoList(VideoDataModule):
     def _records(
         self, file: Path, paths: Sequence[str], labels: Sequence[int], spans: Sequence[tuple[int, int]] | None = None
     ) -> VideoRecords:
-        """Records of those of the listed videos that are there."""
+        """Return records of the listed videos that exist."""
         home = file.parent if self.root is None else self.root
         tree = open_tree(home) if self.root is None else self.tree
         names = [self._find(tree, path, file) for path in paths]
         absent = [path for path, name in zip(paths, names, strict=True) if name is None]
-        there = present(
+        present = find_present(
             names, self.max_missing, str(file), f"{home}, such as {absent[0][:200]}" if absent else str(home)
         )
         return tree.records(
-            [str(names[i]) for i in there],
-            np.asarray(labels)[there],
-            spans=None if spans is None else [spans[i] for i in there],
+            [str(names[i]) for i in present],
+            np.asarray(labels)[present],
+            spans=None if spans is None else [spans[i] for i in present],
             listed=len(paths),
             source=str(file),
         )
@@ -134,12 +134,12 @@ class VideoList(VideoDataModule):
         """See the class; "predict" is the test split."""
         split = "test" if split == "predict" else split
         if split == "test" and "test" not in self.files:
-            log.warning("%s was given no test list: the videos for validation are read", type(self).__name__)
+            log.warning("%s has no test list: using the validation videos", type(self).__name__)
             split = "val"
         if split in self.files and (split != "train" or "val" in self.files):
             return self._read(self.files[split])
         if "train" not in self.files:
-            raise DataError(f"{type(self).__name__} was given no {split} list: pass {split}= a file.")
+            raise DataError(f"{type(self).__name__} has no {split} list; pass {split}=FILE.")
         records = self._read(self.files["train"])
         fractions = {"train": 1.0, "val": self.val_fraction}
         where, paths = str(self.files["train"]), self._relative(records.ids.tolist())

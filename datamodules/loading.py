@@ -1,7 +1,7 @@
-"""Which videos are read when, by whom: the same for any number of workers, and able to go on in mid-epoch.
+"""Order and batches of videos: independent of the number of workers, and resumable in mid-epoch.
 
-Nothing here is drawn from a state that moves on. The order of an epoch follows from (seed, epoch), a clip's own
-randomness from (seed, epoch, video, turn): so a run that is killed and resumed sees what it would have seen.
+No random state is carried along. The order of an epoch is derived from (seed, epoch), the randomness of a clip from
+(seed, epoch, video, attempt). A resumed run therefore reads the same clips as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from torch.utils.data import DataLoader, Dataset
 
 from zoo.errors import ConfigError, DataError, ZooError
 
-Draw = tuple[int, int]  # number of a video, seed of its clips
-WINDOW = 4096  # videos that are shuffled together when they are read from shards, one shard after another
+Draw = tuple[int, int]  # index of a video, seed of its clips
+WINDOW = 4096  # number of consecutive videos that are shuffled together when reading shard after shard
 
 
 def derived_seed(*parts: int) -> int:
-    """A seed for torch, in [0, 2 ** 63), that differs with every part."""
+    """Derive a seed for torch, in [0, 2 ** 63), from integers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def derived_number(seed: int, text: str) -> float:
-    """A number from 0 to 1 that follows from a seed and a text alone, on every machine."""
+    """Derive a number from 0 to 1 from a seed and a text, the same on every machine."""
     digest = hashlib.blake2b(f"{seed}/{text}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def check_same_everywhere(split: str, count: int, list_id: int) -> None:
-    """Refuse processes that have different videos: each would do its share of another list.
+    """Check that all processes have the same list of videos, of which each reads its share.
 
     Raises:
         DataError: the number of videos or the list differs between processes.
@@ -46,24 +46,24 @@ def check_same_everywhere(split: str, count: int, list_id: int) -> None:
     other = next((rank for rank, one in enumerate(lists) if one != lists[0]), None)
     if other is not None:
         raise DataError(
-            f"process 0 has {lists[0][0]} {split} videos and process {other} has {lists[other][0]}, or others: all "
-            "must see the same. Copy the data whole to every machine, or exclude what one of them lacks."
+            f"Process 0 has {lists[0][0]} {split} videos, and process {other} has {lists[other][0]} or different ones; "
+            "all must have the same. Copy all data to every machine, or exclude the videos that one of them lacks."
         )
 
 
 class BatchSampler:
     """Batches of ``Draw`` for one of several processes.
 
-    In training (``shuffle``) every process gets as many batches, all of one size; the videos of an epoch that do not
-    fill a batch on every process are left for another epoch (fewer than one such batch in all). Step k of all processes
-    together holds the same videos, however many processes share them; from shards, each process reads its own stretch
-    instead. Otherwise each video is read once, by one process.
+    In training (``shuffle``), all processes get the same number of batches of the same size. The last videos of an
+    epoch, too few for a full batch on every process, are left out of that epoch. Together, the processes read the same
+    videos at step k, whatever their number; from shards, each process reads a consecutive part instead. Without
+    ``shuffle``, each video is read once, by one process.
 
     Args:
-        count: videos.
+        count: number of videos.
         batch_size: videos in a batch of one process.
-        shards: of each video, the shard it is in; or None.
-        list_id: a number that stands for the list of videos; a place in an epoch is of one list only.
+        shards: the shard of each video, or None.
+        list_id: checksum of the list of videos; a position in an epoch is only valid for the same list.
     """
 
     def __init__(
@@ -79,33 +79,33 @@ class BatchSampler:
         list_id: int = 0,
     ) -> None:
         if shuffle and count < world_size:
-            raise DataError(f"there are {count} training videos for {world_size} processes; use fewer.")
+            raise DataError(f"There are {count} training videos for {world_size} processes; use fewer processes.")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
         self.rank, self.world_size, self.list_id = rank, world_size, list_id
         self.shards = None if shards is None else np.unique(list(shards), return_inverse=True)[1]  # as numbers from 0
         self.epoch, self.start = 0, 0
 
     def _used(self) -> int:
-        """How many videos of an epoch all processes read together."""
-        whole = self.batch_size * self.world_size
+        """Return the number of videos that all processes together read in an epoch."""
+        full = self.batch_size * self.world_size
         if not self.shuffle:
             return self.count
-        if self.count >= whole:
-            return self.count // whole * whole
+        if self.count >= full:
+            return self.count // full * full
         return self.count if self.shards is None else self.count // self.world_size * self.world_size
 
     def _share(self) -> np.ndarray:
-        """Numbers of the videos of this process, in order."""
-        draw = np.random.Generator(np.random.PCG64(derived_seed(self.seed, self.epoch)))
-        order = draw.permutation(self.count) if self.shuffle else np.arange(self.count)
+        """Return the indices of this process's videos, in order."""
+        rng = np.random.Generator(np.random.PCG64(derived_seed(self.seed, self.epoch)))
+        order = rng.permutation(self.count) if self.shuffle else np.arange(self.count)
         if self.shards is None:
             return order[: self._used()][self.rank :: self.world_size]
         if self.shuffle:
-            turns = draw.permutation(self.shards.max() + 1)
-            order = order[np.argsort(turns[self.shards[order]], kind="stable")]
+            ranks = rng.permutation(self.shards.max() + 1)
+            order = order[np.argsort(ranks[self.shards[order]], kind="stable")]
         share = np.array_split(order[: self._used()], self.world_size)[self.rank]
         if self.shuffle:
-            share = np.concatenate([draw.permutation(share[i : i + WINDOW]) for i in range(0, len(share), WINDOW)])
+            share = np.concatenate([rng.permutation(share[i : i + WINDOW]) for i in range(0, len(share), WINDOW)])
         return share
 
     def __len__(self) -> int:
@@ -119,42 +119,42 @@ class BatchSampler:
             yield [(number, derived_seed(self.seed, self.epoch, number)) for number in batch]
 
     def set_epoch(self, epoch: int) -> None:
-        """Begin another epoch; in the one that is under way, go on where it was left."""
+        """Start another epoch; for the current epoch, keep the position to resume from."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
 
 
-def leave_signals(worker: int) -> None:
-    """Let Ctrl-C, and signals to the whole process group, reach the main process only: it ends its workers."""
+def ignore_signals(worker: int) -> None:
+    """Leave Ctrl-C and signals to the process group to the main process, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setsid"):
         os.setsid()
 
 
 class ClipLoader:
-    """A DataLoader that Lightning neither wraps nor shuffles, and whose place in the epoch goes into checkpoints.
+    """DataLoader that Lightning neither wraps nor shuffles, and that saves its position in the epoch in checkpoints.
 
     Args:
-        begin: is called at the start of every pass over the videos.
-        options: of torch's DataLoader.
+        begin: called at the start of every pass over the videos.
+        options: options of ``torch.utils.data.DataLoader``.
     """
 
     def __init__(
         self, dataset: Dataset[Any], sampler: BatchSampler, begin: Callable[[], object] | None = None, **options: Any
     ) -> None:
         self.dataset, self._begin = dataset, begin
-        self.sampler = self.batch_sampler = sampler  # Lightning asks for both, and calls set_epoch
-        own = torch.Generator()  # else every epoch would take a number from the process's
-        options.setdefault("worker_init_fn", leave_signals)
-        self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=own, **options)
-        self._batches: Any = None  # of the pass that is under way, and the processes that make them
-        self._epoch, self._done = 0, 0  # batches of that epoch that were handed out
+        self.sampler = self.batch_sampler = sampler  # Lightning reads both attributes and calls set_epoch
+        generator = torch.Generator()  # else every epoch would advance the global generator
+        options.setdefault("worker_init_fn", ignore_signals)
+        self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=generator, **options)
+        self._batches: Any = None  # iterator of the current pass, which owns the workers
+        self._epoch, self._done = 0, 0  # the epoch, and the number of its batches yielded so far
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        # a generator: the sampler is asked when the first batch is, and by then knows its epoch
+        # a generator, so that the epoch is read with the first batch: Lightning sets it after iter()
         self._epoch, self._done = self.sampler.epoch, self.sampler.start
         if self._begin is not None:
             self._begin()
@@ -163,50 +163,57 @@ class ClipLoader:
             for batch in self._batches:
                 self._done += 1
                 yield batch
-        except ZooError as error:  # which a worker gives a traceback for a text
+        except ZooError as error:  # from a worker: its text is a traceback
             raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
         except RuntimeError as error:
             if "DataLoader worker" not in str(error) and "DataLoader timed out" not in str(error):
                 raise
             raise DataError(
-                f"a process that reads videos crashed or hung ({error}). `tempozoo data check` finds videos that make "
-                "their decoder do so; if memory ran out, lower num_workers or batch_size."
+                f"A worker process crashed or hung ({error}). `tempozoo data check` finds videos that crash the "
+                "decoder; if memory ran out, reduce num_workers or batch_size."
             ) from error
-        self.sampler.set_epoch(self.sampler.epoch + 1)  # for loops that do not say which epoch it is
+        self.sampler.set_epoch(self.sampler.epoch + 1)  # for training loops that do not call set_epoch
 
     def close(self) -> None:
-        """End the processes that read videos. Left to the garbage collector, each may take five seconds to go."""
+        """End the worker processes. Otherwise the garbage collector would, and wait up to five seconds for each."""
         if hasattr(self._batches, "_shutdown_workers"):
             self._batches._shutdown_workers()
         self._batches = self._loader._iterator = None
 
-    def _shape(self) -> dict[str, int]:
-        """What decides which videos the batches of an epoch hold."""
-        s = self.sampler
-        kind = {"videos": s.count, "list_id": s.list_id, "sharded": int(s.shards is not None)}
-        return {**kind, "batch_size": s.batch_size, "processes": s.world_size, "seed": s.seed}
+    def _settings(self) -> dict[str, int]:
+        """The settings that determine the videos of each batch."""
+        sampler = self.sampler
+        return {
+            "videos": sampler.count,
+            "list_id": sampler.list_id,
+            "sharded": int(sampler.shards is not None),
+            "batch_size": sampler.batch_size,
+            "processes": sampler.world_size,
+            "seed": sampler.seed,
+        }
 
     def state_dict(self) -> dict[str, Any]:
-        """The epoch and how many of its batches were handed out; behind the last of them, the next epoch."""
+        """Return the epoch and the number of its batches yielded so far; after the last batch, the next epoch and 0."""
         epoch = self.sampler.epoch
         done = self._done if self._epoch == epoch else self.sampler.start
         over = done >= len(self.sampler)
-        return {"epoch": epoch + over, "batches": 0 if over else done, **self._shape()}
+        return {"epoch": epoch + over, "batches": 0 if over else done, **self._settings()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on behind the batches that were handed out.
+        """Resume after the batches that were yielded before.
 
         Raises:
-            ConfigError: in the middle of an epoch, with other videos or batches than before.
+            ConfigError: the position is in mid-epoch, and the list of videos or a batch setting has changed.
         """
-        differing = [key for key, value in self._shape().items() if state.get(key) != value]
+        settings = self._settings()
+        differing = [key for key, value in settings.items() if state.get(key) != value]
         if differing and state["batches"]:
             key = differing[0]
-            what = f"with {key} {state.get(key)}, and now {key} is {self._shape()[key]}"
+            change = f"{key} was {state.get(key)} and is now {settings[key]}"
             if key in ("list_id", "sharded"):
-                what = "over another list of videos, or the same in another order"
+                change = "the list of training videos, or its order, has changed"
             raise ConfigError(
-                f"the run to go on with was in the middle of an epoch {what}: which videos it has seen would be lost. "
-                "Resume it as it was, or from the checkpoint of an epoch's end."
+                f"The checkpoint is from the middle of an epoch, but {change}, so the remaining videos of the epoch "
+                "are unknown. Restore the setting, or resume from a checkpoint written at the end of an epoch."
             )
         self.sampler.epoch, self.sampler.start = self._epoch, self._done = state["epoch"], state["batches"]

@@ -1,4 +1,4 @@
-"""MotionClips, the embedded data set: real H.264 files of drawn scenes whose classes only time tells apart."""
+"""MotionClips: a synthetic data set of H.264 files whose classes differ only in the order of frames."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ MANIFEST = "motionclips.json"
 
 
 class MotionClips(VideoFolder):
-    """MotionClips, written to ``root`` on first use: deterministic from its arguments.
+    """MotionClips, written to ``root`` on first use; the arguments determine its content.
 
-    Twelve classes in six pairs (``MOTION_PAIRS``). Frames of the two classes of a pair have the same distribution:
-    one is the other played backwards.
+    Twelve classes in six pairs (``MOTION_PAIRS``). The frames of the two classes of a pair have the same distribution:
+    one class is the other played backwards.
 
     Args:
-        root: folder to write to, or that holds it already.
-        classes: all twelve, or some.
-        train_clips: number per class for training.
-        val_clips: number per class for validation.
-        test_clips: number per class for testing.
-        seed: of the scenes.
-        frames: number per clip.
+        root: folder to write to; existing clips with the same arguments are used.
+        classes: classes to write; default all twelve.
+        train_clips: training clips per class.
+        val_clips: validation clips per class.
+        test_clips: test clips per class.
+        seed: random seed of the scenes.
+        frames: frames per clip.
         size: side of a frame in pixels.
         style: "a" or "b", two disjoint sets of shapes, textures, backgrounds and hues.
-        options: of VideoDataModule; ``flip`` is off, it would change the labels.
+        options: options of VideoDataModule. ``flip`` is off because mirroring would change the labels.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class MotionClips(VideoFolder):
             "style": style,
         }
 
-    def look(self, stage: str) -> None:
-        """Not yet: ``prepare_data`` makes the folder."""
+    def check(self, stage: str) -> None:
+        """Do nothing: ``prepare_data`` writes the folder later."""
 
     def prepare_data(self) -> None:
-        """Write the clips, unless they are there."""
+        """Write the clips, unless they exist."""
         write_motion_clips(Path(self.root), **self.arguments)
 
     @property
@@ -90,13 +90,13 @@ def write_video(path: Path, frames: np.ndarray, fps: int = 12) -> None:
     height, width = frames.shape[1:3]
     even = height % 2 == 0 and width % 2 == 0
     require(even, f"{path}: cannot write frames of {width}x{height} pixels; both must be even.")
-    # ipratio: x264 otherwise gives I frames a finer quantizer than the one asked for.
+    # ipratio: x264 otherwise gives I frames a finer quantizer than qp.
     x264 = "keyint=1:bframes=0:scenecut=0:ipratio=1:aq-mode=0:mbtree=0"
     options = {"qp": "18", "preset": "fast", "x264-params": x264}
     with atomic_path(path) as partial, av.open(f"file:{partial}", "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=fps, options=options)
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.thread_count = 1  # frames this small only lose by threads
+        stream.thread_count = 1  # threads slow down encoding of small frames
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -107,19 +107,19 @@ def _clip_seed(seed: int, split: str, label: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _already_written(manifest: Path, wanted: dict[str, object]) -> bool:
-    """True if the folder is complete with these arguments; an error if with other ones."""
+def _already_written(manifest: Path, arguments: dict[str, object]) -> bool:
+    """Return whether the folder is complete; raise an error if it was written with other arguments."""
     if not manifest.exists():
         return False
     try:
-        found = json.loads(manifest.read_text(encoding="utf-8"))
-        differing = [key for key in wanted if found.get(key) != wanted[key]]
+        written = json.loads(manifest.read_text(encoding="utf-8"))
+        differing = [key for key in arguments if written.get(key) != arguments[key]]
     except (ValueError, AttributeError) as error:
         raise DataError(f"{manifest} is not readable ({error}); delete the folder.") from error
-    what = "; ".join(f"{key} is {found.get(key)!r}, asked for {wanted[key]!r}" for key in differing)
+    differences = "; ".join(f"{key} is {written.get(key)!r}, not {arguments[key]!r}" for key in differing)
     require(
         not differing,
-        f"{manifest.parent} already holds MotionClips written with other arguments: {what}. "
+        f"{manifest.parent} contains MotionClips written with other arguments: {differences}. "
         "Use another folder, or delete this one.",
     )
     return True
@@ -144,6 +144,46 @@ def write_motion_clips(
     writing was interrupted (no motionclips.json) is written again.
     """
     root = Path(root)
+    _check_arguments(classes, clips_per_class, seed, frames, size, fps, style)
+    arguments: dict[str, object] = dict(
+        drawing_version=DRAWING_VERSION, classes=list(classes), clips_per_class=dict(clips_per_class),
+        seed=seed, frames=frames, size=size, fps=fps, style=style,
+    )  # fmt: skip
+    manifest = root / MANIFEST
+    if _already_written(manifest, arguments):
+        return root
+    jobs = {
+        root / split / label / f"{label}_{i:04d}.mp4": (label, _clip_seed(seed, split, label, i))
+        for split, count in clips_per_class.items()
+        for label in classes
+        for i in range(count)
+    }
+    # Clips left by an interrupted run with other arguments would become part of this data set.
+    unexpected = [p for p in sorted(root.glob("*/*/[!.]*.mp4")) if p not in jobs]
+    require(
+        not unexpected,
+        f"{root} contains {len(unexpected)} videos that do not belong to this data set, such as "
+        f"{', '.join(map(str, unexpected[:1]))}. Use another folder, or delete this one.",
+    )
+
+    from rich.progress import track
+
+    for path, (label, scene) in track(jobs.items(), description="Drawing MotionClips", disable=not progress):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, render_clip(label, scene, frames=frames, size=size, style=style), fps)
+    with atomic_path(manifest) as partial:
+        partial.write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+    return root
+
+
+def _check_arguments(
+    classes: Sequence[str], clips_per_class: Mapping[str, int], seed: int, frames: int, size: int, fps: int, style: str
+) -> None:
+    """Check the arguments of ``write_motion_clips``.
+
+    Raises:
+        DataError: a value is out of range or unknown.
+    """
     require(classes, f"classes is empty; name some of {', '.join(MOTION_CLASSES)}.")
     for label in classes:
         check_scene(label, frames, size, style, seed)
@@ -154,35 +194,3 @@ def write_motion_clips(
     for split, count in clips_per_class.items():
         require(split in SPLITS, f"Unknown split {split!r}; known are {', '.join(SPLITS)}.")
         require(count >= 1, f"clips_per_class[{split!r}] is {count}; use 1 or more, or leave it out.")
-
-    wanted: dict[str, object] = dict(
-        drawing_version=DRAWING_VERSION, classes=list(classes), clips_per_class=dict(clips_per_class),
-        seed=seed, frames=frames, size=size, fps=fps, style=style,
-    )  # fmt: skip
-    manifest = root / MANIFEST
-    if _already_written(manifest, wanted):
-        return root
-
-    jobs = {
-        root / split / label / f"{label}_{i:04d}.mp4": (label, _clip_seed(seed, split, label, i))
-        for split, count in clips_per_class.items()
-        for label in classes
-        for i in range(count)
-    }
-    # Clips of an interrupted run with other arguments would be read as part of this data set.
-    strangers = [p for p in sorted(root.glob("*/*/[!.]*.mp4")) if p not in jobs]
-    require(
-        not strangers,
-        f"{root} holds {len(strangers)} videos that are no part of what was asked for, such as "
-        f"{', '.join(map(str, strangers[:1]))}. Use another folder, or delete this one.",
-    )
-
-    from rich.progress import track
-
-    todo = track(jobs.items(), description="Drawing MotionClips", disable=not progress)
-    for path, (label, scene) in todo:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, render_clip(label, scene, frames=frames, size=size, style=style), fps)
-    with atomic_path(manifest) as partial:
-        partial.write_text(json.dumps(wanted, indent=2) + "\n", encoding="utf-8")
-    return root

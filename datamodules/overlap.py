@@ -1,8 +1,8 @@
-"""Overlap between the parts of a data set: videos that two parts share, or that one part has in two classes.
+"""Overlap between the splits of a data set: videos in two splits, or in two classes of one split.
 
-Two records are the same video if they are the same file, whatever path or link leads to it, or if two files of equal
-size have the same content at the end, the start and in the middle. Only files of equal size are read. Segments of one
-video are the same only where their spans intersect.
+Two records are the same video if they are the same file, through any path or link, or if two files of equal size have
+the same content at the end, at the start and in the middle. Only files of equal size are read. Segments of one video
+overlap only if their spans intersect.
 """
 
 from __future__ import annotations
@@ -14,26 +14,29 @@ import os
 import stat
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from datamodules.records import VideoRecords
 from zoo.errors import DataError
+from zoo.text import printable
 
 log = logging.getLogger("datamodules")
 
 BLOCK = 16 << 10  # bytes compared at the end, the start and in the middle of a file
-READ_LIMIT = 20_000  # files read at most: more are of equal size by chance only in far larger data sets
-THREADS = 16  # waiting for the disk or the network takes most of the time
+READ_LIMIT = 20_000  # maximum number of files read; far larger data sets have more files of equal size by chance
+THREADS = 16  # most of the time is spent waiting for the disk or network
 EXAMPLES = 2
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
-class Overlap(NamedTuple):
-    """Videos of one part that are also in another part, or, if both are the same part, in two of its classes.
+@dataclass(frozen=True)
+class Overlap:
+    """Videos of one split that are also in another split or, if both are the same split, in two of its classes.
 
-    count: how many videos of ``part`` these are, of ``total``.
+    count: number of these videos, of ``total`` in ``part``.
     examples: names of a few pairs.
     """
 
@@ -46,32 +49,32 @@ class Overlap(NamedTuple):
     def __str__(self) -> str:
         pairs = "; ".join(one if one == two else f"{one} = {two}" for one, two in self.examples)
         more = ", ..." if self.count > len(self.examples) else ""
-        what = "are in two classes" if self.part == self.other else f"are also {WORDS[self.other]} videos"
-        return f"{self.count} of {self.total} {WORDS[self.part]} videos {what} ({pairs}{more})"
+        overlap = "are in two classes" if self.part == self.other else f"are also {WORDS[self.other]} videos"
+        return f"{self.count} of {self.total} {WORDS[self.part]} videos {overlap} ({pairs}{more})"
 
 
-def report_overlaps(found: Mapping[str, VideoRecords], others: Mapping[str, VideoRecords], refuse: bool) -> None:
-    """Compare the parts that a stage reads with each other and with the other parts; warn, or raise if ``refuse``.
+def report_overlaps(used: Mapping[str, VideoRecords], others: Mapping[str, VideoRecords], refuse: bool) -> None:
+    """Compare the splits that a stage uses with each other and with the other splits; warn, or raise if ``refuse``.
 
-    Training goes on after a warning: its weights are usable, and only its validation accuracy is too high. Validating
-    and testing produce nothing but an accuracy, which an overlap makes meaningless.
+    Training continues after a warning: its weights are usable, only the validation accuracy is too high. Validation and
+    testing result in nothing but an accuracy, which an overlap makes meaningless.
 
     Raises:
-        DataError: ``refuse``, and there is an overlap.
+        DataError: ``refuse`` is set, and there is an overlap.
     """
-    order = [part for part in ("train", "val", "test") if part in {*found, *others}]
-    pairs = [(later, part) for part, later in itertools.combinations(order, 2) if not refuse or later in found]
-    pairs += [(part, part) for part in found]
-    overlaps = find_overlaps({**found, **others}, pairs)
+    order: list[str] = [part for part in ("train", "val", "test") if part in {*used, *others}]
+    pairs = [(later, part) for part, later in itertools.combinations(order, 2) if not refuse or later in used]
+    pairs += [(part, part) for part in used]
+    overlaps = find_overlaps({**used, **others}, pairs)
     if not overlaps:
         return
     if refuse:
         raise DataError(
-            f"{'; '.join(map(str, overlaps))}. The accuracy would not hold for new videos. Remove these videos from "
-            "one of the two, or set --data.allow_overlap true if this is intended."
+            f"{'; '.join(map(str, overlaps))}. The accuracy would not be valid for new videos. Remove these videos "
+            "from one of the two, or set --data.allow_overlap true if this is intended."
         )
     for overlap in overlaps:
-        log.warning("%s. Set --data.allow_overlap true if this is intended.", overlap)
+        log.warning("%s. Set --data.allow_overlap true if this is intended.", printable(str(overlap)))
 
 
 class File(NamedTuple):
@@ -84,7 +87,7 @@ class File(NamedTuple):
 
 
 def find_overlaps(parts: Mapping[str, VideoRecords], pairs: Iterable[tuple[str, str]]) -> list[Overlap]:
-    """Overlaps between pairs of parts; a pair of a part with itself looks for videos in two of its classes."""
+    """Find overlaps between pairs of splits; for a pair of equal splits, videos in two of its classes."""
     files: dict[Hashable, File] = {}
     members: dict[Hashable, dict[str, list[int]]] = {}  # identity -> part -> numbers of records
     for part, records in parts.items():
@@ -122,7 +125,7 @@ def find_overlaps(parts: Mapping[str, VideoRecords], pairs: Iterable[tuple[str, 
 def _shared(
     one: VideoRecords, numbers: Sequence[int], other: VideoRecords, others: Sequence[int]
 ) -> list[tuple[int, int]]:
-    """Numbers of those records of one video that intersect a record of the other part, each with such a record."""
+    """Return the records of one video that intersect a record of the other split, each with such a record."""
     if one.spans is None or other.spans is None:
         return [(number, others[0]) for number in numbers]
     spans = other.spans[others]
@@ -139,7 +142,7 @@ def _shared(
 
 
 def _conflicts(records: VideoRecords, numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Numbers of records with the same video, or the same span of it, in different classes; each with such a record."""
+    """Return the records of one video, or of one span of it, in different classes, each with such a record."""
     if records.labels.ndim > 1:  # several actions may take place at once
         return []
     by_span: dict[Hashable, list[int]] = {}
@@ -159,16 +162,16 @@ def _conflicts(records: VideoRecords, numbers: Sequence[int]) -> list[tuple[int,
 
 
 def _files(records: VideoRecords) -> list[File]:
-    """The file of each record."""
+    """Return the file of each record."""
     paths = records.paths.tolist()
     unique = list(dict.fromkeys(paths))
-    known = dict(zip(unique, _each(_file, unique), strict=True))
-    if records.places is None:
-        return [known[path] for path in paths]
+    files_by_path = dict(zip(unique, _each(_file, unique), strict=True))
+    if records.byte_spans is None:
+        return [files_by_path[path] for path in paths]
     files = []
-    for path, (offset, size), name in zip(paths, records.places.tolist(), records.ids, strict=True):
+    for path, (offset, size), name in zip(paths, records.byte_spans.tolist(), records.ids, strict=True):
         remote = "://" in path  # too slow to read: compared by name and size
-        identity = (known[path].identity, offset)
+        identity = (files_by_path[path].identity, offset)
         files.append(File(identity, size, name, None) if remote else File(identity, size, path, offset))
     return files
 
@@ -189,7 +192,7 @@ def _file(path: str) -> File:
 def _equal_content(
     files: Sequence[File], parts: Mapping[str, VideoRecords], members: Mapping[Hashable, Mapping[str, Sequence[int]]]
 ) -> list[list[File]]:
-    """Groups of different files with equal content, as far as this matters: in different parts or classes."""
+    """Group different files with equal content; only groups across splits or classes are compared."""
 
     def kind(file: File) -> tuple[str, Any]:
         part, numbers = next(iter(members[file.identity].items()))
@@ -208,11 +211,11 @@ def _equal_content(
         elif any(label != kinds[0][1] for _, label in kinds):
             within.append(group)
     groups: list[list[File]] = []
-    room = READ_LIMIT
+    remaining = READ_LIMIT
     for group in across + within:
-        if room > 1:
-            groups.append(group[:: -(-len(group) // room)])  # of too many, some of every part
-            room -= len(groups[-1])
+        if remaining > 1:
+            groups.append(group[:: -(-len(group) // remaining)])  # a sample across splits, if there are too many
+            remaining -= len(groups[-1])
     for position in (1.0, 0.0, 0.5):
         flat = [(number, file) for number, group in enumerate(groups) for file in group]
         digests = _each(lambda item: _digest(item[1], position), flat)  # noqa: B023, used before the loop goes on
@@ -224,7 +227,7 @@ def _equal_content(
 
 
 def _digest(file: File, position: float) -> Hashable:
-    """A digest of the block at a relative position; of a video in a remote shard, its name."""
+    """Return a digest of the block at a relative position; for a video in a remote shard, its name."""
     if file.offset is None:
         return file.path
     try:
@@ -239,7 +242,7 @@ def _digest(file: File, position: float) -> Hashable:
 
 
 def _each(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """``function`` of every item, in threads."""
+    """Apply a function to every item, in threads."""
     chunks = [items[start : start + 256] for start in range(0, len(items), 256)]
     with ThreadPoolExecutor(THREADS) as pool:
         return list(itertools.chain.from_iterable(pool.map(lambda chunk: [function(item) for item in chunk], chunks)))

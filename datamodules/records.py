@@ -1,4 +1,4 @@
-"""Which videos there are: arrays of paths and labels, and the source of one video among them."""
+"""The videos of a split: arrays of paths and labels, and the source of each video."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ from zoo.errors import DataError
 from zoo.video.source import Source
 
 
-class Names(Sequence[str]):
-    """Texts in one piece of UTF-8: a list of objects would be copied bit by bit in every worker, and numpy's arrays of
-    texts give each the room of the longest, four bytes a character.
+class PackedStrings(Sequence[str]):
+    """Sequence of strings in a single UTF-8 buffer.
 
-    A number picks a text, an array of numbers a subset, which shares the bytes.
+    Forked workers share the buffer, while a list would be copied gradually as reference counts change. A numpy array of
+    strings would use four bytes per character of the longest string for each of them.
+
+    An integer index returns a string; an array of indices returns a subset that shares the buffer.
     """
 
-    def __init__(self, texts: Iterable[str]) -> None:
-        parts = [text.encode("utf-8", "surrogateescape") for text in texts]
+    def __init__(self, strings: Iterable[str]) -> None:
+        parts = [string.encode("utf-8", "surrogateescape") for string in strings]
         ends = np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)))
         self._bytes, self._bounds = b"".join(parts), np.stack([np.append(0, ends)[:-1], ends], axis=-1)
 
@@ -31,9 +33,9 @@ class Names(Sequence[str]):
 
     def __getitem__(self, number: Any) -> Any:
         if np.ndim(number):
-            part = object.__new__(Names)
-            part._bytes, part._bounds = self._bytes, self._bounds[number]
-            return part
+            subset = object.__new__(PackedStrings)
+            subset._bytes, subset._bounds = self._bytes, self._bounds[number]
+            return subset
         start, stop = self._bounds[number]
         return self._bytes[start:stop].decode("utf-8", "surrogateescape")
 
@@ -42,27 +44,29 @@ class Names(Sequence[str]):
             yield self._bytes[start:stop].decode("utf-8", "surrogateescape")
 
     def tolist(self) -> list[str]:
-        """All of them, as numpy's arrays say it."""
+        """Return all strings as a list, like the method of numpy arrays."""
         return list(self)
 
 
 @dataclass(frozen=True)
 class VideoRecords:
-    """The videos of a split. Arrays, not lists: workers then share them instead of copying them bit by bit.
+    """The videos of a split, in arrays that forked workers share.
 
-    paths, spans, places: of each ``Source``; spans and places are ``(n, 2)`` or None.
-    labels: int64, ``(n,)``, or ``(n, heads)`` where a video has one of each of several kinds; -1 where unknown.
-    ids: a name for each, unique in the split; the path, but for segments and videos in shards.
-    listed: how many videos the annotations name; those that are not there are not in the arrays.
-    open_end: of each ``Source``.
+    paths: ``Source.path`` of each video.
+    labels: int64, ``(n,)``, or ``(n, heads)`` for several classifier heads; -1 if unknown.
+    ids: unique name of each video in the split: the path, except for segments and videos in shards.
+    listed: number of videos in the annotations, including missing ones, which are not in the arrays.
+    spans: ``Source.span`` of each video, ``(n, 2)``, or None.
+    byte_spans: ``Source.byte_span`` of each video, ``(n, 2)``, or None.
+    open_end: ``Source.open_end`` of all videos.
     """
 
-    paths: Names
+    paths: PackedStrings
     labels: np.ndarray
-    ids: Names
+    ids: PackedStrings
     listed: int
     spans: np.ndarray | None = None
-    places: np.ndarray | None = None
+    byte_spans: np.ndarray | None = None
     open_end: bool = False
 
     @classmethod
@@ -73,29 +77,32 @@ class VideoRecords:
         *,
         ids: Sequence[str] | None = None,
         spans: Sequence[tuple[float, float]] | None = None,
-        places: Sequence[tuple[int, int]] | None = None,
+        byte_spans: Sequence[tuple[int, int]] | None = None,
         listed: int | None = None,
         open_end: bool = False,
         source: str = "a split",
     ) -> VideoRecords:
-        """From lists of equal length. ``source`` is the file that lists the videos, for messages.
+        """Create records from lists of equal length.
+
+        Args:
+            source: the file that lists the videos, for messages.
 
         Raises:
-            DataError: two videos of the same name.
+            DataError: two videos have the same name.
         """
-        known = np.full(len(paths), -1) if labels is None else np.asarray(labels)
-        named = list(map(str, paths if ids is None else ids))
-        if len(set(named)) < len(named):
-            twice = min(name for name, count in Counter(named).items() if count > 1)
-            raise DataError(f"{twice[:200]} is listed more than once in {source}; remove all but one.")
-        names = Names(named)
+        label_array = np.full(len(paths), -1) if labels is None else np.asarray(labels)
+        names = list(map(str, paths if ids is None else ids))
+        if len(set(names)) < len(names):
+            duplicate = min(name for name, count in Counter(names).items() if count > 1)
+            raise DataError(f"{duplicate[:200]} is listed more than once in {source}; remove all but one.")
+        packed_names = PackedStrings(names)
         return cls(
-            names if ids is None else Names(map(str, paths)),
-            known.astype(np.int64),
-            names,
+            packed_names if ids is None else PackedStrings(map(str, paths)),
+            label_array.astype(np.int64),
+            packed_names,
             len(paths) if listed is None else listed,
             None if spans is None else np.asarray(spans, dtype=np.float64).reshape(len(paths), 2),
-            None if places is None else np.asarray(places, dtype=np.int64).reshape(len(paths), 2),
+            None if byte_spans is None else np.asarray(byte_spans, dtype=np.int64).reshape(len(paths), 2),
             open_end,
         )
 
@@ -103,7 +110,7 @@ class VideoRecords:
         return len(self.paths)
 
     def take(self, numbers: Sequence[int] | np.ndarray) -> VideoRecords:
-        """A subset, in the order given; what was not there counts as listed still."""
+        """Return a subset in the given order; missing videos still count as listed."""
         numbers = np.asarray(numbers, dtype=np.int64)
         paths = self.paths[numbers]
         return replace(
@@ -113,11 +120,13 @@ class VideoRecords:
             ids=paths if self.ids is self.paths else self.ids[numbers],
             listed=len(numbers) + self.listed - len(self),
             spans=None if self.spans is None else self.spans[numbers],
-            places=None if self.places is None else self.places[numbers],
+            byte_spans=None if self.byte_spans is None else self.byte_spans[numbers],
         )
 
     def source(self, number: int) -> Source:
-        """Where video ``number`` is."""
+        """Return the source of a video."""
         span = None if self.spans is None else (float(self.spans[number, 0]), float(self.spans[number, 1]))
-        place = None if self.places is None else (int(self.places[number, 0]), int(self.places[number, 1]))
-        return Source(self.paths[number], span, place, self.ids[number], self.open_end)
+        byte_span = (
+            None if self.byte_spans is None else (int(self.byte_spans[number, 0]), int(self.byte_spans[number, 1]))
+        )
+        return Source(self.paths[number], span, byte_span, self.ids[number], self.open_end)

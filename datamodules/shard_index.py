@@ -1,4 +1,4 @@
-"""Shards written, and looked through: what is where in them. ``shards.py`` reads videos by what is found here."""
+"""Write shards, and index the videos in them for ``shards.py``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from datamodules.tree import VIDEO_EXTENSIONS, warn_unread
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.video.shard_member import file_system
 
-BLOCK = 1 << 16  # bytes read for each header of a distant shard
-TEXT = 1 << 20  # bytes; no label is larger
-LABELS = ("label", "cls", "class")  # names it goes by in a sample's .json
+BLOCK = 1 << 16  # bytes read for each header of a remote shard
+MAX_TEXT = 1 << 20  # bytes of a label or JSON file
+LABELS = ("label", "cls", "class")  # keys of the label in a sample's .json
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
@@ -35,14 +35,14 @@ class Member(NamedTuple):
 
 
 def split_member(name: str) -> tuple[str, str]:
-    """Key and ending of a member: WebDataset parts them at the first dot of the base name."""
+    """Split the name of a member at the first dot of its base name, like WebDataset; returns key and extension."""
     folder, slash, base = name.rpartition("/")
     stem, _, ending = base.partition(".")
     return folder + slash + stem, f".{ending.lower()}"
 
 
 def member_key(path: str) -> str:
-    """The key of a video by its relative path. Further dots in its name are written %2E, and % as %25."""
+    """Return the key of a video with a relative path. Further dots in its name become %2E, and % becomes %25."""
     folder, slash, base = path.rpartition("/")
     return folder + slash + PurePosixPath(base).stem.replace("%", "%25").replace(".", "%2E")
 
@@ -51,17 +51,17 @@ def member_key(path: str) -> str:
 
 
 def pack(root: Path, names: Sequence[str], target: Path) -> None:
-    """One shard of videos below a folder: for each a ``.json`` with its path, then its bytes.
+    """Write a shard of videos below a folder: for each, a ``.json`` with its path, then the video.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the shard cannot be written.
     """
     with written(target) as temporary, tarfile.open(temporary, "w") as shard:
         for name in names:
             key, about = member_key(name), json.dumps({"path": name}).encode()
             for ending, size in ((".json", len(about)), (PurePosixPath(name).suffix, (root / name).stat().st_size)):
                 member = tarfile.TarInfo(key + ending)
-                member.size = size  # no times and no owners: the same videos make the same shard
+                member.size = size  # without times and owners, so that equal videos result in equal shards
                 if ending == ".json":
                     shard.addfile(member, io.BytesIO(about))
                 else:
@@ -69,14 +69,14 @@ def pack(root: Path, names: Sequence[str], target: Path) -> None:
                         shard.addfile(member, file)
 
 
-# looking through -------------------------------------------------------------------------------------------------
+# indexing -------------------------------------------------------------------------------------------------
 
 
 def scan(shard: str) -> tuple[list[Member], list[str]]:
-    """The videos of a shard, a path or URL, and the names of its other files; only headers, labels and paths are read.
+    """List the videos of a shard (path or URL) and the names of its other files, from headers, labels and paths.
 
     Raises:
-        DataError: it is no tar file, damaged, cut short, compressed, or served only as a whole.
+        DataError: not a tar file, damaged, truncated, compressed, or on a host without range requests.
     """
     try:
         if "://" in shard:
@@ -88,30 +88,30 @@ def scan(shard: str) -> tuple[list[Member], list[str]]:
             size = Path(shard).stat().st_size
         with file:
             if size is None:
-                raise DataError(f"{shard} is served only as a whole: the host has to answer range requests.")
+                raise DataError(f"{shard} cannot be read in parts: its host does not support range requests.")
             if file.read(2) == b"\x1f\x8b":
-                raise DataError(f"{shard} is compressed, so that no video can be read by its place; unpack it.")
+                raise DataError(f"{shard} is compressed, so single videos cannot be read; decompress it.")
             file.seek(0)
             with tarfile.open(fileobj=file, mode="r:") as tar:
-                found = _videos(shard, tar, size)
+                videos = _videos(shard, tar, size)
                 _check_end(shard, file, tar.offset)
-                return found
+                return videos
     except ZooError:
         raise
-    except Exception as error:  # of tarfile, and of each kind of store
+    except Exception as error:  # tarfile and each storage driver have their own types
         raise DataError(f"{shard} cannot be read as a tar file ({error}).") from error
 
 
 def _check_end(shard: str, file: Any, end: int) -> None:
-    """Where the members end there are zeros, and nothing else: Python stops at a damaged header as at the end."""
+    """Check that only zeros follow the last member: tarfile stops at a damaged header as at the end."""
     file.seek(end)
-    rest = file.read(TEXT)
+    rest = file.read(MAX_TEXT)
     if len(rest) < tarfile.BLOCKSIZE or rest.strip(b"\0"):
-        raise DataError(f"{shard} is damaged, cut short, or joined from several at byte {end}; fetch or pack it again.")
+        raise DataError(f"{shard} is damaged, truncated or concatenated at byte {end}; download or pack it again.")
 
 
 def _videos(shard: str, tar: tarfile.TarFile, size: int) -> tuple[list[Member], list[str]]:
-    # of each key; what belongs together may be apart
+    # by key, as the files of a sample need not be adjacent
     videos: dict[str, list[tarfile.TarInfo]] = {}
     texts: dict[str, dict[str, str]] = {}
     others: dict[str, list[str]] = {}
@@ -125,11 +125,11 @@ def _videos(shard: str, tar: tarfile.TarFile, size: int) -> tuple[list[Member], 
         key, ending = split_member(member.name)
         if ending.endswith(VIDEO_EXTENSIONS):
             if member.offset_data + member.size > size:
-                raise DataError(f"{shard} is truncated in {member.name}; fetch it again.")
+                raise DataError(f"{shard} is truncated in {member.name}; download it again.")
             videos.setdefault(key, []).append(member)
             continue
         others.setdefault(key, []).append(member.name)
-        if ending in (".cls", ".json", ".txt") and member.size <= TEXT:
+        if ending in (".cls", ".json", ".txt") and member.size <= MAX_TEXT:
             content: Any = tar.extractfile(member)
             texts.setdefault(key, {})[ending] = content.read().decode("utf-8", "replace")
     found = []
@@ -155,16 +155,17 @@ def _json(text: str) -> dict[str, Any]:
 
 
 def index_shards(shards: Sequence[str], names: Sequence[str] | None = None, workers: int | None = None) -> Manifest:
-    """Look through shards, several at a time.
+    """Index shards in parallel.
 
     Args:
         shards: paths or URLs.
-        names: what the manifest calls them; default the same.
+        names: their names in the manifest; default ``shards``.
+        workers: number of processes; default one per core.
 
     Raises:
-        DataError: one cannot be read, or there is no video in any.
+        DataError: a shard cannot be read, or no shard has a video.
     """
-    results = each(scan, list(shards), "looking through shards", workers)
+    results = each(scan, list(shards), "indexing shards", workers)
     for result in results:
         if isinstance(result, ZooError):
             raise result
@@ -179,53 +180,54 @@ def index_shards(shards: Sequence[str], names: Sequence[str] | None = None, work
 
 
 def _unique(shards: Sequence[str], rows: Sequence[tuple[int, Member]]) -> list[str]:
-    """Paths of videos; where keys begin anew in every shard, behind as much of the shards' own as tells them apart.
+    """Return unique paths of videos; if shards repeat keys, with as much of the shard's path in front as necessary.
 
     Raises:
-        DataError: a shard was given twice.
+        DataError: a shard is listed twice.
     """
-    places = [(urlsplit(shard).path if "://" in shard else shard).lstrip("/") for shard in shards]
-    homes = [PurePosixPath(place).with_suffix("").parts for place in places]
+    locations = [(urlsplit(shard).path if "://" in shard else shard).lstrip("/") for shard in shards]
+    prefixes = [PurePosixPath(location).with_suffix("").parts for location in locations]
     paths = [video.path for _, video in rows]
-    for depth in range(1, max(map(len, homes)) + 1):
+    for depth in range(1, max(map(len, prefixes)) + 1):
         if len(set(paths)) == len(paths):
             break
-        paths = [str(PurePosixPath(*homes[number][-depth:], video.path)) for number, video in rows]
+        paths = [str(PurePosixPath(*prefixes[number][-depth:], video.path)) for number, video in rows]
     repeated = [path for path, count in Counter(paths).items() if count > 1]
     if repeated:
         raise DataError(f"{repeated[0]} is more than once in the shards; give each shard once.")
     return paths
 
 
-def expand(given: Sequence[str]) -> list[str]:
-    """Folders, and brace patterns such as ``train-{000000..000099}.tar`` or ``{a,b}.tar``, -> shards, in order.
+def expand(patterns: Sequence[str]) -> list[str]:
+    """Expand folders and brace patterns like ``train-{000000..000099}.tar`` or ``{a,b}.tar`` to shards, in order.
 
     Raises:
-        DataError: a folder has none; ConfigError: there is no sense in the braces.
+        DataError: a folder has no shards.
+        ConfigError: a range in braces is invalid.
     """
     shards = []
-    for place in given:
-        if "://" not in place and Path(place).is_dir():
-            inside = sorted(str(file.resolve()) for file in Path(place).glob("*.tar"))
+    for pattern in patterns:
+        if "://" not in pattern and Path(pattern).is_dir():
+            inside = sorted(str(file.resolve()) for file in Path(pattern).glob("*.tar"))
             if not inside:
-                raise DataError(f"There are no shards (*.tar) in {place}.")
+                raise DataError(f"There are no shards (*.tar) in {pattern}.")
             shards += inside
-        elif "://" not in place and Path(place).is_file():  # braces may be part of a name
-            shards.append(str(Path(place).resolve()))
+        elif "://" not in pattern and Path(pattern).is_file():  # braces may be part of a name
+            shards.append(str(Path(pattern).resolve()))
         else:
-            shards += [name if "://" in name else str(Path(name).resolve()) for name in _braces(place)]
+            shards += [name if "://" in name else str(Path(name).resolve()) for name in _braces(pattern)]
     return shards
 
 
 def _braces(pattern: str) -> list[str]:
-    found = BRACES.search(pattern)
-    if not found:
+    match = BRACES.search(pattern)
+    if not match:
         return [pattern]
-    first, dots, last = found[1].partition("..")
+    first, dots, last = match[1].partition("..")
     if dots:
         if not (first.isdecimal() and last.isdecimal() and int(first) <= int(last)):
             raise ConfigError(f"{pattern!r} needs numbers in its braces, the smaller first, as in {{000..099}}.")
         choices = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
     else:
-        choices = found[1].split(",")
-    return [name for choice in choices for name in _braces(pattern[: found.start()] + choice + pattern[found.end() :])]
+        choices = match[1].split(",")
+    return [name for choice in choices for name in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]

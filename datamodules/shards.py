@@ -1,7 +1,7 @@
-"""Videos in shards: tar files as WebDataset has them, each video read by its place in one, near or far.
+"""Videos in WebDataset shards: local or remote tar files with random access to each video.
 
-A folder or address of shards holds ``shards.json``, which says where in which shard every video is. `tempozoo data
-prepare --shards` writes such a folder, and `tempozoo data index` the same for shards that others made.
+A folder or URL of shards contains ``shards.json``, the position of every video. `tempozoo data prepare --shards` writes
+such a folder; `tempozoo data index` writes ``shards.json`` for existing shards.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ MANIFEST = "shards.json"
 
 @dataclass(frozen=True)
 class Manifest:
-    """What shards.json holds: files, and columns with a value for each video.
+    """Content of shards.json: the shards, and columns with one value per video.
 
-    shards: paths, relative to shards.json, or whole paths or URLs.
-    path: of each video, relative to the folder that the shards stand for, with its ending.
-    shard: of each, the number in ``shards``; offset, size: of its bytes there.
-    label: of each, as the shard has it, a class's name or number; "" if it has none.
+    shards: paths relative to shards.json, absolute paths, or URLs.
+    path: path of the video in the folder that was packed, with extension.
+    shard: index in ``shards``.
+    offset, size: position of the video in the shard, in bytes.
+    label: class name or number from the shard; "" if it has none.
     """
 
     shards: list[str]
@@ -42,18 +43,18 @@ class Manifest:
     def __post_init__(self) -> None:
         columns = (self.path, self.shard, self.offset, self.size, self.label)
         if len({len(column) for column in columns}) != 1 or not set(self.shard) <= set(range(len(self.shards))):
-            raise ValueError("its columns do not fit together")
+            raise ValueError("its columns differ in length, or refer to missing shards")
         "\n".join((*self.shards, *self.path, *self.label)).encode("utf-8", "surrogateescape")  # TypeError, ValueError
         if not all(type(number) is int and 0 <= number < 2**62 for number in (*self.shard, *self.offset, *self.size)):
             raise ValueError("a shard, offset or size is not a whole number")
         if len(set(self.path)) < len(self.path):
-            raise ValueError("a path is there twice")
+            raise ValueError("a path is listed twice")
 
     def write(self, folder: Path) -> Path:
-        """Write it into a folder, whole or not at all.
+        """Write shards.json into a folder, atomically.
 
         Raises:
-            StorageError: it cannot be written.
+            StorageError: the file cannot be written.
         """
         with written(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"version": 1, **asdict(self)}, separators=(",", ":")), encoding="utf-8")
@@ -61,10 +62,10 @@ class Manifest:
 
     @classmethod
     def read(cls, root: str) -> Manifest:
-        """Of a folder or URL.
+        """Read the shards.json of a folder or URL.
 
         Raises:
-            DataError: there is none, or it is damaged.
+            DataError: the file is missing or damaged.
         """
         where = f"{root}/{MANIFEST}"
         try:
@@ -76,18 +77,18 @@ class Manifest:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{where} does not say what is in the shards ({str(error)[:200]}); make it again."
+                f"{where} is not a valid index of shards ({str(error)[:200]}). Index the shards again."
             ) from error
 
 
 class ShardTree(Tree):
-    """The videos in shards, as the folder tree that they were made of. Folders of frames are not kept in shards.
+    """Videos in shards, with the interface of a folder tree. Shards do not contain folders of frames.
 
     Args:
-        root: a folder, or a URL of any kind that fsspec reads, that holds shards.json.
+        root: folder, or URL of any kind that fsspec reads, that contains shards.json.
 
     Raises:
-        DataError: it does not.
+        DataError: shards.json is missing or damaged.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -101,7 +102,7 @@ class ShardTree(Tree):
         return sorted(self._number)
 
     def labels(self, names: Sequence[str]) -> list[str]:
-        """What the shards say of videos: class names or numbers, "" if nothing."""
+        """Return the labels of videos in the shards: class names or numbers, "" if missing."""
         return [self._manifest.label[self._number[name]] for name in names]
 
     def folders(self, below: str = "") -> list[str]:
@@ -144,12 +145,12 @@ class ShardTree(Tree):
             raise DataError(f"{self.root}/{name} is not UTF-8 ({error}); save it as UTF-8.") from error
 
     def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
-        """Records of videos given by relative path, which is their id too, unless ``more`` has others."""
+        """Return records of videos by relative path, which is also the id; ``more`` goes to ``VideoRecords.of``."""
         m, numbers = self._manifest, [self._number[name] for name in names]
         homes = [file if _is_whole(file) else f"{self.root}/{file}" for file in m.shards]
-        places = [(m.offset[n], m.size[n]) for n in numbers]
+        byte_spans = [(m.offset[n], m.size[n]) for n in numbers]
         return VideoRecords.of(
-            [homes[m.shard[n]] for n in numbers], labels, **({"ids": names, "places": places} | more)
+            [homes[m.shard[n]] for n in numbers], labels, **({"ids": names, "byte_spans": byte_spans} | more)
         )
 
 

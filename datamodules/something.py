@@ -11,7 +11,7 @@ from typing import Any
 from datamodules.annotations import find_annotations, read_json, read_rows, read_table, shorten
 from datamodules.base import VideoDataModule
 from datamodules.records import VideoRecords
-from datamodules.tree import present
+from datamodules.tree import find_present
 from zoo.errors import DataError
 from zoo.index import read_labels
 
@@ -103,9 +103,9 @@ class TwentyBN(VideoDataModule):
                     f"classes of {self.labels}."
                 )
         places = self._places([video for video, _ in rows])
-        there = present(places, self.max_missing, source, self.tree.root)
-        labels = [numbers[rows[i][1]] for i in there]
-        return self.tree.records([places[i] for i in there], labels, listed=len(rows), source=source)
+        present = find_present(places, self.max_missing, source, self.tree.root)
+        labels = [numbers[rows[i][1]] for i in present]
+        return self.tree.records([places[i] for i in present], labels, listed=len(rows), source=source)
 
 
 class SomethingV1(TwentyBN):

@@ -1,6 +1,6 @@
-"""A tree of videos and annotation files: a folder, or shards that were made of one (``shards.py``).
+"""A tree of videos and annotation files: a folder, or shards written from one (``shards.py``).
 
-Data sets ask it by relative path, with "/" between the parts, so that they read both alike.
+Data sets address files by relative paths with "/", the same for both.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ VIDEO_EXTENSIONS = (
     ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
     ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
 )  # fmt: skip
-# annotations, label lists, licenses and pictures: nobody takes them for videos
+# annotations, label lists, licenses and images: no warning that they are not read as videos
 OTHER_EXTENSIONS = (
     ".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md", ".pkl", ".cls", ".jpg", ".jpeg", ".png",
 )  # fmt: skip
-# names of the folders of splits, in lower case; of several the first counts
+# names of split folders in lower case; if a root has several of them, the first is used
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "validation", "valid", "validate"),
@@ -38,15 +38,15 @@ SPLITS = {
 
 
 def split_of(folder: str) -> str | None:
-    """The split that a folder of some name is of, in whatever case; None if of none."""
+    """Return the split that a folder name stands for, ignoring case, or None."""
     return next((split for split, names in SPLITS.items() if folder.lower() in names), None)
 
 
 class Tree:
-    """The videos below a folder.
+    """Videos and annotation files below a folder.
 
     Raises:
-        DataError: there is no such folder.
+        DataError: the folder does not exist.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -56,54 +56,54 @@ class Tree:
 
     @functools.cached_property
     def names(self) -> list[str]:
-        """Relative paths of all videos, sorted; hidden files and folders are left out."""
-        found: list[str] = []
+        """Relative paths of all videos, sorted; hidden files and folders are ignored."""
+        videos: list[str] = []
         others: list[str] = []
         for below, files in walk(self.root):
             for file in files:
-                (found if file.lower().endswith(VIDEO_EXTENSIONS) else others).append(below + file)
+                (videos if file.lower().endswith(VIDEO_EXTENSIONS) else others).append(below + file)
         warn_unread(self.root, others)
-        return sorted(found)
+        return sorted(videos)
 
     @functools.cached_property
     def stems(self) -> dict[str, str]:
-        """File name without its ending -> relative path; of several, the first in order."""
+        """File name without extension -> relative path, the first of several."""
         return {PurePosixPath(name).stem: name for name in reversed(self.names)}
 
     def videos(self, below: str = "") -> list[str]:
-        """Relative paths (to the root) of the videos below a sub-folder, sorted."""
+        """Return the paths, relative to the root, of the videos below a subfolder, sorted."""
         return [name for name in self.names if not below or name.startswith(f"{below.rstrip('/')}/")]
 
     def folders(self, below: str = "") -> list[str]:
-        """Names of the folders directly below a sub-folder, sorted; hidden ones are left out."""
-        home = Path(self.root, below)
-        if not home.is_dir():
-            raise DataError(f"There is no folder {home}.")
+        """Return the names of the folders directly below a subfolder, sorted, without hidden ones."""
+        folder = Path(self.root, below)
+        if not folder.is_dir():
+            raise DataError(f"There is no folder {folder}.")
         try:
-            return sorted(p.name for p in home.iterdir() if p.is_dir() and not p.name.startswith("."))
+            return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         except OSError as error:
-            raise DataError(f"The folder {home} cannot be read ({error.strerror}).") from error
+            raise DataError(f"The folder {folder} cannot be read ({error.strerror}).") from error
 
     def has_folder(self, name: str) -> bool:
-        """Whether there is such a sub-folder."""
+        """Return whether a subfolder exists."""
         return os.path.isdir(os.path.join(self.root, name))
 
     def find(self, name: str) -> str | None:
-        """The relative path of a video that is named with or without its ending, or has been given another one."""
+        """Return the relative path of a video, given with, without, or with a different extension; None if missing."""
         if self.exists(name):
             return name
         stem = name[: -len(PurePosixPath(name).suffix)] if name.lower().endswith(VIDEO_EXTENSIONS) else name
         return next((stem + end for end in VIDEO_EXTENSIONS if self.exists(stem + end)), None)
 
     def exists(self, name: str) -> bool:
-        """Whether there is such a file, of whatever kind."""
-        return os.path.isfile(os.path.join(self.root, name))  # False for a name that cannot be one, unlike pathlib
+        """Return whether a file exists."""
+        return os.path.isfile(os.path.join(self.root, name))  # False for invalid names; pathlib raises
 
     def read(self, name: str) -> str:
-        """The text of an annotation file.
+        """Return the text of an annotation file.
 
         Raises:
-            DataError: it is not there, or no text.
+            DataError: the file is missing, or not UTF-8 text.
         """
         path = Path(self.root, name)
         try:
@@ -116,59 +116,60 @@ class Tree:
             raise DataError(f"{path} cannot be read: {error}.") from error
 
     def records(self, names: Sequence[str], labels: Any = None, **more: Any) -> VideoRecords:
-        """Records of videos (or folders of frames) given by relative path; ``more`` is of ``VideoRecords.of``."""
+        """Return records of videos or folders of frames by relative path; ``more`` goes to ``VideoRecords.of``."""
         return VideoRecords.of([os.path.join(self.root, name) for name in names], labels, **more)
 
 
 def warn_unread(where: str, names: Iterable[str]) -> None:
-    """Tell in one line of files that have no ending of a video, but might be meant as such."""
+    """Log one warning about files that are not read, because they have no extension of a video."""
     endings = (PurePosixPath(name).suffix.lower() for name in names)
-    counts = Counter(ending or "without an ending" for ending in endings if ending not in OTHER_EXTENSIONS)
+    counts = Counter(ending or "without extension" for ending in endings if ending not in OTHER_EXTENSIONS)
     if counts:
         most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
-        what = printable(", ".join(f"{count} {ending}" for ending, count in most))
-        more = f" and {len(counts) - 5} more endings" if len(counts) > 5 else ""
+        listing = ", ".join(f"{count} {ending}" for ending, count in most)
+        more = f" and {len(counts) - 5} more extensions" if len(counts) > 5 else ""
         log.warning(
-            "%s: %d files are not read as videos: %s%s", printable(where), counts.total(), printable(what), more
+            "%s: %d files are not read as videos: %s%s", printable(where), counts.total(), printable(listing), more
         )
 
 
 def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder below a root, as "" or "a/b/", and the names of the files in it; hidden ones are left out.
+    """Yield every folder below a root, as "" or "a/b/", and the names of its files; hidden ones are ignored.
 
-    Links are followed, two to the same place both, but for those that lead back to a folder they are in.
+    Links are followed, except links to a folder that contains them.
 
     Raises:
-        DataError: a folder cannot be read: its videos would be missing without a word.
+        DataError: a folder cannot be read; its videos would be missing without notice.
     """
-    waiting = [("", [Path(os.path.realpath(root))])]  # a folder, and what those on the way to it and itself really are
-    while waiting:
-        below, way = waiting.pop()
-        folder = os.path.join(root, below)
+    # each folder with the real paths of its ancestors and itself
+    pending = [("", [Path(os.path.realpath(root))])]
+    while pending:
+        below, lineage = pending.pop()
+        path = os.path.join(root, below)
         try:
-            with os.scandir(folder) as entries:
-                found = [entry for entry in entries if not entry.name.startswith(".")]
+            with os.scandir(path) as entries:
+                visible = [entry for entry in entries if not entry.name.startswith(".")]
         except OSError as error:
             raise DataError(
-                f"The folder {Path(folder)} cannot be read ({error.strerror}). Mend its permissions, or choose another."
+                f"The folder {Path(path)} cannot be read ({error.strerror}). Fix its permissions or use another folder."
             ) from error
         files = []
-        for entry in found:
+        for entry in visible:
             linked = entry.is_symlink()
             if not (os.path.isdir(entry.path) if linked else entry.is_dir()):
                 files.append(entry.name)
                 continue
-            real = Path(os.path.realpath(entry.path)) if linked else way[-1] / entry.name
-            if not linked or not any(real == place or real in place.parents for place in way):
-                waiting.append((f"{below}{entry.name}/", [*way, real]))
+            real = Path(os.path.realpath(entry.path)) if linked else lineage[-1] / entry.name
+            if not linked or not any(real == folder or real in folder.parents for folder in lineage):
+                pending.append((f"{below}{entry.name}/", [*lineage, real]))
         yield below, files
 
 
 def open_tree(root: str | Path) -> Tree:
-    """The tree of a folder, or of shards: a folder or URL (of any kind that fsspec reads) that holds shards.json.
+    """Open a folder, or shards: a folder or URL (of any kind that fsspec reads) that contains shards.json.
 
     Raises:
-        DataError: there is neither.
+        DataError: the folder does not exist, or the URL has no shards.json.
     """
     from datamodules.shards import MANIFEST, ShardTree
 
@@ -177,22 +178,22 @@ def open_tree(root: str | Path) -> Tree:
     return Tree(root)
 
 
-def present(names: Sequence[str | None], max_missing: float, what: str, where: str) -> np.ndarray:
-    """Numbers of the videos that are there; None in ``names`` stands for one that is not.
+def find_present(names: Sequence[str | None], max_missing: float, source: str, folder: str) -> np.ndarray:
+    """Return the indices of the videos that exist; None in ``names`` is a missing video.
 
     Args:
         max_missing: fraction of the listed videos that may be missing.
-        what: the first missing one, for the message, is ``what`` it is listed in.
-        where: where they were looked for.
+        source: the annotation file or split that lists the videos, for the message.
+        folder: the folder with the videos, for the message.
 
     Raises:
-        DataError: more are missing, or all.
+        DataError: more videos are missing than allowed, or all.
     """
-    there = np.flatnonzero([name is not None for name in names])
-    absent = len(names) - len(there)
-    if absent > max_missing * len(names) or not len(there):
+    present = np.flatnonzero([name is not None for name in names])
+    missing = len(names) - len(present)
+    if missing > max_missing * len(names) or not len(present):
         raise DataError(
-            f"{absent} of the {len(names)} videos that {what} lists are not below {where}. Check root, or allow some "
-            "to be missing with max_missing."
+            f"{missing} of the {len(names)} videos listed in {source} are not below {folder}. Check root, or allow "
+            "missing videos with max_missing."
         )
-    return there
+    return present

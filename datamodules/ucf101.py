@@ -13,7 +13,7 @@ import numpy as np
 from datamodules.annotations import find_annotations, shorten
 from datamodules.base import VideoDataModule, log
 from datamodules.records import VideoRecords
-from datamodules.tree import open_tree, present
+from datamodules.tree import find_present, open_tree
 from zoo.errors import ConfigError, DataError, check_rate, check_seed
 
 CLASSES = 101
@@ -117,5 +117,5 @@ class UCF101(VideoDataModule):
             mine = np.flatnonzero(self._of_validation(where, stems) == (split == "val"))
             stems, labels = [stems[i] for i in mine], labels[mine]
         names = [self.tree.stems.get(stem) for stem in stems]
-        there = present(names, self.max_missing, where, str(self.root))
-        return self.tree.records([names[i] for i in there], labels[there], listed=len(names), source=where)
+        present = find_present(names, self.max_missing, where, str(self.root))
+        return self.tree.records([names[i] for i in present], labels[present], listed=len(names), source=where)

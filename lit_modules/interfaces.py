@@ -72,7 +72,7 @@ class CommandData(VideoData, typing.Protocol):
     def class_names(self) -> list[str] | None:
         """Classes in label order, or None for videos without labels."""
 
-    def look(self, stage: str) -> None:
+    def check(self, stage: str) -> None:
         """Find the videos of a stage; raise errors in the data before weights are downloaded."""
 
 

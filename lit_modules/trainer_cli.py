@@ -219,7 +219,7 @@ class TrainerCLI(LightningCLI):
         parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
 
     def _class_names(self, data: CommandData) -> list[str] | None:
-        data.look(self.command)  # data errors are reported before any weights are downloaded
+        data.check(self.command)  # data errors are reported before any weights are downloaded
         return None if self.command == "predict" else data.class_names  # predictions use the network's own labels
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:

@@ -1,4 +1,4 @@
-"""`tempozoo data check`: find the videos of a data set that cannot be read, before a run does."""
+"""`tempozoo data check`: find the unreadable videos of a data set before training."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from zoo.video.decoding import Reader, open_video
 from zoo.video.frame_reader import FRAME_EXTENSIONS
 
 REPORT, EXCLUDE = "check.csv", "exclude.txt"
-SPREAD = 16  # frames that are read by random access, as those of a clip
-SHARE = 0.8  # of the time limit: where reading all frames stops, so that the video is not taken for one that hangs
+SPREAD = 16  # number of frames read by random access, as for a clip
+SHARE = 0.8  # share of the time limit after which decoding stops, so that a long video does not count as hanging
 
 
 class Checked(NamedTuple):
@@ -68,10 +68,10 @@ class Report:
         return [row for row in self.rows if not row.problem and row.decoded < row.frames]
 
     @property
-    def nameless(self) -> list[str]:
-        """Names of bad videos that cannot be written to a list with one name a line."""
-        bare = (row.path for row in self.bad)
-        return [path for path in bare if path != path.strip() or re.search("[\r\n]", path) or path.startswith("# ")]
+    def unlistable(self) -> list[str]:
+        """Names of unreadable videos that a text file with one name per line cannot represent."""
+        paths = (row.path for row in self.bad)
+        return [path for path in paths if path != path.strip() or re.search("[\r\n]", path) or path.startswith("# ")]
 
     def problems(self) -> list[tuple[str, int]]:
         """The first problem of each kind, and how many videos have a problem of that kind; the most frequent first."""
@@ -89,7 +89,7 @@ class Report:
         write_rows(folder / REPORT, Checked._fields, self.rows)
         lines = [
             f"# {len(self.bad)} of {len(self.rows)} videos cannot be read, see {REPORT}",
-            *(row.path for row in self.bad if row.path not in self.nameless),
+            *(row.path for row in self.bad if row.path not in self.unlistable),
         ]
         with written(folder / EXCLUDE) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="surrogateescape")
@@ -105,7 +105,7 @@ def check(root: str, decoder: str = "pyav", workers: int | None = None, time_lim
         workers, time_limit: see ``parallel.each``.
 
     Raises:
-        DataError: there is no such folder, or nothing in it.
+        DataError: the folder does not exist, or has no videos and no folders of frames.
     """
     sources = find_sources(root)
     work = functools.partial(check_video, decoder=decoder, time_limit=time_limit)
@@ -119,15 +119,15 @@ def check(root: str, decoder: str = "pyav", workers: int | None = None, time_lim
 
 
 def describe_problem(source: Source, message: str) -> str:
-    """An error message with the relative path of a video, and with the shard that holds it."""
-    if source.place is not None:
+    """Return an error message with the relative path of the video, and its shard if it is in one."""
+    if source.byte_span is not None:
         return f"{message} The video is in the shard {source.path}."
-    folder = source.path.removesuffix(source.name)  # messages name the single frames of a folder by their whole path
+    folder = source.path.removesuffix(source.name)  # messages name single frames of a folder by absolute path
     return message.replace(folder, "") if folder else message
 
 
 def check_video(source: Source, decoder: str, time_limit: float | None = None) -> Checked:
-    """The row of one video.
+    """Check one video and return its row.
 
     Raises:
         DataError: it is damaged.
@@ -163,7 +163,7 @@ def read_all(reader: Reader, name: str, stop: float | None = None) -> tuple[int,
     shape = (0, 0)
     decoded = 0
 
-    def keep_corner(frames: Tensor) -> Tensor:
+    def record_shape(frames: Tensor) -> Tensor:
         nonlocal shape
         shape = (frames.shape[-2], frames.shape[-1])
         check_shape(*shape, name)
@@ -178,17 +178,17 @@ def read_all(reader: Reader, name: str, stop: float | None = None) -> tuple[int,
 
     count = len(reader)
     spread = np.linspace(0, count - 1, min(SPREAD, count // 2 + 1)).astype(int)
-    reader.frames(np.unique(spread), keep_corner)
+    reader.frames(np.unique(spread), record_shape)
     with contextlib.suppress(_OutOfTime):
         reader.frames(np.arange(count), count_frames)
     return (decoded, *shape)
 
 
 def find_sources(root: str) -> list[Source]:
-    """All videos and folders of frames below a root, each with its relative path as its name.
+    """List all videos and folders of frames below a root; their names are the relative paths.
 
     Raises:
-        DataError: there is no such folder, or nothing in it.
+        DataError: the folder does not exist, or has no videos and no folders of frames.
     """
     tree = open_tree(root)
     names = [*tree.names, *([] if isinstance(tree, ShardTree) else frame_folders(tree))]
@@ -199,10 +199,10 @@ def find_sources(root: str) -> list[Source]:
 
 
 def frame_folders(tree: Tree) -> list[str]:
-    """Relative paths of the folders that hold pictures and no videos, sorted."""
-    found = []
+    """Return the relative paths of the folders with images and without videos, sorted."""
+    folders = []
     for below, files in walk(tree.root):
         names = [name.lower() for name in files]
         if any(n.endswith(FRAME_EXTENSIONS) for n in names) and not any(n.endswith(VIDEO_EXTENSIONS) for n in names):
-            found.append(below.rstrip("/") or ".")
-    return sorted(found)
+            folders.append(below.rstrip("/") or ".")
+    return sorted(folders)

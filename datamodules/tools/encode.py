@@ -1,4 +1,4 @@
-"""One video made quick to read: H.264 in MP4, small, with many key frames; every frame at its time."""
+"""Re-encode a video for fast reading: small H.264 in MP4 with many key frames and the same display times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from zoo.video.containers import open_container, read_packets, reason, video_str
 from zoo.video.decoding import open_video
 from zoo.video.pixels import orientation
 
-# filters that turn a picture counter-clockwise by so many quarters
+# number of counterclockwise quarter turns -> filters
 TURNS: dict[int, list[tuple[str, str | None]]] = {
     0: [],
     1: [("transpose", "cclock")],
@@ -28,14 +28,14 @@ LIMITS = {"short_side": (16, 4096), "gop": (1, 1000), "crf": (0, 51)}
 
 @dataclass(frozen=True)
 class Encoding:
-    """What videos are made into.
+    """Settings of the encoder.
 
-    short_side: pixels of the shorter side; a smaller video keeps its size, but for sides becoming even numbers.
-    gop: frames from one key frame to the next, at most.
-    crf: x264's constant quality, from 0 (the best) to 51; its own default is 23.
+    short_side: pixels of the shorter side; smaller videos keep their size, rounded to even sides.
+    gop: largest number of frames from one key frame to the next.
+    crf: constant rate factor of x264, from 0 (best) to 51.
 
     Raises:
-        ConfigError: a value out of range.
+        ConfigError: a value is out of range.
     """
 
     short_side: int = 256
@@ -48,16 +48,16 @@ class Encoding:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be from {least} to {most}.")
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """Width and height of a result."""
+        """Return the width and height of the encoded video."""
         scale = min(1.0, self.short_side / min(width, height))
         return max(2, round(width * scale / 2) * 2), max(2, round(height * scale / 2) * 2)
 
 
 def encode(source: Path, target: Path, encoding: Encoding) -> int:
-    """Write ``target`` whole or not at all; returns the number of its frames, which is the source's.
+    """Encode a video, atomically; returns the number of frames, which is the same in source and target.
 
-    Display times (from the first frame on) and color tags stay. Frames are turned and mirrored as they are to be shown.
-    Sound is left out.
+    Display times (relative to the first frame) and color tags are preserved. Frames are rotated and mirrored as the
+    source's display matrix requires. Audio is dropped.
 
     Raises:
         DataError: the source is damaged anywhere, or its frames differ in size.
@@ -66,17 +66,17 @@ def encode(source: Path, target: Path, encoding: Encoding) -> int:
     with open_video(source) as reader:
         expected = len(reader)
     with written(target) as temporary:
-        found = _convert(source, temporary, encoding)
-        if found != expected:
-            raise DataError(f"{source} is damaged: {found} of its {expected} frames can be decoded.")
+        decoded = _convert(source, temporary, encoding)
+        if decoded != expected:
+            raise DataError(f"{source} is damaged: {decoded} of its {expected} frames can be decoded.")
         with open_video(temporary) as reader:
             if len(reader) != expected:
-                raise DataError(f"{source} has {expected} frames, of which {len(reader)} are left in H.264.")
+                raise DataError(f"{source} has {expected} frames, but only {len(reader)} after encoding.")
     return expected
 
 
 def _convert(source: Path, path: Path, encoding: Encoding) -> int:
-    """Frames written, of those that the source has."""
+    """Encode the frames of a video; returns their number."""
     container = open_container(str(source), str(source))
     count, stream = 0, None
     options = {"crf": str(encoding.crf), "g": str(encoding.gop)}
@@ -85,13 +85,14 @@ def _convert(source: Path, path: Path, encoding: Encoding) -> int:
         for picture in _pictures(source, container, origin, encoding):
             if stream is None:
                 stream = result.add_stream("libx264", rate=origin.average_rate, options=options)
+                assert picture.time_base is not None  # set by the filter graph
                 codec = stream.codec_context
-                codec.thread_count = 1  # other processes keep the other cores busy
+                codec.thread_count = 1  # the other cores run other processes
                 codec.width, codec.height, codec.pix_fmt = picture.width, picture.height, "yuv420p"
                 codec.time_base = stream.time_base = picture.time_base
                 codec.color_range, codec.colorspace = picture.color_range, picture.colorspace
                 codec.color_primaries, codec.color_trc = picture.color_primaries, picture.color_trc
-            picture.pict_type = 0  # x264 would keep the source's key frames and B frames
+            picture.pict_type = 0  # else x264 copies the frame types of the source
             result.mux(stream.encode(picture))
             count += 1
         if stream is not None:
@@ -100,11 +101,11 @@ def _convert(source: Path, path: Path, encoding: Encoding) -> int:
 
 
 def _pictures(source: Path, container: Any, stream: Any, encoding: Encoding) -> Iterator[av.VideoFrame]:
-    """The frames of a video, upright and scaled, each at its time."""
+    """Yield the frames of a video, upright and scaled, with increasing display times."""
     step = 1
     if stream.average_rate and stream.time_base:
         step = max(1, round(1 / (stream.average_rate * stream.time_base)))
-    timeless = container.format.name == "avi"  # it holds no display times, and those guessed are not in order
+    timeless = container.format.name == "avi"  # no display times; FFmpeg's guesses are not in order
     size, first, last = None, 0, -step
     try:
         for frame in (frame for packet in read_packets(container, stream) for frame in packet.decode()):
@@ -125,7 +126,7 @@ def _pictures(source: Path, container: Any, stream: Any, encoding: Encoding) -> 
 
 
 def _filters(frame: av.VideoFrame, encoding: Encoding) -> Graph:
-    """Filters that bring frames like this one upright and scale them."""
+    """Create a filter graph that rotates frames like this one upright and scales them."""
     graph = Graph()
     mirrored, turns = orientation(frame)
     sides = (frame.width, frame.height) if turns % 2 == 0 else (frame.height, frame.width)

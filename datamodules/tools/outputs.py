@@ -1,4 +1,4 @@
-"""Files that a long run writes: each whole or not at all, and nothing else left of a run that was killed."""
+"""Output files of long commands: written atomically, without leftovers of killed runs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from zoo.errors import StorageError
 from zoo.weights.files import atomic_path, disk_errors
 
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # names that atomic_path gives
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # temporary names of atomic_path
 
 
 @contextlib.contextmanager
 def written(path: Path) -> Iterator[Path]:
-    """A temporary path that becomes ``path`` on success, and is gone on failure.
+    """Yield a temporary path that is renamed to ``path`` on success and removed on failure.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     try:
         with disk_errors(path.parent), atomic_path(path) as temporary:
@@ -35,10 +35,10 @@ def written(path: Path) -> Iterator[Path]:
 
 
 def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A CSV file; names of files that are no UTF-8 keep their bytes.
+    """Write a CSV file; file names that are not UTF-8 keep their bytes.
 
     Raises:
-        StorageError: it cannot be written.
+        StorageError: the file cannot be written.
     """
     with (
         written(path) as temporary,
@@ -48,7 +48,7 @@ def write_rows(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]])
 
 
 def sweep(folder: Path) -> None:
-    """Remove what runs that were killed left half-written below a folder."""
+    """Remove the temporary files of killed runs below a folder."""
     for home, _, files in os.walk(folder):
         for name in files:
             if TEMPORARY.fullmatch(name):

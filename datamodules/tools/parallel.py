@@ -1,4 +1,4 @@
-"""The same work for many videos, in processes that may hang or crash without harm to any other video."""
+"""Apply a function to many videos in worker processes that may hang or crash without affecting other videos."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ R = TypeVar("R")
 
 
 def each(
-    work: Callable[[T], R], items: Sequence[T], what: str, workers: int | None = None, time_limit: float | None = None
+    work: Callable[[T], R], items: Sequence[T], label: str, workers: int | None = None, time_limit: float | None = None
 ) -> list[R | ZooError]:
-    """``work`` of every item, in their order; in the place of one that failed is its error.
+    """Apply ``work`` to every item; returns results in order, an error in place of each failed item.
 
-    A process that takes too long is killed, whatever it hangs in; one that crashed costs only the item it was at.
+    A process that exceeds the time limit is killed. A process that crashes loses only its current item.
 
     Args:
-        work: a function of a module, or ``functools.partial`` of one, as it is sent to other processes.
-        items: what it is called with; messages name each by its ``str``.
-        what: shown beside the progress.
-        workers: processes; default one per core.
-        time_limit: seconds for one item; None for no limit.
+        work: module-level function, or ``functools.partial`` of one: it is pickled.
+        items: the arguments; messages name each by its ``str``.
+        label: text beside the progress bar.
+        workers: number of processes; default one per core.
+        time_limit: seconds per item; None for no limit.
 
     Raises:
-        ConfigError: fewer than one process.
-        StorageError: the first that ``work`` raised.
+        ConfigError: ``workers`` is less than 1.
+        StorageError: ``work`` raised one; the remaining items are skipped.
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1.")
@@ -52,7 +52,7 @@ def each(
         finally:
             free.put(worker)
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True), transient=True)
     with progress, ThreadPoolExecutor(max(1, len(team))) as pool:
         try:
@@ -69,37 +69,37 @@ def each(
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:
-    """A process that does one item after the other, and its successors."""
+    """A process that handles items one by one, and is restarted after a crash or a time-out."""
 
     def __init__(self, work: Callable[[Any], Any]) -> None:
         self.work, self.process, self.stopped = work, None, False
 
     def run(self, item: Any, time_limit: float | None) -> Any:
-        """The result for an item, or the error."""
+        """Return the result for an item, or the error."""
         if self.process is None:
             self._start()
         try:
             self.pipe.send(item)
             if self.pipe.poll(time_limit):
                 return self.pipe.recv()
-            problem = f"{item} was not done within {time_limit:g} s; increase the time limit if the video is just long."
+            problem = f"{item} took longer than {time_limit:g} s; increase the time limit if the video is just long."
         except (EOFError, OSError):
             self.process.join()
             end = self.process.exitcode
             how = signal.Signals(-end).name if end is not None and end < 0 else f"status {end}"
-            problem = f"{item} made its process crash ({how})."
+            problem = f"{item} crashed its worker process ({how})."
         self.process.kill()
         self.process.join()
         self.process = None
         return DataError(problem)
 
     def _start(self) -> None:
-        # not forked from here: a copy would keep locks that other threads hold, and the others' ends of pipes
+        # a fork of this process would inherit locks held by other threads, and the pipes of other workers
         server = "forkserver" in multiprocessing.get_all_start_methods()
         context: Any = multiprocessing.get_context("forkserver" if server else "spawn")
         if server:
@@ -110,9 +110,9 @@ class _Worker:
         theirs.close()
         self.process = process
         try:
-            self.pipe.recv()  # so that time is counted from here
+            self.pipe.recv()  # the time limit does not include starting the process
         except EOFError:
-            raise DataError("A process to work in ended while it started; try again with fewer workers.") from None
+            raise DataError("A worker process ended during startup; try again with fewer workers.") from None
         finally:
             if self.stopped:
                 process.kill()
@@ -120,14 +120,14 @@ class _Worker:
     process: Any
 
     def stop(self) -> None:
-        """End the process, whatever it is at."""
+        """Kill the process."""
         self.stopped = True
         if self.process is not None:
             self.process.kill()
 
 
 def _serve(work: Callable[[Any], Any], pipe: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's business, who ends this process then
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it and ends this process
     pipe.send(None)
     while True:
         try:

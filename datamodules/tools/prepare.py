@@ -1,4 +1,4 @@
-"""`tempozoo data prepare`: a copy of a data set whose videos are quick to read, as files or in shards."""
+"""`tempozoo data prepare`: copy a data set as videos that decode fast, in files or shards."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from zoo.weights.files import locked
 
 SETTINGS, PROBLEMS, SCRATCH = "prepare.json", "prepare.csv", ".videos"
 COPIED = (".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md")  # annotations, label lists, licenses
-LARGEST = 1 << 30  # bytes of a file that is copied
+MAX_COPIED = 1 << 30  # bytes; larger annotation files are not copied
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """What came of it, by relative path.
+    """The result of ``prepare``, by relative path.
 
-    done: the results that are there; new: those of this run.
-    problems: of the other videos.
+    done: all prepared videos.
+    new: the videos prepared by this run.
+    problems: unreadable video -> error message.
     """
 
     done: list[str]
@@ -46,20 +47,19 @@ def prepare(
     workers: int | None = None,
     time_limit: float | None = None,
 ) -> Prepared:
-    """Encode every video below ``root`` as H.264 to the same relative path below ``to``, with the ending .mp4.
+    """Encode every video below ``root`` as H.264 to the same relative path below ``to``, with the extension .mp4.
 
-    The source is only read. Killed at any moment and started again, it goes on: a video is done if its result is there
-    and not older. Videos that cannot be read are listed in ``to``/prepare.csv, and are tried again by the next run.
-    Annotation files are copied. Folders of frames are not read. A video
-    that is in a shard already stays as it is.
+    The source does not change. An interrupted run can be repeated: it skips videos whose result exists and is not older
+    than the source, and videos that are in a shard. Unreadable videos are listed in ``to``/prepare.csv and tried again
+    by the next run. Annotation files are copied; folders of frames are ignored.
 
     Args:
-        shards: None for files; else how much a shard holds: a number of videos ("1000") or of bytes ("256MB").
+        shards: size of a shard, as a number of videos ("1000") or bytes ("256MB"); None to write files.
         workers, time_limit: see ``parallel.each``.
 
     Raises:
-        ConfigError: ``to`` and ``root`` are in each other, or ``to`` was made with other settings.
-        DataError: there are no videos, or two would have one name.
+        ConfigError: one of ``to`` and ``root`` is inside the other, or ``to`` was written with other settings.
+        DataError: there are no videos, or two results would have the same name.
         StorageError: ``to`` cannot be written.
     """
     tree = Tree(root)
@@ -77,15 +77,15 @@ def prepare(
         jobs = [Job(targets[target], target) for target in todo]
         work = functools.partial(_encode, root=root, home=home, encoding=encoding)
         results = each(work, jobs, "preparing", workers, time_limit)
-        sweep(to)  # of processes that were stopped
+        sweep(to)  # temporary files of killed workers
         bad = {
             job.source: str(result) for job, result in zip(jobs, results, strict=True) if isinstance(result, ZooError)
         }
         write_rows(to / PROBLEMS, ("path", "problem"), sorted(bad.items()))
         done = [target for target, source in targets.items() if source not in bad]
         if limit is not None and done:
-            held = _pack_all(to, home, [name for name in done if name not in packed], limit, workers)
-            done = [target for target in targets if target in held]
+            packed = _pack_all(to, home, [name for name in done if name not in packed], limit, workers)
+            done = [target for target in targets if target in packed]
     return Prepared(done, [target for target in todo if targets[target] not in bad], bad)
 
 
@@ -106,14 +106,14 @@ def _encode(job: Job, root: Path, home: Path, encoding: Encoding) -> int:
 
 def _check_apart(root: Path, to: Path) -> None:
     if to == root or root in to.parents or to in root.parents:
-        raise ConfigError(f"{to} and {root} are not apart; give --to another folder: the source stays as it is.")
+        raise ConfigError(f"--to {to} and the source folder {root} must not contain each other; choose another --to.")
 
 
 def _targets(tree: Tree) -> dict[str, str]:
-    """Relative path of each result -> that of its source.
+    """Map the relative path of each result to that of its source.
 
     Raises:
-        DataError: none, or two with one name.
+        DataError: there are no videos, or two results would have the same name.
     """
     targets: dict[str, str] = {}
     for name in tree.names:
@@ -122,21 +122,21 @@ def _targets(tree: Tree) -> dict[str, str]:
             raise DataError(f"{targets[target]} and {name} would both become {target}; rename one of them.")
         targets[target] = name
     if not targets:
-        raise DataError(f"There are no videos below {tree.root}; folders of frames are read as they are.")
+        raise DataError(f"There are no videos below {tree.root}; folders of frames need no preparation.")
     return targets
 
 
 def _check_settings(file: Path, settings: dict[str, object]) -> None:
     if file.is_file():
         try:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            previous = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise DataError(f"{file} is damaged ({error}); remove it, or give another --to.") from error
+            raise DataError(f"{file} is damaged ({error}); remove it, or choose another --to.") from error
         for name, value in settings.items():
-            if before.get(name) != value:
+            if previous.get(name) != value:
                 raise ConfigError(
-                    f"{file.parent} was begun with {name} {before.get(name)}, not {value}; go on with that, or give "
-                    "another --to."
+                    f"{file.parent} was written with {name} {previous.get(name)}, not {value}; use the same value, or "
+                    "choose another --to."
                 )
         return
     with written(file) as temporary:
@@ -144,11 +144,13 @@ def _check_settings(file: Path, settings: dict[str, object]) -> None:
 
 
 def _annotations(root: Path) -> list[Path]:
-    found = []
+    annotations: list[Path] = []
     for below, files in walk(root):
         paths = [root / below / name for name in files if name.lower().endswith(COPIED)]
-        found += [path.relative_to(root) for path in paths if path.is_file() and path.stat().st_size <= LARGEST]
-    return [path for path in found if str(path) not in (SETTINGS, PROBLEMS, MANIFEST)]
+        annotations += [
+            path.relative_to(root) for path in paths if path.is_file() and path.stat().st_size <= MAX_COPIED
+        ]
+    return [path for path in annotations if str(path) not in (SETTINGS, PROBLEMS, MANIFEST)]
 
 
 def _is_done(source: Path, target: Path) -> bool:
@@ -168,15 +170,15 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def parse_shards(text: str) -> tuple[int, bool]:
-    """How much a shard holds, and whether that is in bytes.
+    """Parse a shard size; returns the number, and whether it counts bytes.
 
     Raises:
-        ConfigError: neither a number of videos nor one of bytes.
+        ConfigError: neither a number of videos nor a number of bytes.
     """
-    found = re.fullmatch(r"(\d+) ?([KMG]B|)", text.strip().upper())
-    if not found or not int(found[1]):
+    match = re.fullmatch(r"(\d+) ?([KMG]B|)", text.strip().upper())
+    if not match or not int(match[1]):
         raise ConfigError(f"shards is {text!r}; give a number of videos, such as 1000, or of bytes, such as 256MB.")
-    return int(found[1]) * UNITS[found[2]], bool(found[2])
+    return int(match[1]) * UNITS[match[2]], bool(match[2])
 
 
 def _shards(to: Path) -> list[Path]:
@@ -184,27 +186,27 @@ def _shards(to: Path) -> list[Path]:
 
 
 def _packed(to: Path) -> set[str]:
-    """Relative paths of the videos that are in shards already."""
-    there = _shards(to)
-    return set(index_shards([str(shard) for shard in there], workers=1).path) if there else set()
+    """Return the relative paths of the videos that are in shards."""
+    shards = _shards(to)
+    return set(index_shards([str(shard) for shard in shards], workers=1).path) if shards else set()
 
 
 def _pack_all(to: Path, home: Path, names: Sequence[str], limit: tuple[int, bool], workers: int | None) -> set[str]:
-    """Move videos into shards after those that are there, say in shards.json what is where, and return what is."""
+    """Move videos into new shards, index all shards, and return the paths of all videos in shards."""
     most, in_bytes = limit
     number = 1 + max((int(s.stem[7:]) for s in _shards(to) if s.stem[7:].isdecimal()), default=-1)
     group: list[str] = []
-    held = 0
+    filled = 0
     for at, name in enumerate(names):
         group.append(name)
-        held += (home / name).stat().st_size if in_bytes else 1
-        if held >= most or at == len(names) - 1:
+        filled += (home / name).stat().st_size if in_bytes else 1
+        if filled >= most or at == len(names) - 1:
             pack(home, group, to / f"shards-{number:06d}.tar")
             for packed in group:
                 (home / packed).unlink()
-            group, held, number = [], 0, number + 1
+            group, filled, number = [], 0, number + 1
     shutil.rmtree(home, ignore_errors=True)
-    there = [shard.name for shard in _shards(to)]
-    manifest = index_shards([str(to / name) for name in there], there, workers)
+    names_of_shards = [shard.name for shard in _shards(to)]
+    manifest = index_shards([str(to / name) for name in names_of_shards], names_of_shards, workers)
     manifest.write(to)
     return set(manifest.path)

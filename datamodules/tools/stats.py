@@ -49,7 +49,7 @@ def describe_video(source: Source, time_limit: float | None = None) -> Video:
     with VideoReader(source) as reader:
         _, height, width = read_all(reader, str(source), stop)
         count, fps = len(reader), reader.fps
-        size = source.place[1] if source.place else Path(source.path).stat().st_size
+        size = source.byte_span[1] if source.byte_span else Path(source.path).stat().st_size
         gop = count / max(1, reader.key_frames)
         return Video(count / fps, fps, width, height, reader.codec, count, gop, size)
 

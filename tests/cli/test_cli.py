@@ -195,7 +195,7 @@ def test_unreadable_videos_are_named_beside_the_accuracy(
         (["test", "--data", "VideoFolder", "--data.root", "x"], "test needs a network: tempozoo test --from NETWORK"),
         (["test", "--from", "tanet_r50.ssv2_8f"], "test needs data: tempozoo test --from tanet_r50.ssv2_8f --data"),
         (["predict", "--from", "tanet_r50.ssv2_8f"], "predict needs files or folders"),
-        (["predict", "--from", "tanet_r50.ssv2_8f", "none.mp4"], "There is no video or folder none.mp4"),
+        (["predict", "--from", "tanet_r50.ssv2_8f", "none.mp4"], "There is no file or folder none.mp4"),
         (["fit", "stray"], "takes no plain argument 'stray'"),
         (["test", "--from"], "--from needs a value"),
     ],

@@ -256,8 +256,8 @@ def read_all(case: Case) -> None:
     data = case.make()
     for stage, overlap in (("fit", False), ("test", True)):
         data.allow_overlap = overlap
-        data.look(stage)
-        for records in data._found.values():
+        data.check(stage)
+        for records in data._stage_records.values():
             assert len(records) == len(set(records.ids)) > 0
             assert records.labels.min() >= 0 and records.labels.max() < len(data.class_names or [])
             assert all(isinstance(records.source(number).path, str) for number in range(len(records)))
@@ -338,7 +338,7 @@ def test_many_classes_are_read_in_little_time(tmp_path: Path) -> None:
 
 def test_a_path_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
     file = write(tmp_path / "list.csv", ["path,label", f"{'a' * 300}.mp4,x", "b.mp4,y"])
-    with pytest.raises(DataError, match=f"2 of the 2 videos that {file} lists are not below"):
+    with pytest.raises(DataError, match=f"2 of the 2 videos listed in {file} are not below"):
         VideoList(file, val=file).split_records("val")
 
 

@@ -84,7 +84,7 @@ def test_shards_are_read_one_after_another_and_mostly_by_one_process() -> None:
 
 
 def test_too_few_videos_for_the_processes_are_an_error() -> None:
-    with pytest.raises(DataError, match="there are 2 training videos for 3 processes; use fewer"):
+    with pytest.raises(DataError, match="There are 2 training videos for 3 processes; use fewer"):
         BatchSampler(2, 1, shuffle=True, world_size=3)
 
 
@@ -134,14 +134,14 @@ def test_a_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
 
 def test_a_place_in_an_epoch_of_other_batches_is_refused() -> None:
     state = loader().state_dict() | {"batches": 3}
-    for change, says in (
-        ({"batch_size": 8}, "with batch_size 4, and now batch_size is 8"),
-        ({"count": 25}, "with videos 24, and now videos is 25"),
-        ({"seed": 1}, "with seed 0, and now seed is 1"),
-        ({"list_id": 1}, "over another list of videos"),
-        ({"shards": np.zeros(24)}, "over another list of videos, or the same in another order"),
+    for change, message in (
+        ({"batch_size": 8}, "batch_size was 4 and is now 8"),
+        ({"count": 25}, "videos was 24 and is now 25"),
+        ({"seed": 1}, "seed was 0 and is now 1"),
+        ({"list_id": 1}, "the list of training videos, or its order, has changed"),
+        ({"shards": np.zeros(24)}, "the list of training videos, or its order, has changed"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             loader(**change).load_state_dict(state)
         loader(**change).load_state_dict(state | {"batches": 0})
         behind = loader()

@@ -29,7 +29,9 @@ def ready(data: Any, stage: str = "fit", **changes: Any) -> Any:
     """A data module as the Trainer would have it."""
     data.protocol = replace(zoo.create("c2d_r18", **SMALL, image_size=32).protocol, **changes)
     data.prepare_data()
-    data.trainer = SimpleNamespace(training=stage == "fit", testing=stage == "test", predicting=stage == "predict")
+    data.trainer = SimpleNamespace(
+        training=stage == "fit", testing=stage == "test", predicting=stage == "predict", global_rank=0, world_size=1
+    )
     data.setup(stage)
     return data
 
@@ -173,7 +175,7 @@ def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCapt
     with caplog.at_level(logging.WARNING):
         data = ready(VideoList(tmp_path / "l.csv", val=tmp_path / "l.csv", max_missing=0.2, num_workers=0))
     assert (len(data.datasets["train"]), data.datasets["train"].records.listed) == (8, 10)
-    assert "train: 8 of 10 listed videos are there, and not left out" in caplog.text
+    assert "train: using 8 of 10 listed videos" in caplog.text
     write_list(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
     with pytest.raises(DataError, match="has the label 'z', which is not one of the classes"):
         VideoList(tmp_path / "l.csv", test=tmp_path / "t.csv").split_records("test")
@@ -183,7 +185,7 @@ def test_files_to_predict(motion_folder: Path) -> None:
     one = next((motion_folder / "test").rglob("*.mp4"))
     assert len(VideoFiles([one, motion_folder / "val"]).split_records("predict")) == 13
     assert VideoFiles([one]).num_classes is None
-    with pytest.raises(DataError, match="There is no video or folder nowhere"):
+    with pytest.raises(DataError, match="There is no file or folder nowhere"):
         VideoFiles(["nowhere"])
     with pytest.raises(DataError, match="has no labels, so it can only predict"):
         VideoFiles([one]).split_records("test")
@@ -196,7 +198,7 @@ def test_mirrored_classes_trade_places(motion_folder: Path) -> None:
     at = next(i for i, p in enumerate(dataset.records.paths) if "/meets/" in p)
     seen = {int(dataset[at]["label"][0]) for _ in range(30)}
     assert seen == {data.class_names.index("meets"), data.class_names.index("parts")}
-    with pytest.raises(ConfigError, match="'left', which is no class"):
+    with pytest.raises(ConfigError, match="'left', which is not a class"):
         ready(VideoFolder(motion_folder, flip_pairs=[("left", "parts")]))
 
 
@@ -206,7 +208,7 @@ def test_motionclips_are_written_once_and_never_flipped(tmp_path: Path) -> None:
     assert data.class_names == sorted(FOUR)
     assert not data.datasets["train"].flip
     assert len(data.datasets["train"]) == 12
-    with pytest.raises(DataError, match="seed is 0, asked for 1"):
+    with pytest.raises(DataError, match="seed is 0, not 1"):
         MotionClips(tmp_path / "m", **options, seed=1).prepare_data()
 
 
@@ -270,13 +272,13 @@ def test_short_videos_repeat_frames_and_say_so(tmp_path: Path, caplog: pytest.Lo
 
 
 def test_data_without_a_network_says_what_is_missing(motion_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no protocol"):
+    with pytest.raises(ConfigError, match="The data module has no protocol"):
         VideoFolder(motion_folder).setup("fit")
     with pytest.raises(ConfigError, match="batch_size is 0"):
         VideoFolder(motion_folder, batch_size=0)
 
 
-# views and augmentation as asked for -----------------------------------------------------------------------------
+# views and augmentation overrides -------------------------------------------------------------------------------
 
 
 def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.LogCaptureFixture) -> None:

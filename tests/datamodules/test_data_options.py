@@ -57,7 +57,7 @@ def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None
     with pytest.raises(DataError, match="none.txt, cannot be read"):
         ready(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
     out.write_text("\n".join(whole.ids))
-    with pytest.raises(DataError, match="leaves out every test video"):
+    with pytest.raises(DataError, match="excludes every test video"):
         ready(VideoFolder(motion_folder, exclude=out), "test")
 
 
@@ -107,5 +107,5 @@ def test_segments_are_left_out_by_name_or_with_their_video(tmp_path: Path) -> No
     data = VideoFolder(tmp_path, exclude=tmp_path / "exclude.txt")
     paths = [tmp_path / "P01" / name for name in ("a.mp4", "a.mp4", "b.mp4", "b.mp4")]
     records = VideoRecords.of(paths, [0, 1, 0, 1], ids=["one", "two", "three", "four"], spans=[(0, 1), (1, 2)] * 2)
-    left = data._without_excluded("test", records)
+    left = data._exclude("test", records)
     assert (left.ids.tolist(), left.listed) == (["four"], 4)

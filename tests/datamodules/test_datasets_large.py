@@ -75,7 +75,7 @@ def test_kinetics_finds_videos_in_every_layout_by_name(tmp_path: Path) -> None:
         assert found(data, split) == {"val/fffffffffff_000100_000110.mkv": "abseiling"}
     assert data.class_names == list(K400)
     assert data.flip_names() == []
-    with pytest.raises(DataError, match=r"1 of the 5 videos that Kinetics-400 train \(.*train.csv\) lists are not"):
+    with pytest.raises(DataError, match=r"1 of the 5 videos listed in Kinetics-400 train \(.*train.csv\) are not"):
         Kinetics(tmp_path).split_records("train")
 
 

@@ -44,7 +44,9 @@ def relative(data: Any, records: VideoRecords) -> list[str]:
 def ready(data: Any, stage: str) -> Any:
     """A data module as the Trainer would have it."""
     data.protocol = zoo.create("c2d_r18", **SMALL, image_size=32).protocol
-    data.trainer = SimpleNamespace(training=stage == "fit", testing=stage == "test", predicting=stage == "predict")
+    data.trainer = SimpleNamespace(
+        training=stage == "fit", testing=stage == "test", predicting=stage == "predict", global_rank=0, world_size=1
+    )
     data.setup(stage)
     return data
 
@@ -86,7 +88,7 @@ def test_ucf101_reads_the_official_lists_and_finds_videos_by_name(
     assert "trainlist01.txt lists 3636 videos, the official one 9537" in caplog.text
     for split in ("val", "test", "predict"):  # there is no validation list
         assert relative(data, data.split_records(split)) == ["x/v_Class007_g07_c01.webm"]
-    with pytest.raises(DataError, match=r"3634 of the 3636 videos that .*trainlist01\.txt lists are not below"):
+    with pytest.raises(DataError, match=r"3634 of the 3636 videos listed in .*trainlist01\.txt are not below"):
         UCF101(tmp_path).split_records("train")
     assert UCF101(tmp_path / "x", annotations=tmp_path / "ucfTrainTestlist", max_missing=1.0).class_names == UCF
 

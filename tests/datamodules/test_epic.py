@@ -88,8 +88,8 @@ def test_epic_files_that_cannot_work_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "P01_01.MP4", "P02_102.MP4")
     first, second = SEGMENTS[:2]
     for row, message in (
-        (second.replace("00:00:00.80", "0.8"), r"EPIC_100_train\.csv, line 3: '0\.8' is no time such as"),
-        (second.replace(",take,0,", ",take,97,"), r"line 3: there is no verb or no noun of \[97, 4\]"),
+        (second.replace("00:00:00.80", "0.8"), r"EPIC_100_train\.csv, line 3: '0\.8' is not a time like"),
+        (second.replace(",take,0,", ",take,97,"), r"line 3: \[97, 4\] is not a pair of a verb class"),
         (second.replace(",take,0,", ",take,,"), r"line 3: verb_class is empty"),
         (first, "P01_01_0 is listed more than once"),
     ):

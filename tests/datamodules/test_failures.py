@@ -59,7 +59,7 @@ def test_a_pass_over_validation_videos_counts_its_own_bad_ones(
         for _ in range(2):
             assert sum(len(batch["path"]) for batch in drain(data, loader)) == 11
             assert [Path(path).name for path in data.skipped["val"]] == ["meets_0000.mp4"]
-    assert caplog.text.count("val video left out") == 1  # named once, counted in every pass
+    assert caplog.text.count("val video skipped") == 1  # named once, counted in every pass
     mend()
     assert sum(len(batch["path"]) for batch in drain(data, loader)) == 12  # the workers are the same
     assert data.skipped["val"] == {}

@@ -240,10 +240,10 @@ def test_shards_are_compared_by_file_and_content(how: str, tmp_path: Path) -> No
 
 def test_remote_shards_are_compared_by_name_and_size() -> None:
     def records(shard: str, sizes: list[int]) -> VideoRecords:
-        places = [(512 * number, size) for number, size in enumerate(sizes)]
+        byte_spans = [(512 * number, size) for number, size in enumerate(sizes)]
         ids = [f"{number}.mp4" for number in range(len(sizes))]
         return VideoRecords.of(
-            [f"http://127.0.0.1:9/{shard}.tar"] * len(sizes), [0] * len(sizes), ids=ids, places=places
+            [f"http://127.0.0.1:9/{shard}.tar"] * len(sizes), [0] * len(sizes), ids=ids, byte_spans=byte_spans
         )
 
     parts = {"train": records("one", [10, 20, 30]), "test": records("two", [10, 21, 20])}

@@ -38,7 +38,7 @@ def process(rank: int, port: int, roots: list[Path], out: Path) -> None:
     """Of two: refuse another list, then count the bad ones of both."""
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
-    with pytest.raises(DataError, match="process 0 has 12 test videos and process 1 has 11, or others"):
+    with pytest.raises(DataError, match="Process 0 has 12 test videos, and process 1 has 11 or different ones"):
         data_of(roots[rank], rank).setup("test")
     data = data_of(roots[0], rank)
     data.setup("test")

@@ -43,7 +43,7 @@ def test_shards_whose_videos_are_not_all_found_are_refused(harm: Callable[[bytes
         at = list(shard)[4].offset  # of the .json of the third video
     (tmp_path / "a.tar").write_bytes(harm((tmp_path / "a.tar").read_bytes(), at))
     with pytest.raises(
-        DataError, match=r"a.tar (is damaged, cut short, or joined .* at byte \d+|cannot be read as a tar)"
+        DataError, match=r"a.tar (is damaged, truncated or concatenated at byte \d+|cannot be read as a tar)"
     ):
         data(["index", str(tmp_path / "a.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     assert not (tmp_path / "index").exists()
@@ -62,7 +62,7 @@ def test_parts_of_samples_may_be_apart_and_labels_left_out(tmp_path: Path, caplo
     assert sorted(others) == ["README", "e.cls", "e.video"]
     index_shards([str(tmp_path / "a.tar")], workers=1)
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told == "the shards: 2 files are not read as videos: 1 .video, 1 without an ending"
+    assert told == "the shards: 2 files are not read as videos: 1 .video, 1 without extension"
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
         member(tar, "./x/a.cls", b"walk")
     with pytest.raises(DataError, match=r"a.tar has \./x/a.cls more than once"):
@@ -111,7 +111,7 @@ def test_of_large_videos_only_the_parts_wanted_are_fetched(tmp_path: Path, monke
         with pytest.raises(DataError, match=r"a.tar cannot be read .*503"):
             open_video(part)
         shard.content = bytes(len(shard.content))
-        with pytest.raises(DataError, match="is not where shards.json says"):
+        with pytest.raises(DataError, match="is not at the position listed in shards.json"):
             open_video(part)
     tree = open_tree(tmp_path / "s")  # here, in blocks as well if it is whole
     with open_video(tree.records(["long.mp4"]).source(0)) as reader, open_video(tmp_path / "v/long.mp4") as alone:

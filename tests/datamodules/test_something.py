@@ -28,7 +28,9 @@ V1 = "something-something-v1"
 def ready(data: Any, stage: str) -> Any:
     """A data module as the Trainer would have it."""
     data.protocol = zoo.create("c2d_r18", **SMALL, image_size=32).protocol
-    data.trainer = SimpleNamespace(training=stage == "fit", testing=stage == "test", predicting=False)
+    data.trainer = SimpleNamespace(
+        training=stage == "fit", testing=stage == "test", predicting=False, global_rank=0, world_size=1
+    )
     data.setup(stage)
     return data
 

@@ -154,7 +154,7 @@ def test_half_copied_folders_serve_for_what_is_there(tmp_path: Path) -> None:
     data = VideoFolder(tmp_path)
     assert data.class_names == ["a", "b"]
     assert len(data.split_records("test")) == len(data.split_records("val")) == 6
-    with pytest.raises(DataError, match="has val, but no folder train: it is for testing only"):
+    with pytest.raises(DataError, match="has val, but no train folder; it can only be tested"):
         data.split_records("train")
 
 
@@ -167,17 +167,17 @@ def test_what_is_not_read_is_told_once(tmp_path: Path, caplog: pytest.LogCapture
         data = VideoFolder(place)
         assert [len(data.split_records(split)) for split in ("train", "val", "test")] == [10, 10, 10]
         assert warnings(caplog) == [
-            "videos in no class folder of a split are not read: "
+            "videos outside of the class folders of a split are not read: "
             f"1 in {place}, 2 in {place}/c, 1 in {place}/train, 10 in {place}/validation",
-            f"{place} has no folder test: the videos for validation are read",
+            f"{place} has no test folder: using the validation videos",
         ]
     touch(two, *(f"{c}/{i}.{end}" for c in "ab" for i, end in enumerate(["mp4", "MTS", "ogv", "x", "y", "xmp4", "X"])))
     touch(two, "a/raw", "a/.hidden", "notes.md", "a/a.tar.gz", "b/0.mp4.part", "b/1.aac", "b/2.aac", "b/3.aac")
     data = VideoFolder(two)
     assert sum(len(data.split_records(split)) for split in ("train", "val", "test")) == 6
     assert warnings(caplog) == [
-        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more endings",
-        f"{two} has no folder test: the test part of its automatic split is read, 2 of its 6 videos",
+        f"{two}: 14 files are not read as videos: 4 .x, 3 .aac, 2 .xmp4, 2 .y, 1 .gz and 2 more extensions",
+        f"{two} has no test folder: using the test part of the automatic split, 2 of its 6 videos",
     ]
 
 
@@ -254,7 +254,7 @@ def test_files_to_predict_count_once_and_do_not_mix_with_shards(motion_folder: P
     (tmp_path / "link.mp4").symlink_to(one)
     assert len(VideoFiles([here, f"./{here}", one, here.parent, tmp_path / "link.mp4"]).split_records("predict")) == 3
     shards = shards_of(motion_folder / "val", tmp_path / "s")
-    with pytest.raises(DataError, match="in shards and in files cannot be predicted in one go"):
+    with pytest.raises(DataError, match="in shards and video files cannot be mixed in one command"):
         VideoFiles([one, shards])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="There are no videos below"):
@@ -270,4 +270,4 @@ def test_videos_of_two_shard_folders_may_have_the_same_names(motion_folder: Path
     assert VideoFiles([one]).split_records("predict").ids.tolist() == names
     for number, split in ((0, "val"), (12, "test")):
         source = records.source(number)
-        assert read_member(source.path, source.place or (0, 0)) == (motion_folder / split / names[0]).read_bytes()
+        assert read_member(source.path, source.byte_span or (0, 0)) == (motion_folder / split / names[0]).read_bytes()

@@ -90,12 +90,12 @@ def test_mistakes_are_named(entry: str, motion_folder: Path, tmp_path: Path, cap
         (["--entry", entry], f"--entry {entry} needs the folder of kinetics400: --data FOLDER"),
         (["--entry", entry, "--from", entry, "--data", str(root)], "--entry and --from both name the network"),
         (["--entry", "tanet_r18.wep", "--data", str(root)], "Did you mean 'tanet_r18.web'"),
-        (["--entry", entry, "--data", str(root)], "val.csv) lists are not below"),
+        (["--entry", entry, "--data", str(root)], "val.csv) are not below"),
         (["--entry", entry, "--data", str(tmp_path / "none")], f"There is no folder {tmp_path / 'none'}"),
         # before its weights, which are not in the cache, are asked for
         (
             ["--entry", NAMES["two"], "--data", str(root)],
-            "val.csv) lists are not below",
+            "val.csv) are not below",
         ),
         (["--entry", NAMES["two"], "--data", str(motion_folder)], "There is no annotation file"),
         (["--entry", NAMES["two"], "--data", str(tmp_path / "none")], f"There is no folder {tmp_path / 'none'}"),

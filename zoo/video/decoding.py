@@ -1,7 +1,7 @@
-"""The interface of all decoders: frames of a video by number.
+"""Open a video and decode its frames by number.
 
-There are two decoders of video files, which give the same frames: PyAV, which brings its own FFmpeg, and torchcodec,
-which needs the system's. A folder of frames is read as a video is.
+Two decoders return the same frames of video files: PyAV, which contains FFmpeg, and torchcodec, which needs an
+installed FFmpeg. Folders of frames have the same interface.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ DECODERS = ("pyav", "torchcodec")
 
 
 class Reader(Protocol):
-    """An open video; ``len(reader)`` is the number of its frames, ``fps`` their rate. Use it in a ``with`` block."""
+    """An open video, to be used in a ``with`` block; ``len(reader)`` is its number of frames, ``fps`` its frame rate."""
 
     fps: float
 
     def __len__(self) -> int: ...
 
     def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``.
+        """Decode frames by number, in any order, with repeats: uint8 RGB ``(len(indices), 3, H, W)``.
 
         Args:
-            each: what becomes of frames ``(n, 3, H, W)``, a few at a time, before the next ones are decoded: resized at
-                once, those of a large video take little memory.
+            each: function applied to a few frames ``(n, 3, H, W)`` at a time, before more are decoded. Resizing here
+                saves memory for large videos.
 
         Raises:
             DataError: a frame cannot be decoded.
-            IndexError: there is no such frame.
+            IndexError: a number is out of range.
         """
         ...
 
@@ -55,22 +55,22 @@ class Reader(Protocol):
 def open_video(
     source: str | Path | Source, decoder: str = "pyav", frame_rate: float = 30.0, deadline: float | None = None
 ) -> Reader:
-    """Open a video file, a part of one, a video inside a shard, or a folder of frames.
+    """Open a video file, a segment of one, a video in a shard, or a folder of frames.
 
     Args:
-        source: where it is; a path stands for all of a file or folder.
-        decoder: one of ``DECODERS``; folders of frames need none.
-        frame_rate: of a folder of frames, which does not say.
-        deadline: on the clock of ``time.monotonic``: what is not done by then is given up.
+        source: location of the video; a path stands for a whole file or folder.
+        decoder: one of ``DECODERS``; ignored for folders of frames.
+        frame_rate: frames per second of a folder of frames.
+        deadline: value of ``time.monotonic()`` after which reading raises an error; None for no limit.
 
     Raises:
-        DataError: it is missing, empty, damaged, no video, or takes too long.
-        ConfigError: an unknown decoder, or one that cannot be loaded.
+        DataError: the video is missing, empty, damaged or not a video, or the deadline has passed.
+        ConfigError: the decoder is unknown or cannot be loaded.
     """
     if decoder not in DECODERS:
         raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")
     source = source if isinstance(source, Source) else Source(str(source))
-    if source.place is None and Path(source.path).is_dir():
+    if source.byte_span is None and Path(source.path).is_dir():
         return FrameReader(source, frame_rate, deadline)
     if decoder == "torchcodec":
         from zoo.video.torchcodec_reader import TorchcodecReader
@@ -80,10 +80,10 @@ def open_video(
 
 
 def check_decoder(decoder: str) -> None:
-    """Raise what ``open_video`` would, before the first video is opened.
+    """Check that a decoder is available, before the first video is opened.
 
     Raises:
-        ConfigError: an unknown decoder, or one that cannot be loaded.
+        ConfigError: the decoder is unknown or cannot be loaded.
     """
     if decoder not in DECODERS:
         raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")

@@ -69,11 +69,11 @@ class VideoReader:
 
     def _open_file(self) -> str | io.BytesIO | io.BufferedReader:
         """The path of a regular file that is whole as far as its header tells, or a video in a shard as a file."""
-        if self.source.place is not None:
+        if self.source.byte_span is not None:
             from zoo.video.shard_member import open_member
 
             part = self.source.span is not None
-            file = open_member(self.source.path, self.source.place, str(self.source), part)
+            file = open_member(self.source.path, self.source.byte_span, str(self.source), part)
             check_whole(file, str(self.source), self._check_time)
             return file
         path = Path(self.source.path)

@@ -1,4 +1,4 @@
-"""Which frames make a clip: the samplers of the published code, training and test variants.
+"""Frame indices of clips: the samplers of the published code, for training and testing.
 
 "interval" and "segment" follow the TAdaConv authors' code (``datasets/base/base_dataset.py``), "dense" and "uniform"
 the TAM authors' (``ops/dataset.py``), "twice" and "spread" MMAction2's SampleFrames with and without twice_sample,
@@ -21,18 +21,18 @@ View = tuple[int, int]  # (k, n): test clip k of n
 
 
 def _randint(high: int, size: int | None = None) -> np.ndarray:
-    """Uniform in [0, high): from torch's generator, which Lightning seeds in every worker."""
+    """Draw uniformly from [0, high), from torch's generator, which Lightning seeds in every worker."""
     return torch.randint(max(high, 1), (size,) if size else ()).numpy()
 
 
 def _span(protocol: Protocol, fps: float) -> float:
-    """Frames from the start of a clip to its end, where ``interval`` counts frames of 1/30 second."""
+    """Return the length of a clip in frames; ``interval`` is in frames of 1/30 second."""
     assert protocol.interval is not None
     return protocol.num_frames * protocol.interval * fps / 30
 
 
 def _start(room: float, view: View | None) -> float:
-    """Start of a clip in a video with ``room`` more frames; test clips start at k/n of it, so none reaches the end."""
+    """Return the start of a clip in a video with ``room`` more frames; test clips start at k/n of it."""
     if view is None:
         return room * float(torch.rand(()))
     k, n = view
@@ -94,7 +94,7 @@ def _middle(protocol: Protocol, total: int, fps: float, view: View | None) -> np
 
 def _dense(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
     assert protocol.interval is not None
-    starts = max(1, 1 + total - protocol.num_frames * protocol.interval)  # places where a clip may start
+    starts = max(1, 1 + total - protocol.num_frames * protocol.interval)  # number of possible starts of a clip
     if view is None:
         start = int(_randint(starts - 1))  # never the last, as released
     else:
@@ -104,7 +104,7 @@ def _dense(protocol: Protocol, total: int, fps: float, view: View | None) -> np.
 
 
 def _one_of_each_part(protocol: Protocol, total: int) -> np.ndarray | None:
-    """Training of "uniform", "twice" and "spread": a frame of each part; None where parts are below one frame."""
+    """Draw a frame from each of T parts, for training with "uniform", "twice" and "spread"; None for shorter videos."""
     average = total // protocol.num_frames
     if average == 0:
         return None
@@ -156,15 +156,17 @@ SAMPLERS: dict[str, Callable[[Protocol, int, float, View | None], np.ndarray]] =
 
 
 def sample(protocol: Protocol, total: int, fps: float, view: View | None = None) -> np.ndarray:
-    """Frame numbers ``(T,)`` of one clip of a video with ``total`` frames.
+    """Return the frame indices ``(T,)`` of one clip.
 
     Args:
-        fps: frames a second of the video; "interval", "duration" and "offset" measure time with it.
-        view: ``(k, n)`` for test clip k of n; None draws a training clip from torch's random generator.
+        protocol: sampling, number of frames and interval.
+        total: number of frames of the video.
+        fps: frames per second of the video, for samplings by time ("interval", "duration" and "offset").
+        view: ``(k, n)`` for test clip k of n; None for a random training clip, from torch's global generator.
 
     Raises:
-        ConfigError: a video without frames, or more than 2 clips of "twice".
+        ConfigError: the video has no frames, or "twice" sampling has more than 2 clips.
     """
     if total < 1:
-        raise ConfigError("a clip cannot be cut from a video without frames.")
+        raise ConfigError("A video without frames has no clips.")
     return SAMPLERS[protocol.sampling](protocol, total, fps, view)

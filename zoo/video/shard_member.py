@@ -1,4 +1,4 @@
-"""One video inside a shard (a tar file, local or remote), as bytes or as a file."""
+"""A video inside a shard (a local or remote tar file), as bytes or as a file object."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ from typing import Any
 
 from zoo.errors import ConfigError, DataError, DataReason
 
-PAUSES = (0.5, 2.0, 5.0)  # seconds before a host that failed is asked again
+PAUSES = (0.5, 2.0, 5.0)  # seconds before each repeated request
 HEADER = tarfile.BLOCKSIZE
-BLOCK, KEPT = 1 << 20, 8  # bytes fetched at a time of a large video, and how many such blocks are kept
-# file systems are never given up: a forked worker that did so with an inherited one would close its connections in
-# the kernel's table that it shares with the parent, whose next request would then wait for ever
-_KEPT: dict[int, Any] = {}
+BLOCK = 1 << 20  # bytes per read of a large video
+CACHED_BLOCKS = 8  # number of blocks of a large video in memory
+# File systems are never released. A forked worker that released an inherited one would close connections that it shares
+# with its parent, and the parent's next request would never return.
+_FILE_SYSTEMS: dict[int, Any] = {}
 
 
-def read_member(path: str, place: tuple[int, int], name: str = "") -> bytes:
-    """The bytes of one video in a shard.
+def read_member(path: str, byte_span: tuple[int, int], name: str = "") -> bytes:
+    """Return the bytes of one video in a shard.
 
     Args:
-        path: of the shard, or its URL.
-        place: offset and number of the bytes.
-        name: of the video, for messages.
+        path: path or URL of the shard.
+        byte_span: offset and size of the video in bytes.
+        name: name of the video in messages.
 
     Raises:
-        DataError: the shard cannot be reached, is shorter, or has something else there.
+        DataError: the shard cannot be read, is truncated, or has no video at this position.
     """
-    offset, size = place
+    offset, size = byte_span
     content = _exactly(path, offset - HEADER, offset + size, name)
     _check_header(content, path, size, name)
     return content[HEADER:]
 
 
 def open_member(
-    path: str, place: tuple[int, int], name: str = "", part: bool = False
+    path: str, byte_span: tuple[int, int], name: str = "", part: bool = False
 ) -> io.BytesIO | io.BufferedReader:
-    """One video in a shard as a file: a small one, or a whole one from afar, is read at once, others block by block.
+    """Open one video in a shard as a file object.
+
+    Small videos, and remote videos that are read completely, are read at once; others block by block.
 
     Args:
-        path, place, name: as of ``read_member``.
-        part: only a part of it is wanted.
+        path, byte_span, name: see ``read_member``.
+        part: whether only a segment of the video will be read.
 
     Raises:
-        DataError: as of ``read_member``; of a video that is read block by block also when it is read.
+        DataError: see ``read_member``; reading block by block may raise it later.
     """
-    if place[1] <= BLOCK * KEPT or ("://" in path and not part):
-        return io.BytesIO(read_member(path, place, name))
-    offset, size = place
+    if byte_span[1] <= BLOCK * CACHED_BLOCKS or ("://" in path and not part):
+        return io.BytesIO(read_member(path, byte_span, name))
+    offset, size = byte_span
     start, stop = offset - HEADER, offset + size
 
-    @functools.lru_cache(KEPT)
+    @functools.lru_cache(CACHED_BLOCKS)
     def block(number: int) -> bytes:
         first = start + number * BLOCK
         return _exactly(path, first, min(first + BLOCK, stop), name)
@@ -63,18 +66,18 @@ def open_member(
 
 
 class MemberFile(io.RawIOBase):
-    """A video in a shard, fetched block by block as it is read.
+    """File object of a video in a shard, which reads blocks on demand.
 
     Args:
-        block: the bytes of a block by number; they begin with the header in front of the video.
-        size: bytes of the video.
+        block: function that returns a block by number; block 0 starts with the tar header of the video.
+        size: size of the video in bytes.
     """
 
     def __init__(self, block: Callable[[int], bytes], size: int) -> None:
         self._block, self._size, self._at = block, size, 0
 
     def opened(self) -> io.BufferedReader:
-        """A file with a place of its own in the same blocks."""
+        """Return a file with its own position, which shares the blocks."""
         return io.BufferedReader(MemberFile(self._block, self._size))
 
     def readable(self) -> bool:
@@ -105,29 +108,32 @@ class MemberFile(io.RawIOBase):
 def _exactly(path: str, start: int, stop: int, name: str) -> bytes:
     content = fetch(path, max(start, 0), stop)
     if len(content) > stop - start:
-        raise ConfigError(f"{path} is served only as a whole: the host has to answer range requests.")
+        raise ConfigError(f"{path} cannot be read in parts: its host does not support range requests.")
     if len(content) < stop - start:
-        what = f"{name or 'A video'} in {path}"
-        raise DataError(f"{what} ends {stop - start - len(content)} bytes too early: the shard is truncated.")
+        raise DataError(
+            f"{name or 'A video'} in {path} ends {stop - start - len(content)} bytes too early: the shard is truncated."
+        )
     return content
 
 
 def _check_header(content: bytes, path: str, size: int, name: str) -> None:
-    """The file's own header is read with it: an index may be of other shards than these."""
+    """Compare the tar header in front of the video with the index, which may belong to other shards."""
     try:
         fits = tarfile.TarInfo.frombuf(content[:HEADER], "utf-8", "replace").size == size
     except tarfile.HeaderError:
         fits = False
     if not fits:
-        what = f"{name or 'A video'} in {path}"
-        raise DataError(f"{what} is not where shards.json says; the shards were changed: index them again.")
+        raise DataError(
+            f"{name or 'A video'} in {path} is not at the position listed in shards.json: the shards have changed. "
+            "Index them again."
+        )
 
 
 def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """Bytes ``[start, stop)`` of a file or URL, as far as it has them; a host that fails is asked again a few times.
+    """Return bytes ``[start, stop)`` of a file or URL, or fewer at its end; failed requests are repeated.
 
     Raises:
-        DataError: it cannot be read; ``reason`` says why.
+        DataError: it cannot be read; ``reason`` is the cause.
     """
     if "://" not in path:
         try:
@@ -147,10 +153,10 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
             raise
         except FileNotFoundError as error:
             raise DataError(f"{path} cannot be read: there is no such file.", "missing") from error
-        except Exception as error:  # each kind of store has its own
+        except Exception as error:  # each storage driver has its own types
             status = getattr(error, "status", None)  # of HTTP
             forbidden = status == 403 or isinstance(error, PermissionError)
-            if status == 416:  # it begins behind the end
+            if status == 416:  # start is beyond the end
                 return b""
             refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
             if pause is None or refused or forbidden:
@@ -161,22 +167,22 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """What reads a URL, and what it calls it. fsspec keeps one for each host, anew in every process.
+    """Return the fsspec file system of a URL, cached per host and process, and the path in it.
 
     Raises:
-        DataError: nothing that is installed reads such URLs.
+        DataError: no installed driver reads such URLs.
     """
     try:
         import fsspec
 
-        # proxies are told by the environment on many clusters, which aiohttp looks at only if asked
+        # many clusters define proxies in the environment, which aiohttp ignores by default
         options = {"client_kwargs": {"trust_env": True}} if url.startswith(("http://", "https://")) else {}
         system, inner = fsspec.core.url_to_fs(url, **options)
-        _KEPT[id(system)] = system
+        _FILE_SYSTEMS[id(system)] = system
         return system, inner
     except ImportError as error:
         kind = url.partition("://")[0]
         hint = "http" if kind == "https" else kind
         raise DataError(f"{url} needs one more package ({error}): pip install 'fsspec[{hint}]'.") from error
     except ValueError as error:
-        raise DataError(f"{url} is of no kind that fsspec reads ({error}).") from error
+        raise DataError(f"fsspec cannot read {url} ({error}).") from error

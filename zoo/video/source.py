@@ -1,4 +1,4 @@
-"""Where one video is: a file, a part of one, a member of a shard, or a folder of frames."""
+"""Location of one video: a file, a segment of a file, a member of a shard, or a folder of frames."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Source:
-    """Where one video is.
+    """Location of one video.
 
     path: a video file, a folder of frames, or a shard (a path or a URL).
-    span: of a longer video, seconds ``[start, stop)``; of a folder of frames, frame numbers ``[start, stop)`` from 0.
-    place: of a video in a shard, the offset and the number of its bytes.
-    name: what messages and reports call it; the path, if not given.
-    open_end: the span of a folder of frames may pass its end, as that of a video file may; else that is an error.
+    span: segment ``[start, stop)``, in seconds for a video file, in frame numbers from 0 for a folder of frames; None
+        for all.
+    byte_span: offset and size in bytes of a video in a shard; None for other videos.
+    name: name in messages and reports; default the path.
+    open_end: whether the span of a folder of frames may exceed its end, like that of a video file; else it is an error.
     """
 
     path: str
     span: tuple[float, float] | None = None
-    place: tuple[int, int] | None = None
+    byte_span: tuple[int, int] | None = None
     name: str = ""
     open_end: bool = False
 

@@ -1,4 +1,4 @@
-"""A limit on how long one video may take, whatever its decoder does."""
+"""A time limit for decoding a video, even if the decoder hangs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class _Thread:
-    """A thread that does one piece of work after another. One for each video would cost a third of the loading."""
+    """Worker thread, reused because a thread for each video would cost a third of the loading time."""
 
     def __init__(self) -> None:
-        self.process = os.getpid()  # a forked process has the object, and no thread
-        self.work: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()  # None: there is no more
+        self.process = os.getpid()  # a forked process inherits the object without the thread
+        self.work: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()  # None ends the thread
         self.done: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
         threading.Thread(target=self._run, daemon=True, name="decoding").start()
 
@@ -29,36 +29,40 @@ class _Thread:
                 done = work(), None
             except BaseException as error:
                 done = None, error
-            if self.work.empty():  # else nobody waits for it
+            if self.work.empty():  # else the caller has given up
                 self.done.put(done)
-            del work, done  # and the frames that they hold
+            del work, done  # releases the frames
 
 
-_KEPT = threading.local()
+_local = threading.local()  # the worker thread of each calling thread
 
 
 def within(seconds: float | None, name: str, work: Callable[[], T]) -> T:
-    """The result of ``work``, or its error; None for ``seconds`` sets no limit.
+    """Return the result of ``work``, or raise its error.
 
-    It runs in a thread, which is left behind if it takes longer: decoders release the interpreter's lock, so the caller
-    goes on, and the thread ends with the call. One that never returns keeps a core busy until its process ends; readers
-    check a deadline of their own between frames, so that this stays the exception.
+    ``work`` runs in a thread, which is abandoned at the time limit: decoders release the interpreter lock, so the
+    caller can continue. An abandoned thread ends when ``work`` returns; a decoder that never returns keeps a core busy
+    until the process ends. This is rare, as readers also check a deadline between frames.
+
+    Args:
+        seconds: the time limit; None for no limit.
+        name: the name of the video in error messages.
 
     Raises:
-        DataError: it took longer.
+        DataError: ``work`` exceeds the time limit.
     """
     if seconds is None:
         return work()
-    thread: _Thread | None = getattr(_KEPT, "thread", None)
+    thread: _Thread | None = getattr(_local, "thread", None)
     if thread is None or thread.process != os.getpid():
-        thread = _KEPT.thread = _Thread()
+        thread = _local.thread = _Thread()
     thread.work.put(work)
     try:
         result, error = thread.done.get(timeout=seconds)
     except BaseException as reason:
-        del _KEPT.thread  # what it still gives would be taken for the next result
+        del _local.thread  # else its late result would be taken for that of the next call
         thread.work.put(None)
-        if not isinstance(reason, Empty):  # but an interruption
+        if not isinstance(reason, Empty):  # an interruption
             raise
         raise DataError(
             f"{name} took longer than {seconds:g} s to decode; increase time_limit if the video is just long."
@@ -68,4 +72,4 @@ def within(seconds: float | None, name: str, work: Callable[[], T]) -> T:
             raise error
         return result
     finally:
-        del error  # whose traceback has this function, and frames of the video
+        del error  # its traceback refers to this function and to frames of the video

@@ -16,7 +16,12 @@ from zoo.errors import ConfigError
 from zoo.protocol import CROPS, Protocol
 
 FLOATS = ("tadaconv", "pytorchvideo")  # pixels that are resized as floats
-STEPS = {("mmaction2", 3): 2, ("mmaction2", 10): 4, ("tam", 3): 4, ("tam", 10): 4}  # what crops are a multiple of
+STEPS = {
+    ("mmaction2", 3): 2,
+    ("mmaction2", 10): 4,
+    ("tam", 3): 4,
+    ("tam", 10): 4,
+}  # crop positions are multiples of this
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; TAM authors' training crops
 SHORT_SIDE_RANGE = 340 / 224  # TAdaConv authors: short side 224 to 340 for a crop of 224
 AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # of the boxes of _resized_crop: share of the frame, width / height
@@ -32,12 +37,11 @@ def _choice(count: int) -> int:
 
 
 def resize_short_side(frames: Tensor, size: int, antialias: bool, pixels: str = "plain") -> Tensor:
-    """Resize so that the short side is ``size`` pixels, bilinear, as the code that ``pixels`` names does.
+    """Resize frames bilinearly to a short side of ``size`` pixels, like the published code named by ``pixels``.
 
     The TAdaConv authors' and pytorchvideo's code resizes floats, so the result is float32 ``(T, C, H, W)`` from 0 to
-    255 and not rounded; else it is uint8. Frames that are of this size already come back as they are, uint8: as floats
-    they would be the same. "tam" is PIL's filter, "mmaction2" OpenCV's, both to within one level of 255: each of the
-    three rounds its weights in a way of its own.
+    255, not rounded; otherwise it is uint8. Frames of this size are returned unchanged, as uint8. "tam" is equal to
+    PIL's filter and "mmaction2" to OpenCV's, up to 1 of 255, because the libraries round filter weights differently.
     """
     height, width = frames.shape[-2:]
     short, long = min(height, width), max(height, width)
@@ -53,13 +57,13 @@ def resize_short_side(frames: Tensor, size: int, antialias: bool, pixels: str = 
     if pixels not in FLOATS:
         return F.resize(frames, target, antialias=antialias)
     out = torch.empty((*frames.shape[:-2], *target))
-    for frame, place in zip(frames, out, strict=True):  # one at a time: floats of whole videos would be gigabytes
-        place.copy_(interpolate(frame[None].float(), target, mode="bilinear", antialias=antialias)[0])
+    for frame, target_frame in zip(frames, out, strict=True):  # one by one: all frames as floats would take gigabytes
+        target_frame.copy_(interpolate(frame[None].float(), target, mode="bilinear", antialias=antialias)[0])
     return out
 
 
 def _stops(room: int, crops: int, pixels: str) -> tuple[int, int, int]:
-    """First, middle and last place of a crop along a side that has ``room`` pixels more."""
+    """Return the first, middle and last position of a crop along a side that is ``room`` pixels longer."""
     if pixels == "pytorchvideo":
         return 0, -(-room // 2), room
     if pixels == "tam" and crops == 1:  # torchvision's center crop
@@ -70,15 +74,15 @@ def _stops(room: int, crops: int, pixels: str) -> tuple[int, int, int]:
 
 
 def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> list[Tensor]:
-    """The spatial views of a test video, squares of ``size`` pixels; they share the memory of ``frames``.
+    """Return the spatial views of a test video, squares of ``size`` pixels that share the memory of ``frames``.
 
-    1 is the center; 3 are left, center, right (or top, center, bottom); 10 are the corners (upper left, upper right,
-    lower left, lower right), the center, and the mirror images of these five (MMAction2's TenCrop). To the pixel as the
-    code that ``pixels`` names cuts them: the TAM authors' three lie along the width of an upright video too, where they
-    are one and the same.
+    One crop is the center. Three are left, center, right (or top, center, bottom). Ten are the corners (upper left,
+    upper right, lower left, lower right), the center, and the mirror images of these five (MMAction2's TenCrop).
+    Positions are those of the published code named by ``pixels``. The TAM authors' code positions three crops along the
+    width of portrait videos too, where they coincide.
 
     Raises:
-        ConfigError: another number of crops, or frames smaller than the crop.
+        ConfigError: ``crops`` is not 1, 3 or 10, or the frames are smaller than the crop.
     """
     height, width = frames.shape[-2:]
     if crops not in CROPS:
@@ -87,14 +91,14 @@ def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> 
         raise ConfigError(f"a crop of {size} does not fit into {height} x {width}; resize must be at least crop.")
     (top, middle, bottom), (left, center, right) = (_stops(side - size, crops, pixels) for side in (height, width))
     if crops == 1:
-        places = [(middle, center)]
+        positions = [(middle, center)]
     elif crops == 3:
-        places = [(middle, left), (middle, center), (middle, right)]
+        positions = [(middle, left), (middle, center), (middle, right)]
         if height > width and pixels != "tam":
-            places = [(top, center), (middle, center), (bottom, center)]
+            positions = [(top, center), (middle, center), (bottom, center)]
     else:
-        places = [(top, left), (top, right), (bottom, left), (bottom, right), (middle, center)]
-    views = [frames[..., y : y + size, x : x + size] for y, x in places]
+        positions = [(top, left), (top, right), (bottom, left), (bottom, right), (middle, center)]
+    views = [frames[..., y : y + size, x : x + size] for y, x in positions]
     return views if crops < 10 else views + [view.flip(-1) for view in views]
 
 
@@ -109,7 +113,7 @@ def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A box of one of four scales, slightly stretched at most, at one of 13 fixed places, resized to a square.
+    """A box of one of four scales, slightly stretched at most, at one of 13 fixed positions, resized to a square.
 
     As the TAM authors', it cuts videos of any size; they kept them at short side 256, MMAction2 resizes them to it
     first, which comes to the same but for rounding. Both take 222 to 226 pixels for 224; here they stay what they are.
@@ -118,8 +122,8 @@ def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     sides = [max(1, int(min(height, width) * scale)) for scale in MULTI_SCALES]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     box_h, box_w = pairs[_choice(len(pairs))]
-    places = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
-    row, column = places[_choice(len(places))]
+    positions = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
+    row, column = positions[_choice(len(positions))]
     top, left = row * ((height - box_h) // 4), column * ((width - box_w) // 4)
     size = [protocol.train_crop, protocol.train_crop]
     return F.resized_crop(frames, top, left, box_h, box_w, size, antialias=protocol.antialias)
@@ -162,13 +166,19 @@ AUGMENTATIONS = {
 def train_clip(
     frames: Tensor, protocol: Protocol, flip: bool, erasing: float = 0.0, color_jitter: float = 0.0
 ) -> tuple[Tensor, bool]:
-    """A training clip ``(T, C, train_crop, train_crop)``, uint8, and whether it was mirrored; all frames alike.
+    """Augment a training clip; all frames change in the same way.
 
     Args:
-        erasing: probability that a box of 2 to 33 % of the area turns into the gray of the protocol's mean, which is 0
-            to the network (Random Erasing, arXiv 1708.04896; sizes as there).
-        color_jitter: brightness, contrast and saturation are multiplied by 1 - color_jitter to 1 + color_jitter; hues
-            stay (as timm's and PySlowFast's option of this name; 0.4 is usual).
+        frames: uint8 ``(T, C, H, W)``.
+        protocol: ``augment`` and ``train_crop``.
+        flip: mirror half of the clips.
+        erasing: probability that a box of 2 to 33 % of the area becomes the gray of the protocol's mean, which is 0
+            after normalization (Random Erasing, arXiv 1708.04896).
+        color_jitter: brightness, contrast and saturation are multiplied by 1 - color_jitter to 1 + color_jitter; the
+            hue is not changed (like the option of timm and PySlowFast; 0.4 is usual).
+
+    Returns:
+        The clip, uint8 ``(T, C, train_crop, train_crop)``, and whether it is mirrored.
     """
     clip = AUGMENTATIONS[protocol.augment](frames, protocol)
     if color_jitter:
@@ -181,14 +191,14 @@ def train_clip(
 
 
 def normalize(video: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Frames of 0 to 255, uint8 or float, ``(..., T, C, H, W)`` -> floats ``(..., C, T, H, W)``, on the batch's device.
+    """Normalize frames from 0 to 255, uint8 or float ``(..., T, C, H, W)``, to floats ``(..., C, T, H, W)``.
 
-    Published code divides by 255 first. In single precision the two differ by 1e-6 at most for the means and deviations
-    in use.
+    Published code divides by 255 first. In single precision, the difference is at most 1e-6 for the means and standard
+    deviations in use.
     """
-    if video.shape[-3] != len(mean):  # networks for 1 or more than 3 channels see RGB cycled to their number
+    if video.shape[-3] != len(mean):  # other channel counts repeat R, G, B cyclically
         video = video[..., [i % video.shape[-3] for i in range(len(mean))], :, :]
     shift = torch.tensor(mean, device=video.device)[:, None, None] * 255
     scale = torch.tensor(std, device=video.device)[:, None, None] * 255
-    # the transpose is a view: networks fold frames into the batch, which undoes it for nothing
+    # the transpose is a view: networks fold frames into the batch, which undoes it without a copy
     return (video - shift).div_(scale).transpose(-4, -3)

@@ -232,7 +232,7 @@ def test_large_videos_inside_a_shard_are_read_block_by_block(
     kind: str, tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shard_member, "BLOCK", 512)  # what they hold is a header and a few hundred bytes each
-    monkeypatch.setattr(shard_member, "KEPT", 2)
+    monkeypatch.setattr(shard_member, "CACHED_BLOCKS", 2)
     video = put(odd(kind), tmp_path / "v.mp4")
     pack(tmp_path, [video.name], tmp_path / "s.tar")
     ((_, *place, _),) = scan(str(tmp_path / "s.tar"))[0]
