@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 
 from lit_modules.optim import GROUP_OPTIONS, SCHEDULE_OPTIONS
-from zoo.provenance import OF_ALL, OF_START, provenance_now
+from zoo.provenance import ALWAYS_VALID_KEYS, SOURCE_KEYS, provenance_now
 
 # settings of a VideoClassifier that define a run; None, what is off by default, and what is of no effect are left out
 SETTINGS = (
@@ -32,7 +32,9 @@ def provenance_of(module: L.LightningModule) -> dict[str, Any]:
     counts = {split: len(videos) for split, videos in getattr(data, "datasets", {}).items()}
     measured = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
     started = module.hparams["pretrained"]
-    before = {key: v for key, v in network.spec.provenance.items() if key in (OF_START if started else OF_ALL)}
+    before = {
+        key: v for key, v in network.spec.provenance.items() if key in (SOURCE_KEYS if started else ALWAYS_VALID_KEYS)
+    }
     found = {
         "fine_tuned_from": module.hparams["name"] if started else network.spec.arch,
         "epochs": _epochs(trainer),

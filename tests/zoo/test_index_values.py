@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_house import changed_index
+from test_index_entries import changed_index
 
 from zoo.errors import ConfigError
 from zoo.index import parse_index, read_labels

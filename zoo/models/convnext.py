@@ -179,7 +179,7 @@ class TAdaConvNeXt(VideoNetwork):
             if number:
                 x = self.downsamples[number - 1](x)
             for block in cast(nn.ModuleList, stage):
-                x = self.through(block, x, num_frames)
+                x = self.run_block(block, x, num_frames)
         return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:

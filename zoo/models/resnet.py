@@ -167,7 +167,7 @@ class VideoResNet(VideoNetwork):
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in cast(nn.ModuleList, stage):
-                x = self.through(block, x, num_frames)
+                x = self.run_block(block, x, num_frames)
         return x.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:

@@ -209,7 +209,7 @@ class TAdaFormer(VideoNetwork):
         y = torch.cat([self.class_embedding.expand(y.shape[0], 1, -1), y], dim=1) + self.pos_embed
         y = self.norm_pre(y)
         for block in self.blocks:
-            y = self.through(block, y, num_frames, self.grid, class_only and block is self.blocks[-1])
+            y = self.run_block(block, y, num_frames, self.grid, class_only and block is self.blocks[-1])
         return y.unflatten(0, (-1, num_frames))
 
     def forward_features(self, x: Tensor) -> Tensor:
