@@ -86,18 +86,25 @@ def build_network(
     Raises:
         ConfigError: ``weights`` with an architecture, or ``options`` with another kind of name.
     """
-    arguments = {"num_classes": num_classes, "num_frames": num_frames}
-    given = {key: value for key, value in arguments.items() if value is not None}
     if name in ARCHITECTURES:
         if weights is not None:
             raise ConfigError(
                 f"weights= needs an index name such as {', '.join(zoo.list_models(arch=name)[:2]) or 'arch.tag'}; "
                 f"{name} is an architecture."
             )
-        return zoo.create(name, image_size=image_size, **(given | (options or {})))
+        counts = {"num_classes": num_classes, "num_frames": num_frames}
+        given = {key: count for key, count in counts.items() if count is not None}
+        return zoo.create(name, features_only=False, image_size=image_size, **(given | (options or {})))
     if options:
         raise ConfigError(f"options= needs the name of an architecture; {name} has fixed options.")
-    return zoo.load(name, weights=weights, pretrained=pretrained, image_size=image_size, **given)  # type: ignore[arg-type]
+    return zoo.load(
+        name,
+        weights=weights,
+        pretrained=pretrained,
+        num_classes=num_classes,
+        num_frames=num_frames,
+        image_size=image_size,
+    )
 
 
 # classes ---------------------------------------------------------------------------------------------------------
@@ -150,7 +157,7 @@ def match_classes(network: VideoNetwork, class_names: Sequence[str]) -> str | No
         change = "reordered, because the data has its classes in another order"
         if len(names) < len(labels):
             change = f"cut down to the {len(names)} classes of the data, out of {len(labels)}"
-    elif labels is not None or network.get_classifier().out_features != len(names):
+    elif labels is not None or network.spec.num_classes != len(names):
         network.reset_classifier(len(names))
         spec = spec.with_classes(len(names))
         change = "re-initialized, because the data has other classes" + _missing_classes(names, labels or [])
@@ -279,10 +286,10 @@ def set_drop_rates(network: VideoNetwork, drop_rate: float | None, drop_path_rat
     if drop_rate is not None:
         check_rate("drop_rate", drop_rate)
         network.dropout.p = drop_rate
-        network.spec = network.spec.with_options(dropout=drop_rate)
+        network.spec = network.spec.with_options(drop_rate=drop_rate)
     if drop_path_rate is not None:
         network.set_drop_path(drop_path_rate)
-        network.spec = network.spec.with_options(drop_path=drop_path_rate)
+        network.spec = network.spec.with_options(drop_path_rate=drop_path_rate)
 
 
 def protocol_frames(name: str) -> int:

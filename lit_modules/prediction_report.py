@@ -78,9 +78,7 @@ class PredictionReport(Callback):
         assert self._rows is not None
         self._rows.close()
         data = require_video_data(trainer)
-        skipped = gather_by_name(
-            data.skipped["predict"]
-        )  # waits for the files of all processes
+        skipped = gather_by_name(data.skipped["predict"])  # waits for the files of all processes
         data.check_bad("predict", skipped)
         if not trainer.is_global_zero:
             return

@@ -10,7 +10,7 @@ import lightning as L
 from lit_modules.interfaces import video_data
 from lit_modules.recipe_options import OLD_NAMES
 from zoo.models import VideoNetwork
-from zoo.provenance import OF_ALL, OF_START, provenance_now
+from zoo.provenance import ALWAYS_VALID_KEYS, SOURCE_KEYS, provenance_now
 
 if TYPE_CHECKING:
     from lit_modules.base import VideoClassifier
@@ -38,7 +38,8 @@ def provenance_of(module: VideoClassifier) -> dict[str, Any]:
     counts = {} if data is None else {split: len(videos) for split, videos in data.datasets.items()}
     measured = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
     started = module.hparams["pretrained"]
-    before = {key: v for key, v in network.spec.provenance.items() if key in (OF_START if started else OF_ALL)}
+    keys = SOURCE_KEYS if started else ALWAYS_VALID_KEYS
+    before = {key: value for key, value in network.spec.provenance.items() if key in keys}
     current = {
         "fine_tuned_from": module.hparams["name"] if started else network.spec.arch,
         "epochs": _epochs(trainer),

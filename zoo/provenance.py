@@ -1,4 +1,4 @@
-"""Where a network's weights come from: what is true of them as they are now, and what of it is told to everybody."""
+"""Provenance: verified facts about a network's weights, and the subset that is safe to publish."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.adapt import LoadReport
 from zoo.errors import ZooError
 from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry, load_index
-from zoo.models import ARCHITECTURES
+from zoo.models import ARCHITECTURES, VideoNetwork
 from zoo.spec import UNTRAINED
 from zoo.weights.conversion import read_published
 from zoo.weights.digests import read_digests
@@ -26,60 +27,65 @@ from zoo.weights.model_folder import WEIGHTS_FILE, read_model
 from zoo.wrappers import COMPILED, state_of, unwrap
 
 LOCAL = "a local checkpoint"
-INITIALIZED = "initialized"  # keys of a network that nobody has trained
+INITIALIZED = "initialized"  # keys without trained values
 START = "start_only"  # the weights were trained for another network, such as an image network, and not since
-COPY_OF = "copy_of"  # the Hub's repository whose weights these are, unchanged
-OF_ALL = ("package",)  # what a network brings along that is true of it however it was initialized,
-OF_START = (*OF_ALL, "entry", "sha256", "size", "source")  # and what is true of the file its training goes back to
+COPY_OF = "copy_of"  # repository on the Hub that has exactly these weights
+ALWAYS_VALID_KEYS = ("package",)  # stay valid whatever happens to the weights
+SOURCE_KEYS = (*ALWAYS_VALID_KEYS, "entry", "sha256", "size", "source")  # stay valid when the weights are fine-tuned
 
 
-def provenance_now(network: Any) -> dict[str, Any]:
-    """What a network's provenance may say of its tensors as they are now.
+def provenance_now(network: torch.nn.Module) -> dict[str, Any]:
+    """Return the provenance of a network's current tensors.
 
-    Anybody may have trained or changed them since they were loaded: unless they are, bit for bit, those of the file
-    that they came from, only their start is known.
+    The tensors may have been trained or modified since they were loaded. Unless they are bit for bit those of the
+    weight file, only the file is reported, as the start of the training.
     """
     network = unwrap(network)
-    report, made = network.report, dict(network.spec.provenance)
+    assert isinstance(network, VideoNetwork)
+    report, provenance = network.report, dict(network.spec.provenance)
     untrained = report.still_untrained(state_of(network))
-    new: dict[str, Any] = {INITIALIZED: list(untrained)} if untrained else {}
+    current: dict[str, Any] = {INITIALIZED: list(untrained)} if untrained else {}
     if report.source is None:
-        return {key: made[key] for key in OF_ALL if key in made} | new
-    start = {key: made[key] for key in OF_START if key in made}
+        return {key: provenance[key] for key in ALWAYS_VALID_KEYS if key in provenance} | current
+    source = {key: provenance[key] for key in SOURCE_KEYS if key in provenance}
     if report.name in load_index().entries:
-        made = start = {"sha256": report.sha256} | start | {"entry": report.name}
-    untouched = _untouched(report, state_of(network))
-    if report.start_only and (untrained if report.untrained else untouched):
-        new[START] = True
-    if untouched and report.as_trained:
-        return made | new | ({COPY_OF: report.name} if report.name.startswith(HUB_PREFIX) else {})
-    return start | {"fine_tuned_from": report.name} | new
+        provenance = source = {"sha256": report.sha256} | source | {"entry": report.name}
+    unchanged = _is_unchanged(report, state_of(network))
+    if report.start_only and (untrained if report.untrained else unchanged):
+        current[START] = True
+    if unchanged and report.as_trained:
+        copy = {COPY_OF: report.name} if report.name.startswith(HUB_PREFIX) else {}
+        return provenance | current | copy
+    return source | {"fine_tuned_from": report.name} | current
 
 
-def _untouched(report: Any, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether all tensors taken as they stood in a file are still so; no if the file has gone or is another by now."""
-    path = Path(report.source)
+def _is_unchanged(report: LoadReport, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors that were loaded unchanged still equal those in the file.
+
+    False if the file was removed or replaced.
+    """
+    path = Path(str(report.source))
     try:
         if sha256_of(path) != report.sha256:
             return False
         if path.suffix == SUFFIX:
-            held = read_checkpoint(path)[0]
+            saved = read_checkpoint(path)[0]
         elif report.name in load_index().entries and path.name != WEIGHTS_FILE:
-            held = read_published(load_index()[report.name], path)[0]
+            saved = read_published(load_index()[report.name], path)[0]
         else:
-            held = read_model(path)[0]
+            saved = read_model(path)[0]
     except (ZooError, OSError):
         return False
-    taken = set(tensors) - {*report.initialized, *(report.adapted or {})}
-    if not taken <= set(held):
+    loaded = set(tensors) - {*report.initialized, *(report.adapted or {})}
+    if not loaded <= set(saved):
         return False
-    return fingerprint({key: held[key] for key in taken}) == fingerprint({key: tensors[key] for key in taken})
+    return fingerprint({key: saved[key] for key in loaded}) == fingerprint({key: tensors[key] for key in loaded})
 
 
 def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """One sha256 for all tensors by name, type, shape and content, wherever they are and however they are saved.
+    """Compute one SHA-256 of all tensors, by name, dtype, shape and values; independent of device and file format.
 
-    The names are those of the network without torch.compile.
+    The prefix that torch.compile adds to the names is ignored.
     """
     digest = hashlib.sha256()
     tensors = {key.replace(f"{COMPILED}.", ""): tensor for key, tensor in tensors.items()}
@@ -90,54 +96,54 @@ def fingerprint(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def entry_of(made: Mapping[str, Any]) -> Entry | None:
-    """The index entry that a provenance goes back to; None where it names one of which no weights were taken."""
+def entry_of(provenance: Mapping[str, Any]) -> Entry | None:
+    """Return the index entry that the weights were loaded or fine-tuned from; None if no weights of it were used."""
     index = load_index().entries
-    if str(made.get("entry")) in index and "sha256" in made:
-        return index[made["entry"]]
-    start = index.get(str(made.get("fine_tuned_from")))
-    if start is not None and ("sha256" in made or start.sources[0].kind == "bundled"):
+    if str(provenance.get("entry")) in index and "sha256" in provenance:
+        return index[provenance["entry"]]
+    start = index.get(str(provenance.get("fine_tuned_from")))
+    if start is not None and ("sha256" in provenance or start.is_bundled):
         return start
     return None
 
 
-def is_published(entry: Entry, made: Mapping[str, Any]) -> bool:
-    """Whether the file a provenance goes back to is the published one of its entry, as far as can be known."""
-    if "sha256" not in made:
-        return entry.sources[0].kind == "bundled"
-    known = entry.sha256 or entry.sha256_prefix or read_digests().get(entry.name, {}).get("sha256")
-    if known is None:  # it was noted where the file was fetched, which may have been on another machine
-        return made.get("source") in [source.url for source in entry.sources]
-    return str(made["sha256"]).startswith(known)
+def is_published(entry: Entry, provenance: Mapping[str, Any]) -> bool:
+    """Whether the weight file is the published file of its entry, as far as this machine can verify it."""
+    if "sha256" not in provenance:
+        return entry.is_bundled
+    expected = entry.sha256 or entry.sha256_prefix or read_digests().get(entry.name, {}).get("sha256")
+    if expected is None:  # it was recorded on the machine that downloaded the file
+        return provenance.get("source") in [source.url for source in entry.sources]
+    return str(provenance["sha256"]).startswith(expected)
 
 
-# what is told -----------------------------------------------------------------------------------------------------
+# publishing -------------------------------------------------------------------------------------------------------
 
 
 def public_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without anything that is of its author's machine only: no paths, whoever wrote them there."""
-    made = _mapping(config.get("provenance"))
-    public = {key: clean(made[key]) for key, clean in TOLD.items() if key in made}
+    """Return a config without local information such as paths, for a public repository."""
+    provenance = _mapping(config.get("provenance"))
+    public = {key: clean(provenance[key]) for key, clean in PUBLIC_KEYS.items() if key in provenance}
     public = {key: value for key, value in public.items() if value not in (None, {}, [])}
     entry = entry_of(public)
-    if entry is not None and made.get("source") in [source.url for source in entry.sources]:
-        public["source"] = made["source"]
+    if entry is not None and provenance.get("source") in [source.url for source in entry.sources]:
+        public["source"] = provenance["source"]
     return {key: config[key] for key in ("tempozoo", "arch", "options", "labels", "protocol")} | {"provenance": public}
 
 
 def hub_repository(name: Any) -> str | None:
-    """The "user/repo" of a text that begins as ``hf-hub:user/repo[@revision]`` does and holds nothing else."""
+    """Return "user/repo" of a name ``hf-hub:user/repo[@revision]``; None for any other value."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
-    found = re.fullmatch(rf"{HUB_PREFIX}([\w.-]+/[\w.-]+)(@\w[\w./-]*)?", str(name), re.ASCII)
-    if found is None:
+    match = re.fullmatch(rf"{HUB_PREFIX}([\w.-]+/[\w.-]+)(@\w[\w./-]*)?", str(name), re.ASCII)
+    if match is None:
         return None
     try:
-        validate_repo_id(found[1])
+        validate_repo_id(match[1])
     except HFValidationError:
         return None
-    return found[1]
+    return match[1]
 
 
 def _mapping(value: Any) -> dict[str, Any]:
@@ -149,8 +155,8 @@ def _number(value: Any) -> float | None:
 
 
 def _numbers(value: Any) -> dict[str, float]:
-    found = {_without_paths(str(key)): _number(inner) for key, inner in _mapping(value).items()}
-    return {key: number for key, number in found.items() if number is not None}
+    numbers = {_without_paths(str(key)): _number(inner) for key, inner in _mapping(value).items()}
+    return {key: number for key, number in numbers.items() if number is not None}
 
 
 def _text(value: Any) -> str | None:
@@ -162,13 +168,13 @@ def _digest(value: Any) -> str | None:
 
 
 def _start(value: Any) -> str | None:
-    known = value in load_index().entries or value in ARCHITECTURES if isinstance(value, str) else False
-    return value if known or hub_repository(value) else LOCAL
+    is_name = isinstance(value, str) and (value in load_index().entries or value in ARCHITECTURES)
+    return value if is_name or hub_repository(value) else LOCAL
 
 
 def _data(value: Any) -> dict[str, Any]:
-    found = {"class": _text(_mapping(value).get("class")), "videos": _numbers(_mapping(value).get("videos"))}
-    return {key: inner for key, inner in found.items() if inner}
+    data = {"class": _text(_mapping(value).get("class")), "videos": _numbers(_mapping(value).get("videos"))}
+    return {key: inner for key, inner in data.items() if inner}
 
 
 def _without_paths(value: Any) -> Any:
@@ -183,8 +189,8 @@ def _without_paths(value: Any) -> Any:
     return value
 
 
-# of what provenance may hold, what may be told to everybody, and how it is made fit for that
-TOLD: dict[str, Callable[[Any], Any]] = {
+# key of a provenance that may be published -> function that returns the public part of its value, or None
+PUBLIC_KEYS: dict[str, Callable[[Any], Any]] = {
     "entry": _text,
     "sha256": _digest,
     "size": _number,

@@ -11,7 +11,7 @@ from zoo.adapt import name_parts
 from zoo.hub.client import LIBRARY
 from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry
-from zoo.models import ARCHITECTURES, RESNETS, outline
+from zoo.models import ARCHITECTURES, RESNETS, build_on_meta
 from zoo.protocol import Protocol
 from zoo.provenance import COPY_OF, INITIALIZED, LOCAL, START, entry_of, hub_repository, is_published, public_config
 from zoo.spec import UNTRAINED
@@ -99,7 +99,7 @@ def model_card(
         *_origin(provenance, entry, unchanged),
         *_training(provenance, metric_names),
         f"## License\n\n{license_text}",
-        f"Written by {escape(made.get('package', LIBRARY))}.",
+        f"Written by {escape(provenance.get('package', LIBRARY))}.",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 
@@ -172,7 +172,7 @@ def _summary(config: Mapping[str, Any]) -> list[str]:
     elif untrained:
         parts.append("**Not a trained network.**")
     if untrained:
-        names = name_parts(outline(arch, **config["options"]), untrained)
+        names = name_parts(build_on_meta(arch, **config["options"]), untrained)
         parts.append(f"Untrained: {escape(', '.join(names))}.")
     return parts
 

@@ -1,4 +1,4 @@
-"""MViT-B, built by pytorchvideo's builder, so that its published files load.
+"""MViT-B, built by pytorchvideo's builder for compatibility with its published files.
 
 Sources: "Multiscale Vision Transformers", ICCV 2021, arXiv 2104.11227; pytorchvideo 0.1.5, ``models/hub``. The first
 token is the class token; blocks 1, 3 and 14 halve height and width of the others' grid.
@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.models.pytorchvideo import builders
 from zoo.models.vit import resample_grid
 
 
-class _NumbersOnCpu(TorchFunctionMode):
-    """Within it, the tensors that the builder reads numbers out of have values, also on the meta device."""
+class _BuilderNumbersOnCpu(TorchFunctionMode):
+    """Create tensors whose values the builder reads on the CPU, even if the network is built on the meta device."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         device = {"device": "cpu"} if func in (torch.ones, torch.linspace) else {}
@@ -30,13 +30,13 @@ class _NumbersOnCpu(TorchFunctionMode):
 
 
 class PTVMViT(VideoNetwork):
-    """MViT-B, bound to its frame count and image size by its position embeddings.
+    """MViT-B. Its position embeddings fix the number of frames and the image size.
 
     Args:
         num_frames: T of a clip, even.
         image_size: height and width of a clip, a multiple of 4.
         width: channels of the first block, a multiple of 8.
-        drop_path: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
+        drop_path_rate: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
     """
 
     head_prefix = "net.head.proj."
@@ -50,18 +50,19 @@ class PTVMViT(VideoNetwork):
         in_channels: int = 3,
         image_size: int = 224,
         width: int = 96,
-        dropout: float = 0.5,
-        drop_path: float = 0.0,
+        drop_rate: float = 0.5,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
-        check_rate("dropout", dropout)
-        check_rate("drop_path", drop_path)
-        for what, value, step in (("num_frames", num_frames, 2), ("image_size", image_size, 4), ("width", width, 8)):
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("drop_rate", drop_rate)
+        check_rate("drop_path_rate", drop_path_rate)
+        for option, value, step in (("num_frames", num_frames, 2), ("image_size", image_size, 4), ("width", width, 8)):
             if value < step or value % step:
-                raise ConfigError(f"{what} is {value}; of an MViT it must be a multiple of {step}.")
+                raise ConfigError(f"{option} is {value}; for MViT it must be a multiple of {step}.")
         doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]  # blocks in front of which channels and heads double
-        with _NumbersOnCpu():
+        with _BuilderNumbersOnCpu():
             net = builders("vision_transformers").create_multiscale_vision_transformers(
                 spatial_size=image_size,
                 temporal_size=num_frames,
@@ -73,29 +74,31 @@ class PTVMViT(VideoNetwork):
                 pool_kv_stride_adaptive=[1, 8, 8],
                 pool_kvq_kernel=[3, 3, 3],
                 head_dropout_rate=0.0,
-                head_num_classes=num_classes,
+                head_num_classes=num_classes or 1,
             )
         self.net: Any = net
         self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
-        self.num_features = self.get_classifier().in_features
+        self.num_features = net.head.proj.in_features
         for block in self.net.blocks:
-            block.drop_path = DropPath(0.0)  # the builder leaves it out where its rate is zero
-        self.set_drop_path(drop_path)
+            block.drop_path = DropPath(0.0)  # the builder omits it if its rate is zero
+        self.set_drop_path(drop_path_rate)
         self.feature_info, reduction = [], 4
         for number, block in enumerate(self.net.blocks):
             reduction *= 1 if block.attn.pool_q is None else block.attn.pool_q.stride[1]
             self.feature_info.append(Feature(f"net.blocks.{number}", block.dim_out, reduction))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(drop_rate)
+        if not num_classes:
+            self.reset_classifier(0)
 
     def check_clip(self, x: Tensor) -> None:
-        """Refuse what is not a batch of clips of this network's size."""
+        """Raise a ConfigError unless ``x`` is a batch of clips of this network's size."""
         super().check_clip(x)
         size = (self.num_frames, self.image_size, self.image_size)
         if tuple(x.shape[2:]) != size:
             raise ConfigError(
                 f"this network was built for clips of {size[0]} frames of {size[1]} x {size[2]} pixels and got "
-                f"{tuple(x.shape)}; load it with num_frames={x.shape[2]}, image_size={max(x.shape[3:])} for another "
-                "(square) size: its position embeddings are then resampled."
+                f"{tuple(x.shape)}; load it with num_frames={x.shape[2]}, image_size={max(x.shape[3:])}, which "
+                "resamples its position embeddings; frames must be square."
             )
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ class PTVMViT(VideoNetwork):
         encoding = self.net.cls_positional_encoding
         x, shape = encoding(self.net.patch_embed(x)), encoding.patch_embed_shape
         for block in self.net.blocks:
-            x, shape = self.through(block, x, shape)
+            x, shape = self.run_block(block, x, shape)
         return self.net.norm_embed(x)
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
@@ -119,10 +122,10 @@ class PTVMViT(VideoNetwork):
     def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
         """Resample the spatial position embedding, bicubic."""
         key = "net.cls_positional_encoding.pos_embed_spatial"
-        places = self.net.cls_positional_encoding.num_spatial_patch
-        if key not in tensors or tensors[key].shape[1] == places:
+        num_patches = self.net.cls_positional_encoding.num_spatial_patch
+        if key not in tensors or tensors[key].shape[1] == num_patches:
             return []
-        tensors[key] = resample_grid(tensors[key][0], round(places**0.5))[None]
+        tensors[key] = resample_grid(tensors[key][0], round(num_patches**0.5))[None]
         return [key]
 
     def adapt_frames(self, tensors: dict[str, Tensor]) -> list[str]:

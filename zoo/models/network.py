@@ -1,19 +1,20 @@
-"""What every network of the zoo offers beyond ``forward``."""
+"""VideoNetwork, the base class of all networks."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.errors import ConfigError, check_num_classes, check_rate
 from zoo.ops.frames import inflate
 from zoo.ops.operator import FrameSized
 from zoo.protocol import Protocol
@@ -21,7 +22,7 @@ from zoo.spec import ModelSpec
 
 
 class Feature(NamedTuple):
-    """One stage of a network: its module's name, its channels, and by what it divides height and width."""
+    """One stage of a network: name of its module, channels, and the factor by which it reduces height and width."""
 
     module: str
     num_chs: int
@@ -31,16 +32,19 @@ class Feature(NamedTuple):
 class VideoNetwork(nn.Module):
     """Base of all networks: clips ``(B, C, T, H, W)``, normalized floats -> logits ``(B, num_classes)``.
 
-    A subclass sets ``num_frames``, ``in_channels``, ``num_features`` and ``feature_info``, has ``dropout`` and a linear
+    A subclass sets ``num_frames``, ``in_channels``, ``num_features``, ``feature_info``, ``dropout`` and a linear
     classifier, and defines ``forward_features`` and ``forward_head``.
 
     Attributes:
-        num_frames: T of the clips that it was built for; only some networks are bound to it.
-        num_features: channels in front of the classifier.
-        feature_info: its stages, first to last.
-        head_prefix: how the classifier's keys begin.
-        inflation: how an image kernel is spread over frames, see ``zoo.ops.temporal.inflate``.
-        stem_key: of the kernel that reads the pixels, or of the first of several (``stem_keys``).
+        num_frames: T of the clips that the network was built for; only some networks require this T.
+        in_channels: C of the clips.
+        num_features: input channels of the classifier.
+        feature_info: stages, first to last.
+        dropout: dropout before the classifier.
+        head_prefix: prefix of the classifier's keys in the state dict.
+        inflation: how an image kernel is inflated over frames; see ``zoo.ops.frames.inflate``.
+        stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
+        report: LoadReport, if the network comes from ``zoo.load`` or ``zoo.create``.
     """
 
     num_frames: int
@@ -52,29 +56,33 @@ class VideoNetwork(nn.Module):
     stem_key = "stem.conv.weight"
     inflation = "mean"
     grad_checkpointing = False
-    report: Any = None  # a LoadReport, once ``zoo.load`` or ``zoo.create`` has filled the network
+    report: Any = None  # a LoadReport; zoo.adapt imports this module
 
     @property
     def stem_keys(self) -> tuple[str, ...]:
-        """Keys of the kernels that read the pixels."""
+        """Keys of the kernels that are applied to the pixels."""
         return (self.stem_key,)
 
-    # what it is ----------------------------------------------------------------------------------------------------
+    # spec ----------------------------------------------------------------------------------------------------------
 
-    _spec: ModelSpec | None = None  # of networks of zoo.load and zoo.create
+    _spec: ModelSpec | None = None  # set by zoo.load and zoo.create
 
     @property
     def spec(self) -> ModelSpec:
-        """Architecture, options, labels, protocol and provenance, as the modules are now.
+        """Architecture, options, labels, protocol and provenance; follows a replaced classifier or stem.
 
         Raises:
-            ConfigError: the network was not made by ``zoo.load`` or ``zoo.create``.
+            ConfigError: the network does not come from ``zoo.load`` or ``zoo.create``.
         """
         spec = self._spec
         if spec is None:
             raise ConfigError(f"This {type(self).__name__} has no spec: it does not come from zoo.load or zoo.create.")
-        classes = getattr(self.get_classifier(), "out_features", spec.num_classes)
-        if classes != spec.num_classes:  # somebody replaced the classifier
+        classifier = self.get_classifier()
+        if isinstance(classifier, nn.Identity):
+            classes = 0
+        else:
+            classes = getattr(classifier, "out_features", spec.num_classes)
+        if classes != spec.num_classes:  # the classifier was replaced
             spec = spec.with_classes(classes)
         return spec if self.in_channels == spec.in_channels else spec.with_options(in_channels=self.in_channels)
 
@@ -91,7 +99,7 @@ class VideoNetwork(nn.Module):
 
     @property
     def labels(self) -> tuple[str, ...] | None:
-        """Class names in the order of the logits, or None: those of the spec."""
+        """Class names of the spec in the order of the logits, or None."""
         return self.spec.labels
 
     @labels.setter
@@ -100,7 +108,7 @@ class VideoNetwork(nn.Module):
 
     @property
     def protocol(self) -> Protocol:
-        """How clips are made: that of the spec."""
+        """Protocol of the spec: how clips are sampled and preprocessed."""
         return self.spec.protocol
 
     @protocol.setter
@@ -114,7 +122,7 @@ class VideoNetwork(nn.Module):
         raise NotImplementedError
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> logits ``(B, num_classes)``, or what the classifier reads, ``(B, num_features)``."""
+        """Features -> logits ``(B, num_classes)``, or the input of the classifier ``(B, num_features)``."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,36 +130,73 @@ class VideoNetwork(nn.Module):
         return self.forward_head(self.forward_features(x))
 
     def check_clip(self, x: Tensor) -> None:
-        """Refuse what is not a batch of clips for this network."""
+        """Raise a ConfigError unless ``x`` is a batch of clips that this network accepts."""
         if x.ndim != 5 or x.shape[1] != self.in_channels:
             raise ConfigError(
                 f"the network takes clips (B, {self.in_channels}, T, H, W), normalized floats; got {tuple(x.shape)}."
             )
         if not x.is_floating_point():
             raise ConfigError(
-                f"the network takes normalized floats; these clips are {x.dtype}: divide by 255, normalize."
+                f"the network takes normalized floats; these clips are {x.dtype}. Divide by 255 and normalize them."
             )
         if x.shape[2] != self.num_frames and self.frame_sized_modules():
             raise ConfigError(
                 f"this network was built for {self.num_frames} frames and got {x.shape[2]}; "
-                f"load it with num_frames={x.shape[2]} (layers of the size of the frame count are then resampled)."
+                f"load it with num_frames={x.shape[2]}, which resamples the layers that depend on the number of frames."
             )
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
+        """Load a network by name, folder, file or "hf-hub:user/repo"; the same as ``zoo.load(name, **options)``.
+
+        Raises:
+            ConfigError: the network is not an instance of this class. Other errors: see ``zoo.load``.
+        """
+        from zoo.loading import load
+
+        network = load(name, **options)
+        if not isinstance(network, cls):
+            raise ConfigError(
+                f"{name} is a {type(network).__name__}, not a {cls.__name__}; use VideoNetwork.from_pretrained."
+            )
+        return network
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Push the network to the Hugging Face Hub; the same as ``zoo.push(model, repo, **options)``.
+
+        Returns:
+            URL of the commit or pull request.
+        """
+        from zoo.hub.push import push
+
+        return push(self, repo, **options)
 
     # the classifier ----------------------------------------------------------------------------------------------
 
-    def get_classifier(self) -> nn.Linear:
-        """The linear layer that gives the logits."""
-        return self.get_submodule(self.head_prefix.removesuffix("."))  # type: ignore[return-value]
+    def get_classifier(self) -> nn.Module:
+        """The linear layer that computes the logits, or an ``nn.Identity`` if ``num_classes`` is 0."""
+        return self.get_submodule(self.head_prefix.removesuffix("."))
+
+    def set_classifier(self, classifier: nn.Module) -> None:
+        """Replace the classifier module; ``reset_classifier`` creates an untrained one."""
+        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
+        setattr(self.get_submodule(parent), name, classifier)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by an untrained one for ``num_classes`` classes."""
-        check_counts(num_classes=num_classes)
+        """Replace the classifier by an untrained one for ``num_classes`` classes.
+
+        Args:
+            num_classes: 0 removes the classifier (it becomes an ``nn.Identity``): ``forward`` then returns the pooled
+                features ``(B, num_features)``. Such a network can be saved and loaded like any other.
+        """
+        check_num_classes(num_classes)
         old = self.get_classifier()
-        new = nn.Linear(old.in_features, num_classes).to(old.weight)
-        nn.init.normal_(new.weight, std=0.01)
-        nn.init.zeros_(new.bias)
-        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
-        setattr(self.get_submodule(parent), name, new)
+        like = next((p for p in (*old.parameters(), *self.parameters()) if p.is_floating_point()), torch.empty(0))
+        new = linear_classifier(self.num_features, num_classes).to(like)
+        if isinstance(new, nn.Linear):
+            nn.init.normal_(new.weight, std=0.01)
+            nn.init.zeros_(new.bias)
+        self.set_classifier(new)
         if self.report is not None:
             keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
             self.report = self.report.with_initialized(self, keys)
@@ -159,66 +204,67 @@ class VideoNetwork(nn.Module):
     # for training ------------------------------------------------------------------------------------------------
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that sort parameters by depth, like timm's: "stem", then "blocks".
+        """Regular expressions that sort parameters by depth, as in timm: "stem", then "blocks".
 
-        ``layer_depths`` reads them. A pattern's groups are a block's place; ``(pattern, offset)`` adds to the first.
+        ``layer_depths`` uses them. The groups of a pattern are the numbers of a block; ``(pattern, offset)`` adds an
+        offset to the first group.
 
         Args:
-            coarse: by stage rather than by block.
+            coarse: one group for each stage instead of each block.
         """
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters, other than norms and biases, that published recipes do not decay."""
+        """Names of parameters, besides norms and biases, without weight decay in the published recipes."""
         return set()
 
     def set_drop_path(self, rate: float) -> None:
-        """Leave out the last block's branches with this probability in training; it grows linearly from 0 at the first.
+        """Set the drop path rate of the last block; the rates grow linearly from 0 at the first block.
 
         Raises:
-            ConfigError: a rate outside [0, 1), or a network that cannot.
+            ConfigError: a rate outside [0, 1), or a network without DropPath.
         """
-        check_rate("drop_path", rate)
+        check_rate("drop_path_rate", rate)
         paths = {name: module for name, module in self.named_modules() if isinstance(module, DropPath)}
         if not paths:
-            raise ConfigError(f"drop_path is {rate}, but a {type(self).__name__} has no DropPath; leave it out.")
-        blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in paths))  # a block may have several
+            raise ConfigError(f"drop_path_rate is {rate}, but {type(self).__name__} has no DropPath; leave it out.")
+        blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in paths))  # a block may have several DropPaths
         rates = dict(zip(blocks, torch.linspace(0, rate, len(blocks), device="cpu").tolist(), strict=True))
         for name, module in paths.items():
             module.rate = rates[name.rpartition(".")[0]]
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute every block's activations in the backward pass: less memory, about a third more time."""
+        """Recompute the activations of every block in the backward pass: less memory, about a third more time."""
         self.grad_checkpointing = enable
 
-    def through(self, block: nn.Module, *args: Any) -> Any:
-        """Call a block, recomputing it in the backward pass if asked for; batch statistics are counted once."""
+    def run_block(self, block: nn.Module, *args: Any) -> Any:
+        """Call a block, with gradient checkpointing if it is enabled. Batch statistics are updated once."""
         if self.grad_checkpointing and torch.is_grad_enabled():
-            contexts = functools.partial(_first_and_second_pass, block)
+            contexts = functools.partial(checkpoint_contexts, block)
             return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
         return block(*args)
 
     # for loading -------------------------------------------------------------------------------------------------
 
     def operator_keys(self) -> set[str]:
-        """State-dict keys that the image network of the same shape does not have."""
+        """State-dict keys of the temporal operator, which the corresponding image network does not have."""
         return set()
 
     def frame_sized_modules(self) -> dict[str, FrameSized]:
-        """Modules that have layers of the size of the frame count, by name."""
+        """Modules with layers whose size is the number of frames, by name."""
         modules = {name: module for name, module in self.named_modules() if isinstance(module, FrameSized)}
         return {name: module for name, module in modules.items() if module.frame_sized_keys()}
 
     def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
-        """Options of the network that ``adapt_frames`` fits this one's weights to."""
+        """Options of a network for another number of frames, whose ``adapt_frames`` accepts this network's tensors."""
         options = dict(options, num_frames=num_frames)
         for module in self.frame_sized_modules().values():
             options["op_options"] = dict(options.get("op_options") or {}, **module.options_for_frames())
-            break  # the operator has the same options in all blocks
+            break  # all blocks have the same operator options
         return options
 
     def adapt_frames(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Fit tensors trained with another frame count to this network, in place; returns the keys it changed."""
+        """Adapt tensors trained with another number of frames to this network, in place; returns the changed keys."""
         changed = []
         for name, module in self.frame_sized_modules().items():
             for key in (f"{name}.{key}" for key in module.frame_sized_keys()):
@@ -228,11 +274,11 @@ class VideoNetwork(nn.Module):
         return changed
 
     def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Fit tensors trained with another image size to this network, in place; returns the keys it changed."""
+        """Adapt tensors trained with another image size to this network, in place; returns the changed keys."""
         return []
 
     def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Inflate an image network's kernels where this one's span frames, in place; returns the keys it changed."""
+        """Inflate kernels of an image network for 3D convolutions, in place; returns the changed keys."""
         changed = []
         for key, parameter in self.named_parameters():
             if parameter.ndim == 5 and key in tensors and tensors[key].ndim == 4:
@@ -241,15 +287,21 @@ class VideoNetwork(nn.Module):
         return changed
 
 
-def _first_and_second_pass(block: nn.Module) -> tuple[Any, Any]:
-    return contextlib.nullcontext(), _statistics_kept(block)
+def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
+    """A linear layer, or an identity for 0 classes."""
+    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
+
+
+def checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
+    """Context managers for the first forward pass and for the recomputation of a checkpointed block."""
+    return contextlib.nullcontext(), _frozen_statistics(block)
 
 
 @contextlib.contextmanager
-def _statistics_kept(block: nn.Module) -> Iterator[None]:
-    """Batch norms normalize as in training, but leave their running statistics alone."""
-    found = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    norms = [m for m in found if m.num_batches_tracked is not None]
+def _frozen_statistics(block: nn.Module) -> Iterator[None]:
+    """Batch norms normalize as in training, without updating their running statistics."""
+    norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [m for m in norms if m.num_batches_tracked is not None]
     before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0
@@ -262,39 +314,36 @@ def _statistics_kept(block: nn.Module) -> Iterator[None]:
 
 
 def layer_depths(network: VideoNetwork) -> dict[str, int]:
-    """Parameter name -> depth: 0 for the stem, then one more for each block, the head last.
-
-    For learning rates that decay with depth (each layer's is ``decay`` times that of the layer behind it).
-    """
+    """Map parameter names to depths, for layer-wise learning rate decay: 0 for the stem, then blocks, then the head."""
     matcher = network.group_matcher()
     stem = re.compile(matcher["stem"])
-    found = [matcher["blocks"]] if isinstance(matcher["blocks"], str) else matcher["blocks"]
-    blocks: list[tuple[str, int]] = [(block, 0) if isinstance(block, str) else block for block in found]
-    places: dict[str, tuple[int, ...]] = {}
+    patterns = [matcher["blocks"]] if isinstance(matcher["blocks"], str) else matcher["blocks"]
+    blocks: list[tuple[str, int]] = [(block, 0) if isinstance(block, str) else block for block in patterns]
+    positions: dict[str, tuple[int, ...]] = {}
     for name, _ in network.named_parameters():
         if stem.match(name):
-            places[name] = (-1,)
+            positions[name] = (-1,)
             continue
         for pattern, offset in blocks:
             if match := re.match(pattern, name):
                 first, *rest = (int(group) for group in match.groups())
-                places[name] = (first + offset, *(rest or [0]))
+                positions[name] = (first + offset, *(rest or [0]))
                 break
         else:
-            places[name] = (10**6,)
-    order = {place: depth for depth, place in enumerate(sorted(set(places.values())))}
-    return {name: order[place] for name, place in places.items()}
+            positions[name] = (10**6,)
+    order = {position: depth for depth, position in enumerate(sorted(set(positions.values())))}
+    return {name: order[position] for name, position in positions.items()}
 
 
 class DropPath(nn.Module):
-    """Leave a residual branch out with some probability, for whole clips, in training (arXiv 1603.09382)."""
+    """Stochastic depth: drop a residual branch for whole clips at random in training (arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor, num_frames: int = 1) -> Tensor:
-        """``(B*T, ...)`` -> same shape: zeros for some clips, the others scaled up to keep the mean."""
+        """``(B*T, ...)`` -> same shape: zeros for dropped clips; the others are scaled to preserve the mean."""
         if not self.training or not self.rate:
             return x
         keep = torch.rand(len(x) // num_frames, device=x.device) >= self.rate

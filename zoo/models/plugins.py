@@ -1,8 +1,8 @@
 """TAdaConv and TAM as plug-ins of 3D networks: SlowOnly, SlowFast, R(2+1)D, R3D.
 
-Sources: TAdaConv, arXiv 2110.06178, section 4.3 and its table of base networks; TAM in the place of the 3 x 1 x 1
-convolutions of SlowFast, arXiv 2005.06803. Starting points are the hosts' published files and, for SlowOnly and R3D,
-which has none, image ResNets; with TAdaConv a network starts as its host.
+Sources: TAdaConv, arXiv 2110.06178, section 4.3 and its table of base networks; TAM instead of the 3 x 1 x 1
+convolutions of SlowFast, arXiv 2005.06803. Fine-tuning starts from the published weights of the 3D network, or from
+image ResNets for SlowOnly and for R3D, which has none. With TAdaConv, the initial network equals the 3D network.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from zoo.models.pytorchvideo import SLOW, PTVNet, PTVSlowFast
 from zoo.ops import TAM, TAdaConv3d
 from zoo.ops.frames import fold_frames, unfold_frames
 
-PARTS = {"2d": ("conv_xy",), "2d+1d": ("conv_xy", "conv_t")}  # R(2+1)D's 1x3x3 convolutions; its 3x1x1 ones too
+PARTS = {"2d": ("conv_xy",), "2d+1d": ("conv_xy", "conv_t")}  # R(2+1)D's 1x3x3 convolutions; also its 3x1x1 ones
 
 
 class _TAdaConvs(VideoNetwork):
-    """A host whose convolutions of some names have become TAdaConvs.
+    """Base of 3D networks in which some convolutions are replaced by TAdaConvs.
 
     Args:
-        adapted: last parts of their modules' names.
+        adapted: attribute names of the replaced convolutions.
         routing: options of the routing functions.
         host: positional arguments of the host, ``options`` its others.
     """
@@ -41,20 +41,20 @@ class _TAdaConvs(VideoNetwork):
                     setattr(parent, name, _adaptive(conv, routing or {}))
 
     def operator_keys(self) -> set[str]:
-        """The routing functions: what the host does not have."""
+        """The routing functions."""
         return {key for key in self.state_dict() if ".routing." in key}
 
 
 def _adaptive(conv: nn.Conv3d, routing: Mapping[str, Any]) -> TAdaConv3d:
-    """A TAdaConv with the convolution's own kernel."""
+    """Build a TAdaConv with the parameters of ``conv``."""
     sizes = {"stride": conv.stride, "padding": conv.padding, "bias": conv.bias is not None}
-    made = TAdaConv3d(conv.in_channels, conv.out_channels, conv.kernel_size, **sizes, **routing)
-    made.weight, made.bias = conv.weight, conv.bias
-    return made
+    adaptive = TAdaConv3d(conv.in_channels, conv.out_channels, conv.kernel_size, **sizes, **routing)
+    adaptive.weight, adaptive.bias = conv.weight, conv.bias
+    return adaptive
 
 
 class TAdaNet(_TAdaConvs, PTVNet):
-    """A network of one pathway with TAdaConvs."""
+    """A single-pathway network with TAdaConvs."""
 
 
 class TAdaSlowFast(_TAdaConvs, PTVSlowFast):
@@ -65,7 +65,7 @@ def r2plus1d_tada(*, parts: str = "2d", **options: Any) -> TAdaNet:
     """R(2+1)D with TAdaConvs.
 
     Args:
-        parts: "2d", its 1 x 3 x 3 convolutions, or "2d+1d", its 3 x 1 x 1 ones as well.
+        parts: convolutions to replace: "2d", the 1 x 3 x 3 ones, or "2d+1d", also the 3 x 1 x 1 ones.
     """
     if parts not in PARTS:
         raise ConfigError(f"parts is {parts!r}; choose from {', '.join(PARTS)}.")
@@ -73,7 +73,7 @@ def r2plus1d_tada(*, parts: str = "2d", **options: Any) -> TAdaNet:
 
 
 class ActivationTAM(nn.Module):
-    """An activation and TAM behind it, on clips."""
+    """An activation followed by TAM, on clips."""
 
     def __init__(self, activation: nn.Module, tam: TAM) -> None:
         super().__init__()
@@ -86,10 +86,10 @@ class ActivationTAM(nn.Module):
 
 
 class TAMSlowFast(PTVSlowFast):
-    """SlowFast with TAM for its 3 x 1 x 1 convolutions, which keep their middle tap.
+    """SlowFast with TAM instead of its 3 x 1 x 1 convolutions, of which the middle tap remains.
 
-    TAM follows the convolution's norm and activation, as in TANet. It is built for the frames of its pathway: another
-    frame count resamples both.
+    TAM follows the norm and activation of the convolution, as in TANet. Each TAM has the number of frames of its
+    pathway; loading with another number of frames resamples them.
 
     Args:
         num_frames: T of the fast pathway.
@@ -109,7 +109,9 @@ class TAMSlowFast(PTVSlowFast):
     ) -> None:
         super().__init__(depth, num_frames=num_frames, **options)
         if hidden is not None and len(hidden) != 2:
-            raise ConfigError(f"hidden is {hidden}; give two widths, of the slow and of the fast pathway's TAMs.")
+            raise ConfigError(
+                f"hidden is {hidden}; it must have two widths, for the TAMs of the slow and of the fast pathway."
+            )
         self.pointwise: list[str] = []
         for name, block in list(self.net.named_modules()):
             if not isinstance(conv := getattr(block, "conv_a", None), nn.Conv3d) or conv.kernel_size != (3, 1, 1):
@@ -123,20 +125,20 @@ class TAMSlowFast(PTVSlowFast):
             self.pointwise.append(f"net.{name}.conv_a.weight")
 
     def operator_keys(self) -> set[str]:
-        """TAM: what SlowFast does not have."""
+        """The TAM modules."""
         return {key for key in self.state_dict() if ".act_a.tam." in key}
 
     def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
-        """Options of the network that ``adapt_frames`` fits this one's weights to: the same hidden units."""
+        """Options for another number of frames, with the same hidden widths."""
         widths = {
             ".multipathway_blocks.1." in name: module.options_for_frames()["hidden"]
             for name, module in self.frame_sized_modules().items()
         }
-        made = dict(options, num_frames=num_frames)
-        return made | {"hidden": [widths[False], widths[True]]} if widths else made
+        options = dict(options, num_frames=num_frames)
+        return options | {"hidden": [widths[False], widths[True]]} if widths else options
 
     def adapt_image(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Of a published SlowFast, keep the middle taps of the convolutions that TAM stands in for, in place."""
+        """Reduce the convolutions of a published SlowFast that TAM replaces to their middle tap, in place."""
         keys = [key for key in self.pointwise if key in tensors and tensors[key].shape[2:3] == (3,)]
         for key in keys:
             tensors[key] = tensors[key][:, :, 1:2]

@@ -1,9 +1,9 @@
-"""Baselines built by pytorchvideo's own builders, so that its published files load.
+"""Baselines built by pytorchvideo's own builders, for compatibility with its published files.
 
 C2D, I3D, Slow, SlowFast, R(2+1)D, CSN and X3D; MViT is in ``zoo.models.mvit``.
 
-Sources: pytorchvideo 0.1.5, ``models/hub``, which says how the network of each file is built. The library has been
-unmaintained since 2022, so it is imported when such a network is built, and nothing of it is used but its builders.
+Sources: pytorchvideo 0.1.5; ``models/hub`` there has the builder arguments of each published file. The library has
+been unmaintained since 2022. It is only imported when such a network is built, and only its builders are used.
 """
 
 from __future__ import annotations
@@ -18,34 +18,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, check_counts, check_odd, check_rate
+from zoo.errors import ConfigError, check_counts, check_num_classes, check_odd, check_rate
 from zoo.models.network import Feature, VideoNetwork
 
-SIDE = 7  # places that the heads average over: the map of a 224-pixel training crop
+SIDE = 7  # window of the heads' average: the feature map of a 224-pixel training crop
 
 
 def builders(module: str) -> Any:
-    """The module ``pytorchvideo.models.<module>``.
+    """Import the module ``pytorchvideo.models.<module>``.
 
     Raises:
-        ConfigError: pytorchvideo, or something it needs, is not installed.
+        ConfigError: pytorchvideo or one of its dependencies is not installed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.script, in a layer that no network here has
+            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.script, in a layer that is not used here
             return importlib.import_module(f"pytorchvideo.models.{module}")
     except ImportError as error:
         raise ConfigError(
-            f"this network is built by pytorchvideo, which cannot be imported here ({error}); "
-            "install it: pip install pytorchvideo==0.1.5"
+            f"this network is built by pytorchvideo, which cannot be imported ({error}). "
+            "Install it: pip install pytorchvideo==0.1.5"
         ) from error
 
 
 class HeadPool(nn.Module):
-    """Average over all frames and over windows of ``side`` x ``side`` places, with stride 1.
+    """Average over all frames and over windows of ``side`` x ``side`` positions, with stride 1.
 
-    The builders' heads have the frame count and the training crop built in; they fail on fewer frames and on smaller
-    maps, of which here all is taken.
+    Replaces the pooling of the builders' heads, whose fixed size fails with fewer frames or smaller feature maps. Here,
+    smaller maps are averaged entirely.
     """
 
     def __init__(self, side: int) -> None:
@@ -59,11 +59,11 @@ class HeadPool(nn.Module):
 
 
 class PTVNet(VideoNetwork):
-    """A stem, four stages of residual blocks and a head: every network here but SlowFast.
+    """A stem, four stages of residual blocks and a head: all networks in this module except SlowFast.
 
     Args:
         module, builder: ``pytorchvideo.models.<module>.<builder>``.
-        arguments: of the builder, as in pytorchvideo's hub.
+        arguments: arguments of the builder, as in pytorchvideo's hub.
         num_frames: T of a clip; another T can be given to ``forward``.
         width: channels of the stem (of X3D: before its width factor of 2).
     """
@@ -80,18 +80,19 @@ class PTVNet(VideoNetwork):
         num_frames: int = 8,
         in_channels: int = 3,
         width: int = 64,
-        dropout: float = 0.5,
+        drop_rate: float = 0.5,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
-        check_rate("dropout", dropout)
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("drop_rate", drop_rate)
         self.num_frames, self.in_channels = num_frames, in_channels
-        sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes}
+        sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes or 1}
         # the head's own dropout is left out: `dropout` below acts in its place
         net = getattr(builders(module), builder)(**arguments, **sizes, dropout_rate=0, head_activation=None)
         self.net: Any = net
         self.head_prefix = f"net.blocks.{len(net.blocks) - 1}.proj."
-        self.num_features = self.get_classifier().in_features
+        self.num_features = net.blocks[-1].proj.in_features
         self.feature_info = []
         for number, stage in enumerate(net.blocks):
             if blocks := getattr(stage, "res_blocks", None):
@@ -103,31 +104,33 @@ class PTVNet(VideoNetwork):
             head.pool.pool = HeadPool(head.pool.pool.kernel_size[1])
         else:
             head.pool = HeadPool(SIDE)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(drop_rate)
+        if not num_classes:
+            self.reset_classifier(0)
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:
-        """The builder's arguments for them."""
+        """Arguments of the builder for these sizes."""
         return {"input_channel": in_channels, "stem_dim_out": width}
 
     def check_clip(self, x: Tensor) -> None:
-        """Refuse what is not a batch of clips for this network."""
+        """Raise a ConfigError unless ``x`` is a batch of clips that this network accepts."""
         super().check_clip(x)
         if x.shape[2] < 2 and any(isinstance(block, nn.MaxPool3d) for block in self.net.blocks):
-            raise ConfigError(f"this network pools pairs of frames; give clips of 2 frames or more, not {x.shape[2]}.")
+            raise ConfigError(f"this network pools pairs of frames: clips need 2 frames or more, got {x.shape[2]}.")
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T', H / 32, W / 32)``."""
         self.check_clip(x)
         for part in self.net.blocks[:-1]:
             for block in getattr(part, "res_blocks", [part]):
-                x = self.through(block, x)
+                x = self.run_block(block, x)
         return x
 
     def forward_head(self, features: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature maps -> logits ``(B, num_classes)``, or what the classifier reads, ``(B, num_features)``."""
-        # the builders' heads classify every place and average the scores; the classifier is linear, so averaging
-        # first is the same, but dropout must act on each place as it was trained
+        """Feature maps -> logits ``(B, num_classes)``, or the input of the classifier ``(B, num_features)``."""
+        # the builders' heads classify every position and average the scores; the classifier is linear, so averaging
+        # first is equivalent, but dropout is applied to each position as in training
         pooled = self.dropout(self.net.blocks[-1].pool(features)).mean((2, 3, 4))
         return pooled if pre_logits else self.get_classifier()(pooled)
 
@@ -138,7 +141,7 @@ class PTVNet(VideoNetwork):
 
 
 class PTVX3D(PTVNet):
-    """X3D (arXiv 2004.04730), whose head averages over the map of its own training crop.
+    """X3D (arXiv 2004.04730); its head averages over the feature map of its own training crop.
 
     The head's convolutions widen the maps of ``forward_features`` to ``num_features``.
 
@@ -147,21 +150,21 @@ class PTVX3D(PTVNet):
         depth_factor: 2.2, or 5 of X3D-L.
     """
 
-    stem_key = "net.blocks.0.conv.conv_t.weight"  # the spatial convolution, in spite of its name
+    stem_key = "net.blocks.0.conv.conv_t.weight"  # the spatial convolution, despite its name
 
     def __init__(self, crop: int, depth_factor: float = 2.2, **options: Any) -> None:
-        # nn.SiLU is the builder's Swish, whose hand-written gradient current PyTorch has no use for
+        # nn.SiLU replaces the builder's Swish, an equivalent function with a hand-written gradient
         arguments = {"input_crop_size": crop, "depth_factor": depth_factor, "inner_act": nn.SiLU}
         super().__init__("x3d", "create_x3d", arguments, **options)
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:
-        """The builder's arguments for them."""
+        """Arguments of the builder for these sizes."""
         return {"input_channel": in_channels, "stem_dim_in": width}
 
 
 class PTVSlowFast(PTVNet):
-    """SlowFast (arXiv 1812.03982): a wide pathway on few frames, a narrow one on all of them.
+    """SlowFast (arXiv 1812.03982): a wide pathway for few frames and a narrow pathway for all frames.
 
     Args:
         depth: 50 or 101.
@@ -189,7 +192,9 @@ class PTVSlowFast(PTVNet):
     ) -> None:
         check_counts(num_frames=num_frames, width=width, alpha=alpha)
         if width % 8:
-            raise ConfigError(f"width is {width}; it must be a multiple of 8, as the fast pathway has an eighth of it.")
+            raise ConfigError(
+                f"width is {width}; it must be a multiple of 8, since the fast pathway has an eighth of it."
+            )
         check_odd("fusion_kernel", fusion_kernel)
         arguments = dict(
             arguments or {},
@@ -207,18 +212,18 @@ class PTVSlowFast(PTVNet):
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:
-        """The builder's arguments for them."""
+        """Arguments of the builder for these sizes."""
         return {"input_channels": (in_channels, in_channels), "stem_dim_outs": (width, width // 8)}
 
     def _check_frames(self, frames: int) -> None:
         if frames % self.alpha or not frames:
             near = max(round(frames / self.alpha), 1) * self.alpha
             raise ConfigError(
-                f"num_frames is {frames}; the slow pathway takes one of every {self.alpha}, so give a multiple: {near}."
+                f"num_frames is {frames}; it must be a multiple of {self.alpha} for the slow pathway: try {near}."
             )
 
     def pathways(self, x: Tensor) -> list[Tensor]:
-        """Clips -> those of the slow pathway, ``T / alpha`` frames from the first to the last one, and of the fast."""
+        """Clips -> inputs of the slow pathway, ``T / alpha`` frames from first to last, and of the fast pathway."""
         frames = x.shape[2]
         slow = frames // self.alpha
         # linspace(0, frames - 1, slow) truncated, as published, in whole numbers
@@ -235,13 +240,13 @@ class PTVSlowFast(PTVNet):
         for part in self.net.blocks[:-2]:
             for pathway, stage in enumerate(part.multipathway_blocks):
                 for block in getattr(stage, "res_blocks", [stage]):
-                    paths[pathway] = self.through(block, paths[pathway])
+                    paths[pathway] = self.run_block(block, paths[pathway])
             paths = part.multipathway_fusion(paths)
         slow, fast = paths
         return torch.cat([slow, fast.unflatten(2, (-1, self.alpha)).mean(3)], dim=1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stems, then blocks (or stages) of both pathways; what joins them goes with the stage behind it."""
+        """The stems, then blocks (or stages) of both pathways; fusion layers belong to the next stage."""
         blocks = r"net\.blocks\.(\d+)\.multipathway_blocks\.\d+\.res_blocks\." + ("" if coarse else r"(\d+)\.")
         joints = (r"net\.blocks\.(\d+)\.multipathway_fusion\.", 1)
         return {"stem": r"net\.blocks\.0\.", "blocks": [blocks, joints]}

@@ -1,4 +1,4 @@
-"""A convolution with its batch norm and, for adaptive operators, a temporal aggregation."""
+"""Convolutions with batch norm and, for adaptive operators, temporal aggregation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class ConvBN(nn.Module):
-    """Convolution without bias and batch norm, frame by frame; no activation."""
+    """Convolution without bias, then batch norm, for every frame; no activation."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
@@ -23,7 +23,7 @@ class AggregationBN(nn.Module):
 
     Args:
         channels: C of ``y``.
-        aggregation: called ``(y, num_frames)``, same shape in and out; None for ``BN(y)`` alone.
+        aggregation: called with ``(y, num_frames)``, preserves the shape; None: only ``BN(y)``.
     """
 
     def __init__(self, channels: int, aggregation: nn.Module | None = None) -> None:
@@ -46,7 +46,7 @@ class TemporalConvBN(AggregationBN):
     """A convolution over folded frames, then ``AggregationBN``. No activation.
 
     Args:
-        conv: called ``(x, num_frames)``.
+        conv: called with ``(x, num_frames)``.
         out_channels: channels of its output.
         aggregation: of ``AggregationBN``.
     """

@@ -1,4 +1,4 @@
-"""Folding frames into the batch, temporal convolution of each channel, and inflation of image kernels."""
+"""Fold frames into the batch, convolve channels over time, and inflate image kernels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from zoo.errors import ConfigError
 
 
 def check_frames(x: Tensor, num_frames: int) -> None:
-    """Refuse a batch that is not whole clips of so many frames."""
+    """Raise a ConfigError unless the batch consists of complete clips of ``num_frames`` frames."""
     if x.shape[0] % num_frames:
-        raise ConfigError(f"{x.shape[0]} frames are not whole clips of num_frames={num_frames}.")
+        raise ConfigError(f"a batch of {x.shape[0]} frames cannot be split into clips of num_frames={num_frames}.")
 
 
 def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
@@ -27,7 +27,7 @@ def fold_frames(x: Tensor) -> Tensor:
 
 
 def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:
-    """Convolve every channel with its own kernel over time, zeros beyond the ends.
+    """Convolve every channel with its own kernel over time, with zero padding.
 
     Args:
         x: ``(B*T, C, H, W)``. kernel: ``(C, 1, K)``, K odd.
@@ -38,41 +38,42 @@ def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tenso
 
 
 def compiles_for_cpu(x: Tensor) -> bool:
-    """Whether the caller is being compiled or exported for a CPU, where it should use ``temporal_product``.
+    """Whether the caller is being compiled or exported for a CPU and must use ``temporal_product``.
 
-    For frames that are shifted by slicing or padding, inductor generates C++ loops with strided loads under a mask.
-    GCC 12 miscompiles some of those at -O3 (its SLP vectorizer does), and results are silently wrong.
+    For frames that are shifted by slicing or padding, inductor generates C++ loops with masked strided loads. The SLP
+    vectorizer of GCC 12 miscompiles some of them at -O3: results are silently wrong.
     """
     return torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
 def temporal_product(frames: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve over time, zeros beyond the ends, by multiplying with a T x T band matrix for each clip and channel.
+    """Convolve over time with zero padding, as the product with a T x T band matrix for each clip and channel.
 
-    Slower than shifts in eager code, but free of slices; see ``compiles_for_cpu``.
+    Slower than shifts in eager mode, but without slices; see ``compiles_for_cpu``.
 
     Args:
         frames: ``(B, T, C, H, W)``. kernel: ``(B, C, K)``, K odd; B and C may be 1.
     """
     steps = torch.arange(frames.shape[1], device=frames.device)
     taps = torch.arange(kernel.shape[2], device=frames.device)
-    offset = steps - steps[:, None]  # of the frame that is read (columns) from the frame that is computed (rows)
+    offset = steps - steps[:, None]  # from the output frame (rows) to the input frame (columns)
     bands = (offset[..., None] + kernel.shape[2] // 2 == taps).to(kernel.dtype)  # (T, T, K)
     matrix = torch.einsum("bck,tsk->bcts", kernel, bands)
     return torch.einsum("bcts,bschw->btchw", matrix, frames)
 
 
 def inflate(weight: Tensor, frames: int, how: str = "mean") -> Tensor:
-    """A 2D kernel ``(O, I, kh, kw)`` for ``frames`` frames, ``(O, I, frames, kh, kw)``.
+    """Inflate a 2D kernel ``(O, I, kh, kw)`` to ``frames`` frames, ``(O, I, frames, kh, kw)``.
 
     Args:
-        how: "mean" spreads it evenly, so that a still clip gives what the image gave (I3D, arXiv 1705.07750);
-            "center" puts it into the middle frame, zeros elsewhere, so that every frame gives what it gave alone.
+        how: "mean" distributes it evenly, so that the output for a still clip equals that for the image (I3D, arXiv
+            1705.07750); "center" copies it to the middle frame, with zeros elsewhere, so that every frame is
+            processed independently.
     """
     if how == "mean":
         return weight.unsqueeze(2).expand(-1, -1, frames, -1, -1) / frames
     if how != "center":
-        raise ConfigError(f"how is {how!r}; a kernel is inflated by 'mean' or to its 'center'.")
+        raise ConfigError(f"how is {how!r}; choose from 'mean' and 'center'.")
     inflated = torch.zeros(*weight.shape[:2], frames, *weight.shape[2:], dtype=weight.dtype, device=weight.device)
     inflated[:, :, frames // 2] = weight
     return inflated

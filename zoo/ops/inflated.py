@@ -16,10 +16,7 @@ from zoo.ops.stand_in import StandIn, pad_frames, replace_conv
 
 
 class InflatedConv2d(nn.Conv3d):
-    """A 2D convolution inflated to span ``frames`` frames; called like one, on folded frames.
-
-    ``inflate`` turns the 2D kernel it stands for into the one it starts from.
-    """
+    """A 2D convolution inflated to ``frames`` frames, on folded frames; ``inflate`` converts the 2D kernel."""
 
     def __init__(
         self,
@@ -56,7 +53,7 @@ def _conv_bn(in_channels: int, out_channels: int, kernel_size: int, stride: int)
 
 
 class InflatedStandIn(StandIn, nn.Conv2d):
-    """The host's convolution over ``frames`` frames, zeros at the ends; ``weight`` is ``(O, I, frames, kh, kw)``."""
+    """The host's convolution inflated to ``frames`` frames; ``weight`` is ``(O, I, frames, kh, kw)``."""
 
     def __init__(self, *shape: Any, frames: int = 3, **conv: Any) -> None:
         check_odd("frames", frames)
@@ -64,7 +61,7 @@ class InflatedStandIn(StandIn, nn.Conv2d):
         self.frames = frames
 
     def adopt(self, conv: nn.Conv2d) -> None:
-        """Take over the parameters, the kernel spread evenly over the frames."""
+        """Use the parameters of the replaced convolution, with the kernel inflated evenly over the frames."""
         self.weight = nn.Parameter(inflate(conv.weight.detach(), self.frames), conv.weight.requires_grad)
         self.bias = conv.bias
 

@@ -23,7 +23,7 @@ class NonLocal(nn.Module):
 
     Args:
         channels: C of the input.
-        mode: how two positions are compared: softmax of ``theta . phi`` ("embedded_gaussian"), softmax of the features'
+        mode: similarity of two positions: softmax of ``theta . phi`` ("embedded_gaussian"), softmax of the features'
             own product ("gaussian"), or the product divided by the number of positions ("dot_product").
         subsample: max-pool keys and values over 2 x 2 positions.
     """
@@ -62,12 +62,12 @@ class NonLocal(nn.Module):
 def non_local_at(
     position: BlockPosition, blocks: Sequence[Sequence[int]] | None = None, **options: Any
 ) -> Callable[[int], NonLocal] | None:
-    """``(channels) -> NonLocal`` to append to this residual block, or None.
+    """Return ``(channels) -> NonLocal`` for the block to append to this residual block, or None.
 
     Args:
-        blocks: indices, from 0, of the blocks in each of the four stages. Default: five blocks, two spread over res3
-            and three over res4 (arXiv 1711.07971, section 5.1); a ResNet-18 has only four there.
-        options: of NonLocal.
+        blocks: zero-based indices of the blocks in each of the four stages. Default: two blocks in res3 and three in
+            res4, evenly spaced (arXiv 1711.07971, section 5.1); in a ResNet-18, where res4 has two blocks, both.
+        options: options of NonLocal.
     """
     if blocks is None:
         count = {3: 2, 4: 3}.get(position.stage, 0)
@@ -76,8 +76,8 @@ def non_local_at(
         indices = blocks[position.stage - 2] if len(blocks) == 4 else [-1]
         if not all(isinstance(index, int) and 0 <= index < position.count for index in indices):
             raise ConfigError(
-                f"non_local blocks is {blocks}; give four lists of block indices, in stage {position.stage} each below "
-                f"{position.count}."
+                f"non_local blocks is {blocks}; it must be four lists of block indices, in stage {position.stage} each "
+                f"below {position.count}."
             )
     if position.index not in indices:
         return None

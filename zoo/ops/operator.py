@@ -1,8 +1,8 @@
-"""What a temporal operator declares about itself, and the registry of operators.
+"""The interface of temporal operators, and their registry.
 
-To add an operator, write its module in one file, and register an ``Operator`` at the end of that file. Everything
-specific to it is declared there: where it goes in a residual block, what stands in for a convolution of an image
-network, and which of its layers have the size of the frame count.
+To add an operator, write its module in one file and register an ``Operator`` at the end of that file. Everything
+specific to the operator is declared there: its position in a residual block, its stand-in for a convolution of an image
+network, and the layers whose size is the number of frames.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ POSITIONS = ("before_conv1", "after_conv1", "after_conv2", "after_conv3")
 
 @dataclass(frozen=True)
 class BlockPosition:
-    """A residual block: its stage (2 to 5, as in "res2"), its index there, and how many blocks the stage has."""
+    """A residual block: its stage (2 to 5, as in "res2"), its index in the stage, and the number of blocks there."""
 
     stage: int
     index: int
@@ -33,13 +33,14 @@ ConvBuilder = Callable[[int, int, int, int], nn.Module]  # (in_channels, out_cha
 
 @dataclass(frozen=True)
 class BlockModules:
-    """What a residual block uses instead of, or beside, its plain convolutions. Modules are called ``(x, num_frames)``.
+    """Modules that replace or extend the plain convolutions of a residual block; called with ``(x, num_frames)``.
 
     Attributes:
-        first_conv, spatial_conv: build the block's first convolution, and its 3x3 ones, each with its batch norm;
-            None for the plain convolution.
-        temporal: ``(channels) -> module``, added at ``position``: before conv1 (on the residual branch), after conv1
-            and its ReLU, after conv2 and its ReLU, or after conv3 (before the sum).
+        first_conv, spatial_conv: builders of the block's first convolution and of its 3x3 convolutions, each with batch
+            norm; None: the plain convolution.
+        temporal: ``(channels) -> module``, added at ``position``.
+        position: before conv1 (on the residual branch), after conv1 and its ReLU, after conv2 and its ReLU, or after
+            conv3 (before the sum).
     """
 
     first_conv: ConvBuilder | None = None
@@ -60,11 +61,11 @@ class Operator:
         name: value of ``op`` in ``VideoResNet`` and ``temporalize``.
         block: ``(position, **options) -> BlockModules`` for one residual block of a ResNet.
         stand_in: ``(conv, num_frames, shape, **options) -> nn.Conv2d``, a ``StandIn`` for a convolution of an image
-            network; None if ``temporalize`` cannot use the operator.
-        pools_time_first: a ResNet averages features over time before dropout and classifier (as the TAdaConv authors
-            do); otherwise it classifies every frame and averages the logits.
-        stem_pool: the published ResNets with this operator max-pool after the stem; without, their first block has
-            stride 2 instead.
+            network; None if ``temporalize`` does not support the operator.
+        pools_time_first: the ResNet averages features over time before dropout and classifier, as the TAdaConv authors
+            do; otherwise it classifies every frame and averages the logits.
+        stem_pool: the published ResNets with this operator have a max-pooling layer after the stem; otherwise the first
+            block has stride 2.
     """
 
     name: str
@@ -76,20 +77,20 @@ class Operator:
 
 @runtime_checkable
 class FrameSized(Protocol):
-    """A module that may have layers of the size of the frame count, which another frame count resamples."""
+    """A module with layers whose size may be the number of frames; they are resampled for another number."""
 
     num_frames: int
 
     def frame_sized_keys(self) -> tuple[str, ...]:
-        """Keys of these layers in the module's state dict; none if the module takes any frame count."""
+        """Keys of these layers in the module's state dict; empty if the module accepts any number of frames."""
         ...
 
     def resample(self, weight: Tensor) -> Tensor:
-        """Fit the weight of such a layer, trained with another frame count, to this module."""
+        """Adapt the weight of such a layer, trained with another number of frames, to this module."""
         ...
 
     def options_for_frames(self) -> dict[str, Any]:
-        """Options that a module for another frame count needs to take over this one's weights."""
+        """Options with which a module for another number of frames can reuse this module's weights."""
         ...
 
 
@@ -100,7 +101,7 @@ def register_operator(operator: Operator) -> None:
     """Add an operator to the registry; its name becomes a value of ``op``.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is already registered.
     """
     if operator.name in OPERATORS:
         raise ConfigError(f"An operator named {operator.name!r} is already registered; choose another name.")

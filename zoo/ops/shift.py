@@ -1,4 +1,4 @@
-"""TSM: a temporal convolution with fixed taps, that is, a shift of some channels.
+"""TSM: a shift of some channels in time, which is a temporal convolution with fixed taps.
 
 Source: "TSM: Temporal Shift Module for Efficient Video Understanding", ICCV 2019, arXiv 1811.08383, section 3.
 """
@@ -18,18 +18,21 @@ from zoo.ops.stand_in import insert_before
 
 
 def check_divisor(divisor: int) -> None:
-    """Refuse what does not leave room for two parts of the channels."""
+    """Raise a ConfigError unless ``divisor`` is an integer of at least 2."""
     if not isinstance(divisor, int) or divisor < 2:
-        raise ConfigError(f"divisor is {divisor!r}; two parts of the channels are shifted, so it is at least 2.")
+        raise ConfigError(
+            f"divisor is {divisor!r}; it must be at least 2, since two parts of the channels are shifted."
+        )
 
 
 class TemporalShift(nn.Module):
-    """Shift a fraction of the channels by one frame in each direction; zeros enter at the ends.
+    """Shift a fraction of the channels by one frame in each direction, with zero padding.
 
-    The first ``C // divisor`` channels take the next frame, as many after them the previous one, the rest stay.
+    The first ``C // divisor`` channels come from the next frame, the next ``C // divisor`` from the previous frame, and
+    the others are unchanged.
 
     Args:
-        divisor: 8 in the paper: 1/8 of the channels to either side.
+        divisor: 8 in the paper: 1/8 of the channels in each direction.
     """
 
     def __init__(self, divisor: int = 8) -> None:
@@ -53,12 +56,12 @@ class TemporalShift(nn.Module):
         return shifted.flatten(0, 1)
 
     def extra_repr(self) -> str:
-        """For ``print``."""
+        """Arguments shown by ``print``."""
         return f"divisor={self.divisor}"
 
 
 def shift_kernel(channels: int, divisor: int = 8) -> Tensor:
-    """The shift as a depthwise temporal kernel ``(C, 1, 3)``: where a learned one may start."""
+    """Return the shift as a depthwise temporal kernel ``(C, 1, 3)``, to initialize a learned kernel."""
     kernel, fold = torch.zeros(channels, 1, 3), channels // divisor
     kernel[:fold, :, 2] = 1
     kernel[fold : 2 * fold, :, 0] = 1

@@ -1,17 +1,17 @@
-"""STAM: a convolution whose kernel is recalibrated for every frame, channel and tap, and an aggregation behind it.
+"""STAM: a convolution whose kernel is calibrated for every frame, channel and tap, followed by an aggregation.
 
 Source: "STAM: a spatio-temporal adaptive module for improving static convolutions in action recognition", The Visual
-Computer 2023, doi 10.1007/s00371-023-03165-6. Only its abstract is open: no equations, code, weights or numbers. This
-is our reading of it, and no accuracy of the paper is claimed for it. (Not the "STAM" of arXiv 2103.13915.)
+Computer 2023, doi 10.1007/s00371-023-03165-6. Only its abstract is public: no equations, code, weights or numbers. This
+is our interpretation; we do not claim the accuracy of the paper. (Not the "STAM" of arXiv 2103.13915.)
 
-From the abstract: a linear combination of N adaptive filters, from two light attention branches side by side, one with
-multi-scale spatial context and one with long-range temporal context; it modulates the static kernel of each frame, and
-not in the same way at all of its taps; an omni-dimensional aggregation follows. Ours: everything else, that is, the
-layers and widths of both branches, how the temporal one knows the order of frames, a learned bank of filters, the form
-``1 + ...``, its start at the static convolution, and which dimensions the aggregation pools.
+From the abstract: a linear combination of N adaptive filters, computed by two lightweight parallel attention branches,
+one with multi-scale spatial context and one with long-range temporal context; it modulates the static kernel for each
+frame, differently for each tap; an omni-dimensional aggregation follows. Our choices: the layers and widths of both
+branches, the encoding of frame order in the temporal branch, a learned bank of filters, the form ``1 + ...``, the
+initialization as the static convolution, and the dimensions that the aggregation pools.
 
-The calibration ``A_t`` has a value for every input channel and tap, ``Y_t = (A_t . W) * X_t``, and none for the output
-channels. So it can scale what each tap reads instead of the kernel: see ``zoo.ops.stam_conv``.
+The calibration ``A_t`` has a value for every input channel and tap, ``Y_t = (A_t . W) * X_t``, but not for the output
+channels. Therefore it can scale the input of each tap instead of the kernel; see ``zoo.ops.stam_conv``.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.ops.conv_unit import TemporalConvBN
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
-from zoo.ops.stam_aggregation import AGGREGATIONS, aggregation_of, hidden_width
+from zoo.ops.stam_aggregation import AGGREGATIONS, build_aggregation, hidden_width
 from zoo.ops.stam_conv import stha_conv2d
 from zoo.ops.stand_in import StandIn, pad_frames, replace_conv
 from zoo.ops.tadaconv import Size2, spatial_mean
@@ -37,22 +37,22 @@ GRID = 7
 
 
 class SpatialBranch(nn.Module):
-    """What a frame looks like at three scales: pool to 7 x 7, project, three depthwise 3x3 of growing dilation.
+    """Spatial context at three scales: pool to 7 x 7, project, three depthwise 3x3 convolutions of growing dilation.
 
     Args:
         channels: C of the frames.
-        hidden: d of the projection.
+        hidden: width d of the projection.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, hidden, 1, bias=False)
         self.bn = nn.BatchNorm2d(hidden)
-        # no nn.Conv2d: networks initialize those by their fan-out, which shrinks depthwise maps from scale to scale
+        # not nn.Conv2d, which networks initialize by fan-out: depthwise maps would shrink from scale to scale
         self.scales = nn.Parameter(nn.init.normal_(torch.empty(SCALES, hidden, 1, 3, 3), std=1 / 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, C, H, W)`` -> descriptors ``(N, 3 d)``; maps smaller than 7 x 7 are fine."""
+        """``(N, C, H, W)`` -> descriptors ``(N, 3 d)``; maps may be smaller than 7 x 7."""
         y = F.relu(self.bn(self.reduce(F.adaptive_avg_pool2d(x, GRID))))
         means = []
         for dilation, weight in enumerate(self.scales, start=1):
@@ -62,11 +62,11 @@ class SpatialBranch(nn.Module):
 
 
 class TemporalBranch(nn.Module):
-    """What happens in the clip: project frame descriptors, look at the neighbors, then self-attention over all frames.
+    """Temporal context: project frame descriptors, convolve over neighboring frames, then attend to all frames.
 
-    ``z = GELU(LN(Linear(mean_HW x)))``, ``z += DepthwiseConv_3(z)``, ``z + MHSA_T(LN(z))``, for any T. Attention alone
-    does not know the order of the frames, nor does anything else in STAM: without the convolution, whose role is that
-    of a conditional position encoding (arXiv 2102.10882), a clip and its reverse would have the same logits.
+    ``z = GELU(LN(Linear(mean_HW x)))``, ``z += DepthwiseConv_3(z)``, ``z + MHSA_T(LN(z))``, for any T. The rest of
+    STAM is invariant to the order of frames. The convolution encodes this order, like a conditional position encoding
+    (arXiv 2102.10882); without it, a clip and its reverse would have the same logits.
     """
 
     def __init__(self, channels: int, hidden: int) -> None:
@@ -90,19 +90,19 @@ class TemporalBranch(nn.Module):
 
 
 class FilterMixture(nn.Module):
-    """The calibration of every frame: ``A_t[c, u, v] = 1 + N sum_n a_t[n] p_t[n, c] F_n[c, u, v]``.
+    """Calibration of every frame: ``A_t[c, u, v] = 1 + N sum_n a_t[n] p_t[n, c] F_n[c, u, v]``.
 
-    ``a_t``, a softmax, comes from the spatial branch, ``p_t`` from the temporal one. ``p_t`` starts at zero, so ``A_t``
-    starts at one.
+    ``a_t``, a softmax, is computed by the spatial branch, ``p_t`` by the temporal branch. ``p_t`` is initially zero, so
+    ``A_t`` is one.
 
     Args:
         channels: C of the frames.
         kernel_size: height and width of the kernel to calibrate.
         num_filters: N.
-        reduction: C over d, the width of both branches, which is at least 16.
+        reduction: C / d, where d, at least 16, is the width of both branches.
         filters: "bank", N learned filters; or "outer", filters that the spatial branch generates for each frame, each
             the outer product of C and of kh x kw values.
-        coefficients: of the temporal branch, one for each "channel" of a filter, or a "scalar".
+        coefficients: of the temporal branch: one for each "channel" of a filter, or one "scalar".
     """
 
     def __init__(
@@ -118,17 +118,17 @@ class FilterMixture(nn.Module):
         if not isinstance(num_filters, int) or num_filters < 1:
             raise ConfigError(f"STAM's num_filters is {num_filters!r}; it must be a whole number of at least 1.")
         hidden = hidden_width(channels, reduction, HEADS)
-        for what, value, choices in (
+        for option, value, choices in (
             ("filters", filters, ("bank", "outer")),
             ("coefficients", coefficients, ("channel", "scalar")),
         ):
             if value not in choices:
-                raise ConfigError(f"STAM's {what} is {value!r}; choose from {', '.join(choices)}.")
+                raise ConfigError(f"STAM's {option} is {value!r}; choose from {', '.join(choices)}.")
         self.channels, self.num_filters = channels, num_filters
         self.spatial = SpatialBranch(channels, hidden)
         self.temporal = TemporalBranch(channels, hidden)
         self.mix = nn.Linear(SCALES * hidden, num_filters)
-        # near uniform rather than uniform: from zeros, what is in front would stand still for one more step
+        # with zeros, the spatial branch would have no gradient in the first two steps
         nn.init.normal_(self.mix.weight, std=0.01)
         nn.init.zeros_(self.mix.bias)
         self.modulate = nn.Linear(hidden, num_filters * (channels if coefficients == "channel" else 1), bias=False)
@@ -147,20 +147,20 @@ class FilterMixture(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> ``A`` of every frame, ``(B*T, C, kh, kw)``."""
-        looks = self.spatial(x)  # (B*T, 3 d)
-        a = self.num_filters * self.mix(looks).softmax(1)
+        context = self.spatial(x)  # (B*T, 3 d)
+        a = self.num_filters * self.mix(context).softmax(1)
         p = self.modulate(self.temporal(x, num_frames)).unflatten(1, (self.num_filters, -1))  # (B*T, N, C or 1)
         weights = (a[:, :, None] * p).expand(-1, -1, self.channels)
         if self.bank is not None:
             return 1 + torch.einsum("bnc,ncuv->bcuv", weights, self.bank)
         assert self.generate is not None
-        generated = self.generate(looks).unflatten(1, (self.num_filters, -1))
+        generated = self.generate(context).unflatten(1, (self.num_filters, -1))
         channels, taps = generated.split([self.channels, generated.shape[2] - self.channels], dim=2)
         return 1 + torch.einsum("bnc,bnk->bck", weights * channels, taps).unflatten(2, self.kernel_size)
 
 
 def tap_masks(count: int, kernel_size: tuple[int, int]) -> Tensor:
-    """Distinct masks of a kernel's taps, ``(count, kh, kw)``: all, center, cross, corners, then random ones."""
+    """Distinct masks of a kernel's taps, ``(count, kh, kw)``: all, center, cross, corners, then random masks."""
     height, width = kernel_size
     masks = torch.rand(max(count, 4), height, width)
     masks[0] = 1
@@ -174,8 +174,8 @@ def tap_masks(count: int, kernel_size: tuple[int, int]) -> Tensor:
 class STHAConv2d(nn.Conv2d):
     """Spatio-temporal hybrid adaptive convolution: a drop-in for ``nn.Conv2d`` on folded frames.
 
-    ``weight`` and ``bias`` are those of the convolution it replaces, so an image network's kernel loads unchanged, and
-    at initialization the output is unchanged too. The bias is not calibrated.
+    ``weight`` and ``bias`` are those of the replaced convolution, so the kernel of an image network loads unchanged, and
+    the initial output is unchanged too. The bias is not calibrated.
 
     Args:
         calibration: options of FilterMixture.
@@ -205,26 +205,26 @@ class STHAConv2d(nn.Conv2d):
         return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
 
     def extra_macs(self, x: Tensor, num_frames: int) -> int:
-        """Multiply-accumulates of the calibration, which runs value by value: of windows, or of grouped kernels."""
+        """Multiply-accumulates of the element-wise calibration: of windows, or of grouped kernels."""
         if self.groups > 1:
             return len(x) * self.weight.numel()
-        left, right, top, bottom = self._reversed_padding_repeated_twice  # numbers, where ``padding`` may be a word
-        places = 1
+        left, right, top, bottom = self._reversed_padding_repeated_twice  # numbers, also if ``padding`` is a string
+        positions = 1
         for size, padding, taps, stride, dilation in zip(
             x.shape[2:], (top + bottom, left + right), self.kernel_size, self.stride, self.dilation, strict=True
         ):
-            places *= (size + padding - dilation * (taps - 1) - 1) // stride + 1
-        return len(x) * places * self.weight[0].numel()
+            positions *= (size + padding - dilation * (taps - 1) - 1) // stride + 1
+        return len(x) * positions * self.weight[0].numel()
 
 
 class STAM(TemporalConvBN):
-    """STHAConv2d and the aggregation: in place of a convolution and its batch norm, which it starts as.
+    """STHAConv2d and the aggregation, instead of a convolution and its batch norm, with the same initial output.
 
-    ``BN(Y) + BN_0(g . M')``, with ``Y`` of the convolution and ``BN_0`` zero at first.
+    ``BN(Y) + BN_0(g . M')``, where ``Y`` is the output of the convolution and ``BN_0`` is initially zero.
 
     Args:
-        aggregation: "omni" (OmniAggregation), "group_context" (GroupContext), or "none", ``BN(Y)`` alone.
-        reduction: channels over the width of the attention branches and of the aggregation's gate.
+        aggregation: "omni" (OmniAggregation), "group_context" (GroupContext), or "none", only ``BN(Y)``.
+        reduction: ratio of channels to the width of the attention branches and of the aggregation's gate.
         calibration: options of FilterMixture.
     """
 
@@ -245,11 +245,11 @@ class STAM(TemporalConvBN):
         conv = STHAConv2d(
             in_channels, out_channels, kernel_size, stride=stride, padding=padding, reduction=reduction, **calibration
         )
-        super().__init__(conv, out_channels, aggregation_of(aggregation, out_channels, reduction))
+        super().__init__(conv, out_channels, build_aggregation(aggregation, out_channels, reduction))
 
 
 class STHAStandIn(StandIn, STHAConv2d):
-    """STAM's convolution in an image network."""
+    """Stand-in with STAM's convolution."""
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
@@ -259,7 +259,7 @@ class STHAStandIn(StandIn, STHAConv2d):
         return y if self.bias is None else y + self.bias[:, None, None].to(y.dtype)
 
     def extra_macs(self, x: Tensor) -> int:  # type: ignore[override]
-        """Multiply-accumulates of the calibration, which runs value by value."""
+        """Multiply-accumulates of the element-wise calibration."""
         return super().extra_macs(x, self.num_frames)
 
 

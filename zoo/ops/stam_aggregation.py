@@ -1,6 +1,7 @@
-"""What STAM adds to a convolution's output: maps pooled over time and space, gated by channel.
+"""STAM's aggregation: feature maps pooled over time and space, gated by channel.
 
-The abstract of doi 10.1007/s00371-023-03165-6 names an omni-dimensional aggregation and no more; see ``zoo.ops.stam``.
+The abstract of doi 10.1007/s00371-023-03165-6 mentions an omni-dimensional aggregation without details; see
+``zoo.ops.stam``.
 """
 
 from __future__ import annotations
@@ -16,31 +17,31 @@ AGGREGATIONS = ("omni", "group_context", "none")
 
 
 def hidden_width(channels: int, reduction: int, multiple: int = 1) -> int:
-    """``channels / reduction``, at least 16, rounded down to a multiple."""
+    """Compute ``channels / reduction``, at least 16, rounded down to a multiple of ``multiple``."""
     if not isinstance(reduction, int) or reduction < 1:
         raise ConfigError(f"STAM's reduction is {reduction!r}; it must be a whole number of at least 1.")
     return max(channels // reduction, 16) // multiple * multiple
 
 
-def aggregation_of(name: str, channels: int, reduction: int) -> nn.Module | None:
-    """The module that an option names; None for "none"."""
+def build_aggregation(name: str, channels: int, reduction: int) -> nn.Module | None:
+    """Build an aggregation by name; None for "none"."""
     if name == "none":
         return None
     if channels < 4:
-        raise ConfigError(f"aggregation={name!r} splits channels in four; {channels} are too few: use 'none'.")
+        raise ConfigError(f"aggregation={name!r} requires 4 channels or more, got {channels}; use 'none'.")
     return OmniAggregation(channels, reduction) if name == "omni" else GroupContext(channels)
 
 
 class OmniAggregation(nn.Module):
-    """``g . M'``: quarters of the channels pooled over time, height and width in turn, and a gate by channel.
+    """``g . M'``: quarters of the channels pooled over different dimensions, with a gate for each channel.
 
     All quarters are averaged over frames t-1, t, t+1; the second also over three rows, the third over three columns,
-    the fourth over both. Values beyond the borders count as zeros. ``g = sigmoid(Linear(ReLU(Linear(mean_THW Y))))``,
-    one for each clip and channel.
+    the fourth over both, with zero padding. ``g = sigmoid(Linear(ReLU(Linear(mean_THW Y))))``,
+    for each clip and channel.
 
     Args:
         channels: C of the maps, at least 4.
-        reduction: C over the gate's hidden width, which is at least 16.
+        reduction: ratio of C to the gate's hidden width, which is at least 16.
     """
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -60,10 +61,10 @@ class OmniAggregation(nn.Module):
 
 
 class GroupContext(nn.Module):
-    """``sigmoid(Linear(context)) . Y`` for quarters of the channels, each with a context of its own.
+    """``sigmoid(Linear(context)) . Y`` for quarters of the channels, each with its own context.
 
-    The contexts are the means over clip, frame and place, and the average over frames t-1, t, t+1: after the group
-    contextualisation of arXiv 2203.09694, in a small form of our own.
+    The contexts are the means over the clip, over each frame and over time, and the average over frames t-1, t, t+1: a
+    simplified form of the group contextualization of arXiv 2203.09694.
 
     Args:
         channels: C of the maps, at least 4.

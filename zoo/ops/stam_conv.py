@@ -1,10 +1,10 @@
-"""A convolution whose kernel is scaled for every frame, input channel and tap, without a kernel for each frame.
+"""Convolution with a kernel that is scaled for every frame, input channel and tap, without a kernel for each frame.
 
-``(A_t . W) * X_t`` with ``A_t`` the same for all output channels: what each tap reads can be scaled in place of the
-kernel. The scaled windows of a frame are laid side by side as an image of kh x kw times the size, which the unchanged
-kernel crosses in steps of its own size: an identity, with the multiply-accumulates of the static convolution, on the
-convolution that is fastest on the device. Kernels of few channels, in grouped and depthwise convolutions, are small
-next to the windows; there the kernel is scaled.
+In ``(A_t . W) * X_t``, ``A_t`` is the same for all output channels. Therefore the input of each tap can be scaled
+instead of the kernel. The scaled windows of a frame are laid side by side as an image of kh x kw times the size, and
+the unchanged kernel is applied with a stride of its own size. This is exact, has the multiply-accumulates of the static
+convolution, and uses the fastest convolution of the device. In grouped and depthwise convolutions the kernel is small
+compared with the windows; there the kernel is scaled.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoo.ops.tadaconv import Size2
 
 Pair = tuple[int, int]
 
-# values of scaled windows made at once: on a CPU they should stay in the cache, elsewhere fill the device
+# values of scaled windows that are computed at once: few enough for the cache of a CPU, enough to use other devices
 CHUNK = {"cpu": 2**21}
 CHUNK_ELSEWHERE = 2**27
 
@@ -46,14 +46,14 @@ def stha_conv2d(
         ``(N, C_out, H', W')``.
     """
     frames = x.shape[0]  # not len(x), which would fix the batch of an exported network
-    wanted = (frames, weight.shape[1] * groups, *weight.shape[2:])
-    if calibration.shape != wanted:
+    expected = (frames, weight.shape[1] * groups, *weight.shape[2:])
+    if calibration.shape != expected:
         raise ConfigError(
             f"the calibration is {tuple(calibration.shape)}; {frames} frames and the kernel {tuple(weight.shape)} in "
-            f"{groups} group(s) need {wanted}."
+            f"{groups} group(s) require {expected}."
         )
     if isinstance(padding, str):
-        raise ConfigError(f"padding is {padding!r}; STAM's convolution takes numbers, such as half of an odd kernel.")
+        raise ConfigError(f"padding is {padding!r}; STAM's convolution requires numbers, such as kernel_size // 2.")
     pairs: Any = tuple((v, v) if isinstance(v, int) else tuple(v) for v in (stride, padding, dilation))
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
@@ -71,7 +71,7 @@ def stha_conv2d(
 
 
 def _windows(x: Tensor, taps: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Tensor, Tensor]:
-    """Padded frames ``(N, H, W, C)`` and, a view of them, what every tap reads, ``(N, H', kh, W', kw, C)``."""
+    """Padded frames ``(N, H, W, C)``, and a view of them with the inputs of every tap ``(N, H', kh, W', kw, C)``."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
     view = padded
     for axis in (0, 1):
@@ -81,12 +81,12 @@ def _windows(x: Tensor, taps: Pair, stride: Pair, padding: Pair, dilation: Pair)
 
 
 def _as_images(windows: Tensor) -> Tensor:
-    """Windows laid side by side, ``(N, C, H' kh, W' kw)``, channels last: steps of kh, kw meet each once."""
+    """Windows side by side, ``(N, C, H' kh, W' kw)``, channels last, for a convolution with stride kh, kw."""
     return windows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def _chunk(windows: Tensor) -> int:
-    """Frames whose windows are scaled at once."""
+    """Number of frames whose windows are scaled at once."""
     return max(CHUNK.get(windows.device.type, CHUNK_ELSEWHERE) // max(windows[0].numel(), 1), 1)
 
 
@@ -97,10 +97,10 @@ def _tap_scaled_conv(
     _, windows = _windows(x, taps, stride, padding, dilation)
     scale = calibration.permute(0, 2, 3, 1)[:, None, :, None]  # (N, 1, kh, 1, kw, C)
     n = _chunk(windows)
-    buffer = torch.empty(windows[:n].shape, dtype=x.dtype, device=x.device)  # new memory costs more than the product
+    buffer = torch.empty(windows[:n].shape, dtype=x.dtype, device=x.device)  # allocation takes longer than the product
     parts = []
-    for some, factors in zip(windows.split(n), scale.split(n), strict=True):
-        scaled = torch.mul(some, factors, out=buffer[: len(some)])
+    for chunk, factors in zip(windows.split(n), scale.split(n), strict=True):
+        scaled = torch.mul(chunk, factors, out=buffer[: len(chunk)])
         parts.append(F.conv2d(_as_images(scaled), weight, stride=taps))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -108,9 +108,9 @@ def _tap_scaled_conv(
 def _gathered_conv(
     x: Tensor, calibration: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
-    """The form for compilers: a convolution with one-hot kernels gathers what each tap reads.
+    """Implementation for compilers: a convolution with one-hot kernels gathers the inputs of each tap.
 
-    Its gradients need no slices, which may be compiled wrongly: see ``zoo.ops.frames.compiles_for_cpu``.
+    Its gradients need no slices, which may be miscompiled; see ``zoo.ops.frames.compiles_for_cpu``.
     """
     taps = weight[0, 0].numel()
     one_hot = torch.eye(taps, dtype=x.dtype, device=x.device).view(taps, 1, *weight.shape[2:])
@@ -120,7 +120,7 @@ def _gathered_conv(
 
 
 class _TapScaledConv(torch.autograd.Function):
-    """``_tap_scaled_conv`` that keeps its inputs only: autograd would keep the windows, kh x kw times as much."""
+    """``_tap_scaled_conv`` that saves only its inputs; autograd would save the windows, kh x kw times as much."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Pair) -> Tensor:

@@ -1,7 +1,7 @@
-"""Stand-ins for the convolutions of an image network: same keys and tensors, plus an operator over frames.
+"""Stand-ins: modules that replace a convolution of an image network, with the same keys and tensors plus an operator.
 
-The image network calls its convolutions with one argument, so the frame count is an attribute that the video network
-sets. Each operator registers its own stand-in (see ``zoo.ops.operator``).
+The image network calls its convolutions with one argument. Therefore the number of frames is an attribute, which the
+video network sets. Each operator registers its own stand-in (see ``zoo.ops.operator``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zoo.ops.operator import OPERATORS
 
 
 class StandIn:
-    """What all stand-ins have: the frame count of the folded frames that they are called with.
+    """Base of all stand-ins, which are called with folded frames.
 
     Attributes:
         num_frames: T of the clips that are folded into the batch.
@@ -26,12 +26,12 @@ class StandIn:
     num_frames: int = 1
 
     def adopt(self, conv: nn.Conv2d) -> None:
-        """Take over the parameters of the convolution this stands for."""
+        """Use the parameters of the replaced convolution."""
         self.weight, self.bias = conv.weight, conv.bias
 
 
 class CalibratedConv2d(StandIn):
-    """A convolution of the zoo, called like the host's own: ``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
+    """Base of stand-ins that are convolutions with an argument ``num_frames``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
@@ -39,10 +39,10 @@ class CalibratedConv2d(StandIn):
 
 
 class OperatorConv2d(StandIn, nn.Conv2d):
-    """An operator of the same shape in and out, then the host's convolution.
+    """An operator that preserves the shape, followed by the host's convolution.
 
     Args:
-        temporal: called ``(x, num_frames)``.
+        temporal: the operator, called with ``(x, num_frames)``.
         conv: options of ``nn.Conv2d``.
     """
 
@@ -56,7 +56,7 @@ class OperatorConv2d(StandIn, nn.Conv2d):
 
 
 def pad_frames(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """Frames padded as the convolution does, and the zero padding that is left for a functional convolution."""
+    """Pad frames as the convolution does; returns them with the zero padding left to a functional convolution."""
     if not isinstance(conv.padding, str) and conv.padding_mode == "zeros":
         return x, conv.padding
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
@@ -66,29 +66,29 @@ def pad_frames(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, tuple[int, ...]]:
 def replace_conv(
     kind: Callable[..., nn.Conv2d], conv: nn.Conv2d, num_frames: int, shape: Mapping[str, Any], **options: Any
 ) -> nn.Conv2d:
-    """A ``stand_in`` of an ``Operator``: a convolution of class ``kind`` with the shape of ``conv``."""
+    """``Operator.stand_in`` that replaces ``conv`` by a convolution of class ``kind`` and the same shape."""
     return kind(conv.in_channels, conv.out_channels, conv.kernel_size, **shape, **options)
 
 
 def insert_before(
     build: Callable[..., nn.Module], conv: nn.Conv2d, num_frames: int, shape: Mapping[str, Any], **options: Any
 ) -> nn.Conv2d:
-    """A ``stand_in`` of an ``Operator``: ``build(channels, num_frames, **options)``, then the convolution."""
+    """``Operator.stand_in`` that inserts ``build(channels, num_frames, **options)`` before the convolution."""
     temporal = build(conv.in_channels, num_frames, **options)
     return replace_conv(OperatorConv2d, conv, num_frames, shape, temporal=temporal)
 
 
 def stand_in(op: str, conv: nn.Conv2d, num_frames: int, **options: Any) -> nn.Conv2d:
-    """A convolution's stand-in with its shape, parameters, dtype, device and mode.
+    """Build the stand-in of a convolution, with its shape, parameters, dtype, device and mode.
 
     Args:
-        op: name of a registered operator that has a ``stand_in``.
+        op: name of a registered operator with a ``stand_in``.
         conv: the convolution of the image network.
         num_frames: T of the clips.
         options: of the operator.
 
     Raises:
-        ConfigError: the operator lacks these options, or has no form for the convolution.
+        ConfigError: an option that the operator does not have, or a convolution that it does not support.
     """
     padding = conv.padding
     left, right, top, bottom = conv._reversed_padding_repeated_twice
@@ -105,7 +105,7 @@ def stand_in(op: str, conv: nn.Conv2d, num_frames: int, **options: Any) -> nn.Co
     assert build is not None
     try:
         module: Any = build(conv, num_frames, shape, **options)
-    except ConfigError:  # it names the option already
+    except ConfigError:  # its message names the option
         raise
     except TypeError as error:
         raise ConfigError(f"the operator {op!r} cannot be built with {options}: {error}") from error

@@ -1,11 +1,11 @@
-"""TAdaConv, version 1: a convolution whose kernel is recalibrated for every frame.
+"""TAdaConv, version 1: a convolution whose kernel is calibrated for every frame.
 
 Source: "TAda! Temporally-Adaptive Convolutions for Video Understanding", ICLR 2022, arXiv 2110.06178, section 3:
 ``y_t = (alpha_t . W) * x_t`` with ``alpha = 1 + F(x)``.
 
-No kernel is ever built for a frame. A calibration of the input channels commutes with the convolution onto its
-input, ``conv(x, alpha W) == conv(alpha x, W)``; one of the output channels onto its output,
-``conv(x, alpha W) == alpha conv(x, W)``. Both are identities, so the gradients agree as well.
+No kernel is built for individual frames. A calibration of the input channels can be applied to the input instead,
+``conv(x, alpha W) == conv(alpha x, W)``, and a calibration of the output channels to the output,
+``conv(x, alpha W) == alpha conv(x, W)``. Both are exact, so the gradients are equal as well.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def _check_calibration(alpha: Tensor, weight: Tensor, cal_dim: str, groups: int)
     if cal_dim not in ("cin", "cout"):
         raise ConfigError(f"cal_dim is {cal_dim!r}; use 'cin' (input channels) or 'cout' (output channels).")
     if cal_dim == "cin" and groups != 1:
-        raise ConfigError(f"cal_dim='cin' calibrates all input channels and needs groups=1, got groups={groups}.")
-    wanted = weight.shape[1] if cal_dim == "cin" else weight.shape[0]
-    if alpha.shape[1] != wanted:
-        raise ConfigError(f"alpha has {alpha.shape[1]} channels, the convolution's {cal_dim} has {wanted}.")
+        raise ConfigError(f"cal_dim='cin' requires groups=1, got groups={groups}.")
+    expected = weight.shape[1] if cal_dim == "cin" else weight.shape[0]
+    if alpha.shape[1] != expected:
+        raise ConfigError(f"alpha has {alpha.shape[1]} channels, the convolution's {cal_dim} has {expected}.")
 
 
 def tada_conv2d(
@@ -50,13 +50,13 @@ def tada_conv2d(
     cal_dim: CalDim = "cin",
     beta: Tensor | None = None,
 ) -> Tensor:
-    """Convolve every frame with its own recalibrated kernel.
+    """Convolve every frame with its own calibrated kernel.
 
     Args:
         x: frames ``(N, C_in, H, W)``, N = clips x frames.
         alpha: calibration ``(N, C)``; C is C_in for ``cal_dim="cin"``, C_out for ``"cout"``.
         weight: base kernel ``(C_out, C_in / groups, kh, kw)``.
-        bias: ``(C_out,)``, added uncalibrated, as in version 1 of the operator, if there is no beta.
+        bias: ``(C_out,)``, not calibrated without beta, as in version 1 of the operator.
         beta: calibration of the bias ``(N, C_out)``, as in version 2.
 
     Returns:
@@ -84,15 +84,15 @@ def tada_conv3d(
     temporal_stride: int = 1,
     cal_dim: CalDim = "cin",
 ) -> Tensor:
-    """Calibrate a kernel that also spans time: an output frame's ``alpha`` scales all of its input frames.
+    """Convolve with a 3D kernel that is calibrated for every output frame.
 
-    Time is zero-padded to keep T; ``stride`` and ``padding`` are spatial.
+    Time is zero-padded so that T is preserved; ``stride`` and ``padding`` are spatial.
 
     Args:
         x: clip ``(B, C_in, T, H, W)``.
         alpha: calibration ``(B, C, T)``; C is C_in for ``cal_dim="cin"``, C_out for ``"cout"``.
         weight: ``(C_out, C_in, kt, kh, kw)``, kt odd.
-        temporal_stride: every how many frames there is an output, from the first on; it uses its frame's alpha.
+        temporal_stride: stride over frames, from the first; alpha is subsampled in the same way.
 
     Returns:
         ``(B, C_out, ceil(T / temporal_stride), H', W')``.
@@ -117,24 +117,24 @@ def tada_conv3d(
 
 
 def spatial_mean(x: Tensor, num_frames: int) -> Tensor:
-    """Frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``."""
+    """Compute frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``."""
     check_frames(x, num_frames)
     return x.mean((2, 3)).unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
 class RouteMLP(nn.Module):
-    """The routing function: what a clip looks like -> how each frame's kernel is scaled.
+    """Routing function: frame descriptors of a clip -> calibration of every frame's kernel.
 
     ``alpha = 1 + Conv_b(ReLU(BN(Conv_a(xbar + Conv_g(g)))))`` with ``xbar`` the frame descriptors and ``g`` their
-    mean over time (arXiv 2110.06178, equation 4). ``Conv_b`` starts at zero, so alpha starts at one.
+    mean over time (arXiv 2110.06178, equation 4). ``Conv_b`` is initially zero, so alpha is one.
 
     Args:
         channels: C of the descriptors.
-        reduction: C over the hidden width.
+        reduction: ratio of C to the hidden width.
         kernels: temporal sizes of ``Conv_a`` and ``Conv_b``, odd.
-        out_channels: of alpha, if not C.
+        out_channels: channels of alpha; default: C.
         norm: "batch" (BN and ReLU, TAda2D) or "layer" (LayerNorm and GELU, an option of TAdaConvNeXt).
-        bias_channels: also return a scale for a bias of so many channels, from a second ``Conv_b``.
+        bias_channels: channels of the calibration of the bias, computed by a second ``Conv_b``; None: no calibration.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class RouteMLP(nn.Module):
         self.b_bias = last_layer(hidden, bias_channels, kernels[1]) if bias_channels else None
 
     def forward(self, xbar: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Frame descriptors ``(B, C, T)`` -> scales of the kernel and, if asked for, of the bias, ``(B, C_out, T)``."""
-        # the zero padding of `a` must not contain Conv_g's share: the sum comes first, as published
+        """Frame descriptors ``(B, C, T)`` -> calibration of the kernel and of the bias (or None), ``(B, C_out, T)``."""
+        # as published, the sum precedes the zero padding of `a`
         y = self.a(xbar + self.g(xbar.mean(2, keepdim=True)))
         if self.bn is not None:
             y = F.relu(self.bn(y))
@@ -172,33 +172,33 @@ class RouteMLP(nn.Module):
 
 
 def check_routing(reduction: int, kernels: Sequence[int]) -> None:
-    """Refuse options that a routing function cannot be built with."""
+    """Raise a ConfigError for invalid options of a routing function."""
     check_counts(reduction=reduction)
     if len(kernels) != 2:
-        raise ConfigError(f"kernels is {kernels}; a routing function has two.")
+        raise ConfigError(f"kernels is {kernels}; it must have two sizes.")
     for size in kernels:
         check_odd("a size in kernels", size)
 
 
 def last_layer(hidden: int, channels: int, kernel_size: int) -> nn.Conv1d:
-    """The layer of a routing function that gives the scales, zero at first."""
+    """Build the zero-initialized last layer of a routing function."""
     layer = nn.Conv1d(hidden, channels, kernel_size, padding=kernel_size // 2, bias=False)
     nn.init.zeros_(layer.weight)
     return layer
 
 
 class AdaptiveConv2d(nn.Conv2d):
-    """A 2D convolution on folded frames whose ``routing`` scales the kernel, and perhaps the bias, for every frame.
+    """A 2D convolution on folded frames; ``routing`` calibrates its kernel and optionally its bias.
 
-    ``weight`` and ``bias`` are those of the convolution it replaces, so an image network's tensors load unchanged.
-    Calibrated are the input channels, or the output channels of a grouped or depthwise convolution.
+    ``weight`` and ``bias`` are those of the replaced convolution, so the tensors of an image network load unchanged. The
+    input channels are calibrated, or the output channels of a grouped or depthwise convolution.
     """
 
     routing: nn.Module
 
     @property
     def cal_dim(self) -> CalDim:
-        """Which channels of the kernel are scaled."""
+        """Calibrated dimension of the kernel."""
         return "cin" if self.groups == 1 else "cout"
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:  # type: ignore[override]
@@ -219,10 +219,10 @@ class AdaptiveConv2d(nn.Conv2d):
 
 
 class TAdaConv2d(AdaptiveConv2d):
-    """TAdaConv: a drop-in for ``nn.Conv2d`` on folded frames that starts as the convolution it replaces.
+    """TAdaConv: a drop-in for ``nn.Conv2d`` on folded frames, with the same initial output.
 
     Args:
-        calibrate_bias: scale the bias as well (an option of TAdaConvNeXt); the published ResNets have none.
+        calibrate_bias: also calibrate the bias, an option of TAdaConvNeXt; the published ResNets have no bias.
         routing: options of RouteMLP: reduction, kernels, norm.
     """
 
@@ -253,7 +253,7 @@ class TAdaConv3d(nn.Conv3d):
     """A 3D convolution with a routing function, a drop-in for ``nn.Conv3d`` with odd temporal size on clips.
 
     For 3D networks: the 3 x 3 x 3 convolutions of R3D, the 1 x 3 x 3 and 3 x 1 x 1 ones of R(2+1)D (arXiv 2110.06178,
-    section 4.3). Time must be padded by half the kernel.
+    section 4.3). Time must be padded by half of the kernel size.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: Any, **options: Any) -> None:
@@ -262,7 +262,9 @@ class TAdaConv3d(nn.Conv3d):
         pad = cast(tuple[int, int, int], self.padding)
         keeps = pad[0] == self.kernel_size[0] // 2 and self.padding_mode == "zeros"
         if self.groups != 1 or set(self.dilation) != {1} or not keeps:
-            raise ConfigError(f"TAdaConv3d needs groups=1, dilation=1 and zeros that keep the frames; got {self}.")
+            raise ConfigError(
+                f"TAdaConv3d requires groups=1, dilation=1 and zero padding that preserves T; got {self}."
+            )
         self.routing = RouteMLP(in_channels, **routing)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -275,9 +277,9 @@ class TAdaConv3d(nn.Conv3d):
 
 
 def temporal_average(y: Tensor, num_frames: int) -> Tensor:
-    """Mean over frames t-1, t, t+1 of ``(B*T, C, H, W)``; the missing frames at both ends count as zeros.
+    """Average ``(B*T, C, H, W)`` over frames t-1, t, t+1, with zero padding.
 
-    Dividing by three at the ends too is what the published weights were trained with (count_include_pad).
+    As in the published networks, the sum is divided by three at the ends too (count_include_pad).
     """
     frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
     total = frames.clone()
@@ -302,11 +304,11 @@ class TAdaAggregation(AggregationBN):
 
 
 class TAdaConvBN(TemporalConvBN):
-    """TAdaConv and the temporal aggregation: a unit of TAda2D, which starts as convolution + batch norm.
+    """TAdaConv and temporal aggregation, a unit of TAda2D; initially equal to convolution and batch norm.
 
     Args:
         operator: TAdaConv2d, or TAdaConv2dV2.
-        routing: options of its routing function.
+        routing: options of the routing function.
     """
 
     def __init__(
@@ -325,7 +327,7 @@ class TAdaConvBN(TemporalConvBN):
 
 
 class TAdaStandIn(CalibratedConv2d, TAdaConv2d):  # type: ignore[misc]
-    """TAdaConv in an image network."""
+    """Stand-in with TAdaConv."""
 
 
 def _block(position: BlockPosition, **options: Any) -> BlockModules:

@@ -1,4 +1,4 @@
-"""TAdaConv, version 2: the calibration comes from attention over the frames, and the bias is calibrated too.
+"""TAdaConv, version 2: attention over frames computes the calibration, which includes the bias.
 
 Source: "Temporally-Adaptive Models for Efficient Video Understanding", arXiv 2308.05787, section 3:
 ``y_t = (alpha_t . W) * x_t + beta_t . bias``.
@@ -20,22 +20,22 @@ from zoo.ops.tadaconv import AdaptiveConv2d, Size2, TAdaConvBN, check_routing, l
 
 
 def quick_gelu(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``, the activation that CLIP and the published weights were trained with."""
+    """``x * sigmoid(1.702 x)``, the activation of CLIP and of the published weights."""
     return x * torch.sigmoid(1.702 * x)
 
 
 class RouteTransformer(nn.Module):
-    """The routing function: ``z = QuickGELU(LN(Conv_a(xbar)))``, ``z += MHSA_T(LN(z))``, ``alpha = Conv_b(z)``.
+    """Routing function: ``z = QuickGELU(LN(Conv_a(xbar)))``, ``z += MHSA_T(LN(z))``, ``alpha = Conv_b(z)``.
 
     Args:
         channels: C of the frame descriptors.
-        reduction: C over the hidden width.
+        reduction: ratio of C to the hidden width.
         kernels: temporal sizes of ``Conv_a`` and ``Conv_b``, odd.
-        out_channels: of alpha, if not C.
-        bias_channels: also return beta, a scale for a bias of so many channels.
-        head_dim: channels of an attention head, which must divide the hidden width; None: 64 if it does, else all.
-        zero_init: start at ``alpha = beta = 1``: the last layers start at zero and one is added. TAdaConvNeXtV2 does
-            so; TAdaFormer, whose block ends in a zero-initialized layer of its own, does not and adds nothing.
+        out_channels: channels of alpha; default: C.
+        bias_channels: channels of beta, the scale of the bias; None: no beta.
+        head_dim: channels of an attention head, a divisor of the hidden width; default: 64 if possible, else all.
+        zero_init: initialize the last layers to zero and add one, so that ``alpha = beta = 1``, as in TAdaConvNeXtV2.
+            TAdaFormer does not, since its block ends in another zero-initialized layer.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class RouteTransformer(nn.Module):
         # published weights number the channels of q, k, v as d * heads + h, and those of the output as h * head_dim + d
         qkv = self.qkv(self.norm_attn(z)).unflatten(2, (3, -1, self.heads))  # (B, T, 3, head_dim, heads)
         q, k, v = qkv.permute(2, 0, 4, 1, 3)  # (B, heads, T, head_dim) each
-        # scaled by the full width, not the head's: so they were trained
+        # scaled by the full width instead of the head's, as in the published networks
         y = F.scaled_dot_product_attention(q, k, v, scale=z.shape[2] ** -0.5)
         z = (z + self.proj(y.transpose(1, 2).flatten(2))).transpose(1, 2)  # (B, hidden, T)
         alpha = self.b(z)
@@ -89,7 +89,7 @@ class RouteTransformer(nn.Module):
 
 
 class TAdaConv2dV2(AdaptiveConv2d):
-    """TAdaConvV2: a drop-in for ``nn.Conv2d`` on folded frames, whose bias is calibrated as well.
+    """TAdaConvV2: a drop-in for ``nn.Conv2d`` on folded frames, with calibrated bias.
 
     Args:
         routing: options of RouteTransformer: reduction, kernels, head_dim, zero_init.
@@ -118,7 +118,7 @@ class TAdaConv2dV2(AdaptiveConv2d):
 
 
 class TAdaV2StandIn(CalibratedConv2d, TAdaConv2dV2):  # type: ignore[misc]
-    """TAdaConvV2 in an image network."""
+    """Stand-in with TAdaConvV2."""
 
 
 def _block(position: BlockPosition, **options: Any) -> BlockModules:

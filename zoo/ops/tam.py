@@ -29,15 +29,15 @@ class TAM(nn.Module):
 
     Args:
         channels: C of the input.
-        num_frames: T. The global branch's layers have this size, so another T needs other weights.
+        num_frames: T. The global branch has a layer of this size, so another T requires other weights.
         kernel_size: K, taps of the temporal kernel, odd.
-        alpha: width of the global branch's hidden layer, in units of T.
+        alpha: width of the global branch's hidden layer divided by T.
         beta: channel reduction of the local branch.
-        branches: "both", "global" (kernel only), "local" (gate only), or "global_se" (the gate of a
-            squeeze-and-excitation, one for the whole clip, in place of the local one).
+        branches: "both", "global" (kernel only), "local" (gate only), or "global_se" (instead of
+            the local gate, a squeeze-and-excitation gate for the whole clip).
         order: "local_first" as in TANet, or "global_first", ``L(X) . (G(X) (*) X)``, as in TANet-R.
-        hidden: width of the global branch's hidden layer, where it is not ``alpha * num_frames``: a network whose
-            frame count was changed keeps the hidden units it was trained with.
+        hidden: width of the global branch's hidden layer; default: ``alpha * num_frames``. A network that was adapted
+            to another number of frames keeps its trained hidden units.
     """
 
     def __init__(
@@ -53,9 +53,9 @@ class TAM(nn.Module):
     ) -> None:
         super().__init__()
         check_odd("TAM's kernel_size", kernel_size)
-        for what, value, choices in (("branches", branches, BRANCHES), ("order", order, ORDERS)):
+        for option, value, choices in (("branches", branches, BRANCHES), ("order", order, ORDERS)):
             if value not in choices:
-                raise ConfigError(f"TAM's {what} is {value!r}; choose from {', '.join(choices)}.")
+                raise ConfigError(f"TAM's {option} is {value!r}; choose from {', '.join(choices)}.")
         check_counts(num_frames=num_frames, alpha=alpha, beta=beta, hidden=hidden or 1)
         self.num_frames, self.kernel_size, self.local_first = num_frames, kernel_size, order == "local_first"
         self.G = self.L = None
@@ -69,7 +69,7 @@ class TAM(nn.Module):
                 nn.Softmax(-1),
             )
         if branches != "global":
-            # squeeze-and-excitation is the same two layers on the descriptor of the whole clip
+            # squeeze-and-excitation has the same two layers, applied to the descriptor of the clip
             taps, reduced = (3 if branches != "global_se" else 1), max(channels // beta, 1)
             self.L = nn.Sequential(
                 nn.Conv1d(channels, reduced, taps, padding=taps // 2, bias=False),
@@ -81,12 +81,12 @@ class TAM(nn.Module):
         self.whole_clip = branches == "global_se"
 
     def forward(self, x: Tensor, num_frames: int | None = None) -> Tensor:
-        """``(B*T, C, H, W)`` -> same shape. Both branches read the pooled map of the ungated input."""
+        """``(B*T, C, H, W)`` -> same shape. The input of both branches is the spatial mean of ``x``."""
         frames = num_frames or self.num_frames
         if self.G is not None and (frames != self.num_frames or x.shape[0] % frames):
             raise ConfigError(
-                f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; its layers have "
-                "that size: build it for as many frames, or load the network with that num_frames."
+                f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; build it, or load the "
+                "network, with that num_frames."
             )
         descriptor = spatial_mean(x, frames)  # (B, C, T)
         gate = torch.ones_like(descriptor)  # (B, C, T)
@@ -98,29 +98,29 @@ class TAM(nn.Module):
         return adaptive_temporal_conv(x, gate, kernel, self.local_first)
 
     def frame_sized_keys(self) -> tuple[str, ...]:
-        """The layer that reads T frame descriptors, if there is a global branch."""
+        """Key of the layer with T inputs, if there is a global branch."""
         return () if self.G is None else ("G.0.weight",)
 
     def resample(self, weight: Tensor) -> Tensor:
-        """Fit the weight of that layer, trained with another frame count, to this module."""
+        """Adapt the weight of that layer, trained with another number of frames, to this module."""
         return resample_frames(weight, self.num_frames)
 
     def options_for_frames(self) -> dict[str, Any]:
-        """The hidden width, which stays what it was trained with."""
+        """The hidden width, which does not change with the number of frames."""
         return {} if self.G is None else {"hidden": self.G[0].out_features}
 
     def extra_macs(self, x: Tensor, num_frames: int | None = None) -> int:
-        """Multiply-accumulates of the temporal kernel, which runs element by element: K for every value."""
+        """Multiply-accumulates of the element-wise temporal kernel: K for every value."""
         return 0 if self.G is None else self.kernel_size * x.numel()
 
 
 def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first: bool = True) -> Tensor:
-    """``y_t = sum_k kernel_k gate_{t+k-K//2} x_{t+k-K//2}`` per clip and channel, zeros beyond the ends.
+    """``y_t = sum_k kernel_k gate_{t+k-K//2} x_{t+k-K//2}`` for each clip and channel, with zero padding.
 
-    With ``local_first=False`` the gate is the output frame's: ``y_t = gate_t sum_k kernel_k x_{t+k-K//2}``.
+    With ``local_first=False`` the gate is applied to the output: ``y_t = gate_t sum_k kernel_k x_{t+k-K//2}``.
 
-    Computed as K shifted multiply-adds, each with one fused coefficient per (clip, frame, channel); where
-    compiled for a CPU, as matrix products.
+    Computed as K shifted multiply-adds, each with one fused coefficient per (clip, frame, channel); if compiled for a
+    CPU, as matrix products.
 
     Args:
         x: ``(B*T, C, H, W)``. gate: ``(B, C, T)``. kernel: ``(B, C, K)``.
@@ -152,7 +152,7 @@ def _shifted_sum(frames: Tensor, coefficient: Tensor) -> Tensor:
 
 
 class _ShiftedSum(torch.autograd.Function):
-    """``_shifted_sum`` with its gradients by hand: autograd copies the whole clip for each slice written in place."""
+    """``_shifted_sum`` with a manual backward pass: autograd copies the clip for each in-place write to a slice."""
 
     @staticmethod
     def forward(ctx: Any, frames: Tensor, coefficient: Tensor) -> Tensor:
@@ -177,10 +177,10 @@ class _ShiftedSum(torch.autograd.Function):
 
 
 def resample_frames(weight: Tensor, num_frames: int) -> Tensor:
-    """Adapt a layer that reads T frame descriptors, ``(hidden, T)``, to another T.
+    """Resample the weight of a layer with T inputs, ``(hidden, T)``, to another T.
 
-    Each weight is spread over the stretch of time its frame stood for, so the weights of every hidden unit keep
-    their sum, and a clip whose frames are each shown twice gives what the clip itself gave.
+    Each weight is distributed over the time interval of its frame. Therefore the sum of weights of every hidden unit is
+    preserved, and repeating each frame of a clip does not change the output.
     """
     old = weight.shape[1]
     edges_old = torch.arange(old + 1, dtype=torch.float64) / old
@@ -190,12 +190,14 @@ def resample_frames(weight: Tensor, num_frames: int) -> Tensor:
     return (weight.double() @ (overlap.clamp(min=0) * old).T.to(weight.device)).to(weight.dtype)
 
 
-STYLES = dict(zip("abcd", POSITIONS, strict=True))  # of the TANet paper: where TAM goes in a block
+STYLES = dict(zip("abcd", POSITIONS, strict=True))  # positions of TAM in a block, as named in the TANet paper
 
 
 def _block(position: BlockPosition, style: str = "b", **options: Any) -> BlockModules:
     if style not in STYLES:
-        raise ConfigError(f"style is {style!r}; TAM goes before conv1 (a), or after conv1, 2 or 3 (b, c, d).")
+        raise ConfigError(
+            f"style is {style!r}; choose from a (before conv1), b, c and d (after conv1, conv2 and conv3)."
+        )
     return BlockModules(temporal=lambda channels: TAM(channels, position.num_frames, **options), position=STYLES[style])
 
 

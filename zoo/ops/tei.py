@@ -23,14 +23,14 @@ from zoo.ops.tadaconv import spatial_mean
 class TEIModule(nn.Module):
     """Motion enhanced module (MEM), then temporal interaction module (TIM), on folded frames.
 
-    MEM gates a frame's channels by how its descriptor differs from the next frame's,
-    ``x_t * sigmoid(U(V2 xbar_{t+1} - V1 xbar_t))``; the last frame has no next one and passes. TIM is a depthwise
-    convolution over three frames that starts as TSM's shift.
+    MEM gates the channels of a frame by the difference between its descriptor and that of the next frame,
+    ``x_t * sigmoid(U(V2 xbar_{t+1} - V1 xbar_t))``; the last frame is not gated. TIM is a depthwise convolution over
+    three frames, initialized as the shift of TSM.
 
     Args:
         channels: C of the input.
-        reduction: of the descriptors in MEM.
-        divisor: 1 / the part of the channels that TIM starts by shifting to either side.
+        reduction: ratio of C to the hidden width of MEM.
+        divisor: of the initial shift in TIM; see ``TemporalShift``.
     """
 
     def __init__(self, channels: int, reduction: int = 8, divisor: int = 8) -> None:

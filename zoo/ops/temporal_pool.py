@@ -15,7 +15,7 @@ from zoo.ops.stand_in import insert_before
 
 
 class TemporalPool(nn.Module):
-    """Average pooling over ``kernel_size`` frames, stride 1; frames beyond the ends are not counted."""
+    """Average pooling over ``kernel_size`` frames, stride 1; averages at the ends have fewer frames."""
 
     def __init__(self, kernel_size: int = 3) -> None:
         super().__init__()

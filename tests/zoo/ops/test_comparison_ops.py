@@ -244,5 +244,5 @@ def test_tadaconv3d_calibrates_the_frames_it_keeps(kernel: tuple, stride: tuple,
 
 def test_operators_want_whole_clips(x: Tensor) -> None:
     for layer in (TemporalShift(), TemporalPool(), TAM(C, 4, branches="local"), TAdaConv2d(C, C, 3)):
-        with pytest.raises(ConfigError, match="10 frames are not whole clips of num_frames=4"):
+        with pytest.raises(ConfigError, match="10 frames cannot be split into clips of num_frames=4"):
             layer(x.float(), 4)

@@ -295,7 +295,7 @@ def test_it_counts_what_it_does_value_by_value(padding: Any, groups: int) -> Non
 
 
 def test_impossible_tensors_are_named() -> None:
-    with pytest.raises(ConfigError, match=r"the kernel \(4, 8, 3, 3\) in 1 group\(s\) need \(6, 8, 3, 3\)"):
+    with pytest.raises(ConfigError, match=r"the kernel \(4, 8, 3, 3\) in 1 group\(s\) require \(6, 8, 3, 3\)"):
         stha_conv2d(torch.randn(6, 8, 5, 5), torch.ones(6, 4, 3, 3), torch.randn(4, 8, 3, 3))
     with pytest.raises(ConfigError, match="padding is 'same'"):
         STHAConv2d(8, 4, 3, padding="same")(torch.randn(6, 8, 5, 5), 3)
