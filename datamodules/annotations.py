@@ -1,4 +1,4 @@
-"""Annotation files of published data sets: finding and reading them, wherever their download was unpacked."""
+"""Find and read annotation files of published data sets."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ FOLDERS = ("", "annotations", "labels")
 
 
 def find_annotations(tree: Tree, names: Sequence[str], folders: Sequence[str] = FOLDERS) -> str:
-    """The relative path of the first of ``names`` that is there; the folders are looked through in order.
+    """Return the relative path of the first file of ``names`` that exists; folders are searched in order.
 
     Raises:
-        DataError: there is none.
+        DataError: no file exists.
     """
     paths = [f"{folder}/{name}" if folder else name for folder in folders for name in names]
     for path in paths:
         if tree.exists(path):
             return path
-    places = [f"{tree.root}/{folder}".rstrip("/") for folder in folders]
+    searched = [f"{tree.root}/{folder}".rstrip("/") for folder in folders]
     raise DataError(
-        f"There is no annotation file {' or '.join(names[:3])} in {' or '.join(places[:4])}. Videos without the "
-        "official files are for VideoFolder or VideoList."
+        f"There is no annotation file {' or '.join(names[:3])} in {' or '.join(searched[:4])}. For videos "
+        "without the official files, use VideoFolder or VideoList."
     )
 
 
 def read_rows(tree: Tree, name: str, **options: Any) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and rows of a CSV file; ``options`` are those of ``csv.reader``. Blank lines are left out.
+    """Yield line numbers and rows of a CSV file, without blank lines; ``options`` are those of ``csv.reader``.
 
     Raises:
         DataError: a line is not CSV.
@@ -51,10 +51,10 @@ def read_rows(tree: Tree, name: str, **options: Any) -> Iterator[tuple[int, list
 
 
 def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line numbers and rows of a CSV file whose first line names the columns; those of ``columns`` are filled in.
+    """Yield line numbers and rows of a CSV file with a header; every row has a value in each of ``columns``.
 
     Raises:
-        DataError: a line is not CSV, a column is missing, or a row leaves it empty.
+        DataError: a line is not CSV, a column is missing, or a value is missing.
     """
     where = f"{tree.root}/{name}"
     rows = read_rows(tree, name, skipinitialspace=True)
@@ -74,10 +74,10 @@ def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[
 
 
 def read_json(tree: Tree, name: str, kind: type) -> Any:
-    """The content of a JSON file, a list or a dict as ``kind`` says.
+    """Return the content of a JSON file, of type ``kind`` (list or dict).
 
     Raises:
-        DataError: it is not JSON, or holds something else.
+        DataError: the file is not JSON, or has another type.
     """
     try:
         content = json.loads(tree.read(name))
@@ -91,24 +91,24 @@ def read_json(tree: Tree, name: str, kind: type) -> Any:
 
 
 def sorted_labels(names: Iterable[str]) -> list[str]:
-    """Class names in label order: sorted, as numbers if all are numbers."""
+    """Sort class names, numerically if all are numbers."""
     names = list(names)
     numbers = all(name.isdecimal() and len(name) < 20 for name in names)
     return sorted(names, key=int) if numbers else sorted(names)
 
 
 def shorten(value: Any, length: int = 80) -> str:
-    """A value for an error message."""
+    """Shorten the representation of a value for an error message."""
     text = repr(value)
     return text if len(text) <= length else f"{text[:length]}..."
 
 
 def read_classes(classes: str | Path) -> list[str]:
-    """Class names in label order, of a text file with one a line, or of a label set of the zoo ("kinetics400").
+    """Read class names in label order from a text file with one per line, or a label set of the zoo ("kinetics400").
 
     Raises:
-        DataError: a line before the last name is empty, two are the same, or it is no UTF-8.
-        UnknownNameError: there is neither such a file nor such a label set.
+        DataError: a line before the last name is empty, a name is repeated, or the file is not UTF-8.
+        UnknownNameError: neither a file nor a label set has this name.
     """
     file = Path(classes)
     if not file.is_file():
@@ -117,7 +117,7 @@ def read_classes(classes: str | Path) -> list[str]:
     seen: set[str] = set()
     for line, name in enumerate(names, start=1):
         if not name:
-            raise DataError(f"{file}, line {line} is empty; name a class in every line.")
+            raise DataError(f"{file}, line {line} is empty; every line must be a class name.")
         if name in seen:
             raise DataError(f"{file}, line {line}: {shorten(name)} is there twice; name each class once.")
         seen.add(name)

@@ -48,9 +48,9 @@ class Diving48(VideoDataModule):
         file = find_annotations(self.tree, [f"Diving48_V2_{'train' if split == 'train' else 'test'}.json"])
         where = f"{self.tree.root}/{file}"
         entries = read_json(self.tree, file, list)
-        for place, entry in enumerate(entries):
+        for number, entry in enumerate(entries):
             if not isinstance(entry, dict) or not entry.get("vid_name") or not isinstance(entry["vid_name"], str):
-                raise DataError(f"{where}: entry {place} has no vid_name.")
+                raise DataError(f"{where}: entry {number} has no vid_name.")
             label = entry.get("label")
             if type(label) is not int or not 0 <= label < CLASSES:
                 raise DataError(

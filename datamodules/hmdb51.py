@@ -18,8 +18,8 @@ CLASSES = (
     "run", "shake_hands", "shoot_ball", "shoot_bow", "shoot_gun", "sit", "situp", "smile", "smoke", "somersault",
     "stand", "swing_baseball", "sword", "sword_exercise", "talk", "throw", "turn", "walk", "wave",
 )  # fmt: skip
-USES = {"0": "unused", "1": "train", "2": "test"}  # of the number behind a video's name
-LISTED = {"train": 70, "test": 30}  # videos of a class, in each of the three splits
+USES = {"0": "unused", "1": "train", "2": "test"}  # meaning of the number after the name of a video
+LISTED = {"train": 70, "test": 30}  # videos per class in each of the three splits
 FOLDERS = ("testTrainMulti_7030_splits", "test_train_splits/testTrainMulti_7030_splits", "splits", "annotations", "")
 
 
@@ -30,13 +30,13 @@ class HMDB51(VideoDataModule):
     (training) or 2 (test) in a line. Videos are found by name anywhere below ``root``, first in a folder of their
     class, with any ending. The published figure is the mean top-1 of the three splits.
 
-    There is no validation list: validation uses the test videos, as published work does, so do not choose by it what
-    you then report.
+    There is no validation list. Validation uses the test videos, as in published work, so do not report the test
+    accuracy of a model selected by it.
 
     Args:
         root: folder, or shards, with the videos.
         split: 1, 2 or 3.
-        annotations: folder of the lists, if not below ``root``.
+        annotations: folder of the lists; default ``root``.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
     """
 
@@ -70,7 +70,7 @@ class HMDB51(VideoDataModule):
                         raise DataError(f"{home.root}/{file}, line {number}: {stem[:80]} is listed more than once.")
                     videos[stem] = label
             if len(videos) != LISTED[part]:
-                log.warning("%s lists %d %s videos, the official one %d", file, len(videos), part, LISTED[part])
+                log.warning("%s lists %d %s videos; the official file has %d", file, len(videos), part, LISTED[part])
             rows += videos.items()
         return rows
 

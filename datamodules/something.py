@@ -1,4 +1,4 @@
-"""Something-Something V1 and V2, and what Jester shares with them."""
+"""Something-Something V1 and V2, and their common base class with Jester."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIRROR |= {b: a for a, b in MIRROR.items()}
 
 
 class TwentyBN(VideoDataModule):
-    """What the data sets of Twenty Billion Neurons share: numbered videos, lists of "number;class", a label set.
+    """Base class of the data sets of Twenty Billion Neurons: numbered videos, lists of "number;class", a label set.
 
     Subclasses set ``release`` (what names of files begin with) and ``labels`` (the label set of the zoo).
 
@@ -75,7 +75,7 @@ class TwentyBN(VideoDataModule):
                 )
         return [(number.strip(), label.strip()) for _, (number, label) in lines]
 
-    def _places(self, numbers: Sequence[str]) -> list[str | None]:
+    def _find_videos(self, numbers: Sequence[str]) -> list[str | None]:
         """Relative paths: of folders of frames or, where there are none, of video files."""
         homes = ("20bn-" + self.release, "frames", "rawframes", "Train", "Validation", "")
         frames: dict[str, str] = {}
@@ -102,10 +102,10 @@ class TwentyBN(VideoDataModule):
                     f"{source}: video {video[:80]} has the label {shorten(label)}, which is none of the {len(numbers)} "
                     f"classes of {self.labels}."
                 )
-        places = self._places([video for video, _ in rows])
-        present = find_present(places, self.max_missing, source, self.tree.root)
+        paths = self._find_videos([video for video, _ in rows])
+        present = find_present(paths, self.max_missing, source, self.tree.root)
         labels = [numbers[rows[i][1]] for i in present]
-        return self.tree.records([places[i] for i in present], labels, listed=len(rows), source=source)
+        return self.tree.records([paths[i] for i in present], labels, listed=len(rows), source=source)
 
 
 class SomethingV1(TwentyBN):
@@ -114,7 +114,7 @@ class SomethingV1(TwentyBN):
     ``something-something-v1-train.csv`` and ``-validation.csv`` with lines "number;class"; frames in
     ``20bn-something-something-v1/<number>/00001.jpg``, or video files ``<number>.webm`` (or another ending) anywhere
     below ``root``. Testing uses the validation videos, as published figures do. Where a training clip is mirrored,
-    classes that differ in left and right trade places.
+    classes that differ in left and right are exchanged.
     """
 
     release, labels = "something-something-v1", "ssv1"
@@ -135,35 +135,35 @@ class SomethingV2(TwentyBN):
 
     def _compare(self, file: str, names: list[str]) -> None:
         listed = read_json(self.tree, file, dict)
-        wanted = {name: str(number) for number, name in enumerate(names)}
-        odd = sorted(name for name in listed.keys() | wanted if str(listed.get(name)) != wanted.get(name))
+        expected = {name: str(number) for number, name in enumerate(names)}
+        odd = sorted(name for name in listed.keys() | expected if str(listed.get(name)) != expected.get(name))
         if odd:
             number = shorten(listed[odd[0]]) if odd[0] in listed else "none"
             raise DataError(
                 f"{self.tree.root}/{file} gives {shorten(odd[0])} the number {number}, the label set {self.labels} "
-                f"{wanted.get(odd[0], 'none')}. It must be the official file; for a part of the classes, or others, "
+                f"{expected.get(odd[0], 'none')}. It must be the official file; for a part of the classes, or others, "
                 "use VideoList."
             )
 
     def _rows(self, split: str) -> list[tuple[str, str]]:
         file = self._find(split)
         rows = []
-        for place, entry in enumerate(read_json(self.tree, file, list)):
+        for number, entry in enumerate(read_json(self.tree, file, list)):
             video, template = (entry.get("id"), entry.get("template")) if isinstance(entry, dict) else (None, None)
             if not video or not isinstance(video, (str, int)) or not template or not isinstance(template, str):
-                raise DataError(f"{self.tree.root}/{file}: entry {place} has no id or no template.")
+                raise DataError(f"{self.tree.root}/{file}: entry {number} has no id or no template.")
             rows.append((str(video), re.sub(r"[\[\]]", "", template)))
         return rows
 
-    def _places(self, numbers: Sequence[str]) -> list[str | None]:
+    def _find_videos(self, numbers: Sequence[str]) -> list[str | None]:
         return [self.tree.stems.get(number) for number in numbers]
 
 
 def mirrored(name: str) -> str:
     """A class name with left and right exchanged, and clockwise and counterclockwise."""
 
-    def swap(found: re.Match[str]) -> str:
-        word = found[0]
+    def swap(match: re.Match[str]) -> str:
+        word = match[0]
         other = MIRROR.get(word.lower(), word)
         return other.capitalize() if word[0].isupper() else other
 

@@ -15,6 +15,7 @@ from datamodules.base import VideoDataModule, log
 from datamodules.records import VideoRecords
 from datamodules.tree import find_present, open_tree
 from zoo.errors import ConfigError, DataError, check_rate, check_seed
+from zoo.text import printable
 
 CLASSES = 101
 LISTED = {1: (9537, 3783), 2: (9586, 3734), 3: (9624, 3696)}  # training and test videos of the three official splits
@@ -37,8 +38,8 @@ class UCF101(VideoDataModule):
         root: folder, or shards, with the videos.
         split: 1, 2 or 3.
         annotations: folder of the lists, if not below ``root``.
-        val_fraction: share of the training groups that are kept for validation; 0 validates on the test list.
-        split_seed: which groups.
+        val_fraction: fraction of the training groups for validation; 0 validates on the test list.
+        split_seed: random seed of the choice of groups.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
     """
 
@@ -65,7 +66,7 @@ class UCF101(VideoDataModule):
         return ("train", "val", "test") if self.val_fraction else ("train", "val")
 
     def _lines(self, name: str) -> tuple[str, list[list[str]]]:
-        """What messages call a list, and its lines that are not empty, in words."""
+        """Return the path of a list for messages, and its lines, split into words, without empty ones."""
         home = self.tree if self.annotations is None else open_tree(self.annotations)
         file = find_annotations(home, [name], FOLDERS)
         lines = [line.split() for line in home.read(file).splitlines()]
@@ -93,28 +94,30 @@ class UCF101(VideoDataModule):
                 raise DataError(f"{where}, line {line}: {shorten(path.parent.name)} is no class of classInd.txt.")
         official = LISTED[self.split][part == "test"]
         if len(paths) != official:
-            log.warning("%s lists %d videos, the official one %d", where, len(paths), official)
+            log.warning("%s lists %d videos; the official file has %d", printable(where), len(paths), official)
         return where, [path.stem for path in paths], np.array([numbers[path.parent.name] for path in paths])
 
-    def _of_validation(self, where: str, stems: list[str]) -> np.ndarray:
-        """Which videos of the training list are in the groups kept for validation."""
-        found = [GROUP.search(stem) for stem in stems]
-        if None in found:
-            raise DataError(f"{where}: {stems[found.index(None)][:80]} does not name its group, as in v_YoYo_g08_c01.")
-        groups = np.array([int(match[1]) for match in found if match])
-        known = np.unique(groups)
-        if len(known) < 2:
-            raise DataError(f"{where} has {len(known)} group of videos, too few to keep some for validation.")
-        count = min(max(round(self.val_fraction * len(known)), 1), len(known) - 1)
-        kept = np.random.Generator(np.random.PCG64(self.split_seed)).permutation(known)[:count]
-        return np.isin(groups, kept)
+    def _is_validation(self, where: str, stems: list[str]) -> np.ndarray:
+        """Return a mask of the training videos whose groups are used for validation."""
+        matches = [GROUP.search(stem) for stem in stems]
+        if None in matches:
+            raise DataError(
+                f"{where}: {stems[matches.index(None)][:80]} does not name its group, as in v_YoYo_g08_c01."
+            )
+        groups = np.array([int(match[1]) for match in matches if match])
+        unique = np.unique(groups)
+        if len(unique) < 2:
+            raise DataError(f"{where} has {len(unique)} group of videos; a validation split needs at least 2.")
+        count = min(max(round(self.val_fraction * len(unique)), 1), len(unique) - 1)
+        validation = np.random.Generator(np.random.PCG64(self.split_seed)).permutation(unique)[:count]
+        return np.isin(groups, validation)
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
         own_validation = self.val_fraction > 0 and split in ("train", "val")
         where, stems, labels = self._listed("train" if split == "train" or own_validation else "test")
         if own_validation:
-            mine = np.flatnonzero(self._of_validation(where, stems) == (split == "val"))
+            mine = np.flatnonzero(self._is_validation(where, stems) == (split == "val"))
             stems, labels = [stems[i] for i in mine], labels[mine]
         names = [self.tree.stems.get(stem) for stem in stems]
         present = find_present(names, self.max_missing, where, str(self.root))

@@ -188,7 +188,7 @@ def test_diving48_joins_its_vocabulary_and_tests_on_its_test_videos(tmp_path: Pa
     }
     assert found(data, "val") == found(data, "test") == {"rgb/-dive_test_00000.mp4": "Forward+15som+NoTwis+PIKE"}
     dives("test", 17, 18)
-    with pytest.raises(DataError, match=r"1 of the 2 videos that .*Diving48_V2_test\.json lists"):
+    with pytest.raises(DataError, match=r"1 of the 2 videos listed in .*Diving48_V2_test\.json"):
         data.split_records("test")
     assert Diving48(tmp_path, max_missing=0.5).split_records("test").listed == 2
     for label in (48, -1, "Back", None):

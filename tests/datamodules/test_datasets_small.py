@@ -85,7 +85,7 @@ def test_ucf101_reads_the_official_lists_and_finds_videos_by_name(
     assert relative(data, train) == ["UCF-101/Class007/v_Class007_g08_c01.avi", "v_Class101_g25_c02.mp4"]
     assert [UCF[n] for n in train.labels] == ["Class007", "Class101"]
     assert train.listed == 2 * 101 * 18
-    assert "trainlist01.txt lists 3636 videos, the official one 9537" in caplog.text
+    assert "trainlist01.txt lists 3636 videos; the official file has 9537" in caplog.text
     for split in ("val", "test", "predict"):  # there is no validation list
         assert relative(data, data.split_records(split)) == ["x/v_Class007_g07_c01.webm"]
     with pytest.raises(DataError, match=r"3634 of the 3636 videos listed in .*trainlist01\.txt are not below"):
@@ -173,7 +173,7 @@ def test_hmdb51_reads_the_official_lists(tmp_path: Path, caplog: pytest.LogCaptu
     assert relative(data, data.split_records("val")) == relative(data, test)
     with pytest.raises(DataError, match=r"no annotation file brush_hair_test_split1\.txt"):
         HMDB51(tmp_path).split_records("train")
-    with pytest.raises(DataError, match=r"3565 of the 3570 videos that HMDB51 split 2 \(.*_test_split2.txt in"):
+    with pytest.raises(DataError, match=r"3565 of the 3570 videos listed in HMDB51 split 2 \(.*_test_split2.txt in"):
         HMDB51(tmp_path, split=2).split_records("train")
 
 
@@ -194,7 +194,7 @@ def test_hmdb51_says_what_is_wrong_and_where(tmp_path: Path, caplog: pytest.LogC
     write(tmp_path / "wave_test_split1.txt", ["a.avi 1"])
     with caplog.at_level(logging.WARNING):
         HMDB51(tmp_path, max_missing=1.0).split_records("train")
-    assert "wave_test_split1.txt lists 1 train videos, the official one 70" in caplog.text
+    assert "wave_test_split1.txt lists 1 train videos; the official file has 70" in caplog.text
     for line in ("b.avi 3", "b.avi", "1"):
         write(tmp_path / "wave_test_split1.txt", ["a.avi 1", "", line])
         with pytest.raises(DataError, match=rf"wave_test_split1\.txt, line 3: '{line}' is not a video with 0, 1 or 2"):
@@ -219,7 +219,7 @@ def test_mmaction_lists_of_videos(tmp_path: Path) -> None:
         assert data.split_records(split).labels.tolist() == [2, 0]
     names = write(tmp_path / "map.txt", ["run", "walk", "sit down", "unseen"])
     assert MMActionList(train, val, root=root, classes=names).class_names == ["run", "walk", "sit down", "unseen"]
-    with pytest.raises(DataError, match=r"1 of the 4 videos that .*train\.txt lists .* such as gone\.mp4"):
+    with pytest.raises(DataError, match=r"1 of the 4 videos listed in .*train\.txt .* such as gone\.mp4"):
         MMActionList(train, val, root=root).split_records("train")
 
 

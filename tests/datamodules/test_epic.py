@@ -51,7 +51,7 @@ def test_epic_segments_have_a_verb_and_a_noun(tmp_path: Path) -> None:
     for split in ("val", "test", "predict"):
         assert data.split_records(split).ids.tolist() == ["P02_102_0"]
     (tmp_path / "videos/P01/videos/P01_01.MP4").unlink()
-    with pytest.raises(DataError, match=r"2 of the 2 videos that .*EPIC_100_train\.csv lists"):
+    with pytest.raises(DataError, match=r"2 of the 2 videos listed in .*EPIC_100_train\.csv"):
         EpicKitchens100(tmp_path / "videos", tmp_path / "lists").split_records("train")
 
 

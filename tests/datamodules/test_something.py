@@ -91,7 +91,7 @@ def test_something_v2_is_read_from_its_official_files(tmp_path: Path, named: boo
     assert found(data, "test") == {"videos/7.mp4": "Pulling something from left to right"}
     assert data.split_records("val").labels.tolist() == [86]
     (tmp_path / "6.mp4").unlink()
-    with pytest.raises(DataError, match=r"1 of the 3 videos that .*train\.json lists"):
+    with pytest.raises(DataError, match=r"1 of the 3 videos listed in .*train\.json"):
         SomethingV2(tmp_path).split_records("train")
     records = SomethingV2(tmp_path, max_missing=0.5).split_records("train")
     assert (len(records), records.listed) == (2, 3)

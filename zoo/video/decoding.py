@@ -24,7 +24,7 @@ DECODERS = ("pyav", "torchcodec")
 
 
 class Reader(Protocol):
-    """An open video, to be used in a ``with`` block; ``len(reader)`` is its number of frames, ``fps`` its frame rate."""
+    """An open video, used in a ``with`` block; ``len(reader)`` is its number of frames, ``fps`` its frame rate."""
 
     fps: float
 
