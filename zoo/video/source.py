@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -13,6 +13,7 @@ class Source:
     span: of a longer video, seconds ``[start, stop)``; of a folder of frames, frame numbers ``[start, stop)`` from 0.
     place: of a video in a shard, the offset and the number of its bytes.
     name: what messages and reports call it; the path, if not given.
+    content: the bytes of a video file in memory, instead of the file at ``path``.
     open_end: the span of a folder of frames may pass its end, as that of a video file may; else that is an error.
     """
 
@@ -21,6 +22,7 @@ class Source:
     place: tuple[int, int] | None = None
     name: str = ""
     open_end: bool = False
+    content: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.name or self.path
