@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import zoo
-from zoo.models import ARCHITECTURES, build, takes
+from zoo.models import ARCHITECTURES, build, has_option
 
 UNEXPLAINED = "no reason known"
 BATCH_NORMS = "the list counts batch norms as well, 5 per value"
@@ -45,7 +45,7 @@ def measure(arch: str, options: dict[str, Any], clip: str) -> tuple[float, float
     """Parameters (1e6) and multiply-accumulates (1e9) for frames x height x width."""
     frames, height, width = map(int, clip.split("x"))
     options = options | {"num_frames": frames}
-    if takes(arch, "image_size"):
+    if has_option(arch, "image_size"):
         options["image_size"] = height
     with torch.device("meta"):
         network = build(arch, **options).train()

@@ -91,7 +91,7 @@ def match_classes(network: Any, class_names: Sequence[str]) -> str | None:
         done = "reordered, as the data has its classes in another order"
         if len(names) < len(labels):
             done = f"cut down to the data's {len(names)} of its {len(labels)} classes"
-    elif labels is not None or network.get_classifier().out_features != len(names):
+    elif labels is not None or network.spec.num_classes != len(names):
         network.reset_classifier(len(names))
         spec = spec.with_classes(len(names))
         done = "re-initialized, as the data has other classes" + _unknown(names, labels or [])
@@ -191,11 +191,12 @@ def set_dropout(network: Any, dropout: float | None, drop_path: float | None) ->
     if dropout is not None:
         check_rate("dropout", dropout)
         network.dropout.p = dropout
-        network.spec = network.spec.with_options(dropout=dropout)
+        network.spec = network.spec.with_options(drop_rate=dropout)
     if drop_path is None:
         return
+    check_rate("drop_path", drop_path)
     network.set_drop_path(drop_path)
-    network.spec = network.spec.with_options(drop_path=drop_path)
+    network.spec = network.spec.with_options(drop_path_rate=drop_path)
 
 
 def frames_of(protocol: str) -> int:

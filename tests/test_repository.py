@@ -14,6 +14,11 @@ import zoo
 ROOT = Path(__file__).parent.parent
 
 
+# Imports inside functions that the rule below allows: VideoNetwork.from_pretrained and push_to_hub are shorthands for
+# zoo.load and zoo.push, which build on zoo.models.
+SHORTHANDS = {("zoo/models/network.py", "zoo.loading"), ("zoo/models/network.py", "zoo.hub.push")}
+
+
 def modules_imported(file: Path) -> set[str]:
     """Names of all modules that a file imports, anywhere in it."""
     found = set()
@@ -41,7 +46,8 @@ def test_dependencies_point_one_way(room: str, may_use: tuple[str, ...]) -> None
     ours = ("zoo", "lit_modules", "datamodules", "cli", "benchmarks", "examples")
     for file in (ROOT / room).rglob("*.py"):
         for module in modules_imported(file):
-            if module.split(".")[0] in ours:
+            shorthand = (file.relative_to(ROOT).as_posix(), module) in SHORTHANDS
+            if module.split(".")[0] in ours and not shorthand:
                 assert any(module == m or module.startswith(f"{m}.") for m in may_use), f"{file} imports {module}"
 
 

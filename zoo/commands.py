@@ -248,7 +248,7 @@ def mirror_command(arguments: Sequence[str]) -> None:
         "--public", action="store_true", help="create public repositories on the Hub (default: private)"
     )
     args = parser.parse_args(arguments)
-    names = [name for name in _matching(args.pattern) if info(name).sources[0].kind != "bundled"]
+    names = [name for name in _matching(args.pattern) if not info(name).is_bundled]
     if not names:
         raise ZooError(f"{' '.join(args.pattern)} is part of the package; there is nothing to mirror.")
 

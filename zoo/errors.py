@@ -121,6 +121,16 @@ def check_counts(**values: Any) -> None:
         check_int(name, value, 2 if name == "num_classes" else 1)
 
 
+def check_num_classes(value: Any, high: int | None = None) -> None:
+    """Raise a ConfigError unless ``value`` is 0 (no classifier) or an integer from 2 to ``high``."""
+    if type(value) is int and value == 0:
+        return
+    try:
+        check_int("num_classes", value, 2, high)
+    except ConfigError as error:
+        raise ConfigError(f"{str(error).removesuffix('.')}, or 0 for a network without classifier.") from None
+
+
 def check_rate(name: str, value: float) -> None:
     """Refuse a dropout or drop-path rate outside [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):

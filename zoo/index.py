@@ -17,7 +17,7 @@ import yaml
 
 from zoo.errors import ConfigError, UnknownNameError, WeightsNotFoundError, ZooError
 from zoo.protocol import Protocol
-from zoo.spec import ModelSpec, check_description
+from zoo.spec import ModelSpec, check_description, rename_options
 from zoo.text import brief, is_printable, printable
 
 _HERE = Path(__file__).parent
@@ -123,6 +123,11 @@ class Entry:
         """The network as it was trained."""
         return ModelSpec(self.arch, self.options, self.protocol, self.class_names(), {"entry": self.name})
 
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the weights are shipped with the package."""
+        return self.sources[0].kind == "bundled"
+
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes in the order of the logits, or None where they are not known."""
         return read_labels(self.labels) if self.labels else None
@@ -190,6 +195,7 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
         raise ConfigError(f"{at}.options: expected a block with num_classes and num_frames, got {brief(options)}.")
     _check_field(labels, "str | None", f"{at}.labels")
     try:
+        options = made["options"] = rename_options(options)
         check_description(arch, options, protocol, read_labels(labels) if labels else None)
     except (ConfigError, UnknownNameError) as error:
         raise ConfigError(f"{at}: {error}") from error
@@ -234,14 +240,24 @@ class Index:
         hint = f"Its checkpoints: {', '.join(tags)}." if tags else f"{listing} lists all names."
         return UnknownNameError.of("model", name, self.entries, hint)
 
-    def find(self, pattern: str = "*", *, dataset: str | None = None, arch: str | None = None) -> list[str]:
-        """Names that match a shell pattern, a data set and an architecture (a shell pattern as well)."""
+    def find(
+        self,
+        pattern: str = "*",
+        *,
+        dataset: str | None = None,
+        arch: str | None = None,
+        pretrained: bool | None = None,
+        bundled: bool | None = None,
+    ) -> list[str]:
+        """List names that match all conditions; see ``zoo.list_models``."""
         return [
             name
             for name, entry in self.entries.items()
             if fnmatch.fnmatchcase(name, pattern)
             and (dataset is None or entry.dataset == dataset)
             and (arch is None or fnmatch.fnmatchcase(entry.arch, arch))
+            and pretrained in (None, not entry.init)
+            and bundled in (None, entry.is_bundled)
         ]
 
 

@@ -96,7 +96,7 @@ def entry_of(made: Mapping[str, Any]) -> Entry | None:
     if str(made.get("entry")) in index and "sha256" in made:
         return index[made["entry"]]
     start = index.get(str(made.get("fine_tuned_from")))
-    if start is not None and ("sha256" in made or start.sources[0].kind == "bundled"):
+    if start is not None and ("sha256" in made or start.is_bundled):
         return start
     return None
 
@@ -104,7 +104,7 @@ def entry_of(made: Mapping[str, Any]) -> Entry | None:
 def is_published(entry: Entry, made: Mapping[str, Any]) -> bool:
     """Whether the file a provenance goes back to is the published one of its entry, as far as can be known."""
     if "sha256" not in made:
-        return entry.sources[0].kind == "bundled"
+        return entry.is_bundled
     known = entry.sha256 or entry.sha256_prefix or read_digests().get(entry.name, {}).get("sha256")
     if known is None:  # it was noted where the file was fetched, which may have been on another machine
         return made.get("source") in [source.url for source in entry.sources]

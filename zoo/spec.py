@@ -13,7 +13,7 @@ from types import NoneType
 from typing import Any
 
 from zoo.arguments import check_labels
-from zoo.errors import ConfigError, UnknownNameError, check_int, check_number, check_rate
+from zoo.errors import ConfigError, UnknownNameError, check_int, check_num_classes, check_number, check_rate
 from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol, check_protocol
 from zoo.text import brief, is_printable, printable
 
@@ -22,7 +22,6 @@ UNTRAINED = "operator_untrained"  # in the provenance of converted image weights
 
 # Smallest and largest values of options that are whole numbers.
 COUNTS = {
-    "num_classes": (2, MAX_CLASSES),
     "num_frames": BOUNDS["num_frames"],
     "in_channels": (1, 1024),
     "image_size": (16, BOUNDS["crop"][1]),
@@ -33,7 +32,7 @@ COUNTS = {
     "alpha": (1, 64),
     "fusion_kernel": (1, 99),
 }
-RATES = ("dropout", "drop_path")  # at least 0 and below 1
+RATES = ("drop_rate", "drop_path_rate")  # at least 0 and below 1
 NUMBERS = {"layer_scale": (0.0, 1000.0)}
 FLAGS = ("stem_pool", "temporal_projection", "double_tada")
 # options with values of their own, such as those of an operator, in which any number has these limits
@@ -41,6 +40,22 @@ NESTED = ("op_options", "non_local", "routing", "op_stages", "adapted", "hidden"
 MAX_NESTED_INT, MAX_NESTED_FLOAT, MAX_NESTED_TEXT, MAX_NESTED_ITEMS = 65536, 1e6, 100, 1000
 # of the provenance, which is read by people only
 MAX_DEPTH, MAX_ITEMS, MAX_TEXT, MAX_INT = 8, 100_000, 10_000, 2**63
+
+
+# Option names before version 0.2 -> current names. Arguments, index entries, config.json and .ckpt files may use both.
+RENAMED_OPTIONS = {"dropout": "drop_rate", "drop_path": "drop_path_rate"}
+
+
+def rename_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace former option names by the current ones.
+
+    Raises:
+        ConfigError: an option is given under both names.
+    """
+    for former, current in RENAMED_OPTIONS.items():
+        if former in options and current in options:
+            raise ConfigError(f"both {former} and {current} are given; {former} is the former name of {current}.")
+    return {RENAMED_OPTIONS.get(name, name): value for name, value in options.items()}
 
 
 def package_version() -> str:
@@ -142,10 +157,11 @@ class ModelSpec:
         """
         protocol = check_config(config, where)
         labels = None if config["labels"] is None else tuple(config["labels"])
+        options = rename_options(config["options"])
         provenance = dict(config.get("provenance") or {})
         if "initialised" in provenance:  # the spelling of version 0.1
             provenance.setdefault("initialized", provenance.pop("initialised"))
-        return cls(config["arch"], config["options"], protocol, labels, provenance)
+        return cls(config["arch"], options, protocol, labels, provenance)
 
 
 def check_config(config: Any, where: str) -> Protocol:
@@ -177,7 +193,7 @@ def check_config(config: Any, where: str) -> Protocol:
         raise ConfigError(f"{where}: the config lacks {', '.join(missing)}.")
     protocol = Protocol.from_dict(config["protocol"], where)
     try:
-        check_description(config["arch"], config["options"], protocol, config["labels"])
+        check_description(config["arch"], rename_options(config["options"]), protocol, config["labels"])
         check_provenance(config.get("provenance") or {})
     except (ConfigError, UnknownNameError) as error:
         raise ConfigError(f"{where}: {error}") from error
@@ -222,7 +238,9 @@ def check_options(options: Mapping[str, Any]) -> None:
     for name, value in options.items():
         if not isinstance(name, str) or not name.isidentifier() or len(name) > MAX_NESTED_TEXT:
             raise ConfigError(f"the name of an option is {brief(name)}; it must be a word, such as num_frames.")
-        if name in COUNTS:
+        if name == "num_classes":
+            check_num_classes(value, MAX_CLASSES)
+        elif name in COUNTS:
             check_int(name, value, *COUNTS[name])
         elif name in RATES:
             check_rate(name, value)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from zoo.adapt import listing
 from zoo.errors import ConfigError
-from zoo.models import outline
+from zoo.models import build_on_meta
+from zoo.models.features import FeatureExtractor
 
 COMPILED = "_orig_mod"  # attribute of what torch.compile returns that holds the module
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -31,6 +32,8 @@ def _inner_name(module: nn.Module) -> str | None:
     """Name of the module that a wrapper holds; None of a module that is no wrapper."""
     if COMPILED in module._modules:
         return COMPILED
+    if isinstance(module, FeatureExtractor):
+        return "network"
     wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel, torch.optim.swa_utils.AveragedModel)
     return "module" if isinstance(module, wrappers) else None
 
@@ -82,7 +85,7 @@ def check_savable(tensors: Mapping[str, Any], arch: str, options: Mapping[str, A
     Raises:
         ConfigError: other keys, shapes or kinds of tensors than the network has, with what to do.
     """
-    expected = outline(arch, **options).state_dict()
+    expected = build_on_meta(arch, **options).state_dict()
     extra = [key for key in tensors if key not in expected]
     missing = [key for key in expected if key not in tensors]
     others = []

@@ -169,5 +169,5 @@ def test_other_weights_are_not_compared_with_what_was_published(
     assert main(["test", "--from", name, *weights, *data, "--out", str(tmp_path / "test")]) == 0
     summary = json.loads((tmp_path / "test" / "test.json").read_text())
     assert summary["published"] is None
-    assert "DIGEST NOT AS PUBLISHED" in summary["loaded"]
-    assert "DIGEST NOT AS PUBLISHED" in capsys.readouterr().out
+    assert "SHA-256 DIFFERS FROM THE INDEX" in summary["loaded"]
+    assert "SHA-256 DIFFERS FROM THE INDEX" in capsys.readouterr().out

@@ -182,7 +182,7 @@ def drop_rates(network: Any) -> list[float]:
 
 @pytest.mark.parametrize("make", [former, convnext])
 def test_drop_path_is_that_of_a_network_built_with_it(make: Any, tmp_path: Path) -> None:
-    built = make(drop_path=0.3)
+    built = make(drop_path_rate=0.3)
     config = built.spec.to_config()
     options = {key: value for key, value in make().spec.options.items() if key != "image_size"}
     size = 16 if make is former else 32

@@ -22,7 +22,7 @@ from zoo.ops import OPERATORS
 Builder = Callable[[pytest.MonkeyPatch], nn.Module]
 Shape = tuple[int, int, int, int, int]
 
-SMALL: dict[str, Any] = {"width": 16, "num_classes": 4, "num_frames": 4, "dropout": 0.0}
+SMALL: dict[str, Any] = {"width": 16, "num_classes": 4, "num_frames": 4, "drop_rate": 0.0}
 BLOCKS = (1, 1, 0, 0)  # in each stage of a ResNet
 SQUARE = (3, 3, 4, 32, 32)  # in a ResNet, maps of 8 x 8 and 4 x 4, which fill whole vectors
 STAND_INS = [name for name, operator in OPERATORS.items() if operator.stand_in]

@@ -69,7 +69,7 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
     "create size": (lambda: zoo.create("c2d_r18", image_size="64"), "^image_size is '64'"),  # type: ignore[arg-type]
     "create labels": (lambda: zoo.create("c2d_r18", num_classes=3, labels="abc"), "^labels is 'abc'"),
     "create label": (lambda: zoo.create("c2d_r18", num_classes=2, labels=["a", 1]), r"^labels\[1\] is 1"),  # type: ignore[list-item]
-    "create dropout": (lambda: zoo.create("c2d_r18", dropout="0.5"), "^dropout is '0.5'"),
+    "create drop_rate": (lambda: zoo.create("c2d_r18", drop_rate="0.5"), "^drop_rate is '0.5'"),
     "save model": (lambda: zoo.save("x", "y"), "^model is 'x'"),  # type: ignore[arg-type]
     "save folder": (lambda: zoo.save(model, None), "^folder is None"),  # type: ignore[arg-type]
     "convert file": (lambda: zoo.convert(None, NAME), "^source_file is None"),  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from loopback import Loopback
 from paths import GOLDEN
 
 import zoo
-from zoo.models import build, takes
+from zoo.models import build, has_option
 
 NAMES = zoo.list_models()
 REAL = 5e7  # parameters: above, a network stays on the meta device, where only shapes are computed
@@ -47,7 +47,7 @@ def variants(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Architecture, options as published but for the image size, and the same with another head and frame count."""
     entry = zoo.info(name)
     options = dict(entry.options)
-    if takes(entry.arch, "image_size"):
+    if has_option(entry.arch, "image_size"):
         options["image_size"] = size_for(entry.arch)
     return entry.arch, options, options | {"num_classes": 5, "num_frames": frames_for(options)}
 

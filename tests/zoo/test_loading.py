@@ -127,7 +127,7 @@ def test_half_precision_files_without_counters_load(resnet50: Path, tmp_path: Pa
     save_file(tensors, tmp_path / "half.safetensors")
     model = zoo.load("c2d_r50.in1k", weights=tmp_path / "half.safetensors")
     assert model.fc.weight.dtype == torch.float32
-    assert set(model.report.adapted.values()) == {"cast from float16", "counter set to 0"}
+    assert set(model.report.adapted.values()) == {"cast from float16", "set to 0"}
 
 
 def start_from(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -357,5 +357,5 @@ def test_the_report_reads_as_a_sentence() -> None:
     )
     assert (
         str(report)
-        == "n: weights from f.pth; DIGEST NOT AS PUBLISHED; untrained: classifier; halved in a, b; ignored c."
+        == "n: weights from f.pth; SHA-256 DIFFERS FROM THE INDEX; untrained: classifier; a, b halved; not used: c."
     )

@@ -29,7 +29,7 @@ from zoo.loading import current_spec
 from zoo.weights.files import sha256_of
 from zoo.weights.lightning_checkpoint import read_checkpoint
 
-TINY: dict[str, Any] = {"options": {"width": 8, "dropout": 0.0}, "num_frames": 4, "image_size": 32}
+TINY: dict[str, Any] = {"options": {"width": 8, "drop_rate": 0.0}, "num_frames": 4, "image_size": 32}
 
 
 @pytest.fixture
@@ -181,7 +181,7 @@ class Said(PushToHub):
 
 root, out = map(Path, sys.argv[1:])
 torch.manual_seed(0)
-options = {"width": 8, "dropout": 0.0}
+options = {"width": 8, "drop_rate": 0.0}
 module = VideoClassifier("tanet_r18", options=options, num_classes=4, num_frames=4, image_size=32)
 module.allow_untrained = True
 quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False, "logger": False}

@@ -11,7 +11,7 @@ from zoo.adapt import name_parts
 from zoo.hub.client import LIBRARY
 from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry
-from zoo.models import ARCHITECTURES, RESNETS, outline
+from zoo.models import ARCHITECTURES, RESNETS, build_on_meta
 from zoo.protocol import Protocol
 from zoo.provenance import COPY_OF, INITIALIZED, LOCAL, START, entry_of, hub_repository, is_published, public_config
 from zoo.spec import UNTRAINED
@@ -173,7 +173,7 @@ def _what(config: Mapping[str, Any]) -> list[str]:
     elif untrained:
         parts.append("**Not a trained network.**")
     if untrained:
-        names = name_parts(outline(arch, **config["options"]), untrained)
+        names = name_parts(build_on_meta(arch, **config["options"]), untrained)
         parts.append(f"Untrained: {escape(', '.join(names))}.")
     return parts
 

@@ -1,6 +1,6 @@
-"""Architectures by name. ``create`` builds one with random weights.
+"""Registry of architectures by name.
 
-To add an architecture: write its network in a module of this folder and register a builder below.
+To add an architecture, write its network in a module of this folder and add a builder below.
 """
 
 from __future__ import annotations
@@ -20,9 +20,21 @@ from zoo.models.resnet import DEPTHS, VideoResNet
 from zoo.ops.operator import OPERATORS
 from zoo.text import brief
 
-__all__ = ["ARCHITECTURES", "VideoNetwork", "build", "layer_depths", "outline", "register_architecture", "takes"]
+__all__ = [
+    "ARCHITECTURES",
+    "VideoNetwork",
+    "build",
+    "build_on_meta",
+    "has_option",
+    "layer_depths",
+    "options_of",
+    "register_architecture",
+]
 
-# family of ResNets -> its temporal operator
+# end of the message for an unknown architecture
+ALL_ARCHITECTURES = "zoo.models.ARCHITECTURES lists all names."
+
+# family of video ResNets -> its temporal operator
 RESNETS = {
     "c2d": "none",
     "c2d_pool": "pool",
@@ -50,14 +62,14 @@ ARCHITECTURES |= hosts.ARCHITECTURES
 
 
 def register_architecture(name: str, builder: Callable[..., VideoNetwork]) -> None:
-    """Add an architecture, so that ``zoo.create(name, **options)`` and the index can use it.
+    """Add an architecture for ``zoo.create(name, **options)`` and for index entries.
 
     Args:
-        name: new name.
-        builder: takes ``num_classes``, ``num_frames``, ``in_channels`` and further options by keyword.
+        name: a name that is not registered yet.
+        builder: function with the keyword arguments ``num_classes``, ``num_frames``, ``in_channels``, and any others.
 
     Raises:
-        ConfigError: the name is taken.
+        ConfigError: the name is already registered.
     """
     if name in ARCHITECTURES:
         raise ConfigError(f"An architecture named {name!r} is already registered; choose another name.")
@@ -65,25 +77,26 @@ def register_architecture(name: str, builder: Callable[..., VideoNetwork]) -> No
 
 
 def options_of(arch: str) -> list[str]:
-    """Names of an architecture's options, those of the network that its builder passes others on to included."""
+    """List the option names of an architecture, including those that its class passes on to its base classes."""
     builder: Any = ARCHITECTURES[arch]
-    made = getattr(builder, "func", builder)
+    function = getattr(builder, "func", builder)
+    bases = function.__mro__[1:] if isinstance(function, type) else (pytorchvideo.PTVNet,)
     names: dict[str, None] = {}
-    for step in (builder, *(made.__mro__[1:] if isinstance(made, type) else (pytorchvideo.PTVNet,))):
-        parameters = inspect.signature(step).parameters.values()
+    for signature_of in (builder, *bases):
+        parameters = inspect.signature(signature_of).parameters.values()
         names.update({each.name: None for each in parameters if each.kind is each.KEYWORD_ONLY})
         if not any(each.kind is each.VAR_KEYWORD for each in parameters):
             break
     return list(names)
 
 
-def takes(arch: str, option: str) -> bool:
-    """Whether an architecture's builder has an option of that name."""
+def has_option(arch: str, option: str) -> bool:
+    """Whether the builder of an architecture has an option of this name."""
     return arch in ARCHITECTURES and option in inspect.signature(ARCHITECTURES[arch]).parameters
 
 
-class _Undrawn(TorchFunctionMode):
-    """Within it, no random numbers are drawn in place: drawing them for meta tensors would import a compiler."""
+class _SkipRandomInit(TorchFunctionMode):
+    """Skip in-place random initialization: on the meta device it has no effect, but would import a compiler."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -92,23 +105,28 @@ class _Undrawn(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def outline(arch: str, **options: Any) -> VideoNetwork:
-    """A network without memory: its keys and shapes, on the meta device."""
-    with torch.device("meta"), _Undrawn():
+def build_on_meta(arch: str, **options: Any) -> VideoNetwork:
+    """Build a network on the meta device: it has keys and shapes, but no values and no memory."""
+    with torch.device("meta"), _SkipRandomInit():
         return build(arch, **options)
 
 
 def build(arch: str, **options: Any) -> VideoNetwork:
-    """The bare network of an architecture; see ``zoo.create``."""
+    """Build a network without spec or report; ``zoo.create`` adds both.
+
+    Raises:
+        UnknownNameError: there is no such architecture.
+        ConfigError: an option that the architecture does not have, or an invalid value.
+    """
     if arch not in ARCHITECTURES:
-        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
+        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, ALL_ARCHITECTURES)
     try:
         return ARCHITECTURES[arch](**options)
-    except ZooError:  # it names the option already
+    except ZooError:  # its message names the option
         raise
-    except (TypeError, RuntimeError, OverflowError, MemoryError) as error:  # the last three: numbers too large
-        known = options_of(arch)
+    except (TypeError, RuntimeError, OverflowError, MemoryError) as error:  # the last three: sizes too large
+        names = options_of(arch)
         for name in options:
-            if name not in known and f"argument {name!r}" in str(error):
-                raise ConfigError(f"{arch} has no option {name!r}; it has {', '.join(known)}.") from error
+            if name not in names and f"argument {name!r}" in str(error):
+                raise ConfigError(f"{arch} has no option {name!r}; its options are {', '.join(names)}.") from error
         raise ConfigError(f"{arch} cannot be built with {brief(options)}: {error}") from error

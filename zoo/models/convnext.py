@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, check_counts, check_rate
-from zoo.models.network import DropPath, Feature, VideoNetwork
+from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
+from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaConv2d, TAdaConv2dV2
 from zoo.ops.frames import fold_frames
 from zoo.ops.tadaconv import temporal_average
@@ -96,7 +96,7 @@ class TAdaConvNeXt(VideoNetwork):
         depths: blocks of the four stages.
         width: channels of the first stage; each later stage has twice those of the one before.
         num_frames: T of a clip; any T of 2 or more can be given to ``forward``.
-        drop_path: probability of leaving out the last block; it grows linearly from 0 at the first.
+        drop_path_rate: probability of leaving out the last block; it grows linearly from 0 at the first.
         layer_scale: initial value of the blocks' layer scale.
         routing: options of the routing function. Version 1: ``{"norm": "layer", "calibrate_bias": True}`` is the
             paper's second variant. Version 2: ``head_dim``.
@@ -111,15 +111,16 @@ class TAdaConvNeXt(VideoNetwork):
         num_frames: int = 16,
         in_channels: int = 3,
         width: int = 96,
-        dropout: float = 0.5,
-        drop_path: float = 0.0,
+        drop_rate: float = 0.5,
+        drop_path_rate: float = 0.0,
         layer_scale: float = 1e-6,
         routing: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
-        check_rate("dropout", dropout)
-        check_rate("drop_path", drop_path)
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("drop_rate", drop_rate)
+        check_rate("drop_path_rate", drop_path_rate)
         if version not in (1, 2):
             raise ConfigError(f"version is {version!r}; TAdaConvNeXt has versions 1 and 2.")
         self.version, self.depths, self.num_frames, self.in_channels = version, tuple(depths), num_frames, in_channels
@@ -137,7 +138,7 @@ class TAdaConvNeXt(VideoNetwork):
         self.stem = Stem(in_channels, width, (3, 4, 4) if version == 2 else (2, 4, 4), padding=version - 1)
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
         self.feature_info = []
-        rates = torch.linspace(0, drop_path, sum(depths), device="cpu").tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         activation = quick_gelu if version == 2 else F.gelu
         for number, depth in enumerate(depths):
             channels = width * 2**number
@@ -152,8 +153,8 @@ class TAdaConvNeXt(VideoNetwork):
             self.feature_info.append(Feature(f"stages.{number}", channels, 4 * 2**number))
         self.num_features = channels
         self.norm = nn.LayerNorm(channels, EPS)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
+        self.dropout = nn.Dropout(drop_rate)
+        self.fc = linear_classifier(channels, num_classes)
         self._initialize()
 
     def _initialize(self) -> None:

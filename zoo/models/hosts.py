@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from zoo.errors import check_counts, check_rate
+from zoo.errors import check_counts, check_num_classes, check_rate
 from zoo.models.network import VideoNetwork
 from zoo.models.temporalize import TemporalNetwork, temporalize
 
@@ -62,7 +62,7 @@ def build_host(
     num_classes: int = 400,
     num_frames: int = 8,
     in_channels: int = 3,
-    dropout: float = 0.5,
+    drop_rate: float = 0.5,
     op_options: Mapping[str, Any] | None = None,
 ) -> TemporalNetwork:
     """A video network of a torchvision host with random weights.
@@ -71,7 +71,7 @@ def build_host(
         name: a key of ``HOSTS``.
         op: "none", or an operator of ``temporalize``.
         num_frames: T of a clip. TAM is built for it; the other operators take T from the clip.
-        dropout: before the classifier.
+        drop_rate: probability of dropout before the classifier.
         op_options: of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
 
     Raises:
@@ -79,15 +79,16 @@ def build_host(
     """
     import torchvision  # not at the top: importing the zoo is light
 
-    check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels)
-    check_rate("dropout", dropout)
+    check_num_classes(num_classes)
+    check_counts(num_frames=num_frames, in_channels=in_channels)
+    check_rate("drop_rate", drop_rate)
     host = HOSTS[name]
-    net = getattr(torchvision.models, host.builder)(weights=None, num_classes=num_classes, **host.options)
+    net = getattr(torchvision.models, host.builder)(weights=None, num_classes=num_classes or 1, **host.options)
     if op == "none":
         network = TemporalNetwork(net, num_frames)
     else:
         network = temporalize(net, op, host.where, num_frames, inplace=True, **(op_options or {}))
-    network.min_size, network.dropout.p = host.min_size, dropout
+    network.min_size, network.dropout.p = host.min_size, drop_rate
     if in_channels != 3:
         network.reset_stem(in_channels)
     network.reset_classifier(num_classes)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork
 from zoo.models.pytorchvideo import builders
 from zoo.models.vit import resample_grid
@@ -36,7 +36,7 @@ class PTVMViT(VideoNetwork):
         num_frames: T of a clip, even.
         image_size: height and width of a clip, a multiple of 4.
         width: channels of the first block, a multiple of 8.
-        drop_path: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
+        drop_path_rate: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
     """
 
     head_prefix = "net.head.proj."
@@ -50,13 +50,14 @@ class PTVMViT(VideoNetwork):
         in_channels: int = 3,
         image_size: int = 224,
         width: int = 96,
-        dropout: float = 0.5,
-        drop_path: float = 0.0,
+        drop_rate: float = 0.5,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
-        check_rate("dropout", dropout)
-        check_rate("drop_path", drop_path)
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("drop_rate", drop_rate)
+        check_rate("drop_path_rate", drop_path_rate)
         for what, value, step in (("num_frames", num_frames, 2), ("image_size", image_size, 4), ("width", width, 8)):
             if value < step or value % step:
                 raise ConfigError(f"{what} is {value}; of an MViT it must be a multiple of {step}.")
@@ -73,19 +74,21 @@ class PTVMViT(VideoNetwork):
                 pool_kv_stride_adaptive=[1, 8, 8],
                 pool_kvq_kernel=[3, 3, 3],
                 head_dropout_rate=0.0,
-                head_num_classes=num_classes,
+                head_num_classes=num_classes or 1,
             )
         self.net: Any = net
         self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
-        self.num_features = self.get_classifier().in_features
+        self.num_features = net.head.proj.in_features
         for block in self.net.blocks:
             block.drop_path = DropPath(0.0)  # the builder leaves it out where its rate is zero
-        self.set_drop_path(drop_path)
+        self.set_drop_path(drop_path_rate)
         self.feature_info, reduction = [], 4
         for number, block in enumerate(self.net.blocks):
             reduction *= 1 if block.attn.pool_q is None else block.attn.pool_q.stride[1]
             self.feature_info.append(Feature(f"net.blocks.{number}", block.dim_out, reduction))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(drop_rate)
+        if not num_classes:
+            self.reset_classifier(0)
 
     def check_clip(self, x: Tensor) -> None:
         """Refuse what is not a batch of clips of this network's size."""

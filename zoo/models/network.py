@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from zoo.errors import ConfigError, check_counts, check_rate
+from zoo.errors import ConfigError, check_num_classes, check_rate
 from zoo.ops.frames import inflate
 from zoo.ops.operator import FrameSized
 from zoo.protocol import Protocol
@@ -73,8 +74,12 @@ class VideoNetwork(nn.Module):
         spec = self._spec
         if spec is None:
             raise ConfigError(f"This {type(self).__name__} has no spec: it does not come from zoo.load or zoo.create.")
-        classes = getattr(self.get_classifier(), "out_features", spec.num_classes)
-        if classes != spec.num_classes:  # somebody replaced the classifier
+        classifier = self.get_classifier()
+        if isinstance(classifier, nn.Identity):
+            classes = 0
+        else:
+            classes = getattr(classifier, "out_features", spec.num_classes)
+        if classes != spec.num_classes:  # the classifier was replaced
             spec = spec.with_classes(classes)
         return spec if self.in_channels == spec.in_channels else spec.with_options(in_channels=self.in_channels)
 
@@ -137,21 +142,58 @@ class VideoNetwork(nn.Module):
                 f"load it with num_frames={x.shape[2]} (layers of the size of the frame count are then resampled)."
             )
 
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Self:
+        """Load a network by name, folder, file or "hf-hub:user/repo"; the same as ``zoo.load(name, **options)``.
+
+        Raises:
+            ConfigError: the network is not an instance of this class. Other errors: see ``zoo.load``.
+        """
+        from zoo.loading import load
+
+        network = load(name, **options)
+        if not isinstance(network, cls):
+            raise ConfigError(
+                f"{name} is a {type(network).__name__}, not a {cls.__name__}; use VideoNetwork.from_pretrained."
+            )
+        return network
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Push the network to the Hugging Face Hub; the same as ``zoo.push(model, repo, **options)``.
+
+        Returns:
+            URL of the commit or pull request.
+        """
+        from zoo.hub.push import push
+
+        return push(self, repo, **options)
+
     # the classifier ----------------------------------------------------------------------------------------------
 
-    def get_classifier(self) -> nn.Linear:
-        """The linear layer that gives the logits."""
-        return self.get_submodule(self.head_prefix.removesuffix("."))  # type: ignore[return-value]
+    def get_classifier(self) -> nn.Module:
+        """The linear layer that computes the logits, or an ``nn.Identity`` if ``num_classes`` is 0."""
+        return self.get_submodule(self.head_prefix.removesuffix("."))
+
+    def set_classifier(self, classifier: nn.Module) -> None:
+        """Replace the classifier module; ``reset_classifier`` creates an untrained one."""
+        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
+        setattr(self.get_submodule(parent), name, classifier)
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by an untrained one for ``num_classes`` classes."""
-        check_counts(num_classes=num_classes)
+        """Replace the classifier by an untrained one for ``num_classes`` classes.
+
+        Args:
+            num_classes: 0 removes the classifier (it becomes an ``nn.Identity``): ``forward`` then returns the pooled
+                features ``(B, num_features)``. Such a network can be saved and loaded like any other.
+        """
+        check_num_classes(num_classes)
         old = self.get_classifier()
-        new = nn.Linear(old.in_features, num_classes).to(old.weight)
-        nn.init.normal_(new.weight, std=0.01)
-        nn.init.zeros_(new.bias)
-        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
-        setattr(self.get_submodule(parent), name, new)
+        like = next((p for p in (*old.parameters(), *self.parameters()) if p.is_floating_point()), torch.empty(0))
+        new = linear_classifier(self.num_features, num_classes).to(like)
+        if isinstance(new, nn.Linear):
+            nn.init.normal_(new.weight, std=0.01)
+            nn.init.zeros_(new.bias)
+        self.set_classifier(new)
         if self.report is not None:
             keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
             self.report = self.report.with_initialized(self, keys)
@@ -178,10 +220,10 @@ class VideoNetwork(nn.Module):
         Raises:
             ConfigError: a rate outside [0, 1), or a network that cannot.
         """
-        check_rate("drop_path", rate)
+        check_rate("drop_path_rate", rate)
         paths = {name: module for name, module in self.named_modules() if isinstance(module, DropPath)}
         if not paths:
-            raise ConfigError(f"drop_path is {rate}, but a {type(self).__name__} has no DropPath; leave it out.")
+            raise ConfigError(f"drop_path_rate is {rate}, but {type(self).__name__} has no DropPath; leave it out.")
         blocks = list(dict.fromkeys(name.rpartition(".")[0] for name in paths))  # a block may have several
         rates = dict(zip(blocks, torch.linspace(0, rate, len(blocks), device="cpu").tolist(), strict=True))
         for name, module in paths.items():
@@ -239,6 +281,11 @@ class VideoNetwork(nn.Module):
                 tensors[key] = inflate(tensors[key], parameter.shape[2], self.inflation)
                 changed.append(key)
         return changed
+
+
+def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
+    """A linear layer, or an identity for 0 classes."""
+    return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
 
 def _first_and_second_pass(block: nn.Module) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, check_counts, check_odd, check_rate
+from zoo.errors import ConfigError, check_counts, check_num_classes, check_odd, check_rate
 from zoo.models.network import Feature, VideoNetwork
 
 SIDE = 7  # places that the heads average over: the map of a 224-pixel training crop
@@ -80,18 +80,19 @@ class PTVNet(VideoNetwork):
         num_frames: int = 8,
         in_channels: int = 3,
         width: int = 64,
-        dropout: float = 0.5,
+        drop_rate: float = 0.5,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
-        check_rate("dropout", dropout)
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("drop_rate", drop_rate)
         self.num_frames, self.in_channels = num_frames, in_channels
-        sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes}
+        sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes or 1}
         # the head's own dropout is left out: `dropout` below acts in its place
         net = getattr(builders(module), builder)(**arguments, **sizes, dropout_rate=0, head_activation=None)
         self.net: Any = net
         self.head_prefix = f"net.blocks.{len(net.blocks) - 1}.proj."
-        self.num_features = self.get_classifier().in_features
+        self.num_features = net.blocks[-1].proj.in_features
         self.feature_info = []
         for number, stage in enumerate(net.blocks):
             if blocks := getattr(stage, "res_blocks", None):
@@ -103,7 +104,9 @@ class PTVNet(VideoNetwork):
             head.pool.pool = HeadPool(head.pool.pool.kernel_size[1])
         else:
             head.pool = HeadPool(SIDE)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(drop_rate)
+        if not num_classes:
+            self.reset_classifier(0)
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, UnknownNameError, check_counts, check_rate
-from zoo.models.network import Feature, VideoNetwork
+from zoo.errors import ConfigError, UnknownNameError, check_counts, check_num_classes, check_rate
+from zoo.models.network import Feature, VideoNetwork, linear_classifier
 from zoo.ops.conv_unit import ConvBN
 from zoo.ops.non_local import non_local_at
 from zoo.ops.operator import OPERATORS, BlockModules, BlockPosition
@@ -90,7 +90,7 @@ class VideoResNet(VideoNetwork):
         depth: 18, 50 or 101.
         num_frames: T of a clip. TAM is built for it; the other operators take T from the clip.
         width: channels of the first stage, 64 in the published networks.
-        dropout: before the classifier.
+        drop_rate: probability of dropout before the classifier.
         stem_pool: max-pool after the stem, as in image ResNets. TAda2D has none: its first block has stride 2
             instead, at no cost in parameters, and weights trained one way are wrong the other way.
         op_stages: stages with the operator, of 2 to 5.
@@ -107,15 +107,16 @@ class VideoResNet(VideoNetwork):
         num_frames: int = 8,
         in_channels: int = 3,
         width: int = 64,
-        dropout: float = 0.5,
+        drop_rate: float = 0.5,
         stem_pool: bool = True,
         op_stages: Sequence[int] = STAGES,
         op_options: Mapping[str, Any] | None = None,
         non_local: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels, width=width)
-        check_rate("dropout", dropout)
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels, width=width)
+        check_rate("drop_rate", drop_rate)
         if op not in OPERATORS:
             raise UnknownNameError.of("temporal operator", op, OPERATORS)
         if depth not in DEPTHS:
@@ -144,16 +145,16 @@ class VideoResNet(VideoNetwork):
             self.add_module(f"layer{number + 1}", layer)
             self.feature_info.append(Feature(f"layer{number + 1}", channels, reduction))
         self.num_features = channels
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(channels, num_classes)
-        self._initialize()
+        self.dropout = nn.Dropout(drop_rate)
+        self.fc = linear_classifier(channels, num_classes)
+        self._initialize(num_classes)
 
-    def _initialize(self) -> None:
+    def _initialize(self, num_classes: int) -> None:
         for module in self.modules():
             # the operators initialize themselves: identity, where they have one, must survive
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.reset_classifier(self.fc.out_features)
+        self.reset_classifier(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T, H', W')``."""

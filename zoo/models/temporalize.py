@@ -122,6 +122,18 @@ class ClassifierWithDropout(nn.Linear):
         return super().forward(self.dropout(x))
 
 
+class IdentityWithDropout(nn.Identity):
+    """The removed classifier of a host without dropout of its own: it only applies the added dropout."""
+
+    def __init__(self, dropout: nn.Dropout) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(N, C)`` -> same shape."""
+        return self.dropout(x)
+
+
 class TemporalNetwork(VideoNetwork):
     """An image network over folded frames, whose logits are averaged over time.
 
@@ -142,11 +154,12 @@ class TemporalNetwork(VideoNetwork):
         self.stem_key, self.head_prefix = f"{PREFIX}{self._stem}.weight", f"{PREFIX}{classifier}."
         stem: Any = net.get_submodule(self._stem)
         self.in_channels = stem.in_channels
-        self.num_features = self.get_classifier().in_features
+        linear: Any = self.get_classifier()
+        self.num_features = linear.in_features
         dropout = layout.find_dropout(net, classifier)
         self.dropout = dropout if dropout is not None else nn.Dropout(0.0)
-        if dropout is None:
-            self._put_classifier(ClassifierWithDropout(self.get_classifier(), self.dropout))
+        self._adds_dropout = dropout is None
+        self.set_classifier(linear)
         self._frames = 0
         self._tell(num_frames)
         self.train(net.training)
@@ -158,7 +171,7 @@ class TemporalNetwork(VideoNetwork):
         frames = torch.empty(self.num_frames, self.in_channels, 448, 448, device="meta")
         try:
             stages = layout.measure_stages(
-                self.net, self._stem, self._head, frames.to(self.get_classifier().weight.dtype)
+                self.net, self._stem, self._head, frames.to(self.get_parameter(self.stem_key).dtype)
             )
         except RuntimeError as error:
             raise ConfigError(f"the stages of {type(self.net).__name__} cannot be measured: {error}") from error
@@ -198,10 +211,11 @@ class TemporalNetwork(VideoNetwork):
                 f"{type(self.net).__name__} returns {type(logits).__name__}, not logits (N, classes); build it without "
                 "auxiliary outputs (torchvision's Inception and GoogLeNet: aux_logits=False)."
             )
-        if logits.shape[1] != self.get_classifier().out_features:
+        outputs = getattr(self.get_classifier(), "out_features", self.num_features)
+        if logits.shape[1] != outputs:
             raise ConfigError(
                 f"{type(self.net).__name__} returns {logits.shape[1]} logits, but its last linear layer, "
-                f"{self.head_prefix[len(PREFIX) : -1]!r}, has {self.get_classifier().out_features}; "
+                f"{self.head_prefix[len(PREFIX) : -1]!r}, has {outputs}; "
                 "call the classifier 'fc', 'classifier' or 'head', or define it last."
             )
         return logits.unflatten(0, (-1, x.shape[2])).mean(1)
@@ -246,18 +260,17 @@ class TemporalNetwork(VideoNetwork):
         if not any(layer is self.dropout for layer in layers):
             y = self.dropout(y)
         y = y.unflatten(0, (-1, features.shape[2])).mean(1)  # the classifier is linear: averaging first is the same
-        return y if pre_logits else F.linear(y, classifier.weight, classifier.bias)
+        if pre_logits or not isinstance(classifier, nn.Linear):
+            return y
+        return F.linear(y, classifier.weight, classifier.bias)  # without calling the module, which may add dropout
 
-    def _put_classifier(self, linear: nn.Linear) -> None:
-        parent, _, name = self.head_prefix.removesuffix(".").rpartition(".")
-        setattr(self.get_submodule(parent), name, linear)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the classifier by an untrained one for ``num_classes`` classes."""
-        old = self.get_classifier()
-        super().reset_classifier(num_classes)
-        if isinstance(old, ClassifierWithDropout):
-            self._put_classifier(ClassifierWithDropout(self.get_classifier(), self.dropout))
+    def set_classifier(self, classifier: nn.Module) -> None:
+        """Replace the classifier module, with the added dropout in front of it if the host has none of its own."""
+        if self._adds_dropout and isinstance(classifier, nn.Identity):
+            classifier = IdentityWithDropout(self.dropout)
+        elif self._adds_dropout and isinstance(classifier, nn.Linear):
+            classifier = ClassifierWithDropout(classifier, self.dropout)
+        super().set_classifier(classifier)
 
     def reset_stem(self, in_channels: int) -> None:
         """Replace the convolution that reads the pixels by an untrained one for another number of channels."""

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.errors import ConfigError, check_counts, check_rate
-from zoo.models.network import DropPath, Feature, VideoNetwork
+from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
+from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
 from zoo.ops.frames import compiles_for_cpu
 from zoo.ops.tadaconv_v2 import quick_gelu
@@ -138,7 +138,7 @@ class TAdaFormer(VideoNetwork):
         width, depth, heads: of the transformer.
         temporal_projection, double_tada: the first projection of a TAda block sees three frames, and a second TAda
             block follows attention. The published Something-Something networks have both, the Kinetics ones neither.
-        drop_path: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
+        drop_path_rate: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
     """
 
     stem_key = "stem.weight"
@@ -157,14 +157,15 @@ class TAdaFormer(VideoNetwork):
         heads: int = 12,
         temporal_projection: bool = False,
         double_tada: bool = False,
-        dropout: float = 0.5,
-        drop_path: float = 0.0,
+        drop_rate: float = 0.5,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        check_counts(num_classes=num_classes, num_frames=num_frames, in_channels=in_channels)
+        check_num_classes(num_classes)
+        check_counts(num_frames=num_frames, in_channels=in_channels)
         check_counts(patch=patch, width=width, depth=depth, heads=heads)
-        check_rate("dropout", dropout)
-        check_rate("drop_path", drop_path)
+        check_rate("drop_rate", drop_rate)
+        check_rate("drop_path_rate", drop_path_rate)
         self.patch = patch
         if image_size < patch or image_size % patch:
             near = self._near(image_size)
@@ -177,14 +178,14 @@ class TAdaFormer(VideoNetwork):
         self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(width), std=width**-0.5))
         self.pos_embed = nn.Parameter(nn.init.normal_(torch.empty(1 + self.grid**2, width), std=width**-0.5))
         self.norm_pre = nn.LayerNorm(width)
-        rates = torch.linspace(0, drop_path, depth, device="cpu").tolist()
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
         self.blocks = nn.ModuleList(
             TAdaFormerBlock(width, heads, temporal_projection, double_tada, rate) for rate in rates
         )
         self.feature_info = [Feature(f"blocks.{number}", width, patch) for number in range(depth)]
         self.norm = nn.LayerNorm(width)
-        self.dropout = nn.Dropout(dropout)
-        self.fc = nn.Linear(width, num_classes)
+        self.dropout = nn.Dropout(drop_rate)
+        self.fc = linear_classifier(width, num_classes)
         self.reset_classifier(num_classes)
 
     def _near(self, size: int) -> int:

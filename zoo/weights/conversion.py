@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from zoo.adapt import MAX_GROWTH, fit, listing
+from zoo.adapt import MAX_GROWTH, listing, load_adapted
 from zoo.arguments import check_path, check_text
 from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import Entry, load_index
-from zoo.models import outline
+from zoo.models import build_on_meta
 from zoo.settings import cache_folder
 from zoo.spec import UNTRAINED
 from zoo.text import printable
@@ -74,9 +74,9 @@ def convert_file(entry: Entry, path: Path, folder: Path, digest: str, source: st
         source: its address, if it was fetched.
     """
     tensors, _ = read_published(entry, path)
-    network = outline(entry.arch, **entry.options)
+    network = build_on_meta(entry.arch, **entry.options)
     # of an image network, only what was trained is kept, so that later loads still tell the operator is new
-    fit(network, tensors, entry.options, entry.options, where=str(path), operator_untrained=entry.init)
+    load_adapted(network, tensors, entry.options, entry.options, where=str(path), operator_untrained=entry.init)
     types = {key: value.dtype for key, value in network.state_dict().items()}
     size = path.stat().st_size
     provenance: dict[str, Any] = {"entry": entry.name, "sha256": digest, "size": size, "rules": RULES_VERSION}
@@ -101,7 +101,7 @@ def read_published(entry: Entry, path: Path) -> tuple[dict[str, torch.Tensor], t
         if not conversion.unknown:
             return conversion.tensors, tuple(conversion.ignored)
         best = best or conversion
-    if set(raw) <= set(outline(entry.arch, **entry.options).state_dict()):
+    if set(raw) <= set(build_on_meta(entry.arch, **entry.options).state_dict()):
         return raw, ()  # already in our names
     assert best is not None
     raise CheckpointError(
@@ -144,9 +144,9 @@ def _fits(entry: Entry, tensors: Mapping[str, torch.Tensor]) -> bool:
     growth = MAX_GROWTH if entry.init else 1
     if not params <= entry.params <= growth * params:
         return False  # without building the network, which takes most of the time
-    network = outline(entry.arch, **entry.options)
+    network = build_on_meta(entry.arch, **entry.options)
     try:
-        fit(network, dict(tensors), entry.options, entry.options, where="", operator_untrained=entry.init)
+        load_adapted(network, dict(tensors), entry.options, entry.options, where="", operator_untrained=entry.init)
     except CheckpointError:
         return False
     return True

@@ -27,7 +27,7 @@ def randomize(network: Any) -> Any:
 
 
 def former_block(form: str, rate: float) -> TAdaFormerBlock:
-    network = small("tadaformer_b16", drop_path=rate, **FORMS[form])
+    network = small("tadaformer_b16", drop_path_rate=rate, **FORMS[form])
     return randomize(network.blocks[-1]).train()
 
 
@@ -75,7 +75,7 @@ def test_tadaformer_drops_each_branch_by_a_draw_of_its_own(form: str, monkeypatc
 def test_tadaformer_evaluates_all_paths(form: str) -> None:
     """Logits, which need only the last block's class tokens, equal those of all tokens; the rate has no influence."""
     clips = torch.randn(2, 3, 4, 32, 32)
-    network = randomize(small("tadaformer_b16", drop_path=0.9, **FORMS[form]))
+    network = randomize(small("tadaformer_b16", drop_path_rate=0.9, **FORMS[form]))
     logits = network(clips)
     torch.testing.assert_close(logits, network.forward_head(network.forward_features(clips)))
     network.set_drop_path(0.0)
@@ -84,7 +84,7 @@ def test_tadaformer_evaluates_all_paths(form: str) -> None:
 
 @pytest.mark.parametrize("arch", ["tadaconvnext_tiny", "tadaconvnextv2_tiny"])
 def test_convnext_block_without_its_path_is_the_identity(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = randomize(small(arch, drop_path=0.5).stages[-1][-1]).train()
+    block = randomize(small(arch, drop_path_rate=0.5).stages[-1][-1]).train()
     x = torch.randn(CLIPS * FRAMES, 8 * SMALL["width"], 4, 4)
     assert not torch.allclose(block(x, FRAMES), x, atol=0.1)
     keep_draws(monkeypatch)
@@ -92,7 +92,7 @@ def test_convnext_block_without_its_path_is_the_identity(arch: str, monkeypatch:
 
 
 def test_mvit_block_without_its_paths_is_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = PTVMViT(num_frames=4, image_size=32, width=8, num_classes=4, drop_path=0.5)
+    network = PTVMViT(num_frames=4, image_size=32, width=8, num_classes=4, drop_path_rate=0.5)
     block = randomize(network.net.blocks[4]).train()  # neither widens nor pools its tokens
     x, shape = torch.randn(CLIPS, 1 + 2 * 4 * 4, block.dim), [2, 4, 4]
     assert not torch.allclose(block(x, shape)[0], x, atol=0.1)
@@ -105,7 +105,7 @@ def test_mvit_block_without_its_paths_is_the_identity(monkeypatch: pytest.Monkey
     [("tadaformer_b16", {"depth": 5}), ("tadaconvnext_tiny", {}), ("tadaconvnextv2_tiny", {})],
 )
 def test_rates_grow_linearly_from_the_first_block_to_the_last(arch: str, options: dict[str, int]) -> None:
-    network = small(arch, drop_path=0.4, **options)
+    network = small(arch, drop_path_rate=0.4, **options)
     rates = [module.rate for module in network.modules() if isinstance(module, DropPath)]
     assert rates == pytest.approx(torch.linspace(0, 0.4, len(rates)).tolist())
     assert len(rates) == (5 if options else 3 + 3 + 9 + 3)

@@ -55,7 +55,7 @@ def test_hosts_start_from_torchvisions_file_and_are_saved(name: str, tmp_path: P
 
 
 def test_hosts_follow_classes_frames_and_channels(tmp_path: Path) -> None:
-    video: Any = zoo.create("tanet_mobilenetv2", num_classes=5, num_frames=4, dropout=0.3)
+    video: Any = zoo.create("tanet_mobilenetv2", num_classes=5, num_frames=4, drop_rate=0.3)
     assert video.dropout.p == 0.3 and video.dropout is video.net.classifier[0]
     folder = zoo.save(video, tmp_path / "saved")
     made: Any = zoo.load(folder, num_classes=3, num_frames=6, in_channels=2)

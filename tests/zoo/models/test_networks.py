@@ -11,9 +11,9 @@ from small_models import SMALL, VIT, small
 from torch import Tensor, nn
 
 import zoo
-from zoo.adapt import fit
+from zoo.adapt import load_adapted
 from zoo.errors import CheckpointError, ConfigError
-from zoo.models import ARCHITECTURES, layer_depths, takes
+from zoo.models import ARCHITECTURES, has_option, layer_depths
 from zoo.models.convnext import TAdaConvNeXt
 from zoo.models.network import DropPath
 from zoo.models.resnet import VideoResNet
@@ -83,15 +83,15 @@ def test_another_classifier_is_saved_as_it_is(arch: str, tmp_path: Path) -> None
     assert again.labels is None
     assert again.report.as_trained
     assert torch.equal(again(CLIPS), model(CLIPS))
-    with pytest.raises(ConfigError, match="num_classes is 0"):
-        model.reset_classifier(0)
+    with pytest.raises(ConfigError, match="num_classes is 1"):
+        model.reset_classifier(1)
 
 
 @pytest.mark.parametrize("arch", OURS)
 def test_every_network_trains(arch: str) -> None:
     """Backward to every parameter, batch independence, any image size a convolutional network can take."""
     model = small(arch)
-    x = torch.randn(3, 3, 4, *((32, 32) if takes(arch, "patch") else (33, 47)))
+    x = torch.randn(3, 3, 4, *((32, 32) if has_option(arch, "patch") else (33, 47)))
     y = model(x)
     assert y.shape == (3, 4)
     torch.testing.assert_close(model(x[1:2]), y[1:2], rtol=1e-4, atol=1e-5)
@@ -212,11 +212,11 @@ def test_loading_at_another_size_resamples_and_says_so(tmp_path: Path) -> None:
     assert torch.equal(again.pos_embed, model.pos_embed)
     tensors = dict(small("tadaformer_b16", image_size=48).state_dict())  # a file of another size than its entry's
     options = dict(model.spec.options)
-    adapted = fit(model, dict(tensors), options | {"image_size": 32}, options, where="file")[1]
+    adapted = load_adapted(model, dict(tensors), options | {"image_size": 32}, options, where="file")[1]
     assert not adapted
     assert torch.equal(model.pos_embed, tensors["pos_embed"])
-    with pytest.raises(CheckpointError, match="wrong shape pos_embed.*where image_size= is given"):
-        fit(small("tadaformer_b16"), tensors, options, options, where="file")
+    with pytest.raises(CheckpointError, match="wrong shape pos_embed.*pass image_size="):
+        load_adapted(small("tadaformer_b16"), tensors, options, options, where="file")
 
 
 def test_drop_path_leaves_out_whole_clips() -> None:
@@ -238,7 +238,7 @@ def test_drop_path_leaves_out_whole_clips() -> None:
             "image_size is 30; it must be a multiple of the patch, 8: try 32",
         ),
         ("tadaformer_b16", {**VIT, "width": 50}, "width is 50"),
-        ("tadaconvnextv2_tiny", {**SMALL, "drop_path": 1.0}, "drop_path is 1.0"),
+        ("tadaconvnextv2_tiny", {**SMALL, "drop_path_rate": 1.0}, "drop_path_rate is 1.0"),
         ("tadaconvnext_tiny", {**SMALL, "routing": {"norm": "group"}}, "norm of the routing function is 'group'"),
         ("tadaconvnextv2_tiny", {**SMALL, "routing": {"head_dim": 3}}, "head_dim is 3; it must divide"),
         ("tanet_r18", {**SMALL, "op_options": {"style": "d"}}, "no third convolution"),
@@ -262,8 +262,8 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "give four lists"),
         ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
         ("c2d_r18", {**SMALL, "labels": ["a"]}, "1 labels for 4 classes"),
-        ("tanet_r18", {**SMALL, "foo": 1}, "no option 'foo'; it has num_classes, .*, op_options, non_local.$"),
-        ("slowfast_tada_r50", {"depth": 18}, "no option 'depth'; it has adapted, routing, .*, dropout.$"),
+        ("tanet_r18", {**SMALL, "foo": 1}, "no option 'foo'; its options are num_classes, .*, op_options, non_local.$"),
+        ("slowfast_tada_r50", {"depth": 18}, "no option 'depth'; its options are adapted, routing, .*, drop_rate.$"),
         ("r2plus1d_tada_r50", {"foo": 1}, "no option 'foo'; it has parts, num_classes"),
         ("tanet_r18", {**SMALL, "op_options": {"foo": 1}}, r"TAM.__init__\(\) got an unexpected"),
     ],

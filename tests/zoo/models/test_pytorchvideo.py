@@ -13,7 +13,7 @@ from small_models import SMALL
 from torch import Tensor, nn
 
 import zoo
-from zoo.adapt import fit
+from zoo.adapt import load_adapted
 from zoo.errors import ConfigError
 from zoo.models import ARCHITECTURES, build, layer_depths
 from zoo.ops import TAM, TAdaConv3d
@@ -282,7 +282,7 @@ def test_tadaconv_networks_start_as_their_hosts(arch: str, host: str, options: d
     model, _ = small(arch, num_frames=8, **options)
     tensors = converted(theirs.net)
     trained = {"num_classes": 4, "num_frames": 8}
-    initialized, adapted = fit(model, tensors, trained, trained, where="the host", operator_untrained=True)
+    initialized, adapted = load_adapted(model, tensors, trained, trained, where="the host", operator_untrained=True)
     assert set(initialized) == model.operator_keys()
     assert all(".routing." in key for key in initialized)
     assert not adapted
@@ -316,7 +316,9 @@ def test_tam_takes_the_place_of_slowfasts_temporal_convolutions() -> None:
     model, _ = small("slowfast_tam_r50", num_frames=8)
     before = theirs.net.blocks[4].multipathway_blocks[0].res_blocks[0].branch2
     trained = {"num_classes": 4, "num_frames": 8}
-    initialized, adapted = fit(model, converted(theirs.net), trained, trained, where="x", operator_untrained=True)
+    initialized, adapted = load_adapted(
+        model, converted(theirs.net), trained, trained, where="x", operator_untrained=True
+    )
     assert set(initialized) == model.operator_keys()
     tams = [m for m in model.modules() if isinstance(m, TAM)]
     assert len(tams) == len(adapted) == 9 + 16  # res4 and res5 of the slow pathway, all blocks of the fast one

@@ -113,7 +113,7 @@ def test_tada2d_from_images_is_the_image_network_on_every_frame() -> None:
         ({"num_classes": 1}, ConfigError, "num_classes is 1"),
         ({"num_frames": 0}, ConfigError, "num_frames is 0"),
         ({"width": 2.5}, ConfigError, "width is 2.5"),
-        ({"dropout": 1.0}, ConfigError, "dropout is 1.0"),
+        ({"drop_rate": 1.0}, ConfigError, "drop_rate is 1.0"),
         ({"depth": 50}, ConfigError, "depth"),
         ({"op_options": {"taps": 3}}, ConfigError, "taps"),
     ],

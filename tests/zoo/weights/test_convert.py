@@ -14,7 +14,7 @@ from paths import GOLDEN
 from torch import Tensor
 
 import zoo
-from zoo.adapt import fit
+from zoo.adapt import load_adapted
 from zoo.models import build
 from zoo.weights.converters import CONVERTERS, apply_rules
 
@@ -252,7 +252,7 @@ def test_image_networks_are_all_but_the_operator(name: str) -> None:
     conversion = converted(name, theirs)
     assert all(not key.startswith("visual.") or key == "visual.proj" for key in conversion.ignored)
     assert (len(conversion.ignored) > 0) == (entry.converter == "clip")
-    initialized, adapted = fit(
+    initialized, adapted = load_adapted(
         model, conversion.tensors, entry.options, entry.options, where=name, operator_untrained=True
     )
     head = {"fc.weight", "fc.bias"} if entry.converter == "clip" else set()
@@ -273,7 +273,7 @@ def test_image_stems_are_inflated(arch: str, frames: list[float]) -> None:
     state = model.state_dict()
     tensors = {key: torch.randn_like(value) for key, value in state.items() if key not in model.operator_keys()}
     tensors[model.stem_key] = image = torch.randn_like(state[model.stem_key][:, :, 0])
-    fit(model, tensors, small, small, where="a file", operator_untrained=True)
+    load_adapted(model, tensors, small, small, where="a file", operator_untrained=True)
     expected = torch.stack([image * weight for weight in frames], 2)
     torch.testing.assert_close(model.state_dict()[model.stem_key], expected)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from zoo.adapt import fit
+from zoo.adapt import load_adapted
 from zoo.errors import CheckpointError
 from zoo.models import build
 from zoo.weights.converters import CONVERTERS, apply_rules
@@ -207,7 +207,9 @@ def test_a_half_precision_clip_archive_becomes_a_tadaformer(tmp_path: Path) -> N
     conversion = apply_rules(CONVERTERS["clip"], read_tensors(tmp_path / "clip.pt"))
     assert not conversion.unknown
     assert set(conversion.ignored) == set(extra)
-    initialized, adapted = fit(model, conversion.tensors, options, options, where="clip.pt", operator_untrained=True)
+    initialized, adapted = load_adapted(
+        model, conversion.tensors, options, options, where="clip.pt", operator_untrained=True
+    )
     assert set(initialized) == model.operator_keys() | {"fc.weight", "fc.bias"}
     assert adapted["blocks.1.attn.qkv.weight"] == "cast from float16"
     state = model.state_dict()
