@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES, build
 from numbered_videos import numbered_video
 from small_models import small
 
 import zoo
 from datamodules.dataset import VideoDataset
-from datamodules.records import Source, VideoRecords
+from datamodules.records import VideoRecords
 from lit_modules.base import VideoClassifier
 from zoo.errors import ConfigError, DataError
 from zoo.inference.predictor import Predictor
@@ -52,7 +51,7 @@ def network(clips: int = 2, crops: int = 3) -> VideoNetwork:
 
 def scores_of_test(model: VideoNetwork, video: Path) -> torch.Tensor:
     """Scores as `tempozoo test` computes them: the dataset's views, the classifier's averaging."""
-    records = VideoRecords.of([Source(str(video))], [0])
+    records = VideoRecords.of([str(video)], [0])
     dataset = VideoDataset(records, model.protocol, "test", flip=False)
     views = dataset[0]["video"][0]
     from zoo.video.transforms import normalize
@@ -122,10 +121,13 @@ def test_read_clip_is_the_input_of_the_network(video: Path) -> None:
     assert zoo.read_clip(video, model.protocol, views="1x1").shape == (1, 3, 4, 32, 32)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_predicts_and_embeds(family: str, video: Path) -> None:
-    model = build(family)
-    model.protocol = model.protocol.with_size(32)
+@pytest.mark.parametrize(
+    "arch", ["tada2d_r18", "stam_r18", "tadaconvnextv2_tiny", "tadaformer_b16", "tanet_mobilenetv2", "ptv_x3d_xs"]
+)
+def test_every_family_predicts_and_embeds(arch: str, video: Path) -> None:
+    fixed_width = arch.startswith(("ptv", "tanet_mobilenet"))
+    model = zoo.create(arch, num_classes=4, num_frames=4) if fixed_width else small(arch)
+    model.protocol = model.protocol.with_size(96 if fixed_width else 32)
     with Predictor(model) as predictor:
         prediction = predictor.predict(video)
     features = zoo.features(model, video)
@@ -134,6 +136,11 @@ def test_every_family_predicts_and_embeds(family: str, video: Path) -> None:
     with torch.no_grad():
         logits = model.get_classifier()(features)
     torch.testing.assert_close(logits.softmax(1)[0], prediction.probabilities, atol=1e-5, rtol=1e-4)
+    maps = zoo.features(model, video, stage=-1)
+    assert maps.ndim == 5 and maps.shape[:2] == (1, model.feature_info[-1].num_chs)
+    count = len(model.feature_info)
+    with pytest.raises(ConfigError, match=f"stage is {count}; the network has stages 0 to {count - 1}"):
+        zoo.features(model, video, stage=count)
 
 
 def test_the_network_of_the_caller_is_not_changed(video: Path) -> None:
@@ -183,7 +190,7 @@ def test_wrong_options_are_named(options: dict[str, object], message: str, video
         (np.zeros((4, 8, 8, 3), np.float32), "give uint8 RGB of shape"),
         (3.5, "A video is 3.5; give a path"),
         (io.StringIO("text"), "opened in text mode"),
-        (b"no video", "is not a video"),
+        (b"no video", "<bytes> cannot be opened as a video"),
         ("http://127.0.0.1:9/clip.mp4", "must be downloaded, but TEMPOZOO_OFFLINE"),
     ],
 )
