@@ -18,7 +18,7 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, check_int
 from zoo.inference.inputs import VideoInput, read_video_views, video_name
 from zoo.inference.scores import average_views
-from zoo.models.features import FeatureExtractor
+from zoo.models.features import stage_maps
 from zoo.models.network import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.text import brief
@@ -200,8 +200,7 @@ class Predictor:
         def run(clips: Tensor) -> Tensor:
             if stage is None:
                 return self.model.forward_head(self.model.forward_features(clips), pre_logits=True)
-            stages: list[Tensor] = FeatureExtractor(self.model, [stage])(clips)
-            return stages[0]
+            return stage_maps(self.model, clips, [self.model.feature_info[stage]])[0]
 
         return self._compute(run, views)
 

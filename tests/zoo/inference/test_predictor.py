@@ -138,6 +138,7 @@ def test_every_family_predicts_and_embeds(arch: str, video: Path) -> None:
     torch.testing.assert_close(logits.softmax(1)[0], prediction.probabilities, atol=1e-5, rtol=1e-4)
     maps = zoo.features(model, video, stage=-1)
     assert maps.ndim == 5 and maps.shape[:2] == (1, model.feature_info[-1].num_chs)
+    assert torch.equal(zoo.predict(model, video).probabilities, prediction.probabilities)  # unchanged
     count = len(model.feature_info)
     with pytest.raises(ConfigError, match=f"stage is {count}; the network has stages 0 to {count - 1}"):
         zoo.features(model, video, stage=count)
