@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
+    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
+    ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Source:
