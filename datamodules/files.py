@@ -12,9 +12,10 @@ from PIL import Image
 
 from datamodules.base import VideoDataModule
 from datamodules.records import Source, VideoRecords
-from datamodules.tree import OTHER_EXTENSIONS, VIDEO_EXTENSIONS, open_tree
+from datamodules.tree import OTHER_EXTENSIONS, open_tree
 from zoo.errors import DataError
 from zoo.video.decoding import open_video
+from zoo.video.source import VIDEO_EXTENSIONS
 
 ACCEPTED = (
     "Give videos, animated GIFs, folders of these, or shards; for folders of frames, a list of them: "

@@ -9,8 +9,9 @@ from typing import Any
 from datamodules.annotations import shorten
 from datamodules.list import VideoList
 from datamodules.records import VideoRecords
-from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree
+from datamodules.tree import Tree, open_tree
 from zoo.errors import ConfigError, DataError
+from zoo.video.source import VIDEO_EXTENSIONS
 
 KINDS = {"video": "path label", "frames": "folder total_frames label"}
 MOST_CLASSES = 1_000_000  # of a list that does not name them: one label makes all lower ones classes

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from datamodules.shards import Manifest
 from datamodules.tools.outputs import written
 from datamodules.tools.parallel import each
-from datamodules.tree import VIDEO_EXTENSIONS, warn_unread
+from datamodules.tree import warn_unread
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.video.shard_member import file_system
+from zoo.video.source import VIDEO_EXTENSIONS
 
 BLOCK = 1 << 16  # bytes read for each header of a remote shard
 MAX_TEXT = 1 << 20  # bytes of a label or JSON file

@@ -18,13 +18,9 @@ import numpy as np
 from datamodules.records import VideoRecords
 from zoo.errors import DataError
 from zoo.text import printable
+from zoo.video.source import VIDEO_EXTENSIONS
 
 log = logging.getLogger("datamodules")
-VIDEO_EXTENSIONS = (
-    ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
-    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
-    ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
-)  # fmt: skip
 # annotations, label lists, licenses and images: no warning that they are not read as videos
 OTHER_EXTENSIONS = (
     ".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md", ".pkl", ".cls", ".jpg", ".jpeg", ".png",

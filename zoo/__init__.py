@@ -10,6 +10,7 @@ print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 from importlib.metadata import PackageNotFoundError, version
 
 from zoo.hub.push import push
+from zoo.inference.api import features, predict, read_clip, timeline
 from zoo.loading import create, info, list_models, load, save
 from zoo.models.temporalize import temporalize
 from zoo.profiling import profile
@@ -20,4 +21,18 @@ try:
 except PackageNotFoundError:  # a clone that is not installed
     __version__ = "0+unknown"
 
-__all__ = ["convert", "create", "info", "list_models", "load", "profile", "push", "save", "temporalize"]
+__all__ = [
+    "convert",
+    "create",
+    "features",
+    "info",
+    "list_models",
+    "load",
+    "predict",
+    "profile",
+    "push",
+    "read_clip",
+    "save",
+    "temporalize",
+    "timeline",
+]

@@ -76,27 +76,36 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Clips ``(B, C, T, H, W)``, normalized floats -> a feature map ``(B, C', T', H', W')`` of each stage."""
-        maps: dict[str, Tensor] = {}
+        return stage_maps(self.network, x, self.feature_info)
 
-        def store(name: str) -> Any:
-            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-                maps[name] = _feature_map(output, len(x))
 
-            return hook
+def stage_maps(network: VideoNetwork, clips: Tensor, stages: Sequence[Feature]) -> list[Tensor]:
+    """Feature maps ``(B, C', T', H', W')`` of some stages of a network, for clips ``(B, C, T, H, W)``.
 
-        # registered for this call only, so that copies of this module do not share hooks
-        handles = []
-        for stage in self.feature_info:
-            module = self.network.get_submodule(stage.module)
-            if isinstance(module, nn.ModuleList):  # is not called itself
-                module = module[-1]
-            handles.append(module.register_forward_hook(store(stage.module)))
-        try:
-            self.network.forward_features(x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return [maps[stage.module] for stage in self.feature_info]
+    Args:
+        stages: of ``network.feature_info``.
+    """
+    maps: dict[str, Tensor] = {}
+
+    def store(name: str) -> Any:
+        def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+            maps[name] = _feature_map(output, len(clips))
+
+        return hook
+
+    # registered for this call only, so that copies of the network do not share hooks
+    handles = []
+    for stage in stages:
+        module = network.get_submodule(stage.module)
+        if isinstance(module, nn.ModuleList):  # is not called itself
+            module = module[-1]
+        handles.append(module.register_forward_hook(store(stage.module)))
+    try:
+        network.forward_features(clips)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return [maps[stage.module] for stage in stages]
 
 
 def _feature_map(output: Any, batch: int) -> Tensor:

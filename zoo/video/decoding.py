@@ -6,7 +6,7 @@ installed FFmpeg. Folders of frames have the same interface.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -43,6 +43,18 @@ class Reader(Protocol):
         """
         ...
 
+    def times(self) -> np.ndarray:
+        """Seconds of the frames, ``(len(reader),)``; those of a whole video begin at 0."""
+        ...
+
+    def iterate(self, indices: np.ndarray) -> Iterator[Tensor]:
+        """The frames of increasing numbers, one after another, uint8 RGB ``(3, H, W)``.
+
+        Raises:
+            DataError: a frame cannot be decoded.
+        """
+        ...
+
     def close(self) -> None:
         """Release the file and its decoder."""
         ...
@@ -70,7 +82,7 @@ def open_video(
     if decoder not in DECODERS:
         raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")
     source = source if isinstance(source, Source) else Source(str(source))
-    if source.byte_span is None and Path(source.path).is_dir():
+    if source.byte_span is None and source.content is None and Path(source.path).is_dir():
         return FrameReader(source, frame_rate, deadline)
     if decoder == "torchcodec":
         from zoo.video.torchcodec_reader import TorchcodecReader

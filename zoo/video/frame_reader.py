@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,19 @@ class FrameReader:
                 return np.array(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: of broken PNGs
             raise DataError(f"{path} cannot be read as a picture: {str(error).rstrip('.')}.") from error
+
+    def times(self) -> np.ndarray:
+        """Seconds of the frames, from 0."""
+        return np.arange(len(self)) / self.fps
+
+    def iterate(self, indices: np.ndarray) -> Iterator[Tensor]:
+        """The frames of increasing numbers, one after another, uint8 RGB ``(3, H, W)``.
+
+        Raises:
+            DataError: a file is not a picture, or is damaged.
+        """
+        for index in indices.tolist():
+            yield torch.from_numpy(self._picture(self._names[self._start + index])).permute(2, 0, 1)
 
     def close(self) -> None:
         """Nothing is held open."""

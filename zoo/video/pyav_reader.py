@@ -69,6 +69,10 @@ class VideoReader:
 
     def _open_file(self) -> str | io.BytesIO | io.BufferedReader:
         """The path of a regular file that is whole as far as its header tells, or a video in a shard as a file."""
+        if self.source.content is not None:
+            content = io.BytesIO(self.source.content)
+            check_whole(content, str(self.source), self._check_time)
+            return content
         if self.source.byte_span is not None:
             from zoo.video.shard_member import open_member
 
@@ -324,6 +328,25 @@ class VideoReader:
         assert self._times is not None
         starts = [int(self._keys[key]), int(self._key_starts[key])] if key >= 0 else []
         return [*dict.fromkeys([*starts, int(self._times[0]), min(0, int(self._times[0]))])]
+
+    def times(self) -> np.ndarray:
+        """Seconds of the frames, ``(len(reader),)``, relative to the first frame of the video."""
+        if self._times is None:
+            return np.arange(len(self)) / self.fps
+        start = self._stream.start_time if self.source.span is not None else self._times[0]
+        return (self._times - (start or 0)) * float(self._stream.time_base)
+
+    def iterate(self, indices: np.ndarray) -> Iterator[Tensor]:
+        """The frames of increasing numbers, one after another, uint8 RGB ``(3, H, W)``.
+
+        Raises:
+            DataError: a frame cannot be decoded, or the deadline has passed.
+        """
+        try:
+            for picture in self._pictures(indices):
+                yield torch.from_numpy(picture).permute(2, 0, 1)
+        except (av.FFmpegError, OSError) as error:
+            raise self._damaged(error) from error
 
     def close(self) -> None:
         """Release the file and its decoder."""

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mkv", ".mov", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts", ".mts", ".m2ts",
+    ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
+    ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -14,6 +20,7 @@ class Source:
         for all.
     byte_span: offset and size in bytes of a video in a shard; None for other videos.
     name: name in messages and reports; default the path.
+    content: the bytes of a video file in memory, instead of the file at ``path``.
     open_end: whether the span of a folder of frames may exceed its end, like that of a video file; else it is an error.
     """
 
@@ -22,6 +29,7 @@ class Source:
     byte_span: tuple[int, int] | None = None
     name: str = ""
     open_end: bool = False
+    content: bytes | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return self.name or self.path

@@ -1,0 +1,1 @@
+"""Predictions, timelines and features of videos, without Lightning."""

@@ -1,0 +1,175 @@
+"""``zoo.predict``, ``zoo.timeline``, ``zoo.features`` and ``zoo.read_clip``.
+
+Decoders and torchvision are imported when a function is called, so that ``import zoo`` stays light.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, overload
+
+from torch import Tensor
+
+from zoo.protocol import Protocol
+
+if TYPE_CHECKING:
+    from zoo.inference.embeddings import WindowFeatures
+    from zoo.inference.inputs import VideoInput
+    from zoo.inference.predictor import Prediction, Predictor
+    from zoo.inference.windows import TimedPrediction
+
+
+@overload
+def predict(model: Any, videos: list[VideoInput] | tuple[VideoInput, ...], **options: Any) -> list[Prediction]: ...
+@overload
+def predict(model: Any, videos: VideoInput, **options: Any) -> Prediction: ...
+def predict(model: Any, videos: Any, *, fps: float = 30.0, **options: Any) -> Prediction | list[Prediction]:
+    """Classify one video, or several.
+
+    Args:
+        model: a network, a name for ``zoo.load``, or a ``Predictor``, which is faster for repeated calls.
+        videos: path of a video file or folder of frames, bytes of a video file, an open binary file, an ``http(s)://``
+            or ``hf://`` URL, or frames ``(T, H, W, 3)``, uint8 RGB; or a list of these.
+        fps: frames per second of frames in memory or in a folder.
+        options: of ``Predictor``: ``views="published"``, ``device``, ``precision``, ``batch_size``, ...
+
+    Returns:
+        The prediction; for a list, one for each video, where an unreadable video has its ``error``.
+
+    Raises:
+        DataError: the only video cannot be read.
+        ConfigError: an argument with a wrong type or value.
+    """
+    with _borrow(model, options) as predictor:
+        if isinstance(videos, (list, tuple)):
+            return list(predictor.predict_many(videos, fps))
+        return predictor.predict(videos, fps)
+
+
+def timeline(
+    model: Any,
+    video: VideoInput | int,
+    *,
+    window: float = 2.0,
+    stride: float | None = None,
+    start: float = 0.0,
+    fps: float = 30.0,
+    **options: Any,
+) -> Iterator[TimedPrediction]:
+    """Predictions of a window that moves over a video, in constant memory.
+
+    Args:
+        model: as of ``predict``.
+        video: as of ``predict``; also the number of a camera, or the URL of a stream such as ``rtsp://``.
+        window, stride: seconds; the stride is the window by default.
+        start: seconds; earlier windows are left out, to resume after an interruption.
+        options: of ``Predictor``.
+
+    Raises:
+        DataError: the video cannot be read.
+        ConfigError: an argument with a wrong type or value.
+    """
+    from zoo.inference import windows
+
+    windows.check_window(window, stride)
+    return _timeline(model, video, options, window=window, stride=stride, start=start, fps=fps)
+
+
+def _timeline(model: Any, video: Any, options: dict[str, Any], **arguments: Any) -> Iterator[TimedPrediction]:
+    from zoo.inference import windows
+
+    with _borrow(model, options) as predictor:
+        yield from windows.timeline(predictor, video, **arguments)
+
+
+def features(model: Any, video: VideoInput, *, stage: int | None = None, fps: float = 30.0, **options: Any) -> Tensor:
+    """Features of every view of a video.
+
+    Args:
+        model, video, fps, options: as of ``predict``.
+        stage: number of a stage, -1 for the last, to get its feature maps.
+
+    Returns:
+        float32 ``(V, D)``, what the classifier reads; with ``stage``, ``(V, C, T', H', W')``.
+
+    Raises:
+        DataError: the video cannot be read.
+        ConfigError: an argument with a wrong type or value.
+    """
+    from zoo.inference.embeddings import video_features
+
+    with _borrow(model, options) as predictor:
+        return video_features(predictor, video, stage, fps)
+
+
+def window_features(
+    model: Any,
+    video: VideoInput | int,
+    *,
+    window: float = 2.0,
+    stride: float | None = None,
+    start: float = 0.0,
+    stage: int | None = None,
+    fps: float = 30.0,
+    **options: Any,
+) -> Iterator[WindowFeatures]:
+    """Features of a window that moves over a video; arguments as of ``timeline`` and ``features``."""
+    from zoo.inference import embeddings
+
+    with _borrow(model, options) as predictor:
+        yield from embeddings.window_features(
+            predictor, video, window=window, stride=stride, start=start, stage=stage, fps=fps
+        )
+
+
+def read_clip(
+    video: VideoInput,
+    protocol: Protocol,
+    *,
+    views: str = "published",
+    fps: float = 30.0,
+    decoder: str = "pyav",
+    time_limit: float | None = 60.0,
+) -> Tensor:
+    """Decode a video into the normalized clips that a network is tested with.
+
+    Args:
+        video, fps: as of ``predict``.
+        protocol: such as ``model.protocol``.
+        views: "published", or CLIPSxCROPS such as "1x1" (the middle of the video, center crop).
+        time_limit: seconds that decoding may take; None for no limit.
+
+    Returns:
+        float32 ``(V, C, T, H, W)``; ``model(clip)`` takes it.
+
+    Raises:
+        DataError: the video cannot be read.
+        ConfigError: an argument with a wrong type or value.
+    """
+    from zoo.inference.inputs import read_video_views
+    from zoo.inference.predictor import parse_views
+    from zoo.video.transforms import normalize
+
+    protocol = parse_views(views, protocol)
+    frames = read_video_views(video, protocol, decoder=decoder, fps=fps, time_limit=time_limit).frames
+    return normalize(frames, protocol.mean, protocol.std).contiguous()
+
+
+class _borrow:
+    """A ``Predictor``: the caller's own, or one that lasts as long as the ``with`` block."""
+
+    def __init__(self, model: Any, options: dict[str, Any]) -> None:
+        from zoo.errors import ConfigError
+        from zoo.inference.predictor import Predictor
+
+        self._own = not isinstance(model, Predictor)
+        if not self._own and options:
+            raise ConfigError(f"{', '.join(options)}: give these to the Predictor itself.")
+        self.predictor: Predictor = Predictor(model, **options) if self._own else model
+
+    def __enter__(self) -> Predictor:
+        return self.predictor
+
+    def __exit__(self, *error: Any) -> None:
+        if self._own:
+            self.predictor.close()

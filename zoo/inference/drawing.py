@@ -1,0 +1,134 @@
+"""Pictures of predictions over time: an annotated video and a chart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from zoo.errors import ConfigError
+from zoo.inference.inputs import VideoInput, open_input
+from zoo.inference.windows import TimedPrediction
+from zoo.weights.files import atomic_path, disk_errors
+
+BAR = (70, 130, 220)
+MIN_HEIGHT = 240  # pixels of an annotated video; smaller ones are enlarged so that the text is legible
+CHART_CLASSES = 8
+
+
+def annotate_video(video: VideoInput, windows: Sequence[TimedPrediction], path: Path, top: int = 3) -> None:
+    """Write a copy of a video (H.264, MP4) that shows the most probable classes of every moment.
+
+    Every frame shows the scores of the window whose center is nearest. Frame times are kept.
+
+    Args:
+        windows: of ``timeline``, in their order.
+        path: ends in ``.mp4``.
+
+    Raises:
+        DataError: the video cannot be read.
+        ConfigError: another file name extension, or no windows.
+        StorageError: the file cannot be written.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise ConfigError(f"{path}: the annotated video is written as MP4; give a name that ends in .mp4.")
+    if not windows:
+        raise ConfigError(f"{path} is not written: there are no predictions.")
+    centers = np.array([(window.start + window.end) / 2 for window in windows])
+    with (
+        disk_errors(path.parent),
+        atomic_path(path) as temporary,
+        open_input(video) as reader,
+        av.open(str(temporary), "w", format="mp4") as container,
+    ):
+        times = reader.times()
+        base = Fraction(1, 90_000)
+        stream: Any = container.add_stream("libx264", rate=Fraction(reader.fps).limit_denominator(1000))
+        stream.pix_fmt, stream.time_base = "yuv420p", base
+        stream.options = {"crf": "20", "preset": "veryfast"}
+        previous = -1
+        for time, frame in zip(times.tolist(), reader.iterate(np.arange(len(reader))), strict=True):
+            window = windows[int(np.abs(centers - time).argmin())]
+            picture = _annotate(frame.permute(1, 2, 0).numpy(), window, time, top)
+            if not stream.width or previous < 0:
+                stream.height, stream.width = picture.shape[:2]
+            output = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            previous = max(previous + 1, round(time / base))
+            output.pts, output.time_base = previous, base
+            container.mux(stream.encode(output))
+        container.mux(stream.encode())
+
+
+def _annotate(frame: np.ndarray, window: TimedPrediction, time: float, top: int) -> np.ndarray:
+    """A frame ``(H, W, 3)`` with a panel of bars and labels; both sides become even."""
+    height, width = frame.shape[:2]
+    scale = max(1, -(-MIN_HEIGHT // height))
+    picture = Image.fromarray(frame).resize((width * scale // 2 * 2, height * scale // 2 * 2))
+    size = max(12, picture.height // 22)
+    font = ImageFont.load_default(size)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    line, margin = size * 3 // 2, size // 2
+    panel = min(picture.width, size * 20)
+    draw.rectangle((0, 0, panel, line * (top + 1) + margin), fill=(0, 0, 0, 150))
+    draw.text((margin, margin // 2), f"{time:.1f} s", font=font, fill="white")
+    for row, (label, score) in enumerate(window.top(top), 1):
+        y = row * line
+        draw.rectangle((0, y, score * panel, y + line - 2), fill=(*BAR, 200))
+        draw.text((margin, y + margin // 3), f"{100 * score:3.0f} % {label}", font=font, fill="white")
+    return np.asarray(picture)
+
+
+def plot_timeline(windows: Sequence[TimedPrediction], path: Path, top: int = CHART_CLASSES) -> None:
+    """Write a strip chart: one row for each of the classes with the highest scores, colored by score over time.
+
+    Args:
+        windows: of ``timeline``, in their order.
+        path: an image file that matplotlib can write, such as PNG, PDF or SVG.
+
+    Raises:
+        ConfigError: another file name extension, or no windows.
+        StorageError: the file cannot be written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    if not windows:
+        raise ConfigError(f"{path} is not written: there are no predictions.")
+    kinds = pyplot.figure().canvas.get_supported_filetypes()
+    pyplot.close("all")
+    if path.suffix[1:].lower() not in kinds:
+        raise ConfigError(f"{path}: give a name that ends in one of {', '.join('.' + kind for kind in sorted(kinds))}.")
+    best: dict[str, float] = {}
+    for window in windows:
+        for label, score in window.top(top):
+            best[label] = max(best.get(label, 0.0), score)
+    labels = sorted(best, key=lambda label: -best[label])[:top]
+    figure, axes = pyplot.subplots(figsize=(10, 1.2 + 0.4 * len(labels)), layout="constrained")
+    colors = pyplot.get_cmap("Blues")
+    for window in windows:
+        scores = dict(zip(window.labels, window.scores, strict=True))
+        middle = (window.start + window.end) / 2
+        half = _half_stride(windows) or (window.end - window.start) / 2
+        for row, label in enumerate(labels):
+            axes.barh(row, 2 * half, left=middle - half, height=0.9, color=colors(scores[label]))
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlim(windows[0].start, windows[-1].end)
+    axes.set_xlabel("seconds")
+    axes.set_title(windows[0].source, fontsize=9)
+    bar = pyplot.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colors)
+    figure.colorbar(bar, ax=axes, label="probability")
+    with disk_errors(path.parent), atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120)
+    pyplot.close(figure)
+
+
+def _half_stride(windows: Sequence[TimedPrediction]) -> float:
+    return (windows[1].start - windows[0].start) / 2 if len(windows) > 1 else 0.0

@@ -1,0 +1,80 @@
+"""A video -> the clips that a network is tested with, as its protocol defines them.
+
+video -> frame numbers of all clips -> decoded frames, each once -> resize -> crops -> views.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.errors import DataError
+from zoo.protocol import Protocol
+from zoo.video.decoding import Reader
+from zoo.video.sampling import sample
+from zoo.video.transforms import resize_short_side, view_crops
+
+MAX_ASPECT = 20  # ratio of the sides: resizing longer frames would take gigabytes
+
+
+class Views(NamedTuple):
+    """All views of a video.
+
+    frames: ``(V, T, C, S, S)``, uint8, or float32 from 0 to 255 where the protocol resizes floats; the crops of the
+        first clip, then those of the next.
+    repeated: whether frames repeat because the video has fewer than a clip.
+    """
+
+    frames: Tensor
+    repeated: bool
+
+
+def views_of(reader: Reader, protocol: Protocol, name: str) -> Views:
+    """The views of an open video; every frame is decoded and resized once.
+
+    Args:
+        name: the name of the video in error messages.
+
+    Raises:
+        DataError: a frame cannot be decoded, or is too narrow.
+    """
+
+    def resize(frames: Tensor) -> Tensor:
+        return resize_frames(frames, protocol, name)
+
+    total = len(reader)
+    clips = [sample(protocol, total, reader.fps, (clip, protocol.clips)) for clip in range(protocol.clips)]
+    numbers, rows = np.unique(np.concatenate(clips), return_inverse=True)
+    frames = reader.frames(numbers, resize)
+    views = cut_views(frames, rows.reshape(len(clips), -1), protocol)
+    return Views(views, repeated=total < protocol.num_frames)
+
+
+def resize_frames(frames: Tensor, protocol: Protocol, name: str) -> Tensor:
+    """Frames ``(n, C, H, W)``, uint8, resized for testing.
+
+    Raises:
+        DataError: one side is more than ``MAX_ASPECT`` times the other.
+    """
+    height, width = frames.shape[-2:]
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise DataError(f"{name} has frames of {width} x {height} pixels, too narrow to be cut into views.")
+    return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
+
+
+def cut_views(frames: Tensor, clips: np.ndarray, protocol: Protocol) -> Tensor:
+    """Views ``(V, T, C, S, S)`` of resized frames.
+
+    Args:
+        frames: ``(n, C, H, W)``.
+        clips: for each clip the rows of its frames, ``(clips, T)``.
+    """
+    crops = view_crops(frames, protocol.crop, protocol.crops, protocol.pixels)
+    pairs = [(rows, crop) for rows in clips for crop in crops]
+    views = torch.empty((len(pairs), clips.shape[1], *crops[0].shape[1:]), dtype=frames.dtype)
+    for view, (rows, crop) in zip(views, pairs, strict=True):  # torch.stack would need twice the memory
+        view.copy_(crop[rows])
+    return views
