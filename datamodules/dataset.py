@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,14 +12,13 @@ from torch.utils.data import Dataset
 
 from datamodules.loading import Draw, derived_seed
 from datamodules.records import Source, VideoRecords
-from zoo.errors import DataError, ZooError
+from zoo.errors import DataError
+from zoo.inference.inputs import read_video_views
 from zoo.protocol import Protocol
-from zoo.video.decoding import open_video
+from zoo.video.decoding import Reader, open_video, read_with
 from zoo.video.sampling import sample
-from zoo.video.time_limit import within
-from zoo.video.transforms import resize_short_side, train_clip, view_crops
+from zoo.video.transforms import train_clip
 
-MAX_ASPECT = 20  # ratio of the sides: resizing longer frames would take gigabytes
 MAX_ATTEMPTS = 10  # videos tried for one item of a training batch: the video itself and its replacements
 
 
@@ -105,50 +103,30 @@ class VideoDataset(Dataset[dict[str, Any]]):
 
     def _clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:
         """Return clips, whether they repeat frames of a short video, and which of them are mirrored."""
-        protocol, train = self.protocol, self.split == "train"
-        views = [None] * self.repeats if train else [(k, protocol.clips) for k in range(protocol.clips)]
-        deadline = None if self.time_limit is None else time.monotonic() + self.time_limit
+        if self.split == "train":
+            return self._train_clips(source)
+        views = read_video_views(
+            source, self.protocol, decoder=self.decoder, fps=self.frame_rate, time_limit=self.time_limit
+        )
+        return [views.frames], views.repeated, [False]
 
-        def resized(frames: Tensor) -> Tensor:
-            check_shape(frames.shape[-2], frames.shape[-1], str(source))
-            return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
+    def _train_clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:
+        protocol = self.protocol
 
-        def read() -> tuple[bool, np.ndarray, Tensor]:
-            try:
-                with open_video(source, self.decoder, self.frame_rate, deadline=deadline) as reader:
-                    repeated = len(reader) < protocol.num_frames
-                    clips = [sample(protocol, len(reader), reader.fps, view) for view in views]
-                    numbers, rows = np.unique(np.concatenate(clips), return_inverse=True)
-                    frames = reader.frames(numbers, None if train else resized)
-                    return repeated, rows.reshape(len(clips), -1), frames
-            except ZooError:
-                raise
-            except Exception as error:  # decoders raise many types for damaged files
-                raise DataError(f"{source} cannot be read ({type(error).__name__}: {error}).") from error
+        def read(reader: Reader) -> tuple[bool, np.ndarray, Tensor]:
+            clips = [sample(protocol, len(reader), reader.fps) for _ in range(self.repeats)]
+            numbers, rows = np.unique(np.concatenate(clips), return_inverse=True)
+            return len(reader) < protocol.num_frames, rows.reshape(len(clips), -1), reader.frames(numbers)
 
         # clip_rows (clips, T) are indices into frames (n, 3, H, W), which has every frame once
-        repeated, clip_rows, frames = within(self.time_limit, str(source), read)
-        if train:
-            results = [
-                train_clip(frames[rows], protocol, self.flip, self.erasing, self.color_jitter) for rows in clip_rows
-            ]
-            return [clip for clip, _ in results], repeated, [mirrored for _, mirrored in results]
-        crops = view_crops(frames, protocol.crop, protocol.crops, protocol.pixels)
-        pairs = [(rows, crop) for rows in clip_rows for crop in crops]
-        video = torch.empty((len(pairs), clip_rows.shape[1], *crops[0].shape[1:]), dtype=frames.dtype)
-        for view, (rows, crop) in zip(video, pairs, strict=True):  # torch.stack would need twice the memory
-            view.copy_(crop[rows])
-        return [video], repeated, [False]
-
-
-def check_shape(height: int, width: int, name: str) -> None:
-    """Refuse frames that are too narrow to be resized and cropped.
-
-    Raises:
-        DataError: one side is more than ``MAX_ASPECT`` times the other.
-    """
-    if max(height, width) > MAX_ASPECT * min(height, width):
-        raise DataError(f"{name} has frames of {width} x {height} pixels, too narrow to be cut into views.")
+        repeated, clip_rows, frames = read_with(
+            lambda deadline: open_video(source, self.decoder, self.frame_rate, deadline),
+            read,
+            str(source),
+            self.time_limit,
+        )
+        results = [train_clip(frames[rows], protocol, self.flip, self.erasing, self.color_jitter) for rows in clip_rows]
+        return [clip for clip, _ in results], repeated, [mirrored for _, mirrored in results]
 
 
 def collate(items: list[dict[str, Any]]) -> dict[str, Any]:

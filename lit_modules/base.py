@@ -22,7 +22,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_modules.checkpoints import update_average
-from lit_modules.heads import heads_loss, heads_scores
+from lit_modules.heads import heads_loss
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_for_data,
@@ -46,6 +46,7 @@ from lit_modules.scores import Scores, accuracies, compute_metrics, gather_by_na
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
 from lit_modules.video_data import batch_size, video_data
 from zoo.errors import ConfigError
+from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
@@ -142,10 +143,7 @@ class VideoClassifier(L.LightningModule):
         """
         flat = views.flatten(0, 1)
         logits = torch.cat([self.network(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
-        logits = logits.float().unflatten(0, views.shape[:2])  # (B, V, classes)
-        if self.network.protocol.average == "prob":
-            return heads_scores(logits, self.head_sizes).mean(1)
-        return heads_scores(logits.mean(1), self.head_sizes)
+        return average_views(logits.unflatten(0, views.shape[:2]), self.network.protocol)
 
     @property
     def heads(self) -> dict[str, int] | None:

@@ -19,21 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zoo.errors import ConfigError
-
-
-def split_heads(logits: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    """Split outputs ``(B, sum of sizes)`` into those of each classifier, ``(B, size)``.
-
-    Raises:
-        ConfigError: the number of outputs is not the number of classes of all classifiers.
-    """
-    if logits.shape[-1] != sum(sizes):
-        raise ConfigError(
-            f"{logits.shape[-1]} outputs cannot be split into classifiers of {', '.join(map(str, sizes))} classes; "
-            f"build the network with num_classes={sum(sizes)}."
-        )
-    return list(logits.split(list(sizes), dim=-1))
+from zoo.inference.scores import split_heads
 
 
 def heads_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int], label_smoothing: float = 0.0) -> Tensor:
@@ -54,11 +40,6 @@ def heads_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int], label_smoot
         targets = list(labels.reshape(len(labels), len(sizes)).unbind(1))
     losses = [F.cross_entropy(*pair, label_smoothing=label_smoothing) for pair in zip(outputs, targets, strict=True)]
     return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
-
-
-def heads_scores(logits: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Return probabilities ``(B, sum of sizes)``; those of each classifier add up to 1."""
-    return torch.cat([output.softmax(-1) for output in split_heads(logits, sizes)], dim=-1)
 
 
 def heads_metrics(scores: Tensor, labels: Tensor, heads: dict[str, int]) -> dict[str, float]:

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from datamodules.dataset import check_shape
 from datamodules.records import Source
 from datamodules.shards import ShardTree
 from datamodules.tools.outputs import write_rows, written
@@ -22,6 +21,7 @@ from datamodules.tree import VIDEO_EXTENSIONS, Tree, open_tree, walk
 from zoo.errors import DataError, ZooError
 from zoo.video.decoding import Reader, open_video
 from zoo.video.frame_reader import FRAME_EXTENSIONS
+from zoo.video.views import check_aspect
 
 REPORT, EXCLUDE = "check.csv", "exclude.txt"
 SPREAD = 16  # number of frames read by random access, as for a clip
@@ -166,7 +166,7 @@ def read_all(reader: Reader, name: str, stop: float | None = None) -> tuple[int,
     def record_shape(frames: Tensor) -> Tensor:
         nonlocal shape
         shape = (frames.shape[-2], frames.shape[-1])
-        check_shape(*shape, name)
+        check_aspect(*shape, name)
         return frames[..., :1, :1]
 
     def count_frames(frames: Tensor) -> Tensor:

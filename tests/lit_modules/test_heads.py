@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lit_modules.heads import heads_loss, heads_metrics, heads_scores, split_heads
+from lit_modules.heads import heads_loss, heads_metrics
 from zoo.errors import ConfigError
+from zoo.inference.scores import heads_scores, split_heads
 
 EPIC = {"verb": 97, "noun": 300}  # verb and noun classes, README of epic-kitchens-100-annotations
 SIZES = list(EPIC.values())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
@@ -14,14 +13,13 @@ from urllib.parse import urlsplit
 import numpy as np
 from torch import Tensor
 
-from zoo.errors import ConfigError, DataError, ZooError
+from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
 from zoo.settings import offline
 from zoo.text import brief, one_line, printable
 from zoo.video.array_reader import ArrayReader
-from zoo.video.decoding import Reader, open_video
+from zoo.video.decoding import Reader, open_video, read_with
 from zoo.video.source import Source
-from zoo.video.time_limit import within
 from zoo.video.views import Views, views_of
 
 VideoInput: TypeAlias = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray | Tensor | Source
@@ -89,18 +87,12 @@ def read_video_views(
         DataError: the video cannot be read, or takes too long.
     """
     name = video_name(video)
-    deadline = None if time_limit is None else time.monotonic() + time_limit
-
-    def read() -> Views:
-        try:
-            with open_input(video, decoder=decoder, fps=fps, deadline=deadline) as reader:
-                return views_of(reader, protocol, name)
-        except ZooError:
-            raise
-        except Exception as error:  # decoders raise many types for damaged files
-            raise DataError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
-
-    return within(time_limit, name, read)
+    return read_with(
+        lambda deadline: open_input(video, decoder=decoder, fps=fps, deadline=deadline),
+        lambda reader: views_of(reader, protocol, name),
+        name,
+        time_limit,
+    )
 
 
 @contextlib.contextmanager

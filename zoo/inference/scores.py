@@ -20,7 +20,7 @@ def split_heads(logits: Tensor, sizes: Sequence[int]) -> list[Tensor]:
     if logits.shape[-1] != sum(sizes):
         raise ConfigError(
             f"{logits.shape[-1]} outputs cannot be split into classifiers of {', '.join(map(str, sizes))} classes; "
-            "build the network for as many outputs as the classifiers have classes together."
+            f"build the network with num_classes={sum(sizes)}."
         )
     return list(logits.split(list(sizes), dim=-1))
 

@@ -6,19 +6,24 @@ installed FFmpeg. Folders of frames have the same interface.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, DataError, ZooError
 from zoo.video.frame_reader import FrameReader
 from zoo.video.pyav_reader import VideoReader
 from zoo.video.source import Source
+from zoo.video.time_limit import within
 
-__all__ = ["DECODERS", "Reader", "VideoReader", "check_decoder", "open_video"]
+__all__ = ["DECODERS", "Reader", "VideoReader", "check_decoder", "open_video", "read_with"]
+
+T = TypeVar("T")
 
 DECODERS = ("pyav", "torchcodec")
 
@@ -103,3 +108,33 @@ def check_decoder(decoder: str) -> None:
         from zoo.video.torchcodec_reader import video_decoder
 
         video_decoder()
+
+
+def read_with(
+    open_reader: Callable[[float | None], AbstractContextManager[Reader]],
+    read: Callable[[Reader], T],
+    name: str,
+    time_limit: float | None,
+) -> T:
+    """Open a video, return what ``read`` makes of it, and close it, within a time limit.
+
+    Args:
+        open_reader: opens the video; its argument is the deadline on the clock of ``time.monotonic``.
+        name: the name of the video in error messages.
+        time_limit: seconds for all of it; None for no limit.
+
+    Raises:
+        DataError: the video cannot be read, or takes too long.
+    """
+    deadline = None if time_limit is None else time.monotonic() + time_limit
+
+    def run() -> T:
+        try:
+            with open_reader(deadline) as reader:
+                return read(reader)
+        except ZooError:
+            raise
+        except Exception as error:  # decoders raise many types for damaged files
+            raise DataError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
+
+    return within(time_limit, name, run)

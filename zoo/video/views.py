@@ -59,10 +59,18 @@ def resize_frames(frames: Tensor, protocol: Protocol, name: str) -> Tensor:
     Raises:
         DataError: one side is more than ``MAX_ASPECT`` times the other.
     """
-    height, width = frames.shape[-2:]
+    check_aspect(*frames.shape[-2:], name)
+    return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
+
+
+def check_aspect(height: int, width: int, name: str) -> None:
+    """Refuse frames that are too narrow to be resized and cropped.
+
+    Raises:
+        DataError: one side is more than ``MAX_ASPECT`` times the other.
+    """
     if max(height, width) > MAX_ASPECT * min(height, width):
         raise DataError(f"{name} has frames of {width} x {height} pixels, too narrow to be cut into views.")
-    return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
 
 
 def cut_views(frames: Tensor, clips: np.ndarray, protocol: Protocol) -> Tensor:
