@@ -99,7 +99,7 @@ def model_card(
         *_origin(provenance, entry, unchanged),
         *_training(provenance, metric_names),
         f"## License\n\n{license_text}",
-        f"Written by {escape(made.get('package', LIBRARY))}.",
+        f"Written by {escape(provenance.get('package', LIBRARY))}.",
     ]
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
 

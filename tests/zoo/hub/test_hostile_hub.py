@@ -17,7 +17,7 @@ from small_models import small
 import zoo
 from zoo.errors import CheckpointError, DownloadError, StorageError, UnknownNameError, ZooError
 from zoo.hub import hub_files
-from zoo.hub.pull import fetch_hub_file, fetch_hub_folder
+from zoo.hub.pull import download_hub_file, download_hub_folder
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 NAME = "hf-hub:alice/net"
@@ -80,9 +80,9 @@ def test_headers_of_a_file_are_checked_before_they_become_a_path(
     pushed.fail["HEAD .*/resolve/.*model.safetensors", head(pushed, **headers)] = 9
     before = files(tmp_path)
     with pytest.raises(DownloadError, match=says):
-        fetch_hub_folder(NAME, cache, False)
+        download_hub_folder(NAME, cache, False)
     with pytest.raises(DownloadError, match=says):
-        fetch_hub_file(f"{NAME}@{commit}", "model.safetensors", cache)
+        download_hub_file(f"{NAME}@{commit}", "model.safetensors", cache)
     new = {path for path in files(tmp_path) - before if Path(path).is_file()}
     assert not [path for path in new if not Path(path).is_relative_to(cache) or "NAME" in path or "blobs" in path]
 
@@ -96,7 +96,7 @@ def test_a_missing_file_s_answer_names_no_path(pushed: LoopbackHub, tmp_path: Pa
     pushed.fail["HEAD .*/resolve/", missing] = 9
     before = files(tmp_path)
     with pytest.raises(ZooError, match="alice/net"):
-        fetch_hub_folder(NAME, tmp_path / "a" / "b" / "c", False)
+        download_hub_folder(NAME, tmp_path / "a" / "b" / "c", False)
     assert not [path for path in files(tmp_path) - before if "NAME" in path]
 
 
@@ -115,7 +115,7 @@ def test_a_body_without_end_is_stopped_at_its_announced_size(pushed: LoopbackHub
     size = len(pushed.repositories["alice/net"].files["model.safetensors"])
     pushed.fail["GET /lfs", endless] = 9
     with pytest.raises(DownloadError, match=f"sends more than the {size} bytes that it announced"):
-        fetch_hub_folder(NAME, tmp_path / "cache", False)
+        download_hub_folder(NAME, tmp_path / "cache", False)
     assert sent < size + (32 << 20)  # what is in flight
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.stat().st_size > 1 << 20]
 
@@ -130,7 +130,7 @@ def test_a_body_of_another_length_or_content_is_an_error(pushed: LoopbackHub, tm
         pushed.fail.clear()
         pushed.fail["GET /lfs", lambda handler, body=body: handler.answer(200, body)] = 9
         with pytest.raises(DownloadError, match=says):
-            fetch_hub_folder(NAME, tmp_path / "cache", False)
+            download_hub_folder(NAME, tmp_path / "cache", False)
         assert not list((tmp_path / "cache").rglob("blobs/*"))
 
 
@@ -154,7 +154,7 @@ def test_answers_about_a_repository_are_checked(pushed: LoopbackHub, tmp_path: P
         pushed.fail.clear()
         pushed.fail["GET /api/models", answer] = 9
         with pytest.raises(DownloadError, match="/api/models/alice/net"):
-            fetch_hub_folder(NAME, tmp_path / "cache", False)
+            download_hub_folder(NAME, tmp_path / "cache", False)
     assert not (tmp_path / "cache").exists()
 
 
@@ -162,13 +162,13 @@ def test_answers_about_a_repository_are_checked(pushed: LoopbackHub, tmp_path: P
 def test_redirects_to_elsewhere_are_errors(place: str, pushed: LoopbackHub, tmp_path: Path) -> None:
     pushed.fail["GET .*/resolve/.*model.safetensors", lambda handler: handler.answer(302, Location=place)] = 9
     with pytest.raises(CheckpointError, match="alice/net"):
-        fetch_hub_folder(NAME, tmp_path / "cache", False)
+        download_hub_folder(NAME, tmp_path / "cache", False)
 
 
 def test_revisions_that_are_paths_are_refused(pushed: LoopbackHub) -> None:
     for revision in ("../../x", "/etc", "a/../../b", "a\nb"):
         with pytest.raises(UnknownNameError, match="not a branch, tag or commit of alice/net"):
-            fetch_hub_folder(f"{NAME}@{revision}", progress=False)
+            download_hub_folder(f"{NAME}@{revision}", progress=False)
 
 
 def test_a_file_store_in_trouble_is_asked_again(pushed: LoopbackHub, net: Any, tmp_path: Path) -> None:
@@ -198,14 +198,14 @@ def test_a_disk_without_room_is_an_error_before_the_transfer(
 ) -> None:
     monkeypatch.setattr(hub_files.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1000}))
     with pytest.raises(StorageError, match="MB are free"):
-        fetch_hub_folder(NAME, tmp_path / "cache", False)
+        download_hub_folder(NAME, tmp_path / "cache", False)
     assert pushed.asked("GET /lfs") == 0
 
 
 def test_the_cache_is_huggingface_hub_s(pushed: LoopbackHub, tmp_path: Path) -> None:
     from huggingface_hub import hf_hub_download, scan_cache_dir
 
-    fetch_hub_folder(NAME, tmp_path / "cache", False)
+    download_hub_folder(NAME, tmp_path / "cache", False)
     path = hf_hub_download("alice/net", "model.safetensors", cache_dir=tmp_path / "cache", local_files_only=True)
     assert Path(path).read_bytes() == pushed.repositories["alice/net"].files["model.safetensors"]
     before = pushed.asked("GET /lfs")

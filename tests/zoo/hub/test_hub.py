@@ -13,7 +13,7 @@ from small_models import small
 
 import zoo
 from zoo.errors import CheckpointError, DownloadError, UnknownNameError, WeightsNotFoundError
-from zoo.hub.pull import fetch_hub_file, fetch_hub_folder
+from zoo.hub.pull import download_hub_file, download_hub_folder
 from zoo.hub.push import push
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -65,7 +65,7 @@ def test_weights_and_config_are_of_one_commit(hub: LoopbackHub, net: Any) -> Non
         handler.serve()
 
     hub.fail["GET .*/resolve/|HEAD .*/resolve/", push_meanwhile] = 1
-    place = fetch_hub_folder("hf-hub:alice/net", progress=False)
+    place = download_hub_folder("hf-hub:alice/net", progress=False)
     assert {p.name: p.read_bytes() for p in place.iterdir()} == {
         k: old[k] for k in ("config.json", "model.safetensors")
     }
@@ -96,7 +96,7 @@ def test_a_damaged_copy_is_named_and_fetched_again(
     hub: LoopbackHub, net: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet(net, "alice/net")
-    file = fetch_hub_folder("hf-hub:alice/net", progress=False) / "model.safetensors"
+    file = download_hub_folder("hf-hub:alice/net", progress=False) / "model.safetensors"
     whole = file.read_bytes()
     for damaged in (b"", whole[:100], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x80\x04."):
         file.resolve().write_bytes(damaged)
@@ -127,9 +127,9 @@ def test_what_is_not_ours_on_the_hub_is_refused(hub: LoopbackHub, tmp_path: Path
             zoo.load(f"hf-hub:{repo}", progress=False)
     assert hub.asked("GET .*pytorch_model") == 0
     assert not list((tmp_path / "home").rglob("*.incomplete"))
-    assert fetch_hub_file("hf-hub:bob/pickle", "pytorch_model.bin", tmp_path / "parts", False).read_bytes() == b"x"
+    assert download_hub_file("hf-hub:bob/pickle", "pytorch_model.bin", tmp_path / "parts", False).read_bytes() == b"x"
     with pytest.raises(DownloadError, match="bob/pickle holds no other.bin"):
-        fetch_hub_file("hf-hub:bob/pickle", "other.bin", tmp_path / "parts", False)
+        download_hub_file("hf-hub:bob/pickle", "other.bin", tmp_path / "parts", False)
 
 
 def test_a_bad_token_is_said(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -138,6 +138,6 @@ def test_a_bad_token_is_said(hub: LoopbackHub, net: Any, monkeypatch: pytest.Mon
     with pytest.raises(DownloadError, match="refused the token"):
         zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
     monkeypatch.setenv("HF_TOKEN", "hf_älice")
-    for fetch in (zoo.load, lambda name, **_: fetch_hub_file(name, "config.json", tmp_path / "parts", False)):
+    for fetch in (zoo.load, lambda name, **_: download_hub_file(name, "config.json", tmp_path / "parts", False)):
         with pytest.raises(DownloadError, match="HF_TOKEN holds a character that no token has: 'ä'"):
             fetch("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)

@@ -18,7 +18,7 @@ from small_models import small
 
 import zoo
 from zoo.errors import CheckpointError, ConfigError, HubError, UnknownNameError
-from zoo.hub.pull import check_access, fetch_hub_folder, push_folder
+from zoo.hub.pull import check_access, download_hub_folder, push_folder
 from zoo.hub.push import push
 from zoo.models import ARCHITECTURES
 
@@ -186,12 +186,12 @@ def test_pushing_twice_changes_what_has_changed(hub: LoopbackHub, net: Any) -> N
 def test_a_folder_in_a_repository(hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
     folder = zoo.save(net, tmp_path / "net")
     for name in ("one", "deep/er"):
-        push_folder(folder, "lab/zoo", inside=name, private=True, message=name, progress=False)
-        place = fetch_hub_folder("hf-hub:lab/zoo", progress=False, folder=name)
+        push_folder(folder, "lab/zoo", subfolder=name, private=True, message=name, progress=False)
+        place = download_hub_folder("hf-hub:lab/zoo", progress=False, folder=name)
         assert torch.equal(zoo.load(place)(CLIP), net(CLIP))
     assert len(hub.repositories["lab/zoo"].files) == 4
     with pytest.raises(CheckpointError, match="holds no two/model.safetensors and no two/config.json"):
-        fetch_hub_folder("hf-hub:lab/zoo", progress=False, folder="two")
+        download_hub_folder("hf-hub:lab/zoo", progress=False, folder="two")
     (tmp_path / "empty").mkdir()
     with pytest.raises(HubError, match="empty holds no files"):
         push_folder(tmp_path / "empty", "lab/zoo", progress=False)

@@ -1,4 +1,4 @@
-"""Small files that ask for gigabytes or hours: each is refused, or read in little memory, within seconds."""
+"""Small files designed to take gigabytes or hours are refused, or read in little memory, within seconds."""
 
 from __future__ import annotations
 
