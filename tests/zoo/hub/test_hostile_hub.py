@@ -147,8 +147,9 @@ def test_repository_listings_are_validated(pushed: LoopbackHub, tmp_path: Path) 
         return lambda handler: handler.answer(200, json.dumps(answer).encode())
 
     for answer in (
-        endless, respond([]), respond({"sha": "main"}), respond({"sha": "../../x"}), respond({"sha": "0" * 40, "siblings": [1]}),
-        respond({"sha": "0" * 40, "siblings": 5}), lambda handler: handler.answer(200, b"[" * 100_000),
+        endless, respond([]), respond({"sha": "main"}), respond({"sha": "../../x"}),
+        respond({"sha": "0" * 40, "siblings": [1]}), respond({"sha": "0" * 40, "siblings": 5}),
+        lambda handler: handler.answer(200, b"[" * 100_000),
         lambda handler: handler.answer(200, b'{"sha": ' + b"9" * 6000 + b"}"),
     ):  # fmt: skip
         pushed.fail.clear()

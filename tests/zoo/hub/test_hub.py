@@ -71,9 +71,7 @@ def test_weights_and_config_are_of_one_commit(hub: LoopbackHub, net: Any) -> Non
     }
 
 
-def test_failed_update_keeps_old_copy(
-    hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_update_keeps_old_copy(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet(net, "alice/net")
     zoo.load("hf-hub:alice/net", progress=False)
     quiet(small("tanet_r18"), "alice/net")

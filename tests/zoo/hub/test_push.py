@@ -246,7 +246,9 @@ def test_unknown_permissions_pass_the_check(hub: LoopbackHub, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TEMPOZOO_OFFLINE"])
-def test_offline_push_makes_no_request(variable: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_push_makes_no_request(
+    variable: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, "1")
     for attempt in (check_access, lambda repo: quiet(net, repo)):
         with pytest.raises(HubError, match=f"needs the network, but .*{variable}"):
