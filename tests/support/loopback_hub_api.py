@@ -256,12 +256,12 @@ class HubHandler(_Handler):
 
     def preupload(self, repo: str, rev: str) -> Any:
         self.check_write(repo, pull="create_pr" in self.query)
-        held = self.readable(repo, rev)[2].files
+        files = self.readable(repo, rev)[2].files
         modes = []
         for file in self.given["files"]:
             large = is_large(file["path"], base64.b64decode(file["sample"]))
             mode = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-            if (old := held.get(file["path"])) is not None:
+            if (old := files.get(file["path"])) is not None:
                 mode["oid"] = hashlib.sha256(old).hexdigest() if large else _blob(old)
             modes.append(mode)
         return {"files": modes}
@@ -269,10 +269,10 @@ class HubHandler(_Handler):
     def batch(self, repo: str) -> Any:
         self.check_write(repo, pull="ref" not in self.given)  # a pull request names no ref
         answers = []
-        for wanted in self.given["objects"]:
-            answer = dict(wanted)
-            if wanted["oid"] not in self.hub.objects:
-                put = {"href": f"{self.hub.store}/lfs/{wanted['oid']}?signature=1"}
+        for stored in self.given["objects"]:
+            answer = dict(stored)
+            if stored["oid"] not in self.hub.objects:
+                put = {"href": f"{self.hub.store}/lfs/{stored['oid']}?signature=1"}
                 answer["actions"] = {"upload": put, "verify": {"href": f"{self.hub.address}/{repo}.git/lfs/verify"}}
             answers.append(answer)
         return {"transfer": "basic", "objects": answers}

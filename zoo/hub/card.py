@@ -320,5 +320,5 @@ def _license(
     else:
         text = "License not specified."
     if entry is not None and not unchanged and is_published(entry, provenance):
-        text += f" License of the weights they were trained from: {escape(entry.license.weights)}."
+        text += f" License of the weights that training started from: {escape(entry.license.weights)}."
     return metadata, text

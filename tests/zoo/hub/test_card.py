@@ -152,14 +152,14 @@ def test_fine_tuned_weights_claim_no_published_accuracy() -> None:
     assert "model-index" not in metadata_of(card) and entry.dataset not in metadata_of(card)["tags"]
     for fact in ("`tanet_r50.k400_8f`", "ab" * 32, entry.paper.title, "No published accuracy", entry.sources[0].url):
         assert fact in card
-    assert f"License of the weights they were trained from: {escape(entry.license.weights)}" in card
+    assert f"License of the weights that training started from: {escape(entry.license.weights)}" in card
     # facts about the published file are not stated of another file, and its name is not published
     made |= {"sha256": "cd" * 32, "file": "bobs_retrained.pth"}
     for change in ({}, {"fine_tuned_from": "hf-hub:bob/net"}):
         known = replace(entry.spec, provenance=made | change).to_config()
         card = model_card(known, "alice/x")
         assert "a local file in the format of `tanet_r50.k400_8f`" in card and entry.paper.title in card
-        for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "they were trained from"):
+        for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "that training started from"):
             assert fact not in card
     # random weights have no origin
     assert "k400_8f" not in model_card(config(entry=entry.name), "alice/x")
@@ -229,7 +229,7 @@ def test_local_paths_are_never_published() -> None:
     "odd", ["abc", [1], 3, None, {"videos": 3, "class": []}, {"videos": {"a": "b"}, "val_top1": "x"}]
 )
 def test_invalid_provenance_is_ignored(odd: Any) -> None:
-    """Whatever the config.json of somebody else says."""
+    """A config.json from another source may have any values."""
     keys = ("recipe", "data", "metrics", "sha256", "initialized", "copy_of", "epochs", "entry", "package", "size")
     for made in (config(**dict.fromkeys(keys, odd)), config() | {"provenance": odd}):
         assert card_problems(model_card(made, "alice/x")) == []

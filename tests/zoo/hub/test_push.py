@@ -97,7 +97,7 @@ def test_the_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"card": "nowhere.md"}, "nowhere.md cannot be read"),
         ({"card": "---\nlicense: [\n---\n"}, "The card's metadata are invalid: while parsing"),
@@ -108,8 +108,8 @@ def test_the_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
         ({"private": True, "create_pr": True}, "private= applies to a new repository"),
     ],
 )
-def test_contradictory_options_are_refused(options: Any, says: str, hub: LoopbackHub, net: Any) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_contradictory_options_are_refused(options: Any, message: str, hub: LoopbackHub, net: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
         quiet(net, "alice/net", **options)
     assert hub.requests == []
 
@@ -210,7 +210,7 @@ def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) ->
 
 
 @pytest.mark.parametrize(
-    ("token", "repo", "says"),
+    ("token", "repo", "message"),
     [
         (None, "alice/net", "needs a token: log in with `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "alice/net", "refused the token"),
@@ -225,13 +225,13 @@ def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) ->
     ],
 )
 def test_refusals_name_their_reason(
-    token: str | None, repo: str, says: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
+    token: str | None, repo: str, message: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     for attempt in (check_access, lambda repo: quiet(net, repo)):
-        with pytest.raises(HubError, match=says):
+        with pytest.raises(HubError, match=message):
             attempt(repo)
     assert hub.repositories == {}
 
@@ -257,7 +257,7 @@ def test_offline_push_makes_no_request(
 
 
 @pytest.mark.parametrize(
-    ("pattern", "status", "says"),
+    ("pattern", "status", "message"),
     [
         ("POST /api/repos/create", 500, "The Hub failed .500"),
         ("POST .*/commit/", 503, "The Hub failed .503"),
@@ -267,9 +267,9 @@ def test_offline_push_makes_no_request(
         ("PUT", 403, "may not write to alice/net"),
     ],
 )
-def test_errors_of_the_hub_are_reported(pattern: str, status: int, says: str, hub: LoopbackHub, net: Any) -> None:
+def test_errors_of_the_hub_are_reported(pattern: str, status: int, message: str, hub: LoopbackHub, net: Any) -> None:
     hub.fail[pattern, status] = 1
-    with pytest.raises(HubError, match=says):
+    with pytest.raises(HubError, match=message):
         quiet(net, "alice/net")
     assert "alice/net" not in hub.repositories or hub.repositories["alice/net"].history() == []
     quiet(net, "alice/net")

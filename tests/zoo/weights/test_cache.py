@@ -58,7 +58,7 @@ def test_digest_of_first_download_is_enforced(net: Loopback) -> None:
     assert not cached().exists() and lock.read_bytes() == before
     other = Path(os.environ["TEMPOZOO_CACHE"]) / "other.pth"
     other.write_bytes(OTHER)
-    with pytest.raises(DownloadError, match=r"other.pth is not the file of .* give a folder for it: --out"):
+    with pytest.raises(DownloadError, match=r"other.pth is not the file of .* give an output folder: --out"):
         zoo.convert(other, NAMES["web"])
     assert same(zoo.load(zoo.convert(other, NAMES["web"], other.parent / "mine")), 2)
     lock.write_text(lock.read_text().replace(NAMES["web"], "other"))
@@ -144,7 +144,10 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert main(["download", "tanet_r18.web", "tanet_r18.dr*", "--keep"]) == 1
     out, err = capsys.readouterr()
     assert f"tanet_r18.web: {cached()}" in out
-    assert "tanet_r18.drive: FAILED: Google Drive's quota" in out and "1 of 2 networks could not be downloaded" in err
+    assert (
+        "tanet_r18.drive: FAILED: Google Drive's download quota" in out
+        and "1 of 2 networks could not be downloaded" in err
+    )
     kept = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
     assert kept.read_bytes() == FILE
     assert main(["cache", "list"]) == 0
@@ -266,9 +269,9 @@ def test_missing_mirror_folder_is_named(net: Loopback, monkeypatch: pytest.Monke
     monkeypatch.delenv("TEMPOZOO_MIRROR")
     config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
     config.parent.mkdir()
-    for text, says in (("mirrors: x", "expected `key: value` lines with mirror"), ("mirror: [", "cannot be read")):
+    for text, message in (("mirrors: x", "expected `key: value` lines with mirror"), ("mirror: [", "cannot be read")):
         config.write_text(text)
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             zoo.load(NAMES["web"])
 
 

@@ -160,7 +160,7 @@ def test_expanding_pickles_are_refused_by_name(kind: str, tmp_path: Path) -> Non
 def test_tensor_states_are_refused_in_torchscript(tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     path.write_bytes(SCRIPTS["state of a tensor"]())
-    with pytest.raises(CheckpointError, match="gives a state to a StoredTensor"):
+    with pytest.raises(CheckpointError, match="sets the state of a StoredTensor"):
         read_torchscript(path)
     path.write_bytes(SCRIPTS["module graph"]())
     with pytest.raises(CheckpointError, match="more than 100000 tensors and modules"):
