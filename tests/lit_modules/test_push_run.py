@@ -98,19 +98,19 @@ def test_a_fingerprint_is_of_the_tensors_and_nothing_else(net: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("results", "says"),
     [
-        ({"top1": 50.0}, "need a name of the data"),
-        ({"dataset": "x"}, "hold none of top1, top5, mean_class"),
+        ({"top1": 50.0}, "lack the name of the data"),
+        ({"dataset": "x"}, "have none of top1, top5, mean_class"),
         ({"dataset": "x", "top1": 101}, "the percentage top1 is 101; it must be a number from 0 to 100"),
         ({"dataset": "x", "top1": "90"}, "top1 is '90'"),
         ({"dataset": "x", "top1": float("nan")}, "top1 is nan"),
-        ({"dataset": "x", "top1": 5.0, "accuracy": 3}, "unknown 'accuracy'; there are dataset, top1"),
+        ({"dataset": "x", "top1": 5.0, "accuracy": 3}, "unknown 'accuracy'. The valid keys are dataset, top1"),
         ({"dataset": "x", "top1": 5.0, "top5": 4.0}, "top5 is 4.0 and top1 5.0"),
         ({"dataset": "x", "top1": 5.0, "videos": -3}, "videos is -3"),
         ({"dataset": "x", "top1": 5.0, "frames": True}, "frames is True"),
         ({"dataset": "x", "top1": 5.0, "views": "0x0"}, "views is '0x0'"),
-        ([1], r"results is \[1\]; give the folder"),
-        (5, "results is 5; give the folder"),
-        ({"dataset": "x", "top1": 5.0, "views": 6}, "views is 6; write clips x crops"),
+        ([1], r"results is \[1\]. Pass the folder"),
+        (5, "results is 5. Pass the folder"),
+        ({"dataset": "x", "top1": 5.0, "views": 6}, "views is 6. Write clips x crops"),
         ({"dataset": "x", "top1": 5.0, "videos": "many"}, "videos is 'many'"),
         ("nowhere", "nowhere is not a test.json"),
     ],
@@ -193,7 +193,7 @@ def test_a_run_pushes_its_best_checkpoint_with_its_test_and_no_path(
     summary = json.loads((out / "test" / "test.json").read_text())
     del summary["weights"]
     (out / "test" / "test.json").write_text(json.dumps(summary))
-    with pytest.raises(ConfigError, match="does not say which weights were tested"):
+    with pytest.raises(ConfigError, match="lacks the fingerprint of the tested weights"):
         quiet(more, "alice/net", results=out / "test" / "test.json")
 
 

@@ -1,6 +1,7 @@
-"""The internet on 127.0.0.1, for unpatched clients (requests, urllib, gdown, httpx) that are told of it by environment.
+"""A simulated internet on 127.0.0.1 for unpatched clients (requests, urllib, gdown, httpx).
 
-Files are served at any https address by a proxy (loopback_http.py); Google Drive has a stand-in for its pages.
+Environment variables direct the clients to a proxy (loopback_http.py) that serves files at any https URL. Google
+Drive's pages are imitated.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ QUOTA = (
 
 @dataclass
 class DriveFile(File):
-    """A file on Google Drive; ``mode`` says what its visitors get, and may be changed as everything else."""
+    """A file on Google Drive; ``mode`` selects the response (see ``drive_file``) and can be changed at any time."""
 
     mode: str = "direct"
 
 
 class Loopback:
-    """Hosts, their files, and what was asked of them. A context manager; the server runs in threads.
+    """Hosts, their files, and the requests received. A context manager; the server runs in threads.
 
-    hosts: name -> what answers a path there; ``put`` and the methods for Drive fill it in.
-    requests: everything that was asked: host, method, path with query, Range header.
-    address: of the proxy.
+    hosts: name -> function that responds to a path; ``put`` and the methods for Drive add to it.
+    requests: host, method, path with query, and Range header of each request.
+    address: URL of the proxy.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,7 @@ class Loopback:
 
     def __enter__(self) -> Loopback:
         self._folder = tempfile.TemporaryDirectory()
-        self.authority = str(Path(self._folder.name, "authority.pem"))  # to be trusted by clients
+        self.authority = str(Path(self._folder.name, "authority.pem"))  # clients trust this certificate
         authority().cert_pem.write_to_path(self.authority)
         self._server = Server()
         self.hosts, self.requests = self._server.hosts, self._server.requests
@@ -67,33 +68,33 @@ class Loopback:
         self._folder.cleanup()
 
     def environment(self) -> dict[str, str]:
-        """Variables that send clients here. 127.0.0.1 itself is reached directly, so other servers may run there."""
+        """Return variables that direct clients here. They reach 127.0.0.1 directly, so other servers can run there."""
         proxies = {"http_proxy": self.address, "https_proxy": self.address, "all_proxy": "", "no_proxy": "127.0.0.1"}
         trust = dict.fromkeys(("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"), self.authority)
         return proxies | {name.upper(): value for name, value in proxies.items()} | trust
 
     def put(self, url: str, content: Any, **faults: Any) -> File:
-        """Serve a file at an address. ``faults`` are fields of File, and may be changed in what is returned."""
+        """Serve a file at a URL. ``faults`` are fields of the returned File and can be changed there later."""
         host, path = split_url(url)
         file = self._files[host, path] = File(content, **faults)
-        self.hosts.setdefault(host, lambda asked: self._files.get((host, asked)) or lost())
+        self.hosts.setdefault(host, lambda requested: self._files.get((host, requested)) or lost())
         return file
 
     def plain(self, url: str) -> str:
-        """The same file or folder without a proxy: http://127.0.0.1:port/host/path."""
+        """Return the URL of the same file or folder without a proxy: http://127.0.0.1:port/host/path."""
         host, path = split_url(url)
         return f"{self.address}/{host}{path}"
 
     def count(self, url: str) -> int:
-        """How often an address was fetched (GET); without a query it stands for all of its queries."""
+        """Count the GET requests of a URL; a URL without a query matches all queries."""
         host, path = split_url(url)
-        asked = [request.path for request in self.requests if request[:2] == (host, "GET")]
-        return sum(path in (other, other.partition("?")[0]) for other in asked)
+        paths = [request.path for request in self.requests if request[:2] == (host, "GET")]
+        return sum(path in (other, other.partition("?")[0]) for other in paths)
 
     # Google Drive ----------------------------------------------------------------------------------------------------
 
     def drive_file(self, file_id: str, name: str, content: Any, mode: str = "direct", **faults: Any) -> DriveFile:
-        """A file on Drive. Faults apply where its content comes from, behind the redirect and the warning.
+        """Add a file to Drive. Faults apply to its content, behind the redirect and the warning.
 
         mode: "direct"; "warning" of a file too large to be scanned for viruses; "quota"; "denied" (log in); "gone".
         """
@@ -104,34 +105,34 @@ class Loopback:
         return self._drive[file_id]
 
     def drive_folder(self, folder_id: str, name: str, files: Mapping[str, str]) -> None:
-        """A folder on Drive: file names with their ids."""
+        """Add a folder to Drive: file names with their ids."""
         assert all(LONG.fullmatch(each) for each in (folder_id, *files.values())), files
         self._folders[folder_id] = (name, files)
         self.hosts |= {DRIVE: self._drive_page, CONTENT: self._drive_content, LOGIN: _log_in}
 
     def _drive_page(self, path: str) -> Reply:
-        where, _, query = path.partition("?")
-        asked = parse_qs(query).get("id", [""])[0]
-        if where == "/embeddedfolderview" and asked in self._folders:
-            name, files = self._folders[asked]
+        route, _, query = path.partition("?")
+        file_id = parse_qs(query).get("id", [""])[0]
+        if route == "/embeddedfolderview" and file_id in self._folders:
+            name, files = self._folders[file_id]
             links = [f'<a href="https://{DRIVE}/file/d/{i}/view">{html.escape(n)}</a>' for n, i in files.items()]
             return _page(name, "\n".join(f"<div>{link}</div>" for link in links))
-        viewed = re.match(r"/file/d/([-\w]+)", where)
-        asked = viewed[1] if viewed else asked
-        if asked not in self._drive or self._drive[asked].mode == "gone":
+        viewed = re.match(r"/file/d/([-\w]+)", route)
+        file_id = viewed[1] if viewed else file_id
+        if file_id not in self._drive or self._drive[file_id].mode == "gone":
             return lost()
-        if self._drive[asked].mode == "denied":
+        if self._drive[file_id].mode == "denied":
             return _to(f"https://{LOGIN}/ServiceLogin?" + urlencode({"continue": f"https://{DRIVE}{path}"}))
         if viewed:
             return _page("Google Drive", "<p>This page needs scripts.</p>")
-        if where == "/open":
-            return _to(f"https://{DRIVE}/file/d/{asked}/view")
-        return _to(f"https://{CONTENT}/download?id={asked}&export=download") if where == "/uc" else lost()
+        if route == "/open":
+            return _to(f"https://{DRIVE}/file/d/{file_id}/view")
+        return _to(f"https://{CONTENT}/download?id={file_id}&export=download") if route == "/uc" else lost()
 
     def _drive_content(self, path: str) -> File | Reply:
         query = parse_qs(urlsplit(path).query)
-        asked = query.get("id", [""])[0]
-        file = self._drive.get(asked)
+        file_id = query.get("id", [""])[0]
+        file = self._drive.get(file_id)
         if file is None or file.mode == "gone":
             return lost()
         if file.mode == "denied":
@@ -140,8 +141,8 @@ class Loopback:
             apology = '<p class="uc-error-caption">Sorry, you can&#39;t view or download this file at this time.</p>'
             return _page("Google Drive - Quota exceeded", f'{apology}\n<p class="uc-error-subcaption">{QUOTA}</p>')
         if file.mode == "warning" and query.get("confirm") != ["t"]:
-            uuid = hashlib.md5(asked.encode()).hexdigest()
-            hidden = {"id": asked, "export": "download", "confirm": "t", "uuid": uuid}
+            uuid = hashlib.md5(file_id.encode()).hexdigest()
+            hidden = {"id": file_id, "export": "download", "confirm": "t", "uuid": uuid}
             inputs = "".join(f'<input type="hidden" name="{name}" value="{value}">' for name, value in hidden.items())
             button = '<input type="submit" id="uc-download-link" value="Download anyway"/>'
             form = f'<form id="download-form" action="https://{CONTENT}/download" method="get">{button}{inputs}</form>'

@@ -1,4 +1,4 @@
-"""What the Hub on 127.0.0.1 says of a model card: huggingface_hub's own reading of it, and the real Hub's rules."""
+"""Validation of model cards by the Hub on 127.0.0.1: huggingface_hub's parser and the real Hub's rules."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.hub.card import LICENSES
 
 
 class _Yaml12(yaml.SafeLoader):
-    """YAML 1.2, which the Hub reads: 1e3 and 0o17 are numbers there, as they are not to PyYAML."""
+    """A YAML 1.2 loader, as on the Hub: unlike in PyYAML, 1e3 and 0o17 are numbers."""
 
 
 _Yaml12.add_implicit_resolver(
@@ -27,39 +27,41 @@ _Yaml12.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(no
 
 
 def metadata_of(text: str) -> dict[str, Any]:
-    """The YAML head of a card, {} if there is none."""
-    found = REGEX_YAML_BLOCK.search(text)
-    return (yaml.load(found.group(2), _Yaml12) or {}) if found else {}
+    """Return the YAML metadata of a card; {} if it has none."""
+    match = REGEX_YAML_BLOCK.search(text)
+    return (yaml.load(match.group(2), _Yaml12) or {}) if match else {}
 
 
 def card_problems(text: str) -> list[str]:
-    """What is wrong with a card, in sentences; a card without metadata is fine."""
+    """List the problems of a card. A card without metadata is valid."""
     try:
         ModelCard(text)  # raises where model-index is no list of results
-        about = metadata_of(text)
+        metadata = metadata_of(text)
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         return [f"Invalid metadata: {error}"]
-    return list(_problems(about))
+    return list(_problems(metadata))
 
 
-def _problems(about: dict[str, Any]) -> Iterator[str]:
-    if about.get("license", "mit") not in LICENSES.split():
-        yield f'"license" must be one of [...], not {about["license"]!r}'
+def _problems(metadata: dict[str, Any]) -> Iterator[str]:
+    if metadata.get("license", "mit") not in LICENSES.split():
+        yield f'"license" must be one of [...], not {metadata["license"]!r}'
     for key in ("library_name", "pipeline_tag", "license_name", "license_link"):
-        if not isinstance(about.get(key, ""), str):
+        if not isinstance(metadata.get(key, ""), str):
             yield f'"{key}" must be a string'
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(about.get("license_name", "x"))):
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]*", str(metadata.get("license_name", "x"))):
         yield '"license_name" must be lower case, without spaces'
     for key in ("tags", "datasets", "metrics"):
-        if not isinstance(about.get(key, []), list) or not all(isinstance(x, str) and x for x in about.get(key, [])):
+        if not isinstance(metadata.get(key, []), list) or not all(
+            isinstance(x, str) and x for x in metadata.get(key, [])
+        ):
             yield f'"{key}" must be an array of strings'
-    base = about.get("base_model", [])
+    base = metadata.get("base_model", [])
     for name in [base] if isinstance(base, str) else base:
         try:
             validate_repo_id(name)
         except HFValidationError as error:
             yield f'"base_model" is no model id: {error}'
-    for number, model in enumerate(about.get("model-index", [])):
+    for number, model in enumerate(metadata.get("model-index", [])):
         where = f'"model-index[{number}]'
         texts = {f'{where}.name"': model["name"]}
         for result in model["results"]:

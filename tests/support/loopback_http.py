@@ -1,4 +1,4 @@
-"""A proxy that is every host: it ends each ``CONNECT`` itself, and serves files as badly as it was told to."""
+"""A proxy that acts as every host: it terminates each ``CONNECT`` itself and serves files with configured faults."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ import trustme
 
 @dataclass
 class File:
-    """A file at an address and how it is served. Every field may be changed between requests.
+    """A file at a URL and how it is served. Every field can be changed between requests.
 
     content: bytes, or anything with a buffer, such as an mmap of a large file.
     later: the content from the second response on.
     headers: sent with the content.
     etag, last_modified: whether these are sent; both follow the content.
     ranges: whether Range and If-Range are honored; otherwise all of the file is sent with status 200.
-    framing: how a body's end is told: "length", "chunked", or "close" (by closing the connection).
+    framing: how the end of a body is marked: "length", "chunked", or "close" (by closing the connection).
     throttle: bytes a second.
-    cut: the connection is closed after that many bytes of a body.
-    stall: nothing more comes after that many bytes of a body; 0: not even an answer.
-    claim: length that the headers give to the whole file.
-    faulty: to how many of the next responses cut, stall and claim apply; None: to all.
-    statuses: answered first, one a request, with Retry-After if ``retry_after`` is given.
-    page: a web page that is answered instead, with status 200.
-    redirect: an address that is answered instead, with status 302.
-    served, sent: responses with content so far, and bytes of it.
+    cut: the connection is closed after this many bytes of a body.
+    stall: sending stops after this many bytes of a body; 0: there is no response at all.
+    claim: length of the file according to the headers.
+    faulty: number of responses to which cut, stall and claim apply; None: all.
+    statuses: statuses of the first responses, with Retry-After if ``retry_after`` is set.
+    page: web page sent instead, with status 200.
+    redirect: URL to redirect to instead, with status 302.
+    served, sent: number of responses with content so far, and their bytes.
     """
 
     content: Any = field(repr=False)
@@ -63,19 +63,19 @@ class File:
     _digest: tuple[Any, str] = field(default=(None, ""), init=False, repr=False)
 
     def validators(self) -> dict[str, str]:
-        """ETag and Last-Modified, as far as they are sent."""
+        """Return the enabled ones of ETag and Last-Modified."""
         if self._digest[0] is not self.content:
             self._digest = self.content, hashlib.blake2b(self.content, digest_size=16).hexdigest()
         digest = self._digest[1]
-        found = {}
+        headers = {}
         if self.etag:
-            found["ETag"] = f'"{digest}"'
+            headers["ETag"] = f'"{digest}"'
         if self.last_modified:
-            found["Last-Modified"] = email.utils.formatdate(1.6e9 + int(digest[:6], 16), usegmt=True)
-        return found
+            headers["Last-Modified"] = email.utils.formatdate(1.6e9 + int(digest[:6], 16), usegmt=True)
+        return headers
 
-    def instead(self) -> Reply | None:
-        """What is answered in the file's place this time, if anything."""
+    def override(self) -> Reply | None:
+        """Return the response that replaces the file in this request, or None."""
         if self.statuses:
             after = {"Retry-After": self.retry_after} if self.retry_after else {}
             return Reply(self.statuses.pop(0), "<html>It did not work.</html>", after)
@@ -86,7 +86,7 @@ class File:
 
 @dataclass
 class Reply:
-    """A short answer that no fault applies to."""
+    """A short response without faults."""
 
     status: int
     body: str = ""
@@ -94,7 +94,7 @@ class Reply:
 
 
 class Request(NamedTuple):
-    """What a client asked for; the path includes the query."""
+    """A client's request; the path includes the query."""
 
     host: str
     method: str
@@ -103,19 +103,19 @@ class Request(NamedTuple):
 
 
 def lost(path: str = "") -> Reply:
-    """What an address with nothing behind it answers."""
+    """Return the response for an unknown URL."""
     return Reply(404, "<!DOCTYPE html><html><title>Error 404 (Not Found)</title>There is nothing here.</html>")
 
 
 def split_url(url: str) -> tuple[str, str]:
-    """Host, and path with its query."""
+    """Split a URL into host and path with query."""
     split = urlsplit(url)
     return split.hostname or "", (split.path or "/") + (f"?{split.query}" if split.query else "")
 
 
 @functools.cache
 def authority() -> trustme.CA:
-    """What signs every host's certificate."""
+    """Return the authority that signs every host's certificate."""
     return trustme.CA()
 
 
@@ -129,8 +129,8 @@ def _tls(host: str) -> ssl.SSLContext:
 class Server(ThreadingHTTPServer):
     """The proxy; every connection has a thread.
 
-    hosts: name -> what answers a path there.
-    requests: everything that was asked, in order.
+    hosts: name -> function that responds to a path.
+    requests: all requests in order.
     """
 
     request_queue_size = 64
@@ -142,7 +142,7 @@ class Server(ThreadingHTTPServer):
         self.lock, self.closing = threading.Lock(), threading.Event()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away or do not trust us."""
+        """Ignore clients that disconnected or do not trust the certificate."""
         if not isinstance(sys.exc_info()[1], OSError):
             super().handle_error(request, client_address)
 
@@ -169,7 +169,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         self.request = _tls(self.tunnel).wrap_socket(self.connection, server_side=True)
-        self.setup()  # everything is read and written through it from now on
+        self.setup()  # reads and writes use TLS from now on
         self.close_connection = False
 
     def do_HEAD(self) -> None:
@@ -184,10 +184,10 @@ class Handler(BaseHTTPRequestHandler):
         answer = self.server.hosts.get(host, lost)(path)
         if isinstance(answer, File):
             with self.server.lock:
-                instead = answer.instead()
-            if instead is None:
+                override = answer.override()
+            if override is None:
                 return self.serve(answer)
-            answer = instead
+            answer = override
         body = answer.body.encode()
         self.head(answer.status, {"Content-Type": "text/html; charset=utf-8", **answer.headers}, len(body))
         if self.command != "HEAD":
@@ -202,7 +202,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def serve(self, file: File) -> None:
-        """Answer with a file, or with the part of it that was asked for."""
+        """Send a file, or the requested range of it."""
         with self.server.lock:
             content, tags = file.content, file.validators()
             cut, stall, claim = (None, None, None) if file.faulty == 0 else (file.cut, file.stall, file.claim)
@@ -218,9 +218,9 @@ class Handler(BaseHTTPRequestHandler):
         status, start, stop = 200, 0, size
         if file.ranges:
             headers["Accept-Ranges"] = "bytes"
-            asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-            if asked and any(asked.groups()) and self.headers.get("If-Range", "") in ("", *tags.values()):
-                first, last = asked.groups()
+            requested = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+            if requested and any(requested.groups()) and self.headers.get("If-Range", "") in ("", *tags.values()):
+                first, last = requested.groups()
                 start = int(first) if first else max(0, size - int(last))
                 stop = min(size, int(last) + 1) if first and last else size
                 if start >= stop:
@@ -244,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         step = max(1, file.throttle // 20) if file.throttle else 1 << 16
         for start in range(0, end, step):
             piece = bytes(body[start : min(start + step, end)])
-            with self.server.lock:  # before it is written: a client that has it all finds it counted
+            with self.server.lock:  # before writing, so that the count is complete when the client has the whole body
                 file.sent += len(piece)
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if file.framing == "chunked" else piece)
             if file.throttle:
@@ -257,7 +257,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"0\r\n\r\n")
 
     def drop(self) -> None:
-        """End the connection where it is."""
+        """Close the connection in the middle of a response."""
         self.close_connection = True
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_RDWR)

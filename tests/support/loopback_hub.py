@@ -1,7 +1,7 @@
 """A Hugging Face Hub on 127.0.0.1 for the unpatched huggingface_hub, in this process or another.
 
-Repositories with commits, branches and pull requests, whose large files lie on a host of their own, as on the real one;
-users with tokens; what it was asked. Everything is in memory and may be looked at and changed at any time.
+It has users with tokens, and repositories with commits, branches and pull requests. Large files are on a separate host,
+as on the real Hub. All state is in memory and can be read and changed at any time.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class LoopbackHub:
     """The Hub. ``with LoopbackHub() as hub: hub.point(monkeypatch, tmp_path)`` sends huggingface_hub here.
 
     tokens: token -> user. repositories: "user/repo" -> Repository. objects: sha256 -> large file.
-    fail: (pattern of "METHOD path", status or function) -> how often, for requests to be answered with a failure: a
-    function is called instead of answering with the handler; it may close the connection.
+    fail: (pattern of "METHOD path", status or function) -> number of requests that fail. A function is called with the
+    handler instead of sending the status; it may close the connection.
     """
 
     def __init__(self) -> None:
@@ -55,20 +55,20 @@ class LoopbackHub:
             server.server_close()
 
     def environment(self, home: Path, token: str | None = "hf_alice") -> dict[str, str]:
-        """Variables that send another process's huggingface_hub here."""
-        known = {
+        """Return variables that direct another process's huggingface_hub here."""
+        variables = {
             "HF_ENDPOINT": self.address,
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_XET": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
         }
-        return known | ({"HF_TOKEN": token} if token else {})
+        return variables | ({"HF_TOKEN": token} if token else {})
 
     def point(self, monkeypatch: pytest.MonkeyPatch, home: Path, token: str | None = "hf_alice") -> None:
-        """Send this process's huggingface_hub here, with a cache of its own: it read its environment long ago."""
+        """Direct this process's huggingface_hub here, with a separate cache. It has read its environment already."""
         from huggingface_hub import constants
 
-        changed = {
+        values = {
             "ENDPOINT": self.address,
             "HUGGINGFACE_CO_URL_TEMPLATE": self.address + "/{repo_id}/resolve/{revision}/{filename}",
             "HF_HOME": str(home),
@@ -78,7 +78,7 @@ class LoopbackHub:
             "HF_HUB_DISABLE_XET": True,
             "HF_HUB_DISABLE_TELEMETRY": True,
         }
-        for name, value in changed.items():
+        for name, value in values.items():
             monkeypatch.setattr(constants, name, value)
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TEMPOZOO_OFFLINE"):
             monkeypatch.delenv(name, raising=False)
@@ -86,7 +86,7 @@ class LoopbackHub:
             monkeypatch.setenv("HF_TOKEN", token)
 
     def put(self, name: str, files: Mapping[str, bytes], ref: str = "main", **more: Any) -> str:
-        """Commit files to a repository, which is made if there is none; returns the commit's id."""
+        """Commit files to a repository, created if necessary. Returns the commit's id."""
         repository = self.repositories.setdefault(name, Repository(**more))
         if "main" not in repository.refs:
             repository.add("main", Commit(dict(ATTRIBUTES)))
@@ -94,5 +94,5 @@ class LoopbackHub:
         return repository.add(ref, Commit(repository.commits[parent].files | dict(files), "put", parent))
 
     def asked(self, pattern: str) -> int:
-        """How many requests match a pattern, such as "POST .*/commit/"."""
+        """Count the requests that match a pattern, such as "POST .*/commit/"."""
         return sum(bool(re.match(pattern, f"{request.method} {request.path}")) for request in self.requests)

@@ -1,4 +1,4 @@
-"""What the Hub on 127.0.0.1 answers: its users, its repositories, and a method per request."""
+"""The API of the Hub on 127.0.0.1: users, repositories, and one method per request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTRIBUTES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -t
 
 @dataclass
 class User:
-    """Who a token belongs to. role: of the token, "read" or "write"; orgs: name -> role there."""
+    """The owner of a token. role: of the token, "read" or "write"; orgs: name -> role there."""
 
     name: str
     role: str = "write"
@@ -45,27 +45,27 @@ class Repository:
     gated: bool = False
 
     def add(self, ref: str, commit: Commit) -> str:
-        """Put a commit on top of a ref; returns its id."""
+        """Add a commit to a ref. Returns its id."""
         oid = hashlib.sha1(f"{len(self.commits)} {ref} {commit}".encode()).hexdigest()
         self.commits[oid], self.refs[ref] = commit, oid
         return oid
 
     @property
     def files(self) -> dict[str, bytes]:
-        """What main holds, apart from what the Hub itself puts there."""
+        """Files of main, except those that the Hub adds."""
         return {k: v for k, v in self.commits[self.refs["main"]].files.items() if k not in ATTRIBUTES}
 
     def history(self, ref: str = "main") -> list[str]:
-        """Titles of a ref's commits, newest first, without the first one."""
-        titles, at = [], self.refs[ref]
-        while (parent := self.commits[at].parent) is not None:
-            titles.append(self.commits[at].title)
-            at = parent
+        """Titles of a ref's commits, newest first, without the initial one."""
+        titles, oid = [], self.refs[ref]
+        while (parent := self.commits[oid].parent) is not None:
+            titles.append(self.commits[oid].title)
+            oid = parent
         return titles
 
 
 class Request(NamedTuple):
-    """What was asked: the user's name, None without a token, and the body: of JSON requests what it holds."""
+    """A request: ``user`` is None without a token, ``body`` is parsed if it is JSON."""
 
     method: str
     path: str
@@ -74,7 +74,7 @@ class Request(NamedTuple):
 
 
 class Refusal(Exception):
-    """An answer other than success: status, message, and the Hub's code for it."""
+    """An error response: status, message, and the Hub's error code."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **more: Any) -> None:
         super().__init__(message)
@@ -82,7 +82,7 @@ class Refusal(Exception):
 
 
 def is_large(path: str, sample: bytes) -> bool:
-    """Whether a file goes to the store of large files: weights do, and whatever is not text."""
+    """Whether a file belongs to the store of large files: weights, and other binary files."""
     return path.endswith((".safetensors", ".bin", ".ckpt", ".pth")) or b"\0" in sample
 
 
@@ -101,12 +101,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def send_ranges(self, content: bytes, **headers: str) -> None:
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
-        if not asked:
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if not requested:
             return self.answer(200, content, **headers)
-        first, last = int(asked[1]), min(int(asked[2] or len(content)), len(content) - 1)
-        said = f"bytes {first}-{last}/{len(content)}"
-        return self.answer(206, content[first : last + 1], Content_Range=said, **headers)
+        first, last = int(requested[1]), min(int(requested[2] or len(content)), len(content) - 1)
+        content_range = f"bytes {first}-{last}/{len(content)}"
+        return self.answer(206, content[first : last + 1], Content_Range=content_range, **headers)
 
     def serve(self) -> None:
         for (pattern, failure), left in list(self.hub.fail.items()):
@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if callable(failure):
                     return failure(self)
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                return self.answer(failure, b'{"error": "so it was told to"}')
+                return self.answer(failure, b'{"error": "configured failure"}')
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         return self.act()
 
@@ -126,7 +126,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class StoreHandler(_Handler):
-    """The host of large files: signed addresses, and, as with S3, no one else's credentials."""
+    """The host of large files: signed URLs, and, as with S3, no other credentials."""
 
     def act(self) -> None:
         self.hub.requests.append(Request(self.command, self.path, None, None))
@@ -158,19 +158,20 @@ class HubHandler(_Handler):
             if token and self.user is None:
                 raise Refusal(401, "Invalid credentials in Authorization header")
             for pattern, name in ROUTES.items():
-                if found := re.fullmatch(pattern, f"{self.command.replace('HEAD', 'GET')} {split.path}"):
-                    result = getattr(self, name)(**{key: unquote(value) for key, value in found.groupdict().items()})
+                if match := re.fullmatch(pattern, f"{self.command.replace('HEAD', 'GET')} {split.path}"):
+                    result = getattr(self, name)(**{key: unquote(value) for key, value in match.groupdict().items()})
                     if result is not None:
                         self.answer(200, json.dumps(result).encode(), Content_Type="application/json")
                     return
             raise Refusal(404, "Sorry, we can't find the page you are looking for.")
         except Refusal as refused:
             body = json.dumps({"error": refused.message, **refused.more}).encode()
-            said = " ".join(refused.message.split())
-            headers = {"X-Error-Message": said} | ({"X-Error-Code": refused.code} if refused.code else {})
+            headers = {"X-Error-Message": " ".join(refused.message.split())} | (
+                {"X-Error-Code": refused.code} if refused.code else {}
+            )
             self.answer(refused.status, body, **headers)
 
-    # rights ----------------------------------------------------------------------------------------------------------
+    # permissions -----------------------------------------------------------------------------------------------------
 
     def may_write(self, namespace: str) -> bool:
         user = self.user
@@ -180,7 +181,7 @@ class HubHandler(_Handler):
         return user.role == "write" and roles.get(namespace) in ("admin", "write")
 
     def readable(self, repo: str, rev: str = "main") -> tuple[Repository, str, Commit]:
-        """A repository and one of its commits, if it exists and may be seen."""
+        """Return a repository and one of its commits, if it exists and the user may read it."""
         found = self.hub.repositories.get(repo)
         mine = self.user is not None and repo.split("/")[0] in (self.user.name, *self.user.orgs)
         if found is None or (found.private and not mine):
@@ -255,12 +256,12 @@ class HubHandler(_Handler):
 
     def preupload(self, repo: str, rev: str) -> Any:
         self.check_write(repo, pull="create_pr" in self.query)
-        held = self.readable(repo, rev)[2].files
+        files = self.readable(repo, rev)[2].files
         modes = []
         for file in self.given["files"]:
             large = is_large(file["path"], base64.b64decode(file["sample"]))
             mode = {"path": file["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-            if (old := held.get(file["path"])) is not None:
+            if (old := files.get(file["path"])) is not None:
                 mode["oid"] = hashlib.sha256(old).hexdigest() if large else _blob(old)
             modes.append(mode)
         return {"files": modes}
@@ -268,10 +269,10 @@ class HubHandler(_Handler):
     def batch(self, repo: str) -> Any:
         self.check_write(repo, pull="ref" not in self.given)  # a pull request names no ref
         answers = []
-        for wanted in self.given["objects"]:
-            answer = dict(wanted)
-            if wanted["oid"] not in self.hub.objects:
-                put = {"href": f"{self.hub.store}/lfs/{wanted['oid']}?signature=1"}
+        for stored in self.given["objects"]:
+            answer = dict(stored)
+            if stored["oid"] not in self.hub.objects:
+                put = {"href": f"{self.hub.store}/lfs/{stored['oid']}?signature=1"}
                 answer["actions"] = {"upload": put, "verify": {"href": f"{self.hub.address}/{repo}.git/lfs/verify"}}
             answers.append(answer)
         return {"transfer": "basic", "objects": answers}
@@ -328,7 +329,7 @@ class HubHandler(_Handler):
 
 
 def _blob(content: bytes) -> str:
-    """git's id of a file."""
+    """Return git's id of a file."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""The stand-in for the internet does to unpatched clients what hosts do to them."""
+"""The simulated internet behaves like real hosts for unpatched clients."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def drive(target: Path, file_id: str = FILE, **options: Any) -> bytes:
     return Path(gdown.download(id=file_id, output=str(target), **options)).read_bytes()
 
 
-def test_clients_reach_any_host_by_its_certificate(net: Loopback) -> None:
+def test_clients_reach_any_host_with_its_certificate(net: Loopback) -> None:
     net.put(URL, BYTES)
     net.put("https://other.example.com/b?x=1", b"b")
     answer = fetch()
@@ -95,7 +95,7 @@ def test_ranges_are_honored_or_not(net: Loopback) -> None:
 
 
 def received(url: str = URL) -> tuple[int, str]:
-    """Bytes that came and what happened then."""
+    """Return the number of received bytes and how the transfer ended."""
     got = 0
     try:
         with requests.get(url, stream=True, timeout=(5, 0.5)) as answer:
@@ -106,13 +106,13 @@ def received(url: str = URL) -> tuple[int, str]:
     return got, "end"
 
 
-def test_connections_are_cut_stall_and_lie(net: Loopback) -> None:
+def test_connections_are_cut_stalled_or_of_wrong_length(net: Loopback) -> None:
     file = net.put(URL, BYTES, cut=10000, faulty=2)
     assert [received() for _ in range(3)] == [(10000, "ChunkedEncodingError")] * 2 + [(256000, "end")]
     file.framing, file.faulty = "chunked", 1
     assert [received() for _ in range(2)] == [(10000, "ChunkedEncodingError"), (256000, "end")]
     file.framing, file.faulty = "close", 1
-    assert [received() for _ in range(2)] == [(10000, "end"), (256000, "end")]  # nobody can tell
+    assert [received() for _ in range(2)] == [(10000, "end"), (256000, "end")]  # this framing cannot reveal the cut
     file.cut, file.faulty, file.framing = None, None, "length"
     file.claim = 256001
     assert received() == (256000, "ChunkedEncodingError")
@@ -124,14 +124,14 @@ def test_connections_are_cut_stall_and_lie(net: Loopback) -> None:
     assert received() == (0, "ReadTimeout")
 
 
-def test_it_can_be_slow(net: Loopback) -> None:
+def test_throttle_limits_the_speed(net: Loopback) -> None:
     net.put(URL, BYTES[:60000], throttle=100000)
     began = time.monotonic()
     assert fetch().content == BYTES[:60000]
     assert 0.5 < time.monotonic() - began < 3
 
 
-def test_it_answers_something_else(net: Loopback) -> None:
+def test_statuses_pages_and_redirects_replace_a_file(net: Loopback) -> None:
     file = net.put(URL, BYTES, statuses=[429, 503, 500, 403, 404], retry_after="7")
     answers = [fetch() for _ in range(6)]
     assert [a.status_code for a in answers] == [429, 503, 500, 403, 404, 200]
@@ -147,7 +147,7 @@ def test_it_answers_something_else(net: Loopback) -> None:
     assert (other.served, net.count(URL)) == (2, 10)
 
 
-def test_many_are_served_at_once(net: Loopback) -> None:
+def test_requests_are_served_concurrently(net: Loopback) -> None:
     net.put(URL, BYTES, throttle=1_000_000)
     lengths: list[int] = []
     threads = [threading.Thread(target=lambda: lengths.append(len(fetch().content))) for _ in range(8)]
@@ -164,7 +164,7 @@ def test_many_are_served_at_once(net: Loopback) -> None:
 
 
 @pytest.mark.parametrize("mode", ["direct", "warning"])
-def test_files_come_from_drive(mode: str, net: Loopback, tmp_path: Path) -> None:
+def test_drive_serves_files(mode: str, net: Loopback, tmp_path: Path) -> None:
     net.drive_file(FILE, "a.pth", BYTES, mode)
     digest = hashlib.sha256()
     assert drive(tmp_path / "out", hasher=digest) == BYTES
@@ -176,7 +176,7 @@ def test_files_come_from_drive(mode: str, net: Loopback, tmp_path: Path) -> None
     assert Path(gdown.download(url, str(tmp_path / "b"), quiet=True, use_cookies=False)).read_bytes() == BYTES
 
 
-def test_drive_refuses(net: Loopback, tmp_path: Path) -> None:
+def test_drive_refuses_requests(net: Loopback, tmp_path: Path) -> None:
     file = net.drive_file(FILE, "a.pth", BYTES, "quota")
     with pytest.raises(FileURLRetrievalError) as caught:
         drive(tmp_path / "out")
@@ -192,7 +192,7 @@ def test_drive_refuses(net: Loopback, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["direct", "warning"])
-def test_faults_apply_to_what_drive_serves(mode: str, net: Loopback, tmp_path: Path) -> None:
+def test_faults_apply_to_drive_content(mode: str, net: Loopback, tmp_path: Path) -> None:
     large, kept = BYTES * 4, 1 << 19  # gdown writes half a MiB at a time, and loses the part that it was reading
     file = net.drive_file(FILE, "a.pth", large, mode, cut=600000, faulty=1)
     assert drive(tmp_path / "a", retries=2) == large
@@ -214,7 +214,7 @@ def test_faults_apply_to_what_drive_serves(mode: str, net: Loopback, tmp_path: P
         drive(tmp_path / "c")
 
 
-def test_folders_come_from_drive(net: Loopback, tmp_path: Path) -> None:
+def test_drive_serves_folders(net: Loopback, tmp_path: Path) -> None:
     net.drive_file(FILE, "a & b.pth", BYTES, "warning")
     net.drive_file(OTHER, "c.pth", b"c" * 10)
     net.drive_folder(FOLDER, "models", {"a & b.pth": FILE, "c.pth": OTHER})

@@ -1,4 +1,4 @@
-"""An index of tiny networks with sources of every kind, and their published files, for a loopback network."""
+"""An index of tiny networks with every kind of source, and their published files, for tests on the loopback network."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ CLIP = torch.linspace(-1, 1, 2 * 3 * 4 * 32 * 32).reshape(2, 3, 4, 32, 32)
 
 
 def network(seed: int = 1) -> Any:
-    """The network that the entries publish."""
+    """Create the network of all entries."""
     torch.manual_seed(seed)
     return zoo.create("tanet_r18", **SMALL)
 
 
 def published(seed: int = 1, **more: Any) -> bytes:
-    """Its file, as its publisher's training wrote it."""
+    """Return a publisher's checkpoint of the network, with DataParallel's prefix."""
     buffer = io.BytesIO()
     state = {f"module.{key}": value for key, value in network(seed).state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3, **more}, buffer)
@@ -39,7 +39,7 @@ def published(seed: int = 1, **more: Any) -> bytes:
 
 
 def write_index(path: Path, **changes: Any) -> Path:
-    """An index with the five entries; ``changes`` go into every one of them."""
+    """Write an index with the five entries; ``changes`` apply to each of them."""
     content = yaml.safe_load(Path(zoo.__file__).parent.parent.joinpath("checkpoints_index.yaml").read_text())
     block = content["models"]["tanet_r18.motionclips8"]
     block |= {"options": dict(SMALL), "sha256": None, "params": 1, "notes": None}
@@ -61,9 +61,9 @@ def cached(name: str = NAMES["web"]) -> Path:
 
 
 def files_of(folder: Path) -> list[str]:
-    """What is below a folder, but for locks and empty folders."""
-    found = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
-    return sorted(str(p.relative_to(folder)) for p in found)
+    """List the files below a folder, except locks."""
+    files = (p for p in folder.rglob("*") if p.is_file() and p.suffix != ".lock")
+    return sorted(str(p.relative_to(folder)) for p in files)
 
 
 def same(model: Any, seed: int = 1) -> bool:

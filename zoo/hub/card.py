@@ -250,7 +250,7 @@ def _origin(provenance: Mapping[str, Any], entry: Entry | None, unchanged: bool)
         base = f"a local file in the format of `{entry.name}` of tempozoo's index, not verified to be that file"
         facts = [f"- file{digest}", f"- paper of the architecture: {paper}"]
     if unchanged:
-        text += f"The weights of {base}, converted without changes:"
+        text += f"The weights of {base}, unchanged except for their format:"
         facts += [f"- note: {escape(entry.notes)}"] if entry.notes else []
         facts += [_reported(entry)] if entry.reported.top1 is not None else []
     else:
@@ -320,5 +320,5 @@ def _license(
     else:
         text = "License not specified."
     if entry is not None and not unchanged and is_published(entry, provenance):
-        text += f" License of the weights they were trained from: {escape(entry.license.weights)}."
+        text += f" License of the weights that training started from: {escape(entry.license.weights)}."
     return metadata, text

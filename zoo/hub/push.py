@@ -73,31 +73,14 @@ def push(
             results of other weights; or options that exclude one another.
         HubError: no token, no write access, no network, ...; nothing was pushed.
     """
-    if not isinstance(model, nn.Module):
-        check_path("model", model)
-    for name, value in {"dataset": dataset, "license": license, "revision": revision, "message": message}.items():
-        check_text(name, value, optional=True)
-    check_text("repo", repo)
-    check_flag("private", private, optional=True)
-    check_flag("create_pr", create_pr)
-    check_flag("progress", progress)
+    _check_types(model, repo, dataset, license, private, revision, create_pr, message, progress)
     _check_combination(results, dataset, license, private, create_pr, card)
     card_text = None if card is None else _read_card(card)
-    tensors, config = _export(model, progress)
-    if hub_repository(config["provenance"].get(COPY_OF)) == repo:
-        del config["provenance"][COPY_OF]
+    tensors, config = _export(model, repo, progress)
     plots: list[Path] = []
     if card_text is None:
-        metrics, plots = (None, []) if results is None else read_results(results, tensors, dataset)
-        card_text = model_card(
-            config,
-            repo,
-            revision=None if create_pr else revision,
-            results=metrics,
-            license=license,
-            plots=[plot.name for plot in plots],
-            unchanged=_is_unchanged(tensors, config["provenance"]),
-        )
+        branch = None if create_pr else revision
+        card_text, plots = _generate_card(tensors, config, repo, results, dataset, branch, license)
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_model(Path(scratch), tensors, config)
         (folder / CARD_FILE).write_text(card_text, encoding="utf-8")
@@ -114,6 +97,20 @@ def push(
         )
 
 
+def _check_types(
+    model: Any, repo: Any, dataset: Any, license: Any, private: Any, revision: Any, create_pr: Any, message: Any,
+    progress: Any,
+) -> None:  # fmt: skip
+    if not isinstance(model, nn.Module):
+        check_path("model", model)
+    for name, value in {"dataset": dataset, "license": license, "revision": revision, "message": message}.items():
+        check_text(name, value, optional=True)
+    check_text("repo", repo)
+    check_flag("private", private, optional=True)
+    check_flag("create_pr", create_pr)
+    check_flag("progress", progress)
+
+
 def _check_combination(
     results: Any, dataset: str | None, license: str | None, private: bool | None, create_pr: bool, card: Any
 ) -> None:
@@ -128,7 +125,9 @@ def _check_combination(
         raise ConfigError("private= applies to a new repository, create_pr= to an existing one. Pass only one of them.")
 
 
-def _export(model: nn.Module | str | os.PathLike[str], progress: bool) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def _export(
+    model: nn.Module | str | os.PathLike[str], repo: str, progress: bool
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors to push and their config without private facts."""
     model = unwrap(model) if isinstance(model, nn.Module) else model
     tensors, spec = export(_network(model, progress), "push")
@@ -138,7 +137,33 @@ def _export(model: nn.Module | str | os.PathLike[str], progress: bool) -> tuple[
         )
     if callable(provenance := getattr(model, "provenance", None)):  # a VideoClassifier describes its training
         spec = replace(spec, provenance=provenance())
-    return dict(tensors), public_config(spec.to_config())
+    config = public_config(spec.to_config())
+    if hub_repository(config["provenance"].get(COPY_OF)) == repo:  # a repository is not a copy of itself
+        del config["provenance"][COPY_OF]
+    return dict(tensors), config
+
+
+def _generate_card(
+    tensors: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    repo: str,
+    results: Any,
+    dataset: str | None,
+    branch: str | None,
+    license: str | None,
+) -> tuple[str, list[Path]]:
+    """Return a model card, and the paths of the plots in it."""
+    metrics, plots = (None, []) if results is None else read_results(results, tensors, dataset)
+    card = model_card(
+        config,
+        repo,
+        revision=branch,
+        results=metrics,
+        license=license,
+        plots=[plot.name for plot in plots],
+        unchanged=_is_unchanged(tensors, config["provenance"]),
+    )
+    return card, plots
 
 
 def read_results(

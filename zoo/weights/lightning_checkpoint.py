@@ -98,8 +98,8 @@ def _are(check: Callable[[Any], bool], values: Any) -> bool:
 
 
 EXPECTED: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "epoch": ("a whole number of at least 0", _is_count),
-    "global_step": ("a whole number of at least 0", _is_count),
+    "epoch": ("an integer of at least 0", _is_count),
+    "global_step": ("an integer of at least 0", _is_count),
     "pytorch-lightning_version": ("text", lambda value: isinstance(value, str)),
     "loops": ("a dict of dicts", lambda value: _is_dict(value) and all(_is_dict(loop) for loop in value.values())),
     "callbacks": ("a dict of dicts", lambda value: _is_dict(value) and all(_is_dict(one) for one in value.values())),

@@ -280,7 +280,7 @@ class Interpreter:
                 raise ValueError("a module's state is not a dictionary")
             target.attributes = state
         elif not isinstance(target, (Ordered, Opaque)):
-            raise ValueError(f"its pickle gives a state to a {type(target).__name__}")
+            raise ValueError(f"its pickle sets the state of a {type(target).__name__}")
 
     def _persistent(self) -> None:
         self.stack.append(self.load_storage(self.stack.pop()))

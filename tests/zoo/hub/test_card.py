@@ -1,4 +1,4 @@
-"""Model cards: valid for the Hub, true, and safe against any text in them."""
+"""Model cards are valid for the Hub, state only verified facts, and escape any text."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def plain(html: str) -> str:
 
 
 def shown(text: str) -> str:
-    """What is to be seen of a text: one line, with escapes for control characters."""
+    """Return text as the card shows it: one line, with control characters escaped."""
     return printable(" ".join(text.split())) or "(no name)"
 
 
-def test_any_label_is_shown_as_it_is() -> None:
+def test_any_label_is_rendered_literally() -> None:
     made = config(LABELS=HOSTILE, OPTIONS={"num_classes": len(HOSTILE), "num_frames": 4})
     card = model_card(made, "alice/x")
     assert card_problems(card) == []
@@ -64,14 +64,14 @@ def test_any_label_is_shown_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_any_text_in_any_place_leaves_the_card_whole(text: str) -> None:
+def test_any_text_in_any_field_keeps_the_card_valid(text: str) -> None:
     recipe, results = {"class": text, text: text}, {"dataset": text or "x", "top1": 50.0, "videos": 3}
     made = config(recipe=recipe, data={"class": text, "videos": {text: 3}}, package=text, epochs=3)
     card = model_card(made, "alice/x", results=results, license=text if text.strip() else None)
     assert card_problems(card) == []
     again = ModelCard(card)
     assert str(again) == card
-    assert shown(text).replace("(no name)", "data set") in again.data.eval_results[0].dataset_name
+    assert shown(text).replace("(no name)", "dataset") in again.data.eval_results[0].dataset_name
     html = rendered(card)
     assert html.count("<table>") == html.count("</table>") == 3  # clips, results, training
     assert html.count("<h1>") == 1
@@ -102,7 +102,7 @@ def test_any_repository_name_is_text_in_the_metadata(repo: str) -> None:
     assert f'load("hf-hub:{repo}")' in card
 
 
-def test_the_hub_takes_the_card_and_huggingface_hub_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_accepts_the_card_and_huggingface_hub_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = {"dataset": "my videos", "top1": 91.2, "top5": 99.0, "mean_class": 90.0, "views": "2x3", "size": 112}
     made = config(OPTIONS={"num_classes": 6, "num_frames": 4}, LABELS=None)
     (tmp_path / "README.md").write_text(model_card(made, "alice/x", results=results | {"left_out": 2}))
@@ -135,14 +135,14 @@ def test_every_entry_of_the_index_has_a_valid_card() -> None:
         if entry.reported.top1 is not None and not entry.init:
             assert f"top-1 {entry.reported.top1} %" in card
         assert ("start for fine-tuning" in card) == entry.init
-        assert ("reading of an abstract" in card) == entry.arch.startswith("stam")
+        assert ("implemented from an abstract" in card) == entry.arch.startswith("stam")
         assert ("no published weights" in card) == entry.arch.startswith("tadaconvnext_")
         if entry.license.weights.startswith("not "):
             assert "license" not in metadata_of(card)
             assert entry.license.weights.split(";")[0] in card
 
 
-def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further() -> None:
+def test_fine_tuned_weights_claim_no_published_accuracy() -> None:
     entry = zoo.info("tanet_r50.k400_8f")
     record_digest(entry.name, "ab" * 32, 1, entry.sources[0].url)
     made = {"entry": entry.name, "sha256": "ab" * 32, "fine_tuned_from": entry.name}
@@ -152,16 +152,16 @@ def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further()
     assert "model-index" not in metadata_of(card) and entry.dataset not in metadata_of(card)["tags"]
     for fact in ("`tanet_r50.k400_8f`", "ab" * 32, entry.paper.title, "No published accuracy", entry.sources[0].url):
         assert fact in card
-    assert f"Of those they started from: {escape(entry.license.weights)}" in card
-    # what is said of a published file is said of no other, whose name is nobody's business either
+    assert f"License of the weights that training started from: {escape(entry.license.weights)}" in card
+    # facts about the published file are not stated of another file, and its name is not published
     made |= {"sha256": "cd" * 32, "file": "bobs_retrained.pth"}
     for change in ({}, {"fine_tuned_from": "hf-hub:bob/net"}):
         known = replace(entry.spec, provenance=made | change).to_config()
         card = model_card(known, "alice/x")
         assert "a local file in the format of `tanet_r50.k400_8f`" in card and entry.paper.title in card
-        for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "Of those they started from"):
+        for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "that training started from"):
             assert fact not in card
-    # nor is it said that random weights came from anywhere
+    # random weights have no origin
     assert "k400_8f" not in model_card(config(entry=entry.name), "alice/x")
 
 
@@ -172,11 +172,11 @@ def test_no_published_accuracy_is_claimed_of_weights_that_were_trained_further()
         ("Apache-2.0", {"license": "apache-2.0"}, "Apache-2.0"),
         ("My Own, v2!", {"license": "other", "license_name": "my-own-v2"}, r"My Own, v2\!"),
         ("许可", {"license": "other", "license_name": "custom"}, "许可"),
-        (None, {}, "none is stated"),
-        ("  ", {}, "none is stated"),
+        (None, {}, "License not specified"),
+        ("  ", {}, "License not specified"),
     ],
 )
-def test_licenses_are_the_hubs_or_in_words(license: str | None, metadata: dict[str, str], text: str) -> None:
+def test_licenses_are_identifiers_of_the_hub_or_other(license: str | None, metadata: dict[str, str], text: str) -> None:
     card = model_card(config(), "alice/x", license=license)
     found = metadata_of(card)
     assert {key: found[key] for key in ("license", "license_name") if key in found} == metadata
@@ -204,7 +204,7 @@ def test_licenses_are_the_hubs_or_in_words(license: str | None, metadata: dict[s
         (["tanet_r18"], LOCAL, None),
     ],
 )
-def test_only_public_names_are_told(name: Any, public: str, base: str | None) -> None:
+def test_only_public_names_are_published(name: Any, public: str, base: str | None) -> None:
     made = config(fine_tuned_from=name)
     assert public_config(made)["provenance"]["fine_tuned_from"] == public
     card = model_card(made, "alice/x")
@@ -214,7 +214,7 @@ def test_only_public_names_are_told(name: Any, public: str, base: str | None) ->
     assert card_problems(card) == []
 
 
-def test_paths_in_any_corner_of_a_config_stay_at_home() -> None:
+def test_local_paths_are_never_published() -> None:
     recipe = {"class": "TANet", "lr": 0.1, "milestones": [1, "/Users/me/x"], "init": {"deep": "~/secret"}}
     recipe |= {"/Users/me/k": 1}
     more = {"source": "/Users/me/y", "metrics": {"/Users/me/val": 0.5}, "rules": 3}
@@ -228,15 +228,15 @@ def test_paths_in_any_corner_of_a_config_stay_at_home() -> None:
 @pytest.mark.parametrize(
     "odd", ["abc", [1], 3, None, {"videos": 3, "class": []}, {"videos": {"a": "b"}, "val_top1": "x"}]
 )
-def test_odd_provenance_is_passed_over(odd: Any) -> None:
-    """Whatever the config.json of somebody else says."""
+def test_invalid_provenance_is_ignored(odd: Any) -> None:
+    """A config.json from another source may have any values."""
     keys = ("recipe", "data", "metrics", "sha256", "initialized", "copy_of", "epochs", "entry", "package", "size")
     for made in (config(**dict.fromkeys(keys, odd)), config() | {"provenance": odd}):
         assert card_problems(model_card(made, "alice/x")) == []
     assert "`b`" not in model_card(config(entry="tanet_r50.k400_8f", sha256="`b`"), "alice/x")
 
 
-def test_operators_are_those_that_the_networks_have() -> None:
+def test_operator_of_matches_the_networks_modules() -> None:
     classes = {
         "TAdaConv2dV2": "tadaconv_v2", "TAdaConv2d": "tadaconv", "TAdaConv3d": "tadaconv", "TAM": "tam", "STAM": "stam",
         "TemporalPool": "pool", "TemporalConv": "tconv", "InflatedConv2d": "i3d", "TemporalShift": "tsm",
@@ -251,23 +251,23 @@ def test_operators_are_those_that_the_networks_have() -> None:
     assert operator_of("tadaconvnextv2_small") == operator_of("tadaformer_l14") == "tadaconv_v2"
 
 
-def test_best_five_of_few_classes_are_no_measure() -> None:
+def test_top5_is_omitted_for_few_classes() -> None:
     results = {"dataset": "x", "top1": 50.0, "top5": 100.0, "videos": 8, "left_out": 2}
     made = config(metrics={"val_top1": 0.75, "val_top5": 1.0, "val_loss": 0.5}, epochs=2)
     card = model_card(made, "alice/x", results=results)
     assert "top-5" not in card and "top5" not in card
     assert "| videos not scored | 2 |" in card
-    assert "| top-1 on validation videos, while training | 75.00 % |" in card and "| 0.5 |" in card
+    assert "| top-1 on validation videos, during training | 75.00 % |" in card and "| 0.5 |" in card
 
 
-def test_a_card_says_how_to_load_what_it_describes() -> None:
+def test_card_shows_how_to_load_the_network() -> None:
     for revision, name in ((None, "x"), ("main", "x"), ("v2", "x@v2"), ("refs/pr/1", "x")):
         card = model_card(config(), "alice/x", revision=revision)
         assert f'load("hf-hub:alice/{name}")' in card and f"--from hf-hub:alice/{name} clip" in card
-    assert "Needs the Python package `tempozoo`" in card
+    assert "Requires the Python package `tempozoo`" in card
 
 
-def test_many_classes_are_counted_not_listed() -> None:
+def test_long_class_lists_are_shortened() -> None:
     made = config(LABELS=[f"class {n}" for n in range(61)], OPTIONS={"num_classes": 61, "num_frames": 4})
     card = model_card(made, "alice/x")
     assert card.count("- `") == 10 and "and 51 more" in card

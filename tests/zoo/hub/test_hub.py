@@ -1,4 +1,4 @@
-"""hf-hub: names, over a Hub on 127.0.0.1 and with the real client: one commit, cached, offline, refused."""
+"""``hf-hub:`` names with the real client and a Hub on 127.0.0.1: one commit, cached, offline, or refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from small_models import small
 
 import zoo
 from zoo.errors import CheckpointError, DownloadError, UnknownNameError, WeightsNotFoundError
-from zoo.hub.pull import fetch_hub_file, fetch_hub_folder
+from zoo.hub.pull import download_hub_file, download_hub_folder
 from zoo.hub.push import push
 
 CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -34,7 +34,7 @@ def test_cached_networks_need_no_network(
     quiet(net, "alice/net")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TEMPOZOO_OFFLINE", "1")
-        with pytest.raises(WeightsNotFoundError, match="alice/net is not wholly in the local Hub cache"):
+        with pytest.raises(WeightsNotFoundError, match="alice/net is not completely in the local Hub cache"):
             zoo.load("hf-hub:alice/net")
     zoo.load("hf-hub:alice/net", progress=False)
     hub.requests.clear()
@@ -44,12 +44,12 @@ def test_cached_networks_need_no_network(
             patch.setattr(constants, "HF_HUB_OFFLINE", variable == "HF_HUB_OFFLINE")
             assert torch.equal(zoo.load("hf-hub:alice/net")(CLIP), net(CLIP))
     commit = hub.repositories["alice/net"].refs["main"]
-    zoo.load(f"hf-hub:alice/net@{commit}")  # of a commit, nothing can be newer
+    zoo.load(f"hf-hub:alice/net@{commit}")  # a commit cannot change
     assert hub.requests == []
     zoo.load("hf-hub:alice/net")
-    assert len(hub.requests) == 1  # is there a newer one?
-    for trouble in (503, 401):
-        hub.fail["GET /api/models", trouble] = 1
+    assert len(hub.requests) == 1  # checks for a newer commit
+    for status in (503, 401):
+        hub.fail["GET /api/models", status] = 1
         zoo.load("hf-hub:alice/net")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     assert torch.equal(zoo.load("hf-hub:alice/net")(CLIP), net(CLIP))
@@ -65,26 +65,24 @@ def test_weights_and_config_are_of_one_commit(hub: LoopbackHub, net: Any) -> Non
         handler.serve()
 
     hub.fail["GET .*/resolve/|HEAD .*/resolve/", push_meanwhile] = 1
-    place = fetch_hub_folder("hf-hub:alice/net", progress=False)
-    assert {p.name: p.read_bytes() for p in place.iterdir()} == {
+    folder = download_hub_folder("hf-hub:alice/net", progress=False)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
         k: old[k] for k in ("config.json", "model.safetensors")
     }
 
 
-def test_an_update_that_breaks_off_leaves_the_old_one(
-    hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_update_keeps_old_copy(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet(net, "alice/net")
     zoo.load("hf-hub:alice/net", progress=False)
     quiet(small("tanet_r18"), "alice/net")
     hub.fail["GET /lfs", 403] = 9
-    with pytest.raises(CheckpointError, match="hf-hub:alice/net could not be fetched"):
+    with pytest.raises(CheckpointError, match="hf-hub:alice/net could not be downloaded"):
         zoo.load("hf-hub:alice/net", progress=False)
     monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
     assert torch.equal(zoo.load("hf-hub:alice/net")(CLIP), net(CLIP))
 
 
-def test_a_hub_that_is_busy_is_asked_again(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_busy_hub_is_retried(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     quiet(net, "alice/net")
     monkeypatch.setattr("zoo.hub.hub_files.WAITS", (0.01, 0.01))
     hub.fail["GET /api/models", 503] = 2
@@ -92,52 +90,52 @@ def test_a_hub_that_is_busy_is_asked_again(hub: LoopbackHub, net: Any, monkeypat
     assert hub.asked("GET /api/models") == 1 + 1  # the push's, and the third of the load's
 
 
-def test_a_damaged_copy_is_named_and_fetched_again(
+def test_damaged_copy_is_named_and_downloaded_again(
     hub: LoopbackHub, net: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet(net, "alice/net")
-    file = fetch_hub_folder("hf-hub:alice/net", progress=False) / "model.safetensors"
-    whole = file.read_bytes()
-    for damaged in (b"", whole[:100], whole[:-1] + bytes([whole[-1] ^ 1]), b"\x80\x04."):
+    file = download_hub_folder("hf-hub:alice/net", progress=False) / "model.safetensors"
+    content = file.read_bytes()
+    for damaged in (b"", content[:100], content[:-1] + bytes([content[-1] ^ 1]), b"\x80\x04."):
         file.resolve().write_bytes(damaged)
         caplog.clear()
         assert torch.equal(zoo.load("hf-hub:alice/net", progress=False)(CLIP), net(CLIP))
         assert any(str(file) in message and "again" in message for message in caplog.messages)
-        assert file.read_bytes() == whole
-    file.resolve().write_bytes(whole[:100])
+        assert file.read_bytes() == content
+    file.resolve().write_bytes(content[:100])
     monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
     with pytest.raises(CheckpointError, match="model.safetensors"):
         zoo.load("hf-hub:alice/net")
 
 
-def test_what_is_not_ours_on_the_hub_is_refused(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_other_repositories_are_refused(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.put("bob/pickle", {"pytorch_model.bin": b"x", "config.json": b"{}"})
     hub.put("bob/empty", {})
     hub.put("bob/foreign", {"model.safetensors": b"x"})
     hub.put("bob/gated", {"model.safetensors": b"x", "config.json": b"{}"}, gated=True)
-    for repo, kind, says in (
-        ("bob/pickle", CheckpointError, r"holds no model.safetensors.*pickles \(pytorch_model.bin\).*never loaded"),
-        ("bob/empty", CheckpointError, "holds no model.safetensors and no config.json: it was not written by"),
-        ("bob/foreign", CheckpointError, "holds no config.json"),
+    for repo, kind, message in (
+        ("bob/pickle", CheckpointError, r"has no model.safetensors.*pickles \(pytorch_model.bin\).*never loaded"),
+        ("bob/empty", CheckpointError, "has no model.safetensors and no config.json, so it was not written by"),
+        ("bob/foreign", CheckpointError, "has no config.json"),
         ("bob/gated", DownloadError, "bob/gated is gated: ask for access at https://huggingface.co/bob/gated"),
         ("bob/nothing", UnknownNameError, "no repository 'bob/nothing'"),
         ("a/b/c", UnknownNameError, "not a repository name"),
     ):
-        with pytest.raises(kind, match=says):
+        with pytest.raises(kind, match=message):
             zoo.load(f"hf-hub:{repo}", progress=False)
     assert hub.asked("GET .*pytorch_model") == 0
     assert not list((tmp_path / "home").rglob("*.incomplete"))
-    assert fetch_hub_file("hf-hub:bob/pickle", "pytorch_model.bin", tmp_path / "parts", False).read_bytes() == b"x"
-    with pytest.raises(DownloadError, match="bob/pickle holds no other.bin"):
-        fetch_hub_file("hf-hub:bob/pickle", "other.bin", tmp_path / "parts", False)
+    assert download_hub_file("hf-hub:bob/pickle", "pytorch_model.bin", tmp_path / "parts", False).read_bytes() == b"x"
+    with pytest.raises(DownloadError, match="bob/pickle has no file other.bin"):
+        download_hub_file("hf-hub:bob/pickle", "other.bin", tmp_path / "parts", False)
 
 
-def test_a_bad_token_is_said(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_bad_token_is_reported(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     quiet(net, "alice/net")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     with pytest.raises(DownloadError, match="refused the token"):
         zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
     monkeypatch.setenv("HF_TOKEN", "hf_älice")
-    for fetch in (zoo.load, lambda name, **_: fetch_hub_file(name, "config.json", tmp_path / "parts", False)):
-        with pytest.raises(DownloadError, match="HF_TOKEN holds a character that no token has: 'ä'"):
+    for fetch in (zoo.load, lambda name, **_: download_hub_file(name, "config.json", tmp_path / "parts", False)):
+        with pytest.raises(DownloadError, match="HF_TOKEN has an invalid character: 'ä'"):
             fetch("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)

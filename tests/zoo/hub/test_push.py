@@ -1,4 +1,4 @@
-"""Out to the Hub and back in, over a Hub on 127.0.0.1 and with the real client; and what keeps it from working."""
+"""Push with the real client to a Hub on 127.0.0.1, load again, and every reason for a refused push."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from small_models import small
 
 import zoo
 from zoo.errors import CheckpointError, ConfigError, HubError, UnknownNameError
-from zoo.hub.pull import check_access, fetch_hub_folder, push_folder
+from zoo.hub.pull import check_access, download_hub_folder, push_folder
 from zoo.hub.push import push
 from zoo.models import ARCHITECTURES
 
@@ -37,7 +37,7 @@ def quiet(model: Any, repo: str, **options: Any) -> str:
 
 
 def cut_in_half(handler: Any) -> None:
-    """Read half of what is uploaded, then hang up."""
+    """Read half of an upload, then close the connection."""
     handler.rfile.read(int(handler.headers["Content-Length"]) // 2)
     handler.close_connection = True
     handler.connection.shutdown(socket.SHUT_RDWR)
@@ -97,24 +97,24 @@ def test_the_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"card": "nowhere.md"}, "nowhere.md cannot be read"),
-        ({"card": "---\nlicense: [\n---\n"}, "The card's metadata are not as the Hub's: while parsing"),
-        ({"card": "---\nmodel-index: 3\n---\n"}, "The card's metadata are not as the Hub's"),
-        ({"card": "x\n", "license": "mit"}, "card= is used as it stands; put what license= would tell into it"),
-        ({"card": "x\n", "results": {}, "dataset": "x"}, "put what results= and dataset= would tell"),
+        ({"card": "---\nlicense: [\n---\n"}, "The card's metadata are invalid: while parsing"),
+        ({"card": "---\nmodel-index: 3\n---\n"}, "The card's metadata are invalid"),
+        ({"card": "x\n", "license": "mit"}, "card= replaces the whole model card. Write license= into it"),
+        ({"card": "x\n", "results": {}, "dataset": "x"}, "Write results= and dataset= into it"),
         ({"dataset": "x"}, "dataset= names the data of results="),
-        ({"private": True, "create_pr": True}, "private= is for a repository that push"),
+        ({"private": True, "create_pr": True}, "private= applies to a new repository"),
     ],
 )
-def test_options_that_cannot_be_are_refused(options: Any, says: str, hub: LoopbackHub, net: Any) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_contradictory_options_are_refused(options: Any, message: str, hub: LoopbackHub, net: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
         quiet(net, "alice/net", **options)
     assert hub.requests == []
 
 
-# where to --------------------------------------------------------------------------------------------------------
+# targets ---------------------------------------------------------------------------------------------------------
 
 
 def test_private_repositories(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_private_repositories(hub: LoopbackHub, net: Any, monkeypatch: pytest.Mo
         monkeypatch.delenv("HF_TOKEN", raising=False)
         if token:
             monkeypatch.setenv("HF_TOKEN", token)
-        with pytest.raises(UnknownNameError, match="or it is private: then log in"):
+        with pytest.raises(UnknownNameError, match="or it is private. If it is private, log in"):
             zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
     monkeypatch.setenv("HF_TOKEN", "hf_alice")
     quiet(net, "alice/open")
@@ -134,7 +134,7 @@ def test_private_repositories(hub: LoopbackHub, net: Any, monkeypatch: pytest.Mo
     assert not (tmp_path / "fresh" / "models--alice--net" / "snapshots").exists()
 
 
-def test_a_branch_is_made_and_main_left_alone(hub: LoopbackHub, net: Any) -> None:
+def test_branch_is_created_and_main_is_unchanged(hub: LoopbackHub, net: Any) -> None:
     other = small("tanet_r18")
     quiet(net, "alice/net")
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_a_branch_is_made_and_main_left_alone(hub: LoopbackHub, net: Any) -> Non
         zoo.load("hf-hub:alice/net@v3", progress=False)
 
 
-def test_a_pull_request_to_someone_elses_repository(
+def test_pull_request_to_repository_of_another_user(
     hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet(small("tanet_r18"), "alice/net")
@@ -168,7 +168,7 @@ def test_a_pull_request_to_someone_elses_repository(
         quiet(net, "alice/none", create_pr=True)
 
 
-def test_pushing_twice_changes_what_has_changed(hub: LoopbackHub, net: Any) -> None:
+def test_second_push_uploads_only_changes(hub: LoopbackHub, net: Any) -> None:
     first = quiet(net, "alice/net")
     hub.put("alice/net", {"notes.txt": b"mine"})
     uploads = hub.asked("PUT")
@@ -183,39 +183,39 @@ def test_pushing_twice_changes_what_has_changed(hub: LoopbackHub, net: Any) -> N
     assert torch.equal(zoo.load("hf-hub:alice/net", progress=False)(CLIP), net(CLIP))
 
 
-def test_a_folder_in_a_repository(hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
+def test_subfolders_of_a_repository(hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
     folder = zoo.save(net, tmp_path / "net")
     for name in ("one", "deep/er"):
-        push_folder(folder, "lab/zoo", inside=name, private=True, message=name, progress=False)
-        place = fetch_hub_folder("hf-hub:lab/zoo", progress=False, folder=name)
-        assert torch.equal(zoo.load(place)(CLIP), net(CLIP))
+        push_folder(folder, "lab/zoo", subfolder=name, private=True, message=name, progress=False)
+        copy = download_hub_folder("hf-hub:lab/zoo", progress=False, folder=name)
+        assert torch.equal(zoo.load(copy)(CLIP), net(CLIP))
     assert len(hub.repositories["lab/zoo"].files) == 4
-    with pytest.raises(CheckpointError, match="holds no two/model.safetensors and no two/config.json"):
-        fetch_hub_folder("hf-hub:lab/zoo", progress=False, folder="two")
+    with pytest.raises(CheckpointError, match="has no two/model.safetensors and no two/config.json"):
+        download_hub_folder("hf-hub:lab/zoo", progress=False, folder="two")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(HubError, match="empty holds no files"):
+    with pytest.raises(HubError, match="empty has no files"):
         push_folder(tmp_path / "empty", "lab/zoo", progress=False)
     (tmp_path / "empty" / "README.md").write_text("---\nlicense: [\n---\n")
     with pytest.raises(HubError, match="Invalid metadata: while parsing"):
         push_folder(tmp_path / "empty", "lab/zoo", progress=False)
 
 
-def test_another_librarys_repository_is_left_alone(hub: LoopbackHub, net: Any) -> None:
+def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) -> None:
     hub.put("alice/bert", {"README.md": b"---\nlibrary_name: transformers\n---\n", "config.json": b"{}"})
-    with pytest.raises(HubError, match="holds a model of transformers"):
+    with pytest.raises(HubError, match="has a model of transformers"):
         quiet(net, "alice/bert")
 
 
-# refusals on the way out -----------------------------------------------------------------------------------------
+# refused pushes --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("token", "repo", "says"),
+    ("token", "repo", "message"),
     [
         (None, "alice/net", "needs a token: log in with `hf auth login`, or set HF_TOKEN"),
         ("hf_wrong", "alice/net", "refused the token"),
-        ("hf_älice", "alice/net", "HF_TOKEN holds a character that no token has: 'ä'"),
-        ("hf_reader", "alice/net", "may (only read|not write)"),
+        ("hf_älice", "alice/net", "HF_TOKEN has an invalid character: 'ä'"),
+        ("hf_reader", "alice/net", "(is read-only|may not write)"),
         ("hf_bob", "alice/net", "may not write to alice/net"),
         ("hf_alice", "club/net", "may not write to club/net"),
         ("hf_alice", "nobody/net", "may not write to nobody/net"),
@@ -224,19 +224,19 @@ def test_another_librarys_repository_is_left_alone(hub: LoopbackHub, net: Any) -
         ("hf_alice", "alice/--", "'alice/--' is not a repository name"),
     ],
 )
-def test_what_keeps_a_push_from_working_is_said(
-    token: str | None, repo: str, says: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
+def test_refusals_name_their_reason(
+    token: str | None, repo: str, message: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     for attempt in (check_access, lambda repo: quiet(net, repo)):
-        with pytest.raises(HubError, match=says):
+        with pytest.raises(HubError, match=message):
             attempt(repo)
     assert hub.repositories == {}
 
 
-def test_rights_that_cannot_be_known_are_tried(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_permissions_pass_the_check(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
     for repo in ("alice/new", "lab/new"):
         check_access(repo)
     monkeypatch.setenv("HF_TOKEN", "hf_bob")
@@ -246,42 +246,44 @@ def test_rights_that_cannot_be_known_are_tried(hub: LoopbackHub, monkeypatch: py
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TEMPOZOO_OFFLINE"])
-def test_offline_is_offline(variable: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_push_makes_no_request(
+    variable: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, "1")
     for attempt in (check_access, lambda repo: quiet(net, repo)):
-        with pytest.raises(HubError, match=f"needs the network, which .*{variable}"):
+        with pytest.raises(HubError, match=f"needs the network, but .*{variable}"):
             attempt("alice/net")
     assert hub.requests == []
 
 
 @pytest.mark.parametrize(
-    ("pattern", "status", "says"),
+    ("pattern", "status", "message"),
     [
         ("POST /api/repos/create", 500, "The Hub failed .500"),
         ("POST .*/commit/", 503, "The Hub failed .503"),
-        ("POST .*/commit/", 429, "asks to slow down"),
-        ("POST .*/commit/", 413, "has no room"),
+        ("POST .*/commit/", 429, "limits the rate"),
+        ("POST .*/commit/", 413, "has no storage left"),
         ("POST .*/commit/", 418, "refused the push to alice/net .418"),
         ("PUT", 403, "may not write to alice/net"),
     ],
 )
-def test_answers_of_a_hub_in_trouble_are_said(pattern: str, status: int, says: str, hub: LoopbackHub, net: Any) -> None:
+def test_errors_of_the_hub_are_reported(pattern: str, status: int, message: str, hub: LoopbackHub, net: Any) -> None:
     hub.fail[pattern, status] = 1
-    with pytest.raises(HubError, match=says):
+    with pytest.raises(HubError, match=message):
         quiet(net, "alice/net")
     assert "alice/net" not in hub.repositories or hub.repositories["alice/net"].history() == []
     quiet(net, "alice/net")
     assert len(hub.repositories["alice/net"].history()) == 1
 
 
-def test_a_host_that_is_not_there(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_host_is_reported(hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     for attempt in (check_access, lambda repo: quiet(net, repo)):
         with pytest.raises(HubError, match="The Hub could not be reached"):
             attempt("alice/net")
 
 
-def test_an_upload_that_is_cut_is_sent_again(hub: LoopbackHub, net: Any) -> None:
+def test_interrupted_upload_is_retried(hub: LoopbackHub, net: Any) -> None:
     hub.fail["PUT /lfs", cut_in_half] = 1
     quiet(net, "alice/net")
     assert len(hub.repositories["alice/net"].history()) == 1
@@ -289,7 +291,7 @@ def test_an_upload_that_is_cut_is_sent_again(hub: LoopbackHub, net: Any) -> None
 
 
 @pytest.mark.parametrize("pattern", ["POST /api/repos/create", "PUT /lfs", "POST .*/commit/"])
-def test_a_killed_push_leaves_no_new_commit(pattern: str, hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
+def test_killed_push_leaves_no_new_commit(pattern: str, hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
     quiet(small("tanet_r18"), "alice/net")
     torch.nn.init.ones_(net.fc.bias)  # as if trained: others are not pushed from a folder
     folder = zoo.save(net, tmp_path / "net")

@@ -1,4 +1,4 @@
-"""The cache of published weights: held to digests, mended, listed, cleared, filled from mirrors, and filling them."""
+"""The cache of published weights: verified, repaired, listed, cleared, filled from mirrors, and copied to mirrors."""
 
 from __future__ import annotations
 
@@ -28,28 +28,32 @@ def reindex(**changes: Any) -> None:
 
 
 @pytest.mark.parametrize("known", ["sha256", "sha256_prefix"])
-def test_the_index_is_enforced(known: str, net: Loopback) -> None:
+def test_digest_of_index_is_enforced(known: str, net: Loopback) -> None:
     digest = hashlib.sha256(FILE).hexdigest()
     net.put(WEB, OTHER)
     reindex(**{known: digest[: 64 if known == "sha256" else 8]})
-    text = refused("digest", f"^{WEB} is not the published file of tanet_r18.web: its sha256 is")
+    text = refused("digest", f"^{WEB} is not the published file of tanet_r18.web: its SHA-256 is")
     assert digest[:8] in text
     net.put(WEB, FILE)
     assert zoo.load(NAMES["web"], progress=False).report.published is True
-    noted = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
-    assert noted.exists() == (known == "sha256_prefix")  # of a few digits, the rest is noted
+    recorded = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
+    assert recorded.exists() == (known == "sha256_prefix")  # a prefix is completed by the first download
 
 
-def test_the_first_file_is_enforced_from_then_on(net: Loopback) -> None:
+def test_digest_of_first_download_is_enforced(net: Loopback) -> None:
     net.put(WEB, FILE)
     zoo.load(NAMES["web"], progress=False)
     lock = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
-    noted = yaml.safe_load(lock.read_text())[NAMES["web"]]
-    assert noted["sha256"] == hashlib.sha256(FILE).hexdigest() and noted["size"] == len(FILE) and noted["source"] == WEB
+    record = yaml.safe_load(lock.read_text())[NAMES["web"]]
+    assert (
+        record["sha256"] == hashlib.sha256(FILE).hexdigest() and record["size"] == len(FILE) and record["source"] == WEB
+    )
     before = lock.read_bytes()
     shutil.rmtree(cached())
     net.put(WEB, OTHER)
-    with pytest.raises(DownloadError, match=f"not the file of tanet_r18.web that was seen first.*{WEB}.*remove tanet"):
+    with pytest.raises(
+        DownloadError, match=f"not the file of tanet_r18.web that was downloaded first.*{WEB}.*remove tanet"
+    ):
         zoo.load(NAMES["web"], progress=False)
     assert not cached().exists() and lock.read_bytes() == before
     other = Path(os.environ["TEMPOZOO_CACHE"]) / "other.pth"
@@ -61,24 +65,22 @@ def test_the_first_file_is_enforced_from_then_on(net: Loopback) -> None:
     assert same(zoo.load(NAMES["web"], progress=False), 2)
 
 
-def test_a_lock_file_that_cannot_be_read_is_not_passed_over(net: Loopback) -> None:
+def test_unreadable_digests_file_is_an_error(net: Loopback) -> None:
     net.put(WEB, FILE)
     lock = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
     lock.parent.mkdir()
     lock.write_text("tanet_r18.web: [")
-    with pytest.raises(ConfigError, match=r"(?s)digests.yaml cannot be read.*Mend or remove"):
+    with pytest.raises(ConfigError, match=r"(?s)digests.yaml cannot be read.*Correct or remove"):
         zoo.load(NAMES["web"], progress=False)
 
 
-def test_a_cache_made_from_a_file_the_index_no_longer_names_is_made_anew(
-    net: Loopback, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_cache_of_outdated_file_is_replaced(net: Loopback, caplog: pytest.LogCaptureFixture) -> None:
     net.put(WEB, OTHER)
     zoo.load(NAMES["web"], progress=False)
     net.put(WEB, FILE)
     reindex(sha256=hashlib.sha256(FILE).hexdigest())
     assert same(zoo.load(NAMES["web"], progress=False))
-    assert f"Fetching {NAMES['web']} again" in caplog.text
+    assert f"Downloading {NAMES['web']} again" in caplog.text
 
 
 # the cache -------------------------------------------------------------------------------------------------------
@@ -104,7 +106,7 @@ def pickle_it(file: Path) -> None:
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("damage", [truncate, flip, empty, pickle_it, Path.unlink])
-def test_a_damaged_cache_is_named_and_fetched_again(
+def test_damaged_cache_is_named_and_downloaded_again(
     damage: Any, file: str, net: Loopback, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net.put(WEB, FILE)
@@ -124,7 +126,7 @@ def test_a_damaged_cache_is_named_and_fetched_again(
     assert main(["verify"]) == 0
 
 
-def test_eight_processes_fetch_once(net: Loopback) -> None:
+def test_eight_processes_download_once(net: Loopback) -> None:
     file = net.put(WEB, FILE, throttle=len(FILE))
     processes = [start() for _ in range(8)]
     results = [process.communicate() for process in processes]
@@ -133,7 +135,7 @@ def test_eight_processes_fetch_once(net: Loopback) -> None:
     assert file.served == 1 == net.count(WEB)
 
 
-# verbs -----------------------------------------------------------------------------------------------------------
+# commands --------------------------------------------------------------------------------------------------------
 
 
 def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +144,10 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert main(["download", "tanet_r18.web", "tanet_r18.dr*", "--keep"]) == 1
     out, err = capsys.readouterr()
     assert f"tanet_r18.web: {cached()}" in out
-    assert "tanet_r18.drive: FAILED: Google Drive's quota" in out and "1 of 2 networks could not be downloaded" in err
+    assert (
+        "tanet_r18.drive: FAILED: Google Drive's download quota" in out
+        and "1 of 2 networks could not be downloaded" in err
+    )
     kept = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
     assert kept.read_bytes() == FILE
     assert main(["cache", "list"]) == 0
@@ -156,7 +161,7 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert f": {hashlib.sha256(FILE).hexdigest()}" in capsys.readouterr().out
     kept.write_bytes(OTHER)
     assert main(["verify", "tanet_r18.web"]) == 1
-    assert f"FAILED: {kept} is not the file of tanet_r18.web that was seen first" in capsys.readouterr().out
+    assert f"FAILED: {kept} is not the file of tanet_r18.web that was downloaded first" in capsys.readouterr().out
     assert main(["cache", "clear", "other*"]) == 1
     assert main(["cache", "clear", "*"]) == 0
     assert not cached().exists() and kept.exists()
@@ -167,12 +172,12 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert "There is no model called 'tanet_r19'. Did you mean" in capsys.readouterr().err
 
 
-def test_a_conversion_by_hand_is_noted_and_found(net: Loopback, tmp_path: Path) -> None:
+def test_manual_conversion_is_recorded_and_used(net: Loopback, tmp_path: Path) -> None:
     (tmp_path / "by_hand.pth").write_bytes(FILE)
     assert main(["convert", str(tmp_path / "by_hand.pth"), NAMES["drive"]]) == 0
     assert same(zoo.load(NAMES["drive"])) and not net.requests
-    noted = yaml.safe_load((Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").read_text())
-    assert noted[NAMES["drive"]]["source"] == "by_hand.pth, converted by hand"
+    record = yaml.safe_load((Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").read_text())
+    assert record[NAMES["drive"]]["source"] == "by_hand.pth, converted by hand"
 
 
 # mirrors ---------------------------------------------------------------------------------------------------------
@@ -197,15 +202,15 @@ def serve(net: Loopback, mirror: Path, address: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "https", "http", "config"])
-def test_mirrors_are_asked_first(kind: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mirrors_are_tried_first(kind: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = "https://lab.test/weights"
     serve(net, mirror, address)
-    place = {"folder": str(mirror), "config": str(mirror), "https": address, "http": net.plain(address)}[kind]
+    location = {"folder": str(mirror), "config": str(mirror), "https": address, "http": net.plain(address)}[kind]
     if kind == "config":
         config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
-        config.write_text(f"mirror: {place}\n")
+        config.write_text(f"mirror: {location}\n")
     else:
-        monkeypatch.setenv("TEMPOZOO_MIRROR", place)
+        monkeypatch.setenv("TEMPOZOO_MIRROR", location)
     if kind in ("folder", "config"):
         monkeypatch.setenv("TEMPOZOO_OFFLINE", "1")
     assert same(zoo.load(NAMES["web"], progress=False))
@@ -239,10 +244,10 @@ def test_mirrors_on_the_hub(
 
 
 @pytest.mark.parametrize("damage", ["absent", "flipped", "other"])
-def test_what_a_mirror_has_wrong_is_taken_from_the_publisher(
+def test_publisher_is_tried_after_a_defective_mirror(
     damage: str, net: Loopback, mirror: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The digest of the published file that a mirror names is held to the one that was seen before."""
+    """The digest of the published file in a mirror's config is verified against the recorded one."""
     if damage == "absent":
         shutil.rmtree(mirror / NAMES["web"])
     elif damage == "flipped":
@@ -257,23 +262,23 @@ def test_what_a_mirror_has_wrong_is_taken_from_the_publisher(
     assert same(zoo.load(NAMES["web"], progress=False))
 
 
-def test_a_mirror_that_is_no_folder_is_named(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_mirror_folder_is_named(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPOZOO_MIRROR", "/no/such/folder")
-    with pytest.raises(ConfigError, match="mirror '/no/such/folder' is no folder"):
+    with pytest.raises(ConfigError, match="mirror '/no/such/folder' is not an existing folder"):
         zoo.load(NAMES["web"])
     monkeypatch.delenv("TEMPOZOO_MIRROR")
     config = Path(os.environ["TEMPOZOO_CONFIG"]) / "config.yaml"
     config.parent.mkdir()
-    for text, says in (("mirrors: x", "expected `key: value` lines with mirror"), ("mirror: [", "cannot be read")):
+    for text, message in (("mirrors: x", "expected `key: value` lines with mirror"), ("mirror: [", "cannot be read")):
         config.write_text(text)
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             zoo.load(NAMES["web"])
 
 
 # hosts that cannot be reached ------------------------------------------------------------------------------------
 
 
-def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
+def test_unreachable_host_is_skipped_afterwards(
     net: Loopback, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     again = WEB.replace("tanet", "again")
@@ -283,14 +288,14 @@ def test_of_a_host_that_cannot_be_reached_nothing_more_is_asked(
     assert main(["mirror", *names, "--to", str(tmp_path / "mirror")]) == 1
     out, err = capsys.readouterr()
     assert f"{NAMES['web']}: FAILED: {WEB} answers 404" in out
-    assert f"{NAMES['two']}: {tmp_path}" in out  # of a host with an error for one file, the others are asked for
+    assert f"{NAMES['two']}: {tmp_path}" in out  # an error for one file does not exclude its host
     assert out.count("cannot be reached") == 2 and f"{NAMES['drive']}: FAILED: https://drive" in out
     assert f"Skipped because their hosts cannot be reached: {NAMES['folder']}\n" in out
     assert "3 of 4 networks could not be mirrored" in err
     assert sorted(r.host for r in net.requests if r.method == "CONNECT") == ["drive.google.com", "other.test"]
 
 
-def test_without_a_connection_each_host_is_tried_in_one_go(
+def test_each_command_tries_unreachable_hosts_once(
     net: Loopback, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("HTTPS_PROXY", "https_proxy"):
@@ -302,7 +307,7 @@ def test_without_a_connection_each_host_is_tried_in_one_go(
     assert "2 of 2 networks could not be downloaded" in capsys.readouterr().err
 
 
-def test_a_mirror_that_cannot_be_reached_is_said_once(
+def test_unreachable_mirror_is_reported_once(
     net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     net.put(WEB, FILE)
@@ -311,14 +316,14 @@ def test_a_mirror_that_cannot_be_reached_is_said_once(
         hub.point(monkeypatch, tmp_path / "home")
     monkeypatch.setenv("TEMPOZOO_MIRROR", "hf-hub:alice/weights")
     assert main(["download", NAMES["web"], NAMES["two"]]) == 0
-    assert caplog.text.count("hf-hub:alice/weights could not be fetched") == 1
+    assert caplog.text.count("hf-hub:alice/weights could not be downloaded") == 1
 
 
-# what is not in the index ----------------------------------------------------------------------------------------
+# unknown names ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("command", "says"),
+    ("command", "message"),
     [
         (["info", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
         (["download", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
@@ -327,10 +332,10 @@ def test_a_mirror_that_cannot_be_reached_is_said_once(
         (["verify", "x[yz]"], "No network matches 'x[yz]'. `tempozoo list` shows all networks."),
     ],
 )
-def test_unknown_names_are_told_in_the_terms_of_the_command_line(
-    command: list[str], says: str, capsys: pytest.CaptureFixture[str]
+def test_unknown_names_are_reported_in_terms_of_the_command_line(
+    command: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command) == 1
-    assert capsys.readouterr().err == f"tempozoo: {says}\n"
+    assert capsys.readouterr().err == f"tempozoo: {message}\n"
     with pytest.raises(UnknownNameError, match=r"zoo.list_models\(\) lists all names"):
         zoo.info("xyz")

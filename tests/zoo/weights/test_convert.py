@@ -1,4 +1,4 @@
-"""Conversion of every publisher's tensors: all keys accounted for, and exactly the network's keys and shapes."""
+"""Conversion of every publisher's tensors uses all keys and results in exactly the network's keys and shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Shapes = dict[str, tuple[int, ...]]
 
 @functools.cache
 def network_of(name: str) -> Any:
-    """The network of an index entry, without memory."""
+    """Build the network of an index entry on the meta device."""
     entry = zoo.info(name)
     with torch.device("meta"):
         return build(entry.arch, **entry.options)
@@ -38,7 +38,7 @@ def empty(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype = torch.floa
 
 
 def converted(name: str, theirs: Mapping[str, tuple[int, ...]]) -> Any:
-    """What an entry's converter makes of tensors of these shapes; none may be unknown to it."""
+    """Convert empty tensors of these shapes by an entry's rules, after checking that no key is unknown."""
     conversion = apply_rules(CONVERTERS[zoo.info(name).converter], empty(theirs))
     assert not conversion.unknown
     assert len(conversion.tensors) + len(conversion.ignored) == len(theirs)
@@ -51,11 +51,11 @@ def golden_shapes(name: str) -> Shapes:
 
 
 def renamed(ours: Shapes, table: list[tuple[str, str, Any]]) -> Shapes:
-    """Our keys and shapes in a publisher's names; ``table`` holds pattern, replacement and change of shape."""
+    """Rename our keys to a publisher's. Each row of ``table`` has a pattern, a replacement and a change of shape."""
     theirs = {}
     for key, shape in ours.items():
         matches = [(pattern, new, change) for pattern, new, change in table if re.match(pattern, key)]
-        assert matches, f"{key} has no place in the publisher's file"
+        assert matches, f"{key} has no name in the publisher's file"
         pattern, new, change = matches[0]
         theirs[re.sub(pattern, new, key)] = change(shape) if change else shape
     assert len(theirs) == len(ours)
@@ -90,7 +90,7 @@ def routing(ours: str, theirs: str) -> list[tuple[str, str, Any]]:
 
 
 def tada_block(number: str, flat: bool) -> list[tuple[str, str, Any]]:
-    """``flat``: the Kinetics form, whose projections are linear layers."""
+    """Return the rows of a TAda block. ``flat``: the variant for Kinetics, whose projections are linear layers."""
     ours, theirs = rf"blocks\.(\d+)\.{number}\.", rf"backbone.layers.\1.{number}."
     return [
         (ours + r"pre\.weight", theirs + "tada_pre_proj.weight", None if flat else flat_space),
@@ -105,7 +105,7 @@ def tada_block(number: str, flat: bool) -> list[tuple[str, str, Any]]:
 
 
 def official_shapes(name: str) -> Shapes:
-    """Keys and shapes of the authors' file of an entry, from our network by the inverse renaming."""
+    """Return keys and shapes of the authors' file of an entry, from our network by the inverse rules."""
     stage, layer = r"stages\.(\d+\.\d+)\.", r"blocks\.(\d+)\."
     theirs, flat = r"backbone.stages.\1.", "ssv2" not in name
     table = [
@@ -152,16 +152,16 @@ OFFICIAL = [n for n in zoo.list_models() if zoo.info(n).paper.venue == "arXiv 20
 
 
 @pytest.mark.parametrize(("golden", "name"), GOLDEN_ENTRIES.items())
-def test_official_files_are_the_networks_tensor_for_tensor(golden: str, name: str) -> None:
+def test_official_files_match_the_networks(golden: str, name: str) -> None:
     theirs = golden_shapes(golden)
     conversion = converted(name, theirs)
     assert conversion.ignored == []
     assert shapes_of(conversion.tensors) == shapes_of(network_of(name).state_dict())
-    assert official_shapes(name) == theirs  # so that the same renaming may stand for files without a golden list
+    assert official_shapes(name) == theirs  # so the inverse rules are valid for files without a golden list
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-def test_the_whole_official_list_converts(name: str) -> None:
+def test_all_official_files_convert(name: str) -> None:
     assert shapes_of(converted(name, official_shapes(name)).tensors) == shapes_of(network_of(name).state_dict())
 
 
@@ -243,8 +243,8 @@ STARTS = [name for name in zoo.list_models() if zoo.info(name).converter in ("co
 
 
 @pytest.mark.parametrize("name", STARTS)
-def test_image_networks_are_all_but_the_operator(name: str) -> None:
-    """Every tensor of the image network has its place; exactly the operator (and a missing head) starts untrained."""
+def test_image_networks_initialize_all_but_the_operator(name: str) -> None:
+    """All tensors of the image network are used; only the operator, and a missing head, start untrained."""
     entry, model = zoo.info(name), network_of(name)
     theirs = image_keys(name)
     if name == "tadaconvnextv2_tiny.in1k":
@@ -266,7 +266,7 @@ def test_image_networks_are_all_but_the_operator(name: str) -> None:
     [("tadaconvnextv2_tiny", [0, 1, 0]), ("tadaformer_b16", [0, 1, 0]), ("tadaconvnext_tiny", [0.5, 0.5])],
 )
 def test_image_stems_are_inflated(arch: str, frames: list[float]) -> None:
-    """Into the middle frame of three, as published; version 1 of TAdaConvNeXt has two frames, which share it."""
+    """The kernel fills the middle one of three frames, as published, or half of each of TAdaConvNeXt's two frames."""
     small = {"width": 16, "num_frames": 4, "num_classes": 5}
     small |= {"image_size": 32, "depth": 1, "heads": 2} if "former" in arch else {}
     model: Any = build(arch, **small)
@@ -282,7 +282,7 @@ def test_image_stems_are_inflated(arch: str, frames: list[float]) -> None:
 
 
 def mma_shapes(name: str) -> Shapes:
-    """Keys and shapes of MMAction2's file of an entry, from our network by the inverse renaming."""
+    """Return keys and shapes of MMAction2's file of an entry, from our network by the inverse rules."""
     options = zoo.info(name).options
     every = dict(options.get("op_options", {})).get("every", 1)
     wrapped = [f"layer{stage + 1}.{block}." for stage, blocks in enumerate(
@@ -313,7 +313,7 @@ TSN_AND_TSM = [name for name in zoo.list_models("*.mma_*") if name.startswith(("
 
 
 @pytest.mark.parametrize("name", TSN_AND_TSM)
-def test_mmaction2_files_are_the_networks_tensor_for_tensor(name: str) -> None:
+def test_mmaction2_files_match_the_networks(name: str) -> None:
     theirs = mma_shapes(name)
     conversion = converted(name, theirs | {"data_preprocessor.mean": (3, 1, 1), "data_preprocessor.std": (3, 1, 1)})
     assert shapes_of(conversion.tensors) == shapes_of(network_of(name).state_dict())
@@ -321,7 +321,7 @@ def test_mmaction2_files_are_the_networks_tensor_for_tensor(name: str) -> None:
 
 
 def test_mmaction2_keys_are_those_of_its_modules() -> None:
-    """The inverse renaming above against keys as its code builds them."""
+    """The inverse rules above result in the keys of MMAction2's code."""
     shifted, nonlocal_ = mma_shapes("tsm_r101.mma_ssv2_8f"), mma_shapes("tsm_r50.mma_nl_dot_k400_8f")
     assert "backbone.layer3.22.conv1.conv.net.weight" in shifted
     assert "backbone.layer3.21.conv1.conv.weight" in shifted
@@ -333,14 +333,14 @@ def test_mmaction2_keys_are_those_of_its_modules() -> None:
     assert not any("theta" in key or "phi" in key for key in gaussian)
 
 
-def test_no_file_is_taken_for_another_publishers() -> None:
-    """Each key list is whole in one format only, so that load() cannot guess wrong."""
+def test_each_file_matches_one_format_only() -> None:
+    """A file's keys are all known in one format only, so load() cannot select a wrong one."""
     lists = {
         "tadaconv": golden_shapes("tadaformer_b16_k400_16f"),
         "convnext": image_keys("tadaconvnextv2_tiny.in1k"),
         "clip": image_keys("tadaformer_b16.clip"),
         "mmaction2": mma_shapes("tsm_r50.mma_k400_8f"),
     }
-    for right, shapes in lists.items():
+    for expected, shapes in lists.items():
         fits = [name for name, rules in CONVERTERS.items() if not apply_rules(rules, empty(shapes)).unknown]
-        assert fits == [right]
+        assert fits == [expected]

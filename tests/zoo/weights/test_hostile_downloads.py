@@ -1,4 +1,4 @@
-"""Hostile files that come from the network: published ones, mirrors', and those of repositories on the Hub."""
+"""Hostile files from the network: published files, mirrors, and repositories on the Hub."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def canary(tmp_path: Path) -> Path:
 
 
 def left_in_cache() -> list[str]:
-    """Files of weights, converted or not."""
+    """List all weight files in the cache."""
     root = Path(os.environ["TEMPOZOO_CACHE"])
     return [str(path) for path in root.rglob("*") if path.is_file() and path.suffix not in (".lock", "")]
 
@@ -56,7 +56,7 @@ def test_published_files_are_refused(source: str, net: Loopback, canary: Path) -
 def test_mirrors_are_refused(
     kind: str, net: Loopback, saved: Path, canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a mirror gives, the publisher's file is asked for next, and that is not there."""
+    """The publisher is tried next, but has no file, so the mirror's error is reported."""
     name = NAMES["web"]
     config = json.loads((saved / "config.json").read_text())
     with LoopbackHub() as hub:
@@ -71,14 +71,14 @@ def test_mirrors_are_refused(
                 net.put(f"https://mirror.test/zoo/{name}/{file}", data)
             hub.put("alice/zoo", {f"{name}/{file}": data for file, data in files.items()})
             hub.put(f"lab/{name}", files)
-            where = {
+            mirrors = {
                 "folder": str(tmp_path / "mirror"),
                 "web": net.plain("https://mirror.test/zoo"),
                 "repository": "hf-hub:alice/zoo",
                 "organization": "hf-hub:lab",
             }
-            monkeypatch.setenv("TEMPOZOO_MIRROR", where[kind])
-            with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+            monkeypatch.setenv("TEMPOZOO_MIRROR", mirrors[kind])
+            with pytest.raises(CheckpointError, match="not a complete safetensors file"):
                 zoo.load(name, progress=False)
             assert not left_in_cache()
     assert not canary.exists()

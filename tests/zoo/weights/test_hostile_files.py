@@ -1,4 +1,4 @@
-"""Files that would run code or take all memory: refused, by an error that names them, on every path that reads one."""
+"""Files that would run code or exhaust memory are refused by name in every call that reads a file."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def _registered() -> Iterator[None]:
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A network's folder."""
+    """Save a network and return its folder."""
     return zoo.save(small("tanet_r18", labels=list(FOUR)), tmp_path / "saved")
 
 
@@ -61,8 +61,8 @@ def canary(tmp_path: Path) -> Path:
     return tmp_path / "canary"
 
 
-class Ways:
-    """Every call that reads a file it is given, and what it must leave alone."""
+class Readers:
+    """Every call that reads a user's file, and a check that it writes nothing."""
 
     def __init__(self, root: Path, saved: Path) -> None:
         self.root, self.saved = root, saved
@@ -85,7 +85,7 @@ class Ways:
         return path
 
     def folder(self, name: str, content: bytes) -> Path:
-        """A copy of the saved folder with one file replaced, and no digest that would give it away."""
+        """Copy the saved folder with one file replaced, and without the digest that would reveal it."""
         folder = self.root / "hostile" / "folder"
         shutil.copytree(self.saved, folder, dirs_exist_ok=True)
         config = json.loads((folder / "config.json").read_text())
@@ -95,54 +95,54 @@ class Ways:
         return folder
 
     def state(self) -> dict[str, bytes]:
-        """All files but the hostile ones."""
+        """Return the content of all files except the hostile ones."""
         files = [p for p in self.root.rglob("*") if "hostile" not in p.parts[len(self.root.parts) :]]
         return {str(p): p.read_bytes() if p.is_file() else b"" for p in files}
 
-    def all_refuse(self, what: str, content: bytes) -> None:
-        """Each way ends in an error of the package that names the file, with nothing else written."""
+    def all_refuse(self, label: str, content: bytes) -> None:
+        """Assert that each call raises a ZooError that names the file, and writes nothing."""
         before = self.state()
-        for way, call in self.calls.items():
+        for name, call in self.calls.items():
             outcome: Exception | None = None
             try:
                 call(content)
             except Exception as error:
                 outcome = error
-            assert isinstance(outcome, ZooError), (what, way, repr(outcome))
-            assert "hostile/a." in str(outcome) or "hostile/folder" in str(outcome), (what, way, outcome)
-            assert self.state() == before, (what, way)
+            assert isinstance(outcome, ZooError), (label, name, repr(outcome))
+            assert "hostile/a." in str(outcome) or "hostile/folder" in str(outcome), (label, name, outcome)
+            assert self.state() == before, (label, name)
 
 
 @pytest.fixture
-def ways(tmp_path: Path, saved: Path) -> Ways:
-    return Ways(tmp_path, saved)
+def readers(tmp_path: Path, saved: Path) -> Readers:
+    return Readers(tmp_path, saved)
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
-def test_the_canary_is_real(kind: str, canary: Path) -> None:
+def test_payloads_create_the_canary_when_unpickled(kind: str, canary: Path) -> None:
     pickle.loads(payloads(canary)[kind])
     assert canary.is_dir()
 
 
 @pytest.mark.parametrize("kind", [*PAYLOADS, *SILENT])
-def test_pickles_are_refused_in_every_container(kind: str, ways: Ways, canary: Path) -> None:
+def test_pickles_are_refused_in_every_container(kind: str, readers: Readers, canary: Path) -> None:
     content = (payloads(canary) | silent_payloads())[kind]
     for container, data in containers(content).items():
-        ways.all_refuse(f"{kind} in {container}", data)
+        readers.all_refuse(f"{kind} in {container}", data)
     assert not canary.exists()
 
 
-def test_scripts_are_not_run(ways: Ways, canary: Path) -> None:
+def test_scripts_are_not_run(readers: Readers, canary: Path) -> None:
     content = torchscript_with_code(canary)
-    ways.all_refuse("torchscript", content)
+    readers.all_refuse("torchscript", content)
     assert not canary.exists()
-    torch.jit.load(ways.written("a.pt", content))
-    assert canary.is_file()  # it would have
+    torch.jit.load(readers.written("a.pt", content))
+    assert canary.is_file()  # the payload works when it is executed
 
 
 @pytest.mark.parametrize("kind", list(bad_safetensors()))
-def test_headers_that_lie_are_refused(kind: str, ways: Ways) -> None:
-    ways.all_refuse(kind, bad_safetensors()[kind])
+def test_invalid_safetensors_headers_are_refused(kind: str, readers: Readers) -> None:
+    readers.all_refuse(kind, bad_safetensors()[kind])
 
 
 MEASURE = """
@@ -166,8 +166,8 @@ for name in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
-def test_small_files_stay_small(tmp_path: Path) -> None:
-    """In a process of their own: one of them would end it."""
+def test_small_files_take_little_memory(tmp_path: Path) -> None:
+    """Runs in another process, because a failure would end it."""
     files = []
     for name, content in (bombs() | {"object array": object_array()}).items():
         assert len(content) < LARGE / 500
@@ -179,7 +179,7 @@ def test_small_files_stay_small(tmp_path: Path) -> None:
     assert not [line for line in lines if line[2] != "refused" or int(line[3]) > LARGE / 4e6]
 
 
-# values that are no weights ------------------------------------------------------------------------------------------
+# values that are not weights -----------------------------------------------------------------------------------------
 
 
 ODD: dict[str, Callable[[], Any]] = {
@@ -198,7 +198,7 @@ ODD: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", list(ODD))
-def test_values_that_are_no_plain_tensors_are_refused(kind: str, tmp_path: Path) -> None:
+def test_values_other_than_plain_tensors_are_refused(kind: str, tmp_path: Path) -> None:
     network, value = small("tanet_r18", labels=list(FOUR)), ODD[kind]()
     tensors = network.state_dict() | {"fc.weight": value}
     path = tmp_path / "odd.ckpt"
@@ -213,8 +213,8 @@ def test_values_that_are_no_plain_tensors_are_refused(kind: str, tmp_path: Path)
         zoo.load(NAME, weights=path)
 
 
-def test_numbers_of_numpy_are_left_behind(tmp_path: Path) -> None:
-    """Old checkpoints carry them: they may be there, and nothing of them is rebuilt."""
+def test_numpy_values_are_ignored(tmp_path: Path) -> None:
+    """Old checkpoints contain them. They are allowed, but not rebuilt."""
     path = tmp_path / "old.pth"
     extras = {"best": np.float64(0.7), "curve": np.arange(3.0), "flags": np.array([True]), "epoch": np.int64(3)}
     for legacy in (False, True):
@@ -223,13 +223,19 @@ def test_numbers_of_numpy_are_left_behind(tmp_path: Path) -> None:
 
 
 JUNK: tuple[Any, ...] = (None, 3, -1, 1.5, "x", [], [1], {}, {"a": 1}, True, 10**30, [["a"]])
-LOTS = 10**12  # more than any machine has
-HUGE = {"width": LOTS, "num_classes": LOTS, "num_frames": LOTS, "in_channels": LOTS, "op_options": {"hidden": LOTS}}
+HUGE_NUMBER = 10**12  # exceeds any memory
+HUGE = {
+    "width": HUGE_NUMBER,
+    "num_classes": HUGE_NUMBER,
+    "num_frames": HUGE_NUMBER,
+    "in_channels": HUGE_NUMBER,
+    "op_options": {"hidden": HUGE_NUMBER},
+}
 
 
 @pytest.mark.parametrize("part", ["", "options", "protocol"])
-def test_configs_of_nonsense_are_refused(part: str, saved: Path) -> None:
-    """What still makes sense may load; anything else is an error of the package, and nothing large is built first."""
+def test_invalid_config_values_are_refused(part: str, saved: Path) -> None:
+    """Valid values may load; all others raise a ZooError before anything large is built."""
     file = saved / "config.json"
     config = json.loads(file.read_text())
     config.pop("sha256", None)
@@ -252,40 +258,44 @@ def test_configs_of_nonsense_are_refused(part: str, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reduce", "build"])
-def test_commands_refuse_them(kind: str, ways: Ways, canary: Path, capsys: Any, motion_folder: Path) -> None:
+def test_commands_refuse_hostile_files(
+    kind: str, readers: Readers, canary: Path, capsys: Any, motion_folder: Path
+) -> None:
     for container in ("plain", "zip", "legacy", "torchscript"):
         content = containers(payloads(canary)[kind])[container]
-        checkpoint, file = ways.written("a.ckpt", content), ways.written("a.pth", content)
-        folder = ways.folder("model.safetensors", content)
-        data = ["--data", "VideoFolder", "--data.root", str(motion_folder), "--out", str(ways.root / "out")]
-        commands = [["convert", str(file), NAME, "--out", str(ways.saved)]]
-        commands += [["export-checkpoint", str(checkpoint), str(ways.saved)]]
-        commands += [["test", "--from", str(place), *data] for place in (checkpoint, folder)]
-        before = ways.state()
+        checkpoint, file = readers.written("a.ckpt", content), readers.written("a.pth", content)
+        folder = readers.folder("model.safetensors", content)
+        data = ["--data", "VideoFolder", "--data.root", str(motion_folder), "--out", str(readers.root / "out")]
+        commands = [["convert", str(file), NAME, "--out", str(readers.saved)]]
+        commands += [["export-checkpoint", str(checkpoint), str(readers.saved)]]
+        commands += [["test", "--from", str(path), *data] for path in (checkpoint, folder)]
+        before = readers.state()
         for command in commands:
             assert cli.main(command) == 1, command
             assert "hostile/" in capsys.readouterr().err.splitlines()[-1], command
-        assert ways.state() == before
+        assert readers.state() == before
     assert not canary.exists()
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
-def test_resuming_refuses_them(
-    verb: str, saved: Path, ways: Ways, canary: Path, capsys: Any, motion_folder: Path
+def test_resuming_refuses_hostile_files(
+    verb: str, saved: Path, readers: Readers, canary: Path, capsys: Any, motion_folder: Path
 ) -> None:
-    """``--ckpt_path`` is read by Lightning, which trusts a file from the network and imports what a file names."""
+    """Lightning reads ``--ckpt_path``: it would unpickle a file from a URL and import modules that a file names."""
     module = "this"  # prints when it is imported
     config, nested = zoo.load(saved).spec.to_config(), {"x": {"class_path": f"{module}.Model"}}
     own = {"_class_path": "lit_modules.VideoClassifier", "name": str(saved), "options": nested}
     for number, named in enumerate(({"_class_path": f"{module}.Model"}, {"class_path": f"{module}.Model"}, own)):
         content = {"state_dict": {}, "hyper_parameters": named, "tempozoo_config": config}
-        torch.save(content, ways.root / f"hostile{number}.ckpt")
-    paths = [str(ways.written("a.ckpt", containers(payloads(canary)["reduce"])["zip"])), "http://127.0.0.1:9/a.ckpt"]
+        torch.save(content, readers.root / f"hostile{number}.ckpt")
+    paths = [str(readers.written("a.ckpt", containers(payloads(canary)["reduce"])["zip"])), "http://127.0.0.1:9/a.ckpt"]
     data = ["--data", "VideoFolder", "--data.root", str(motion_folder)] if verb != "predict" else [str(motion_folder)]
     sys.modules.pop(module, None)
-    hostile = [str(path) for path in sorted(ways.root.glob("hostile*"))]
+    hostile = [str(path) for path in sorted(readers.root.glob("hostile*"))]
     for path in (*paths, "last", "best", *(hostile if verb == "fit" else [])):
-        assert cli.main([verb, "--from", str(saved), *data, "--out", str(ways.root / "out"), "--ckpt_path", path]) == 1
+        assert (
+            cli.main([verb, "--from", str(saved), *data, "--out", str(readers.root / "out"), "--ckpt_path", path]) == 1
+        )
         assert path in capsys.readouterr().err
     assert module not in sys.modules
     assert not canary.exists()

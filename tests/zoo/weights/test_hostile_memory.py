@@ -1,4 +1,4 @@
-"""Small files that ask for gigabytes or hours: each is refused, or read in little memory, within seconds."""
+"""Small files designed to take gigabytes or hours are refused, or read in little memory, within seconds."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SIZE, STEP = number(2**29) + b"\x85", b"K\x01\x85"
 
 
 def nested(levels: int, pair: bytes = b"\x86") -> bytes:
-    """A tuple that holds one twice, which holds one twice, and so on: 2 to that power of values, in little memory."""
+    """Nest tuples that contain the previous one twice: 2**levels values in little memory."""
     return b")" + b"".join(b"q%ch%c%b" % (n, n, pair) for n in range(levels))
 
 
 def entry(value: bytes) -> bytes:
-    """A dictionary with one value, as a pickle."""
+    """Pickle a dictionary with one value."""
     return b"\x80\x02}" + text("w") + value + b"s."
 
 
@@ -68,13 +68,13 @@ PICKLES: dict[str, bytes] = {
 
 
 def script(attributes: bytes) -> bytes:
-    """A TorchScript archive whose root module has a dictionary's attributes."""
+    """Return a TorchScript archive whose root module has these attributes."""
     content = b"\x80\x02c__torch__\nM\n)\x81" + attributes + b"b."
     return zipped({"a/data.pkl": content, "a/constants.pkl": b"", "a/data/0": bytes(16), "a/byteorder": b"little"})
 
 
 def module_graph(levels: int) -> bytes:
-    """The attributes of a module: modules that hold the one before twice over, without tensors."""
+    """Return attributes with modules that each contain the previous one twice, without tensors."""
     module = b"c__torch__\nM\n)\x81"
     graph = text("m0") + module + b"q\x00"
     for level in range(levels):
@@ -85,7 +85,7 @@ def module_graph(levels: int) -> bytes:
 
 
 def many_names() -> bytes:
-    """10,000 names of one transposed tensor of 256 KB."""
+    """Return an archive with 10,000 names of one transposed tensor of 256 KB."""
     root = nn.Module()
     root.register_buffer("w", torch.zeros(256, 256).t())
     file = io.BytesIO()
@@ -149,7 +149,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.parametrize("kind", sorted(set(PICKLES) - {"nested value", "list in itself", "deep", "deep lists"}))
-def test_pickles_that_grow_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_expanding_pickles_are_refused_by_name(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     for content in (torch_zip(PICKLES[kind], **{"archive/data/0": bytes(16)}), torch_legacy(PICKLES[kind])):
         path.write_bytes(content)
@@ -157,10 +157,10 @@ def test_pickles_that_grow_are_refused_by_name(kind: str, tmp_path: Path) -> Non
             read_tensors(path)
 
 
-def test_states_of_tensors_are_refused_in_scripts(tmp_path: Path) -> None:
+def test_tensor_states_are_refused_in_torchscript(tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     path.write_bytes(SCRIPTS["state of a tensor"]())
-    with pytest.raises(CheckpointError, match="gives a state to a StoredTensor"):
+    with pytest.raises(CheckpointError, match="sets the state of a StoredTensor"):
         read_torchscript(path)
     path.write_bytes(SCRIPTS["module graph"]())
     with pytest.raises(CheckpointError, match="more than 100000 tensors and modules"):
@@ -176,7 +176,7 @@ def test_names_of_one_tensor_share_its_memory(tmp_path: Path) -> None:
     assert tensors["w7"].shape == (256, 256)
 
 
-def test_tensors_that_nobody_needs_are_not_read(tmp_path: Path) -> None:
+def test_unused_tensors_are_not_read(tmp_path: Path) -> None:
     path = tmp_path / "file.ckpt"
     content = {"state_dict": {"network.w": torch.arange(3.0)}, "tempozoo_config": {"arch": "x"}}
     torch.save(content | {"optimizer_states": [{"state": {0: {"m": torch.ones(4)}}}]}, path)
@@ -203,7 +203,7 @@ def test_views_and_types_are_read_exactly(legacy: bool, tmp_path: Path) -> None:
         assert torch.equal(read[key], value), key
 
 
-def test_archives_that_readers_may_read_differently_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_archives_are_refused(tmp_path: Path) -> None:
     good = torch_zip(pickle.dumps({}, 2))
     path = tmp_path / "file.pth"
     for content in (

@@ -1,4 +1,4 @@
-"""Web servers and Google Drive whose headers, sizes or redirects are wrong: bounded, and an error of the package."""
+"""Web servers and Google Drive with wrong headers, sizes or redirects: transfers are bounded and end in a ZooError."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from tiny_zoo import DRIVE_ID, FOLDER_ID, NAMES, WEB
 
 import zoo
 from zoo.errors import CheckpointError, DownloadError, ZooError
+from zoo.index import Source
 from zoo.weights import transfer
-from zoo.weights.download import place_for
+from zoo.weights.download import path_for
 from zoo.weights.model_folder import read_model
 from zoo.weights.transfer import _retry_after
 
@@ -23,15 +24,13 @@ LARGE = bytes(24 << 20)
 
 
 def cached() -> list[str]:
-    """Files in the cache, but for locks."""
+    """List the files in the cache, except locks."""
     root = Path(os.environ["TEMPOZOO_CACHE"])
     return [str(path) for path in root.rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 @pytest.mark.parametrize("framing", ["chunked", "close"])
-def test_a_body_of_unknown_length_stops_at_the_limit(
-    framing: str, net: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_body_of_unknown_length_stops_at_limit(framing: str, net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "MAX_UNANNOUNCED", 1 << 20)
     file = net.put(WEB, LARGE, framing=framing)
     with pytest.raises(DownloadError, match=rf"{WEB} sends more than 1048576 bytes"):
@@ -40,7 +39,7 @@ def test_a_body_of_unknown_length_stops_at_the_limit(
     assert not cached()
 
 
-def test_an_announced_size_beyond_the_limit_is_refused(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_announced_size_beyond_limit_is_refused(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "MAX_SIZE", 1 << 20)
     file = net.put(WEB, LARGE)
     with pytest.raises(DownloadError, match=f"announces {len(LARGE)} bytes; expected at most 1048576"):
@@ -49,7 +48,7 @@ def test_an_announced_size_beyond_the_limit_is_refused(net: Loopback, monkeypatc
     assert not cached()
 
 
-def test_a_large_config_of_a_mirror_is_refused(net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_config_of_mirror_is_refused(net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = zoo.save(small("tanet_r18", labels=list(FOUR)), tmp_path / "saved")
     net.put(f"https://mirror.test/zoo/{NAMES['web']}/model.safetensors", (saved / "model.safetensors").read_bytes())
     net.put(f"https://mirror.test/zoo/{NAMES['web']}/config.json", LARGE)
@@ -60,22 +59,22 @@ def test_a_large_config_of_a_mirror_is_refused(net: Loopback, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize(
-    "where", ["file:///etc/passwd", "ftp://files.test/x", "http://files.test/x", "//", "http://[x"]
+    "target", ["file:///etc/passwd", "ftp://files.test/x", "http://files.test/x", "//", "http://[x"]
 )
-def test_redirects_to_other_schemes_are_errors(where: str, net: Loopback) -> None:
-    net.put(WEB, b"", redirect=where)
+def test_redirects_to_other_schemes_are_errors(target: str, net: Loopback) -> None:
+    net.put(WEB, b"", redirect=target)
     net.put("https://files.test/x", b"PK")
-    with pytest.raises(DownloadError if where != "//" else ZooError, match="files.test"):
+    with pytest.raises(DownloadError if target != "//" else ZooError, match="files.test"):
         zoo.load(NAMES["web"], progress=False)
     assert not cached()
 
 
-NAMES_OF_FILES = ['attachment; filename="../../../NAME"', "attachment; filename*=UTF-8''..%2F..%2FNAME", "x", '"']
+DISPOSITIONS = ['attachment; filename="../../../NAME"', "attachment; filename*=UTF-8''..%2F..%2FNAME", "x", '"']
 
 
-@pytest.mark.parametrize("value", NAMES_OF_FILES)
+@pytest.mark.parametrize("value", DISPOSITIONS)
 @pytest.mark.parametrize("source", ["web", "drive"])
-def test_names_in_headers_are_not_used(source: str, value: str, net: Loopback, tmp_path: Path) -> None:
+def test_file_names_in_headers_are_ignored(source: str, value: str, net: Loopback, tmp_path: Path) -> None:
     headers = {"Content-Disposition": value, "Last-Modified": "no date"}
     net.put(WEB, b"PK\x03\x04", headers=headers, last_modified=False)
     net.drive_file(DRIVE_ID, "NAME", b"PK\x03\x04", headers=headers, last_modified=False)
@@ -85,30 +84,30 @@ def test_names_in_headers_are_not_used(source: str, value: str, net: Loopback, t
     assert not list(Path.cwd().glob("*NAME*"))
 
 
-def test_names_in_a_folder_s_list_are_not_used(net: Loopback, tmp_path: Path) -> None:
+def test_file_names_in_folder_listing_are_not_used_as_paths(net: Loopback, tmp_path: Path) -> None:
     net.drive_folder(FOLDER_ID, "../../NAME", {"../../NAME\x1b[31m": DRIVE_ID, "..": DRIVE_ID})
-    with pytest.raises(DownloadError, match="holds no") as caught:
+    with pytest.raises(DownloadError, match="has no file") as caught:
         zoo.load(NAMES["folder"], progress=False)
     assert str(caught.value).isprintable()
     assert not list(tmp_path.rglob("*NAME*"))
 
 
-def test_paths_of_sources_stay_below_the_cache() -> None:
+def test_paths_of_sources_stay_inside_cache() -> None:
     for kind, url, file in (
         ("https", "https://files.test/../../x.pth", None),
         ("https", "https://files.test/a/../../../x.pth", None),
         ("hf", "hf-hub:../..", ".."),
         ("hf", "hf-hub:a/b", "../../x"),
     ):
-        place = place_for(kind, url, file)
-        assert not place.is_absolute()
-        assert not {".", ".."} & set(place.parts), place
+        path = path_for(Source(kind, url, file))
+        assert not path.is_absolute()
+        assert not {".", ".."} & set(path.parts), path
 
 
 @pytest.mark.parametrize(
     ("value", "seconds"), [("\xb2", 0.0), ("9" * 400, float("inf")), ("Fri, 99 Foo", 0.0), ("5", 5.0)]
 )
-def test_odd_times_to_wait_are_understood(value: str, seconds: float) -> None:
+def test_retry_after_accepts_unusual_values(value: str, seconds: float) -> None:
     assert _retry_after(value) == seconds
 
 
@@ -116,7 +115,7 @@ def test_odd_times_to_wait_are_understood(value: str, seconds: float) -> None:
     "text",
     ["1" * 5000, '{"a": ' + "1" * 5000 + "}", "[" * 200_000, '{"a": ' * 50_000, ""],
 )
-def test_configs_that_are_no_json_are_errors(text: str, tmp_path: Path) -> None:
+def test_invalid_json_config_is_refused(text: str, tmp_path: Path) -> None:
     folder: Any = zoo.save(small("tanet_r18", labels=list(FOUR)), tmp_path / "saved")
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):

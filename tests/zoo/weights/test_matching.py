@@ -1,4 +1,4 @@
-"""A publisher's file given without, or with another, entry: the error names the entries that it fits."""
+"""A publisher's file without an entry, or with a wrong one: the error names the entries that it fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.weights.conversion import matching_entries
 
 
 def published(golden: str, path: Path) -> Path:
-    """A file with the keys and shapes of a published one."""
+    """Write a file with the keys and shapes of a published one."""
     listed = json.loads((GOLDEN / f"{golden}.json").read_text())["state_dict"]
     torch.save({"state_dict": {key: torch.zeros(shape) for key, shape, _ in listed}}, path)
     return path
@@ -30,7 +30,7 @@ def tanet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.unlink()
 
 
-def test_matching_entries_are_those_of_the_same_keys_and_shapes(tanet: Path, tmp_path: Path) -> None:
+def test_matching_entries_have_the_same_keys_and_shapes(tanet: Path, tmp_path: Path) -> None:
     names = matching_entries(tanet)
     assert "tanet_r50.ssv2_8f" in names
     assert all(name.startswith("tanet_r50.") for name in names)
@@ -54,12 +54,12 @@ def test_an_image_network_starts_several_entries(tmp_path: Path) -> None:
 
 
 def test_errors_name_the_entries_that_a_file_fits(tanet: Path, tmp_path: Path) -> None:
-    says = rf"ckpt\.best\.pth\.tar fits .*tanet_r50\.ssv2_8f.*: give weights={tanet} with one of these names"
-    with pytest.raises(CheckpointError, match=says):
+    message = rf"ckpt\.best\.pth\.tar fits .*tanet_r50\.ssv2_8f.*: pass weights={tanet} with one of these names"
+    with pytest.raises(CheckpointError, match=message):
         zoo.load(tanet)
-    with pytest.raises(CheckpointError, match=f"does not fit the network: .*{says}"):
+    with pytest.raises(CheckpointError, match=f"does not fit the network: .*{message}"):
         zoo.load("tanet_r50.k400_8f", weights=tanet)
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         zoo.convert(tanet, "tanet_r50.k400_8f", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -69,7 +69,7 @@ def test_files_in_our_names_are_matched(tmp_path: Path) -> None:
     path = tmp_path / "plain.safetensors"
     save_file({key: value.clone() for key, value in zoo.load(name).state_dict().items()}, path)
     assert matching_entries(path) == [name]
-    with pytest.raises(CheckpointError, match=rf"not written by this package.*plain.safetensors fits {name}: give"):
+    with pytest.raises(CheckpointError, match=rf"not written by this package.*plain.safetensors fits {name}: pass"):
         zoo.load(path)
 
 

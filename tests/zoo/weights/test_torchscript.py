@@ -1,4 +1,4 @@
-"""TorchScript archives are read for their tensors, and nothing in them is run."""
+"""The tensors of TorchScript archives are read, and their code is not run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.*:FutureWarning", "i
 
 
 class Part(nn.Module):
-    """Half precision, a scalar buffer, and attributes that are no tensors."""
+    """Half precision, a scalar buffer, and attributes that are not tensors."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Whole(nn.Module):
 
 
 def nested(tensors: dict[str, Tensor]) -> nn.Module:
-    """A module that holds tensors under dotted names."""
+    """Return a module with tensors under dotted names."""
     root = nn.Module()
     for key, value in tensors.items():
         *path, name = key.split(".")
@@ -81,7 +81,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def rewritten(archive: Path, change: Callable[[str, bytes], bytes]) -> Path:
-    """A copy of a zip file with the content of its records changed."""
+    """Copy a zip file with changed content."""
     copy = archive.with_name("changed.pt")
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(copy, "w") as new:
         for name in old.namelist():
@@ -89,21 +89,21 @@ def rewritten(archive: Path, change: Callable[[str, bytes], bytes]) -> Path:
     return copy
 
 
-@pytest.mark.parametrize("how", ["script", "trace"])
-def test_tensors_are_those_of_the_state_dict(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["script", "trace"])
+def test_tensors_are_those_of_the_state_dict(method: str, tmp_path: Path) -> None:
     module = Whole().eval()
     path = tmp_path / "model.pt"
-    (torch.jit.script(module) if how == "script" else torch.jit.trace(module, torch.ones(1))).save(str(path))
+    (torch.jit.script(module) if method == "script" else torch.jit.trace(module, torch.ones(1))).save(str(path))
     assert is_torchscript(path)
-    wanted, read = module.state_dict(), read_tensors(path)
-    assert set(read) == set(wanted)
-    for key, value in wanted.items():
+    expected, read = module.state_dict(), read_tensors(path)
+    assert set(read) == set(expected)
+    for key, value in expected.items():
         assert read[key].dtype == value.dtype, key
         assert torch.equal(read[key], value), key
     assert read["part.linear.weight"].dtype == torch.float16  # the loader casts, and reports it
 
 
-def test_other_files_are_not_taken_for_torchscript(tmp_path: Path) -> None:
+def test_other_files_are_not_torchscript(tmp_path: Path) -> None:
     torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "plain.pth")
     assert not is_torchscript(tmp_path / "plain.pth")
     assert torch.equal(read_tensors(tmp_path / "plain.pth")["a"], torch.ones(2))
@@ -122,7 +122,7 @@ def test_a_truncated_archive_is_an_error(part: float, archive: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "says"),
+    ("name", "change", "message"),
     [
         ("data/0", lambda data: data[:-4], "storage 0 has 44 bytes for 12 numbers"),
         ("data.pkl", lambda data: data[: len(data) // 2], "damaged"),
@@ -130,13 +130,13 @@ def test_a_truncated_archive_is_an_error(part: float, archive: Path) -> None:
         ("byteorder", lambda data: b"big" if data == b"little" else b"little", "another byte order"),
     ],
 )
-def test_damage_is_named(name: str, change: Callable[[bytes], bytes], says: str, archive: Path) -> None:
+def test_damage_is_described(name: str, change: Callable[[bytes], bytes], message: str, archive: Path) -> None:
     changed = rewritten(archive, lambda n, data: change(data) if n.endswith(f"/{name}") else data)
-    with pytest.raises(CheckpointError, match=says):
+    with pytest.raises(CheckpointError, match=message):
         read_tensors(changed)
 
 
-def test_bytes_changed_on_the_way_are_noticed(archive: Path) -> None:
+def test_changed_bytes_are_detected(archive: Path) -> None:
     with zipfile.ZipFile(archive) as whole:
         record = whole.read("whole/data/0")
     content = archive.read_bytes()
@@ -157,11 +157,11 @@ class Shell:
 
 
 @pytest.mark.parametrize("function", [eval, exec, getattr, torch.load])
-def test_nothing_but_tensors_is_made(function: Any, archive: Path, tmp_path: Path) -> None:
+def test_calls_of_other_functions_are_refused(function: Any, archive: Path, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     evil = pickle.dumps(Shell(function, f"open({str(touched)!r}, 'w').close()"), protocol=2)
     changed = rewritten(archive, lambda n, data: evil if n.endswith("/data.pkl") else data)
-    with pytest.raises(CheckpointError, match="Nothing of it was run"):
+    with pytest.raises(CheckpointError, match="Nothing was run"):
         read_tensors(changed)
     assert not touched.exists()
 
@@ -175,7 +175,7 @@ def test_views_beyond_their_storage_are_refused(archive: Path) -> None:
         read_tensors(changed)
 
 
-def test_a_module_within_itself_is_an_error(archive: Path) -> None:
+def test_module_that_contains_itself_is_an_error(archive: Path) -> None:
     # GLOBAL, EMPTY_TUPLE, NEWOBJ, memo 0, {"self": memo 0}, BUILD
     loop = b"\x80\x02c__torch__\nM\n)\x81q\x00}X\x04\x00\x00\x00selfh\x00sb."
     changed = rewritten(archive, lambda n, data: loop if n.endswith("/data.pkl") else data)

@@ -1,4 +1,4 @@
-"""Changed weight files are read, or refused with an error of the package, in little memory and without running code."""
+"""Mutated weight files are read, or refused with a ZooError, in little memory and without running code."""
 
 from __future__ import annotations
 
