@@ -60,7 +60,6 @@ COMMANDS: dict[str, Command] = {
         functools.partial(train, "fit"),
         {"train or fine-tune": "tempozoo fit --from tanet_r18.motionclips8 --out runs/mine VIDEOS"},
     ),
-    "recipes": Command(recipes, {"list training recipes": "tempozoo recipes finetune/folder"}),
     "validate": Command(
         functools.partial(train, "validate"),
         {"score validation videos": "tempozoo validate --from runs/mine VIDEOS"},
@@ -85,6 +84,7 @@ COMMANDS: dict[str, Command] = {
             "index existing shards": "tempozoo data index 'train-{000..099}.tar' --to FOLDER",
         },
     ),
+    "recipes": Command(recipes, {"list training recipes": "tempozoo recipes finetune/folder"}),
     "list": Command(zoo_commands.list_command, {"list networks": "tempozoo list 'tanet*'"}),
     "info": Command(zoo_commands.info_command, {"describe a network": "tempozoo info tada2d_r50.k400_8x8"}),
     "download": Command(zoo_commands.download_command, {"download weights": "tempozoo download 'tada2d_r50.*'"}),

@@ -11,7 +11,14 @@ from test_cli import QUIET, TINY
 import zoo
 from cli import COMMANDS, main
 from datamodules import VideoFolder, VideoList
-from lit_modules import TAda2D, TANet, VideoClassifier
+from lit_modules import (
+    OptimizerOptions,
+    RegularizationOptions,
+    ScheduleOptions,
+    TAda2D,
+    TANet,
+    VideoClassifier,
+)
 from lit_modules.command_help import short_help
 from lit_modules.trainer_arguments import (
     TrainerArguments,
@@ -87,8 +94,10 @@ def test_all_help_has_our_own_options_and_those_of_lightning(capsys: pytest.Capt
 
 
 def test_short_help_names_options_that_exist() -> None:
+    groups = {"optimizer": OptimizerOptions, "schedule": ScheduleOptions, "regularization": RegularizationOptions}
+    nested = {f"{group}.{name}" for group, options in groups.items() for name in options.__annotations__}
     parameters = {
-        "model": set(VideoClassifier.__init__.__annotations__) | {"help"},
+        "model": set(VideoClassifier.__init__.__annotations__) | nested | {"help"},
         "data": set(VideoFolder.__mro__[1].__init__.__annotations__) | {"root", "help"},
     }
     words = {word.strip(",;") for word in short_help("fit").split() if word.startswith("--")}

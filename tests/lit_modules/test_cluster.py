@@ -73,7 +73,7 @@ def test_weights_in_shares_are_trained_and_tested_alike(
 def test_averaged_weights_are_not_for_shares() -> None:
     module = VideoClassifier("c2d_r18", options=SMALL, ema_decay=0.9)
     module._trainer = SimpleNamespace(strategy=FSDPStrategy())
-    with pytest.raises(ConfigError, match="ema_decay needs whole weights, which FSDP shards: set it to null"):
+    with pytest.raises(ConfigError, match="ema_decay does not work with FSDP, which shards weights; set it to null"):
         module.setup("fit")
 
 
