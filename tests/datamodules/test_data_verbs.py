@@ -137,9 +137,9 @@ def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path)
     (tmp_path / "b.mp4").symlink_to("nowhere")
     found = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
     (alone,) = check(str(tmp_path / "1"), workers=1).rows
-    reason = "00001.jpg cannot be read as a picture: cannot identify image file"
+    reason = "00001.jpg cannot be read as an image: cannot identify image file"
     assert found["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
-    assert found["34"].startswith("34/00003.jpg cannot be read as a picture") and found["2"] == ""
+    assert found["34"].startswith("34/00003.jpg cannot be read as an image") and found["2"] == ""
     assert found["a.mp4"] == "a.mp4 is empty (0 bytes)."
     assert found["b.mp4"] == "There is no video b.mp4: a link to nowhere."
 

@@ -101,5 +101,5 @@ def test_a_file_cut_short_is_refused_when_opened(tmp_path: Path) -> None:
     """Its start would decode; but a clip of half a video is a clip of another video."""
     path = numbered_video(tmp_path / "v.mkv", 30)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"v.mkv is cut short: it has \d+ bytes of \d+"):
+    with pytest.raises(DataError, match=r"v.mkv is truncated: it has \d+ of \d+ bytes"):
         VideoReader(path)

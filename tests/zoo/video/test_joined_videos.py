@@ -71,7 +71,7 @@ def test_joined_files_with_headers_are_refused(kind: str, tmp_path: Path) -> Non
     assert len(read(first)) == 40
     for content in (first.read_bytes() + second.read_bytes(), 2 * first.read_bytes()):
         (tmp_path / "joined.x").write_bytes(content)
-        with pytest.raises(DataError, match=r"joined.x consists of several .* files joined byte by byte"):
+        with pytest.raises(DataError, match=r"joined.x consists of several concatenated .* files"):
             read(tmp_path / "joined.x")
 
 
