@@ -311,5 +311,5 @@ def test_stats_say_what_packets_say(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(found.videos) + found.bad == 2 and len(found.names) == 5
     assert found.videos[0].gop == pytest.approx(20 / 3) and found.videos[0].fps == 25
     small = found._replace(videos=[v._replace(width=340, height=256) for v in found.videos])
-    assert "would gain little" in advice(small)[0]
+    assert "would hardly speed up" in advice(small)[0]
     assert "250 frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]

@@ -290,7 +290,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
     ]
     for text in ("", "{", "[]", '{"version": 1}', *(json.dumps(good | change) for change in changes)):
         (tmp_path / "shards.json").write_text(text)
-        with pytest.raises(DataError, match=r"shards.json does not say"):
+        with pytest.raises(DataError, match=r"shards.json is not a valid index"):
             open_tree(tmp_path)
     (tmp_path / "shards.json").write_text(json.dumps(good))
     assert open_tree(tmp_path).names == ["x"]
@@ -345,7 +345,7 @@ def test_shards_of_others_are_indexed(
     named.write_text("pull\npush\n")
     assert ShardList(test=str(to), classes=str(named)).split_records("test").labels.tolist() == [0, 1] * 3
     named.write_text("pull\n")
-    with pytest.raises(DataError, match="label '1', which is no class"):
+    with pytest.raises(DataError, match="label '1', which is not a class"):
         ShardList(test=str(to), classes=str(named)).split_records("test")
     with pytest.raises(DataError, match="no train shards"):
         ShardList(test=str(to)).split_records("train")

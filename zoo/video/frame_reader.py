@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.video.pixels import stacked
+from zoo.video.pixels import stack_images
 from zoo.video.source import Source
 
 FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")
@@ -108,7 +108,7 @@ class FrameReader:
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted, order = np.unique(numbers, return_inverse=True)
         pictures = (self._picture(self._names[self._start + n]) for n in wanted.tolist())
-        frames = stacked(pictures, len(wanted), str(self.source), each)
+        frames = stack_images(pictures, len(wanted), str(self.source), each)
         return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
 
     def _picture(self, name: str) -> np.ndarray:

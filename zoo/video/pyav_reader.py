@@ -22,7 +22,7 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.video.containers import open_container, read_packets, reason, video_stream
 from zoo.video.integrity import check_whole
-from zoo.video.pixels import rgb, stacked
+from zoo.video.pixels import rgb, stack_images
 from zoo.video.source import Source
 
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
@@ -276,7 +276,7 @@ class VideoReader:
 
     def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         try:
-            return stacked(self._pictures(wanted), len(wanted), str(self.source), each)
+            return stack_images(self._pictures(wanted), len(wanted), str(self.source), each)
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(error) from error
 

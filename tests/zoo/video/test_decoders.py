@@ -32,7 +32,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.video import shard_member
 from zoo.video.containers import COVER
 from zoo.video.decoding import DECODERS, VideoReader, open_video
-from zoo.video.pixels import stacked
+from zoo.video.pixels import stack_images
 from zoo.video.source import Source
 from zoo.video.torchcodec_reader import TorchcodecReader
 
@@ -184,7 +184,7 @@ def test_frames_are_in_memory_once(tmp_path: Path, odd: Odd) -> None:
         assert frames is reader.made
         assert torch.equal(reader.frames([3, 1, 3]), frames[[3, 1, 3]])
     tracemalloc.start()
-    stacked((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
+    stack_images((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 1.5 * FRAMES * 64 * 64 * 3
