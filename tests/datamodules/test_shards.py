@@ -226,7 +226,7 @@ def test_shards_are_read_over_http_by_several_processes(far: tuple[Loopback, str
     assert sum(file.sent for name, file in served.items() if name.endswith(".tar")) < 3 * sizes  # videos, not shards
 
 
-def test_hosts_that_fail_are_asked_again(
+def test_failed_requests_are_repeated(
     far: tuple[Loopback, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loopback, url, served = far
@@ -282,7 +282,7 @@ def test_other_bytes_are_never_taken_for_a_video(videos: Path, tmp_path: Path) -
         open_video(two)
 
 
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_manifest_is_refused(tmp_path: Path) -> None:
     good = {"version": 1, "shards": ["a.tar"], "path": ["x"], "shard": [0], "offset": [512], "size": [9], "label": [""]}
     changes: list[dict[str, Any]] = [
         *({"version": 2}, {"offset": []}, {"shard": [1]}, {"shard": [-1]}),
@@ -368,7 +368,7 @@ def test_every_video_of_a_sample_is_indexed_with_its_label(tmp_path: Path) -> No
     assert tree.labels([*names, "next.mp4"]) == ["jump"] * 7 + [""]
 
 
-def test_far_shards_are_indexed_by_their_headers(foreign: Path, tmp_path: Path) -> None:
+def test_remote_shards_are_indexed_by_headers(foreign: Path, tmp_path: Path) -> None:
     with Loopback() as loopback:
         url = "https://files.example/sets"
         big = {}
@@ -389,7 +389,7 @@ def test_far_shards_are_indexed_by_their_headers(foreign: Path, tmp_path: Path) 
             ShardList(train=str(tmp_path / "index")).class_names  # noqa: B018
 
 
-def test_what_is_no_shard_is_refused(videos: Path, tmp_path: Path) -> None:
+def test_invalid_shards_are_refused(videos: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
         member(tar, "a.mp4", b"x" * 1000)
     with pytest.raises(DataError, match="compressed"):

@@ -77,7 +77,7 @@ def test_long_folders_are_listed_once_until_they_change(
     assert levels() == [8, *range(10, 14), 0]
 
 
-def test_what_is_kept_of_many_long_folders_is_little(tmp_path: Path) -> None:
+def test_cache_of_frame_names_is_small(tmp_path: Path) -> None:
     for number in range(2000):
         (tmp_path / f"frame_{number:010d}.jpg").touch()
     place = (str(tmp_path), tmp_path.stat().st_mtime_ns)
@@ -133,7 +133,7 @@ def test_bad_folders_are_errors_that_name_them(folder: Path, tmp_path: Path) -> 
         reader.frames([0])
 
 
-def test_half_a_jpeg_is_damaged(tmp_path: Path) -> None:
+def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "1.jpg")
     whole = (tmp_path / "1.jpg").read_bytes()
