@@ -141,7 +141,7 @@ def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path)
     assert found["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
     assert found["34"].startswith("34/00003.jpg cannot be read as an image") and found["2"] == ""
     assert found["a.mp4"] == "a.mp4 is empty (0 bytes)."
-    assert found["b.mp4"] == "There is no video b.mp4: a link to nowhere."
+    assert found["b.mp4"] == "There is no video b.mp4: a broken link."
 
 
 def test_names_that_exclude_txt_cannot_represent_are_reported(
@@ -314,4 +314,4 @@ def test_stats_agree_with_packets(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found.videos[0].gop == pytest.approx(20 / 3) and found.videos[0].fps == 25
     small = found._replace(videos=[v._replace(width=340, height=256) for v in found.videos])
     assert "would hardly speed up" in advice(small)[0]
-    assert "250 frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]
+    assert "250 or more frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]
