@@ -308,7 +308,7 @@ def test_stats_agree_with_packets(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert re.search(r"Training/left\W+4\b", told) and re.search(r"Training/right\W+1\b", told)
     assert re.search(r"short side\W+360\W+360\W+360", told) and re.search(r"seconds\W+0\.8\W", told)
     assert "2 folders of 1 to 4 videos" in told
-    assert "short side of 360" in told and "all since the last" not in told and "data prepare" in told
+    assert "short side of 360" in told and "since the last key frame" not in told and "data prepare" in told
     found = stats(str(tmp_path), limit=2)
     assert len(found.videos) + found.bad == 2 and len(found.names) == 5
     assert found.videos[0].gop == pytest.approx(20 / 3) and found.videos[0].fps == 25
