@@ -1,4 +1,4 @@
-"""Diving48: competitive dives, which differ in how they move and in little else."""
+"""Diving48: competitive dives, with classes that differ mostly in motion."""
 
 from __future__ import annotations
 

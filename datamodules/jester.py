@@ -13,8 +13,8 @@ class Jester(TwentyBN):
     ``Train.csv`` and ``Validation.csv`` with the columns video_id and label, and frames in ``Train/<number>/`` and
     ``Validation/<number>/``, are read as well. Testing uses the validation videos, as published figures do.
 
-    In a mirror image, swipes and slides to the left are those to the right, and a hand turns the other way round.
-    Where a training clip is mirrored, these classes trade places.
+    Mirroring exchanges left and right, and the sense of rotation of a hand. When a training clip is mirrored, its class
+    is exchanged accordingly.
     """
 
     release, labels = "jester-v1", "jester"

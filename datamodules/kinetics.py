@@ -15,7 +15,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.index import read_labels
 
 CLASSES = {"400": 400, "600": 600, "700": 700, "700-2020": 700, "710": 710}
-PARTS = {"710": ("400", "600", "700")}  # what a version is made of, if not of its own files
+PARTS = {"710": ("400", "600", "700")}  # versions that a version combines
 SPLITS = {"train": ("train",), "val": ("val", "validate", "validation")}
 COLUMNS = ("label", "youtube_id", "time_start", "time_end")
 # classes of 400 (and two of 600 and 700) that have another name in 710
@@ -38,13 +38,13 @@ RENAMED = {
 
 
 class Kinetics(VideoDataModule):
-    """Kinetics (Kay et al. 2017, arXiv:1705.06950) with its official CSV files; some videos may be missing.
+    """Kinetics (Kay et al. 2017, arXiv:1705.06950) with its official CSV files.
 
     The files are ``train.csv`` and ``val.csv`` (or ``validate.csv``) in ``root``, in ``root/annotations``, or in
     ``root/kinetics400`` or the like, with the columns label, youtube_id, time_start, time_end. Videos are found by
     name anywhere below ``root``, in class folders, split folders or none: ``{youtube_id}_{start:06d}_{end:06d}``, the
-    same with numbers as they are, or ``{youtube_id}``. Testing uses the validation videos, as published figures do.
-    A root with only one of the splits serves for that split.
+    same without padding, or ``{youtube_id}``. Testing uses the validation videos, as published figures do.
+    A root may contain only one of the splits.
 
     Kinetics-710 (UniFormerV2, arXiv:2211.09552) has no files of its own: it is 400, 600 and 700 together, each with its
     files in a folder of its name, every YouTube video once, those of a validation list never in training. Classes
@@ -53,8 +53,8 @@ class Kinetics(VideoDataModule):
     Args:
         root: folder, or shards, with the videos.
         version: "400", "600", "700", "700-2020" or "710".
-        annotations: folder of the CSV files, if not below ``root``.
-        max_missing: fraction of the listed videos that may be missing: YouTube has lost some for everyone.
+        annotations: folder of the CSV files; default ``root``.
+        max_missing: fraction of the listed videos that may be missing; some are no longer on YouTube.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
     """
 
@@ -94,8 +94,8 @@ class Kinetics(VideoDataModule):
         if len(names) != CLASSES[self.version]:
             raise DataError(
                 f"{self._home.root}/{file} has {len(names)} classes, and Kinetics-{self.version} has "
-                f"{CLASSES[self.version]}. Give the whole official file, or the right version; for a part of "
-                "Kinetics there is VideoList."
+                f"{CLASSES[self.version]}. Use the complete official file, or the right version; for a "
+                "subset of Kinetics, use VideoList."
             )
         return names
 
@@ -124,12 +124,14 @@ class Kinetics(VideoDataModule):
                 if label is None:
                     own = self.version in ("400", "710")
                     origin = "" if own else f", whose classes are those of {self._home.root}/{self._class_file}"
-                    what = f"{shorten(row['label'])} is no class of Kinetics-{self.version}{origin}"
-                    raise DataError(f"{at}: {what}. Check version.")
+                    label_name = shorten(row["label"])
+                    raise DataError(
+                        f"{at}: {label_name} is not a class of Kinetics-{self.version}{origin}. Check version."
+                    )
                 try:
                     start, end = int(float(row["time_start"])), int(float(row["time_end"]))
                 except (ValueError, OverflowError):  # of "inf"
-                    raise DataError(f"{at}: time_start or time_end is no number of seconds.") from None
+                    raise DataError(f"{at}: time_start or time_end is not a number of seconds.") from None
                 names = (f"{key}_{start:06d}_{end:06d}", f"{key}_{start}_{end}", key)
                 videos.append((key, label, next((stems[name] for name in names if name in stems), None)))
         return videos
@@ -141,7 +143,7 @@ class Kinetics(VideoDataModule):
         if self.version in PARTS:
             validation = {key for key, _, _ in self._videos("val")} if split == "train" else set()
             once: dict[str, tuple[str, int, str | None]] = {}
-            for video in videos:  # of each the first that is there: versions differ in where they cut it
+            for video in videos:  # the first existing file; versions cut a video differently
                 key, _, name = video
                 if key not in validation and (key not in once or (once[key][2] is None and name is not None)):
                     once[key] = video
@@ -157,5 +159,5 @@ class Kinetics(VideoDataModule):
 
 @functools.cache
 def plain(name: str) -> str:
-    """A class name without what differs between releases: case, spaces or underscores, quotes, brackets."""
+    """Normalize a class name: remove differences between releases in case, spaces, underscores, quotes and brackets."""
     return re.sub(r"[\W_]+", "", name.casefold())

@@ -1,4 +1,4 @@
-"""MMActionList: the text lists of MMAction and MMAction2, of videos or of folders of frames."""
+"""MMActionList: text lists of videos or folders of frames in the format of MMAction and MMAction2."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.video.source import VIDEO_EXTENSIONS
 
 KINDS = {"video": "path label", "frames": "folder total_frames label"}
-MOST_CLASSES = 1_000_000  # of a list that does not name them: one label makes all lower ones classes
+MAX_CLASSES = 1_000_000  # without class names, the largest label determines the number of classes
 NUMBERS = re.compile(r"(\s+\d+)+$")
 
 
@@ -23,7 +23,7 @@ class MMActionList(VideoList):
 
     Of videos: ``path label``. Of folders of frames: ``folder total_frames label``; the first ``total_frames`` frames in
     natural order are the video, and a folder that has fewer cannot be read. Labels are numbers from 0. The last one or
-    two columns are numbers and all that stands before them is the path, so paths may hold spaces. Lists with several
+    two columns are numbers and all that stands before them is the path, so paths may contain spaces. Lists with several
     labels of a video, or with an offset, are refused.
 
     Args:
@@ -35,7 +35,7 @@ class MMActionList(VideoList):
         classes: names of the classes in label order, as a text file with one a line (MMAction2's label maps) or a label
             set of the zoo ("kinetics400"). If not given, classes are called by their numbers.
         kind: "video" or "frames"; shards hold no frames.
-        frame_rate: frames a second of folders of frames, which do not say.
+        frame_rate: frames per second of folders of frames.
         options: of VideoList (val_fraction, split_seed) and VideoDataModule: batch_size, num_workers, max_missing, ...
     """
 
@@ -59,8 +59,8 @@ class MMActionList(VideoList):
 
     def _classes_in(self, file: Path) -> list[str]:
         path, highest = max(((path, label) for path, label, _ in self._lines(file)), key=lambda line: line[1])
-        if highest >= MOST_CLASSES:
-            raise DataError(f"{file} gives {path[:80]} the label {highest}; labels must be below {MOST_CLASSES}.")
+        if highest >= MAX_CLASSES:
+            raise DataError(f"{file} gives {path[:80]} the label {highest}; labels must be below {MAX_CLASSES}.")
         if not highest:
             raise DataError(f"{file} has 1 class; at least 2 are needed.")
         return [str(number) for number in range(highest + 1)]
@@ -82,16 +82,20 @@ class MMActionList(VideoList):
         return lines
 
     def _find(self, tree: Tree, path: str, file: Path) -> str | None:
-        found = self._at(tree, path)
+        match = self._find_path(tree, path)
         plain = NUMBERS.sub("", path)
-        if found is None and plain != path and (plain.lower().endswith(VIDEO_EXTENSIONS) or self._at(tree, plain)):
+        if (
+            match is None
+            and plain != path
+            and (plain.lower().endswith(VIDEO_EXTENSIONS) or self._find_path(tree, plain))
+        ):
             raise DataError(
                 f"{file} gives {plain} more numbers than {KINDS[self.kind]!r} has; several labels of a video, or an "
                 "offset, are not supported."
             )
-        return found
+        return match
 
-    def _at(self, tree: Tree, path: str) -> str | None:
+    def _find_path(self, tree: Tree, path: str) -> str | None:
         if self.kind == "frames":
             return path if tree.has_folder(path) else None
         return tree.find(path)

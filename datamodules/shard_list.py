@@ -1,4 +1,4 @@
-"""ShardList: videos in WebDataset shards that carry their labels."""
+"""ShardList: videos in WebDataset shards with labels."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from zoo.errors import DataError
 
 
 class ShardList(VideoDataModule):
-    """Shards made by anyone, for which `tempozoo data index` has written a ``shards.json`` for each split.
+    """WebDataset shards with a ``shards.json`` for each split, written by `tempozoo data index`.
 
-    The label of a video is what its ``.cls``, ``.json`` ("label", "cls" or "class") or ``.txt`` member says: a class's
-    name or number. Testing uses the validation videos where there are no test ones.
+    The label of a video is a class name or number in its ``.cls``, ``.json`` ("label", "cls" or "class") or ``.txt``
+    member. Without ``test``, the validation videos are tested.
 
     Args:
-        train: folder or URL that holds the shards.json of the training videos.
-        val: the same of the validation videos.
-        test: the same of the test videos.
+        train: folder or URL with the shards.json of the training videos.
+        val: folder or URL with the shards.json of the validation videos.
+        test: folder or URL with the shards.json of the test videos.
         classes: all classes in label order, as a text file with one name a line or a label set of the zoo
             ("kinetics400"); default: the labels of the training videos (or of the only ones), sorted.
         options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
@@ -39,18 +39,18 @@ class ShardList(VideoDataModule):
         given = {"train": train, "val": val, "test": test}
         self.roots = {split: str(root) for split, root in given.items() if root}
         if not self.roots:
-            raise DataError("ShardList needs folders or URLs of shards: give at least train= or test=.")
+            raise DataError("ShardList needs folders or URLs of shards; pass at least train= or test=.")
         self.root = next(iter(self.roots.values()))
         self.classes = classes
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Those with shards."""
+        """The splits with shards."""
         return tuple(self.roots)
 
     @functools.cache  # noqa: B019, one data module a run
     def shards(self, split: str) -> ShardTree:
-        """The shards of a split that was given."""
+        """Return the shards of a split."""
         return ShardTree(self.roots[split])
 
     def _labels(self, split: str) -> list[str]:
@@ -77,7 +77,7 @@ class ShardList(VideoDataModule):
         if split == "test" and "test" not in self.roots:
             split = "val"
         if split not in self.roots:
-            raise DataError(f"ShardList was given no {split} shards: pass {split}= a folder or URL.")
+            raise DataError(f"ShardList has no {split} shards; pass {split}= a folder or URL.")
         labels, names = self._labels(split), self.class_names
         numbers = {name: number for number, name in enumerate(names)}
         if self.classes is not None and not any(label in numbers for label in labels):
@@ -85,7 +85,7 @@ class ShardList(VideoDataModule):
         unknown = sorted(set(labels) - set(numbers))
         if unknown:
             raise DataError(
-                f"The shards of {self.roots[split]} have the label {shorten(unknown[0])}, which is no class."
+                f"The shards of {self.roots[split]} have the label {shorten(unknown[0])}, which is not a class."
             )
         tree = self.shards(split)
         return tree.records(tree.names, [numbers[label] for label in labels])

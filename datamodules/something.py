@@ -113,8 +113,8 @@ class SomethingV1(TwentyBN):
 
     ``something-something-v1-train.csv`` and ``-validation.csv`` with lines "number;class"; frames in
     ``20bn-something-something-v1/<number>/00001.jpg``, or video files ``<number>.webm`` (or another ending) anywhere
-    below ``root``. Testing uses the validation videos, as published figures do. Where a training clip is mirrored,
-    classes that differ in left and right are exchanged.
+    below ``root``. Testing uses the validation videos, as published figures do. When a training clip is mirrored,
+    classes that differ only in left and right are exchanged.
     """
 
     release, labels = "something-something-v1", "ssv1"

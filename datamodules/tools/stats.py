@@ -1,4 +1,4 @@
-"""`tempozoo data stats`: what a data set's videos are like, and what would make them quicker to read."""
+"""`tempozoo data stats`: describe the videos of a data set, and recommend how to speed up reading."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ from zoo.errors import DataError, ZooError
 from zoo.text import printable
 from zoo.video.decoding import VideoReader
 
-SHOWN = 20  # classes in the table
-LARGE, FAR = 320, 32  # a short side and a distance of key frames from which preparing pays; it makes them 256 and 16
+SHOWN = 20  # number of folders in the table
+# above these, `data prepare` (short side 256, key frame distance 16) speeds up reading
+LARGE_SIDE, LARGE_GOP = 320, 32
 
 
 class Video(NamedTuple):
@@ -43,7 +44,7 @@ def describe_video(source: Source, time_limit: float | None = None) -> Video:
     """Read one video, as `tempozoo data check` does, and describe it.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the video cannot be read.
     """
     stop = None if time_limit is None else time.monotonic() + SHARE * time_limit
     with VideoReader(source) as reader:
@@ -67,12 +68,12 @@ def stats(root: str, limit: int | None = None, workers: int | None = None, time_
     """Read the videos below a folder or in shards; ``limit`` of them, evenly spread, if there are more.
 
     Raises:
-        DataError: there is no such folder, no video in it, or none that can be read.
+        DataError: the folder does not exist, has no videos, or none of them can be read.
     """
     tree = open_tree(root)
     names = tree.names
     if not names:
-        raise DataError(f"There are no videos below {root}; folders of frames have nothing to tell.")
+        raise DataError(f"There are no videos below {root}; folders of frames are not supported.")
     count = len(names) if limit is None else min(len(names), max(1, limit))
     some = [names[number * len(names) // count] for number in range(count)]
     records = tree.records(some, ids=some)
@@ -86,31 +87,31 @@ def stats(root: str, limit: int | None = None, workers: int | None = None, time_
     return Stats(root, names, videos, count - len(videos))
 
 
-def describe(found: Stats) -> list[str | Table]:
-    """Sizes and counts, and videos by class, to be printed by rich."""
-    videos, count = found.videos, len(found.videos)
-    readable = f"{count + found.bad} checked: {count} can be read, {found.bad} cannot"
-    total = sum(v.bytes for v in videos) * len(found.names) / count
-    seconds = sum(v.seconds for v in videos) * len(found.names) / count
-    about = "" if count == len(found.names) else "about "
+def describe(result: Stats) -> list[str | Table]:
+    """Return lines and tables for rich: counts, sizes, codecs, and videos by folder."""
+    videos, count = result.videos, len(result.videos)
+    readable = f"{count + result.bad} checked: {count} can be read, {result.bad} cannot"
+    total = sum(v.bytes for v in videos) * len(result.names) / count
+    seconds = sum(v.seconds for v in videos) * len(result.names) / count
+    about = "" if count == len(result.names) else "about "
     totals = f"{about}{format_bytes(total)}, {about}{format_duration(seconds)}"
-    shown = f"{printable(found.root)}: {len(found.names)} videos ({readable}), {totals}"
+    shown = f"{printable(result.root)}: {len(result.names)} videos ({readable}), {totals}"
     table = Table()
-    for column in ("", "least", "median", "most"):
+    for column in ("", "min", "median", "max"):
         table.add_column(column, justify="right" if column else "left")
     rows: dict[str, Callable[[Video], float]] = {
         "seconds": lambda v: v.seconds,
         "frames": lambda v: v.frames,
-        "frames a second": lambda v: v.fps,
+        "frames per second": lambda v: v.fps,
         "short side": lambda v: min(v.width, v.height),
         "long side": lambda v: max(v.width, v.height),
-        "frames for each key frame": lambda v: v.gop,
+        "frames per key frame": lambda v: v.gop,
         "kB": lambda v: v.bytes / 1000,
     }
     for name, value in rows.items():
         values = [value(video) for video in videos]
         table.add_row(name, *(f"{number:,.5g}" for number in (min(values), statistics.median(values), max(values))))
-    return [shown, table, _shares(videos), *_classes(found.names)]
+    return [shown, table, _shares(videos), *_classes(result.names)]
 
 
 def format_bytes(count: float) -> str:
@@ -154,23 +155,23 @@ def _classes(names: Sequence[str]) -> list[str | Table]:
     return [table, caption]
 
 
-def advice(found: Stats) -> list[str]:
-    """What to do so that reading takes less time, or that there is little to gain."""
-    short = statistics.median(min(v.width, v.height) for v in found.videos)
-    gop = statistics.median(v.gop for v in found.videos)
+def advice(result: Stats) -> list[str]:
+    """Return recommendations to speed up reading."""
+    short = statistics.median(min(v.width, v.height) for v in result.videos)
+    gop = statistics.median(v.gop for v in result.videos)
     lines = []
-    if short > LARGE:
+    if short > LARGE_SIDE:
         lines.append(
             f"Half of the videos have a short side of {short:g} pixels or more; training seldom uses over 256."
         )
-    if gop > FAR:
+    if gop > LARGE_GOP:
         lines.append(
-            f"Half of the videos have a key frame in {gop:.3g} frames or more; to reach a frame, all since the last "
-            "key frame are decoded."
+            f"In half of the videos, key frames are {gop:.3g} or more frames apart; reading a frame decodes all frames "
+            "since the last key frame."
         )
     if lines:
         lines.append(
             "A copy with a short side of 256 and a key frame in every 16 may decode up to ten times faster: "
-            f"tempozoo data prepare {printable(shlex.quote(found.root))} --to FOLDER"
+            f"tempozoo data prepare {printable(shlex.quote(result.root))} --to FOLDER"
         )
-    return lines or ["Small frames, key frames close by: `tempozoo data prepare` would gain little."]
+    return lines or ["Frames are small and key frames close: `tempozoo data prepare` would hardly speed up reading."]

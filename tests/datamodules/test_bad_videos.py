@@ -36,7 +36,7 @@ def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "data"
 
 
-def test_bad_files_of_every_kind_cost_no_run(
+def test_unreadable_files_of_every_kind_do_not_stop_a_run(
     spoilt: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture
 ) -> None:
     data = ["--data", "VideoFolder", "--data.root", str(spoilt), "--data.num_workers", "2", "--data.time_limit", "1.5",

@@ -105,7 +105,7 @@ class Refused(Dataset[Any]):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_error_of_a_worker_is_its_sentence_alone(workers: int) -> None:
+def test_worker_error_has_no_traceback_in_its_message(workers: int) -> None:
     made = ClipLoader(Refused(), BatchSampler(4, 2, shuffle=False), num_workers=workers)
     with pytest.raises(ConfigError) as caught:
         next(iter(made))
@@ -114,7 +114,7 @@ def test_an_error_of_a_worker_is_its_sentence_alone(workers: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
+def test_loader_resumes_after_the_yielded_batches(workers: int) -> None:
     whole = list(loader())
     for stop in range(7):
         first = loader(workers)
@@ -132,7 +132,7 @@ def test_a_loader_goes_on_behind_what_was_handed_out(workers: int) -> None:
             assert rest == list(first)
 
 
-def test_a_place_in_an_epoch_of_other_batches_is_refused() -> None:
+def test_resuming_with_other_batches_is_refused() -> None:
     state = loader().state_dict() | {"batches": 3}
     for change, message in (
         ({"batch_size": 8}, "batch_size was 4 and is now 8"),
@@ -154,7 +154,7 @@ def test_a_place_in_an_epoch_of_other_batches_is_refused() -> None:
 # time limits -----------------------------------------------------------------------------------------------------
 
 
-def test_work_within_its_time_limit_gives_its_result_or_its_error() -> None:
+def test_within_returns_result_or_raises_error() -> None:
     assert within(5, "a.mp4", lambda: 7) == within(None, "a.mp4", lambda: 7) == 7
 
     def fails() -> None:
@@ -166,14 +166,14 @@ def test_work_within_its_time_limit_gives_its_result_or_its_error() -> None:
 
 
 @pytest.mark.parametrize("blocking", [lambda: time.sleep(3), lambda: torch.zeros(1) + time.sleep(3)])
-def test_work_that_takes_longer_is_left_behind(blocking: Callable[[], Any]) -> None:
+def test_within_abandons_slow_work(blocking: Callable[[], Any]) -> None:
     begin = time.monotonic()
     with pytest.raises(DataError, match="a.mp4 took longer than 0.2 s to decode"):
         within(0.2, "a.mp4", blocking)
     assert time.monotonic() - begin < 2
 
 
-def test_work_that_ends_late_leaves_neither_thread_nor_result() -> None:
+def test_late_work_leaves_no_thread_and_no_result() -> None:
     class Frames:
         pass
 
@@ -198,7 +198,7 @@ def test_work_that_ends_late_leaves_neither_thread_nor_result() -> None:
     assert [frames() for frames in made] == [None] * 6
 
 
-def test_the_decoding_thread_is_kept_and_replaced_after_a_limit() -> None:
+def test_decoding_thread_is_reused_and_replaced_after_a_time_out() -> None:
     first, again = (within(5, "a.mp4", threading.get_ident) for _ in range(2))
     assert first == again != threading.get_ident()
     with pytest.raises(DataError):

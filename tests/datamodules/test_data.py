@@ -94,7 +94,7 @@ def test_automatic_split_is_stratified_and_seeded(tmp_path: Path) -> None:
     assert VideoFolder(root, 0.2, 0.3, split_seed=1).split_records("val").paths.tolist() != splits["val"].paths.tolist()
 
 
-def test_folders_that_cannot_work_are_named(tmp_path: Path) -> None:
+def test_errors_name_unusable_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="There is no folder"):
         VideoFolder(tmp_path / "none").class_names  # noqa: B018
     (tmp_path / "one").mkdir()
@@ -151,7 +151,7 @@ def test_lists_that_show_only_some_of_the_classes(tmp_path: Path) -> None:
         VideoList(test=named, classes="kinetics").class_names  # noqa: B018
 
 
-def test_lists_that_cannot_work_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_name_unusable_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     def names(rows: list[tuple[str, ...]]) -> VideoList:
         return VideoList(write_list(tmp_path / "l.csv", rows))
 
@@ -191,7 +191,7 @@ def test_files_to_predict(motion_folder: Path) -> None:
         VideoFiles([one]).split_records("test")
 
 
-def test_mirrored_classes_trade_places(motion_folder: Path) -> None:
+def test_mirroring_exchanges_class_pairs(motion_folder: Path) -> None:
     pairs = [("meets", "parts")]
     data = ready(VideoFolder(motion_folder, num_workers=0, flip=True, flip_pairs=pairs))
     dataset = data.datasets["train"]
@@ -229,7 +229,7 @@ def drain(data: Any, loader: Any) -> list[dict[str, Any]]:
     return [data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0) for batch in loader]
 
 
-def test_bad_videos_in_training_are_replaced_counted_and_named(
+def test_unreadable_training_videos_are_replaced_and_logged(
     motion_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = with_bad_files(motion_folder, tmp_path / "m", 2, "train")
@@ -244,7 +244,7 @@ def test_bad_videos_in_training_are_replaced_counted_and_named(
     assert len([m for m in caplog.messages if "replaced by another" in m]) == 2  # named once each
 
 
-def test_bad_videos_in_testing_are_left_out_and_named(motion_folder: Path, tmp_path: Path) -> None:
+def test_unreadable_test_videos_are_skipped_and_logged(motion_folder: Path, tmp_path: Path) -> None:
     data = ready(
         VideoFolder(with_bad_files(motion_folder, tmp_path / "m", 1, "test"), num_workers=0, batch_size=1), "test"
     )
@@ -260,7 +260,7 @@ def test_too_many_bad_videos_stop_the_run(motion_folder: Path, tmp_path: Path) -
         drain(data, data.test_dataloader())
 
 
-def test_short_videos_repeat_frames_and_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_short_videos_repeat_frames_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "val"):
         for name in ("a", "b"):
             numbered_video(tmp_path / split / name / "short.mp4", 2)
@@ -271,7 +271,7 @@ def test_short_videos_repeat_frames_and_say_so(tmp_path: Path, caplog: pytest.Lo
     assert len([m for m in caplog.messages if "fewer than 4 frames: frames are repeated" in m]) == 2
 
 
-def test_data_without_a_network_says_what_is_missing(motion_folder: Path) -> None:
+def test_setup_without_a_network_raises_config_error(motion_folder: Path) -> None:
     with pytest.raises(ConfigError, match="The data module has no protocol"):
         VideoFolder(motion_folder).setup("fit")
     with pytest.raises(ConfigError, match="batch_size is 0"):
@@ -297,7 +297,7 @@ def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.Log
         Protocol.from_dict(protocol | {"crops": 5}, "here")
 
 
-def test_each_network_is_given_clips_by_its_own_protocol(motion_folder: Path) -> None:
+def test_clips_follow_the_protocol_of_each_network(motion_folder: Path) -> None:
     data = VideoFolder(motion_folder, num_workers=0)
     ready(data, "validate", mean=(0.0,) * 3, std=(1.0,) * 3)
     ready(data, "test", mean=(0.5,) * 3, std=(0.1,) * 3)  # of another network, with the same data module
@@ -307,7 +307,7 @@ def test_each_network_is_given_clips_by_its_own_protocol(motion_folder: Path) ->
     torch.testing.assert_close(found["video"].transpose(-4, -3), wanted, rtol=0, atol=1e-4)
 
 
-def test_a_place_in_an_epoch_is_of_one_run_only(motion_folder: Path) -> None:
+def test_epoch_position_belongs_to_one_run(motion_folder: Path) -> None:
     data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8))
     middle = {"train": data.train_dataloader().state_dict() | {"batches": 3}}
     data.load_state_dict(middle)

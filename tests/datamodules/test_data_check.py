@@ -90,13 +90,13 @@ def test_problems_name_their_file(folder: Path, tmp_path: Path, capsys: pytest.C
     assert main(["data", "check", str(folder), "--out", str(tmp_path / "out"), "--workers", "1"]) == 1
     printed = capsys.readouterr().out
     assert re.search(
-        r"\n +2  a/cut.mp4 is cut short: it has \d+ bytes of \d+. Copy or download it again. \(1 more like this\)\n",
+        r"\n +2  a/cut.mp4 is truncated: it has \d+ of \d+ bytes. Copy or download it again. \(1 more like this\)\n",
         printed,
     )
     assert re.search(r"\n +1  a/one_bad_frame.mp4 is damaged: ", printed)
     with (tmp_path / "out" / "check.csv").open(newline="") as text:
         rows = {row["path"]: row for row in csv.DictReader(text)}
-    assert rows["a/cut.mp4"]["problem"].startswith("a/cut.mp4 is cut short")
+    assert rows["a/cut.mp4"]["problem"].startswith("a/cut.mp4 is truncated")
     assert rows["a/good.mp4"]["problem"] == "" and rows["a/good.mp4"]["decoded"] == "30"
 
 
@@ -105,7 +105,7 @@ def test_problems_of_videos_in_shards_name_the_shard(folder: Path, tmp_path: Pat
     pack(folder, ["a/good.mp4", "a/cut.mp4"], packed / "x-000.tar")
     index_shards([str(packed / "x-000.tar")], ["x-000.tar"], workers=1).write(packed)
     (bad,) = check(str(packed), workers=1).bad
-    assert bad.problem.startswith("a/cut.mp4 is cut short")
+    assert bad.problem.startswith("a/cut.mp4 is truncated")
     assert bad.problem.endswith(f"The video is in the shard {packed / 'x-000.tar'}.")
 
 

@@ -45,7 +45,7 @@ def test_clips_follow_from_the_seed_whatever_the_workers(motion_folder: Path) ->
         assert torch.equal(one["video"], two["video"])
 
 
-def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None:
+def test_listed_videos_are_excluded(motion_folder: Path, tmp_path: Path) -> None:
     whole = ready(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"].records
     out = tmp_path / "exclude.txt"
     out.write_text(f"# bad ones\ntest/meets/meets_0000.mp4\n{whole.paths[-1]}\n\n")
@@ -70,7 +70,7 @@ def test_listed_videos_are_left_out(motion_folder: Path, tmp_path: Path) -> None
         ({"color_jitter": -1}, "color_jitter is -1; it must be at least 0"),
     ],
 )
-def test_options_that_cannot_be_are_named(options: dict[str, Any], says: str, motion_folder: Path) -> None:
+def test_errors_name_invalid_options(options: dict[str, Any], says: str, motion_folder: Path) -> None:
     with pytest.raises(ConfigError, match=says):
         VideoFolder(motion_folder, **options)
 
@@ -90,7 +90,7 @@ def test_a_decoder_without_its_libraries_is_named_before_anything_is_read(
         ready(VideoFolder(motion_folder, decoder="torchcodec"))
 
 
-def test_videos_of_a_list_are_left_out_by_the_names_in_it(motion_folder: Path, tmp_path: Path) -> None:
+def test_videos_of_a_list_are_excluded_by_listed_name(motion_folder: Path, tmp_path: Path) -> None:
     names = ["#clap 1.mp4", "sub/b.mp4", "c.mp4", "d.mp4"]
     for name, video in zip(names, sorted(motion_folder.rglob("*.mp4"))[:4], strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -102,7 +102,7 @@ def test_videos_of_a_list_are_left_out_by_the_names_in_it(motion_folder: Path, t
         assert [Path(p).name for p in ready(data, "test").datasets["test"].records.paths] == ["c.mp4", "d.mp4"]
 
 
-def test_segments_are_left_out_by_name_or_with_their_video(tmp_path: Path) -> None:
+def test_segments_are_excluded_by_name_or_video(tmp_path: Path) -> None:
     (tmp_path / "exclude.txt").write_text("P01/a.mp4\nthree\n")
     data = VideoFolder(tmp_path, exclude=tmp_path / "exclude.txt")
     paths = [tmp_path / "P01" / name for name in ("a.mp4", "a.mp4", "b.mp4", "b.mp4")]

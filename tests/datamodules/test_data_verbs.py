@@ -76,7 +76,7 @@ def another() -> Iterator[subprocess.Popen[str]]:
 # processes -------------------------------------------------------------------------------------------------------
 
 
-def test_a_crash_or_a_hang_costs_one_item() -> None:
+def test_crash_or_hang_loses_one_item() -> None:
     done = each(os.path.basename, ["a/1", "b/2", 3, "c/4"], "names", workers=2)
     assert done[:2] == ["1", "2"] and done[3] == "4" and isinstance(done[2], DataError)
     crashed = each(ctypes.string_at, [0, 0], "crashing", workers=1)
@@ -137,14 +137,16 @@ def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path)
     (tmp_path / "b.mp4").symlink_to("nowhere")
     found = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
     (alone,) = check(str(tmp_path / "1"), workers=1).rows
-    reason = "00001.jpg cannot be read as a picture: cannot identify image file"
+    reason = "00001.jpg cannot be read as an image: cannot identify image file"
     assert found["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
-    assert found["34"].startswith("34/00003.jpg cannot be read as a picture") and found["2"] == ""
+    assert found["34"].startswith("34/00003.jpg cannot be read as an image") and found["2"] == ""
     assert found["a.mp4"] == "a.mp4 is empty (0 bytes)."
-    assert found["b.mp4"] == "There is no video b.mp4: a link to nowhere."
+    assert found["b.mp4"] == "There is no video b.mp4: a broken link."
 
 
-def test_names_that_no_list_can_hold_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_exclude_txt_cannot_represent_are_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("a\nb.mp4", "# c.mp4", " d.mp4", "e.mp4"):
         (tmp_path / "v" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "v" / name).write_bytes(b"")
@@ -177,7 +179,7 @@ def seen(path: Path) -> tuple[torch.Tensor, list[float], list[bool]]:
 
 
 @pytest.mark.parametrize("kind", ODD_KINDS)
-def test_what_is_prepared_shows_the_same_frames(tmp_path: Path, kind: str) -> None:
+def test_prepared_videos_show_the_same_frames(tmp_path: Path, kind: str) -> None:
     source = make_odd(kind, tmp_path / kind)
     encode(source, tmp_path / "out.mp4", Encoding(short_side=64, gop=4, crf=0))
     frames, times, keys = seen(tmp_path / "out.mp4")
@@ -196,7 +198,7 @@ def test_what_is_prepared_shows_the_same_frames(tmp_path: Path, kind: str) -> No
         assert np.allclose(np.diff(times), np.median(np.diff(times)) if len(times) > 1 else 0, atol=2e-3)
 
 
-def test_prepare_makes_videos_small_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_shrinks_videos_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, to = tmp_path / "videos", tmp_path / "small"
     numbered_video(root / "train" / "a" / "tall.mp4", 20, (90, 60))
     numbered_video(root / "train" / "b" / "wide.v1.mkv", 20, (48, 80))
@@ -236,7 +238,7 @@ def test_prepare_makes_videos_small_and_goes_on(tmp_path: Path, capsys: pytest.C
         data(["prepare", str(root / "train"), *command[2:]])
 
 
-def test_prepare_refuses_what_would_lose_something(tmp_path: Path) -> None:
+def test_prepare_refuses_lossy_or_ambiguous_input(tmp_path: Path) -> None:
     root = tmp_path / "videos"
     for name in ("a/x.mp4", "a/x.avi"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -258,7 +260,7 @@ def test_prepare_refuses_what_would_lose_something(tmp_path: Path) -> None:
         data(["prepare", str(root), "--to", str(tmp_path / "small"), "--crf", "70"])
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     source = make_odd("h264", tmp_path / "a.mp4")
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (600, limits[1]))
@@ -270,7 +272,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_prepare_killed_goes_on_where_it_was(tmp_path: Path, another: subprocess.Popen[str]) -> None:
+def test_killed_prepare_resumes(tmp_path: Path, another: subprocess.Popen[str]) -> None:
     root, to = tmp_path / "videos", tmp_path / "small"
     for number in range(8):
         numbered_video(root / f"{number}.mp4", 30, (240, 320))
@@ -295,7 +297,7 @@ def test_prepare_killed_goes_on_where_it_was(tmp_path: Path, another: subprocess
 # stats -----------------------------------------------------------------------------------------------------------
 
 
-def test_stats_say_what_packets_say(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_agree_with_packets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, count in (("left", 3), ("right", 1)):
         for number in range(count):
             numbered_video(tmp_path / "Training" / name / f"{number}.mp4", 20, (360, 400), sc_threshold="0")
@@ -306,10 +308,10 @@ def test_stats_say_what_packets_say(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"Training/left\W+4\b", told) and re.search(r"Training/right\W+1\b", told)
     assert re.search(r"short side\W+360\W+360\W+360", told) and re.search(r"seconds\W+0\.8\W", told)
     assert "2 folders of 1 to 4 videos" in told
-    assert "short side of 360" in told and "all since the last" not in told and "data prepare" in told
+    assert "short side of 360" in told and "since the last key frame" not in told and "data prepare" in told
     found = stats(str(tmp_path), limit=2)
     assert len(found.videos) + found.bad == 2 and len(found.names) == 5
     assert found.videos[0].gop == pytest.approx(20 / 3) and found.videos[0].fps == 25
     small = found._replace(videos=[v._replace(width=340, height=256) for v in found.videos])
-    assert "would gain little" in advice(small)[0]
-    assert "250 frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]
+    assert "would hardly speed up" in advice(small)[0]
+    assert "250 or more frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]

@@ -89,7 +89,7 @@ def test_kinetics_serves_a_root_with_one_split(tmp_path: Path, name: str) -> Non
         data.split_records("train")
 
 
-def test_kinetics_says_what_is_wrong_and_where(tmp_path: Path) -> None:
+def test_kinetics_errors_name_file_and_line(tmp_path: Path) -> None:
     touch(tmp_path, "aaaaaaaaaaa.mp4")
     good = ("abseiling", "aaaaaaaaaaa", 0, 10, "val")
     for rows, message in (

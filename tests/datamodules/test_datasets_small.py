@@ -94,7 +94,7 @@ def test_ucf101_reads_the_official_lists_and_finds_videos_by_name(
 
 
 @pytest.mark.parametrize(("split", "counts"), LISTED.items())
-def test_ucf101_lists_of_official_length_raise_no_doubt(
+def test_ucf101_lists_of_official_length_log_no_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, split: int, counts: tuple[int, int]
 ) -> None:
     # lengths of trainlist0N.txt and testlist0N.txt: 13320 videos in all (Soomro et al. 2012)
@@ -125,7 +125,7 @@ def test_ucf101_keeps_whole_groups_for_validation(tmp_path: Path) -> None:
     assert groups("test") == ["g01"]
 
 
-def test_ucf101_says_what_is_wrong_and_where(tmp_path: Path) -> None:
+def test_ucf101_errors_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="split is 4; choose from 1, 2, 3"):
         UCF101(tmp_path, split=4)
     with pytest.raises(ConfigError, match=r"val_fraction is 1\.0"):
@@ -186,7 +186,7 @@ def test_hmdb51_prefers_the_folder_of_the_class(tmp_path: Path) -> None:
     assert relative(data, data.split_records("train")) == ["hit/same.mp4", "hug/same.mp4"]
 
 
-def test_hmdb51_says_what_is_wrong_and_where(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_hmdb51_errors_name_file_and_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ConfigError, match="split is 0; choose from 1, 2, 3"):
         HMDB51(tmp_path, split=0)
     hmdb_lists(tmp_path)

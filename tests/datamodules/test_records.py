@@ -13,7 +13,7 @@ from zoo.errors import DataError
 ODD = ["a b.mp4", "", "grüße/滑冰.mp4", b"caf\xe9.mp4".decode("utf-8", "surrogateescape"), "x" * 1000, "two\nlines"]
 
 
-def test_names_are_what_they_were() -> None:
+def test_packed_strings_round_trip() -> None:
     names = PackedStrings(ODD)
     assert names.tolist() == list(names) == ODD == [names[n] for n in range(len(ODD))]
     assert (len(names), names[-1], names[np.int64(1)]) == (6, "two\nlines", "")
@@ -25,7 +25,7 @@ def test_names_are_what_they_were() -> None:
         names[6]
 
 
-def test_a_list_is_as_small_as_its_texts() -> None:
+def test_packed_strings_are_compact() -> None:
     paths = [f"/data/class/{number:06d}.mp4" for number in range(5000)]
     records = VideoRecords.of([*paths, "/data/" + "x" * 5000])
     assert len(pickle.dumps(records)) < 2 * sum(map(len, paths)) + 30 * len(paths)
@@ -35,7 +35,7 @@ def test_a_list_is_as_small_as_its_texts() -> None:
     assert part.ids is part.paths
 
 
-def test_records_are_taken_whole() -> None:
+def test_take_selects_all_columns() -> None:
     records = VideoRecords.of(
         ["a.tar", "a.tar", "b.tar"], [0, 1, 2], ids=["x", "y", "z"], byte_spans=[(0, 1), (2, 3), (4, 5)],
         spans=[(0, 1), (1, 2), (2, 3)], listed=5,

@@ -226,7 +226,7 @@ def test_shards_are_read_over_http_by_several_processes(far: tuple[Loopback, str
     assert sum(file.sent for name, file in served.items() if name.endswith(".tar")) < 3 * sizes  # videos, not shards
 
 
-def test_hosts_that_fail_are_asked_again(
+def test_failed_requests_are_repeated(
     far: tuple[Loopback, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loopback, url, served = far
@@ -282,7 +282,7 @@ def test_other_bytes_are_never_taken_for_a_video(videos: Path, tmp_path: Path) -
         open_video(two)
 
 
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_invalid_manifest_is_refused(tmp_path: Path) -> None:
     good = {"version": 1, "shards": ["a.tar"], "path": ["x"], "shard": [0], "offset": [512], "size": [9], "label": [""]}
     changes: list[dict[str, Any]] = [
         *({"version": 2}, {"offset": []}, {"shard": [1]}, {"shard": [-1]}),
@@ -290,7 +290,7 @@ def test_a_manifest_that_is_none_is_refused(tmp_path: Path) -> None:
     ]
     for text in ("", "{", "[]", '{"version": 1}', *(json.dumps(good | change) for change in changes)):
         (tmp_path / "shards.json").write_text(text)
-        with pytest.raises(DataError, match=r"shards.json does not say"):
+        with pytest.raises(DataError, match=r"shards.json is not a valid index"):
             open_tree(tmp_path)
     (tmp_path / "shards.json").write_text(json.dumps(good))
     assert open_tree(tmp_path).names == ["x"]
@@ -345,7 +345,7 @@ def test_shards_of_others_are_indexed(
     named.write_text("pull\npush\n")
     assert ShardList(test=str(to), classes=str(named)).split_records("test").labels.tolist() == [0, 1] * 3
     named.write_text("pull\n")
-    with pytest.raises(DataError, match="label '1', which is no class"):
+    with pytest.raises(DataError, match="label '1', which is not a class"):
         ShardList(test=str(to), classes=str(named)).split_records("test")
     with pytest.raises(DataError, match="no train shards"):
         ShardList(test=str(to)).split_records("train")
@@ -368,7 +368,7 @@ def test_every_video_of_a_sample_is_indexed_with_its_label(tmp_path: Path) -> No
     assert tree.labels([*names, "next.mp4"]) == ["jump"] * 7 + [""]
 
 
-def test_far_shards_are_indexed_by_their_headers(foreign: Path, tmp_path: Path) -> None:
+def test_remote_shards_are_indexed_by_headers(foreign: Path, tmp_path: Path) -> None:
     with Loopback() as loopback:
         url = "https://files.example/sets"
         big = {}
@@ -389,7 +389,7 @@ def test_far_shards_are_indexed_by_their_headers(foreign: Path, tmp_path: Path) 
             ShardList(train=str(tmp_path / "index")).class_names  # noqa: B018
 
 
-def test_what_is_no_shard_is_refused(videos: Path, tmp_path: Path) -> None:
+def test_invalid_shards_are_refused(videos: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
         member(tar, "a.mp4", b"x" * 1000)
     with pytest.raises(DataError, match="compressed"):

@@ -97,7 +97,7 @@ def test_something_v2_is_read_from_its_official_files(tmp_path: Path, named: boo
     assert (len(records), records.listed) == (2, 3)
 
 
-def test_something_v2_says_what_is_wrong(tmp_path: Path) -> None:
+def test_something_v2_errors_state_the_problem(tmp_path: Path) -> None:
     touch(tmp_path, "1.webm")
     for entries, message in (
         ([entry(1, "Holding [something] hostage")], "video 1 has the label 'Holding something hostage'"),

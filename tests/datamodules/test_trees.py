@@ -89,7 +89,7 @@ def test_videos_below_a_folder_of_the_same_beginning_stay_out(tmp_path: Path) ->
     assert relative(data, data.split_records("test")) == ["val/b/1.mp4"]
 
 
-def test_links_are_followed_but_never_round(tmp_path: Path) -> None:
+def test_links_are_followed_without_cycles(tmp_path: Path) -> None:
     touch(tmp_path, "v/a/1.mp4", "v/a/f/1.jpg", "v/b/2.mp4", "v/a/l.csv", "far/3.mp4", "far/l.txt")
     links = {
         "a/back": "..",
@@ -112,7 +112,7 @@ def test_links_are_followed_but_never_round(tmp_path: Path) -> None:
     assert sorted(copied) == ["a/b/far/l.txt", "a/far/l.txt", "a/l.csv", "b/a/far/l.txt", "b/a/l.csv", "b/far/l.txt"]
 
 
-def test_folders_that_cannot_be_read_are_told(tmp_path: Path) -> None:
+def test_unreadable_folders_are_reported(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.mp4")
     here = os.open(tmp_path, os.O_RDONLY)
     for _ in range(20):  # a path longer than a system call takes; root may read all that permissions forbid
@@ -149,7 +149,7 @@ def test_split_folders_have_the_usual_names_in_whatever_case(tmp_path: Path, cap
     assert not warnings(caplog)
 
 
-def test_half_copied_folders_serve_for_what_is_there(tmp_path: Path) -> None:
+def test_incomplete_folders_can_be_used_for_their_splits(tmp_path: Path) -> None:
     touch(tmp_path, *(f"val/{c}/{i}.mp4" for c in "ab" for i in range(3)))
     data = VideoFolder(tmp_path)
     assert data.class_names == ["a", "b"]
@@ -158,7 +158,7 @@ def test_half_copied_folders_serve_for_what_is_there(tmp_path: Path) -> None:
         data.split_records("train")
 
 
-def test_what_is_not_read_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ignored_files_are_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     touch(one, *(f"{home}/{c}/{i}.mp4" for home in ("train", "Val", "validation") for c in "ab" for i in range(5)))
     touch(one, "c/1.mp4", "c/d/2.mp4", "3.mp4", "train/4.mp4", "labels.csv", "c/5.jpg")

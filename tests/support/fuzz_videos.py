@@ -1,7 +1,7 @@
-"""Read mutated videos until the time is up: ``python fuzz_videos.py FOLDER FIRST_SEED SECONDS``.
+"""Read mutated videos for some time: ``python fuzz_videos.py FOLDER FIRST_SEED SECONDS``.
 
-Runs in a process of its own, which a decoder may crash. Prints a line with the seed before each case, and one with the
-outcome after it; ``test_video_fuzz.py`` judges them. ``python fuzz_videos.py FOLDER SEED 0`` repeats a single case.
+Runs in a separate process, because a decoder may crash. Prints the seed before each case and the outcome after it;
+``test_video_fuzz.py`` checks them. ``python fuzz_videos.py FOLDER SEED 0`` repeats a single case.
 """
 
 from __future__ import annotations

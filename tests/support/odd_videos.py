@@ -1,7 +1,7 @@
-"""Makers of small videos that decoders stumble over: odd ones, which are fine, and bad ones, which are not.
+"""Write small videos that are difficult for decoders: unusual but valid ("odd"), or damaged ("bad").
 
-``make_odd(kind, path)`` and ``make_bad(kind, path)`` write one of ``ODD_KINDS`` or ``BAD_KINDS`` to exactly that path,
-whatever its ending, and return it. All of them are alike every time.
+``make_odd(kind, path)`` and ``make_bad(kind, path)`` write one of ``ODD_KINDS`` or ``BAD_KINDS`` to ``path``, whatever
+its extension, and return the path. The files are deterministic.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ def encode(
     gray: bool = False,
     to: Any = None,
 ) -> Path:
-    """A video of ``pictures``, written to ``to`` if that is given.
+    """Write a video of ``pictures`` to ``path``, or to the file object ``to``.
 
-    ``times`` are display times in 1/100 s, of a video that has not 25 frames a second.
+    ``times`` are display times in 1/100 s; without them, the video has 25 frames per second.
     """
     with av.open(to or str(path), "w", format=container, container_options=mux or {}) as out:
         stream: Any = out.add_stream(codec, rate=25, options=FAST.get(codec, {}) | {"b": "2000000"} | (options or {}))
@@ -90,7 +90,7 @@ def encode(
 
 
 def with_matrix(path: Path, kind: str) -> Path:
-    """A video with a display matrix in the header of its track, as phones write it."""
+    """Write a video with a display matrix in the header of its track, like phones do."""
     data = encode(path).read_bytes()
     one, end = 1 << 16, (1 << 30).to_bytes(4, "big")
 

@@ -1,4 +1,4 @@
-"""Opening a video container with FFmpeg, such that no other file or address is ever opened."""
+"""Open video containers with FFmpeg, restricted to formats that cannot refer to other files or URLs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import av
 
 from zoo.errors import DataError
 
-# FFmpeg's names of the formats that hold a video in the file itself. Playlists (hls, dash, concat, sdp, imf, ...),
-# numbered pictures (image2) and devices are not among them: those make FFmpeg open whatever they name.
+# FFmpeg's names of self-contained video formats. Playlists (hls, dash, concat, sdp, imf, ...), image sequences (image2)
+# and devices are excluded, because FFmpeg would open the files or URLs that they refer to.
 FORMATS = (
     "3g2", "3gp", "4xm", "amv", "apng", "asf", "av1", "avi", "avs2", "avs3", "bink", "cavsvideo", "cdxl", "dhav",
     "dirac", "dnxhd", "dv", "evc", "film_cpk", "filmstrip", "flic", "flv", "gif", "gxf", "h261", "h263", "h264", "hevc",
@@ -21,7 +21,7 @@ FORMATS = (
     "smjpeg", "smk", "swf", "thp", "ty", "vc1", "vc1test", "vivo", "vvc", "webm", "webp_pipe", "wtv", "yuv4mpegpipe",
 )  # fmt: skip
 OPTIONS = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
-MAX_PIXELS = 1 << 25  # of a frame: 8192 x 4096. A damaged header may give any size
+MAX_PIXELS = 1 << 25  # 8192 x 4096 per frame; a damaged header may claim any size
 COVER = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
 
@@ -30,12 +30,12 @@ def open_container(file: str | io.IOBase, name: str, timeout: float | None = Non
 
     Args:
         name: the name of the video in error messages.
-        timeout: seconds that FFmpeg may take for opening it, and for each later read.
+        timeout: seconds for opening the container, and for each later read; None for no limit.
 
     Raises:
-        DataError: it is not a video, is damaged, or its format is not one of ``FORMATS``.
+        DataError: the file is not a video, is damaged, or has a format outside of ``FORMATS``.
     """
-    # without the prefix, FFmpeg takes a name with a colon for an address
+    # without the prefix, FFmpeg interprets a name with a colon as a URL
     target = f"file:{file}" if isinstance(file, str) else file
     try:
         # titles may have any encoding
@@ -48,18 +48,18 @@ def open_container(file: str | io.IOBase, name: str, timeout: float | None = Non
         # this is also what FFmpeg raises for a format that is not in the list
         raise DataError(
             f"{name} is not a video in a supported container format, or its header is damaged. Playlists and other "
-            "files that refer to further files are not read; give the videos themselves."
+            "files that refer to other files are not supported; use the video files themselves."
         ) from error
     except (OSError, ValueError) as error:
         raise DataError(f"{name} cannot be opened as a video: {reason(error)}.") from error
 
 
 def video_stream(container: Any, name: str) -> Any:
-    """The video stream of a container.
+    """Return the video stream of a container.
 
     Raises:
-        DataError: there is none, only the cover picture of a song, FFmpeg has no decoder for it, or its frames are too
-            large.
+        DataError: the container has no video stream except a cover image, FFmpeg has no decoder for it, or its frames
+            are too large.
     """
     stream = container.streams.best("video")
     if stream is None:
@@ -79,9 +79,9 @@ def video_stream(container: Any, name: str) -> Any:
 
 
 def read_packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a stream, and then an empty one with which a decoder gives the frames that it still holds.
+    """Yield the packets of a stream, and finally an empty packet that flushes the decoder.
 
-    Nothing is requested behind that: PyAV may then raise an error for streams that begin later in the file than others.
+    Demuxing stops there: PyAV may raise an error afterwards if streams start at different positions in the file.
     """
     for packet in container.demux(stream):
         yield packet
@@ -90,5 +90,5 @@ def read_packets(container: Any, stream: Any) -> Iterator[Any]:
 
 
 def reason(error: Exception) -> str:
-    """The text of an error, without a full stop."""
+    """Return the text of an error, without a final period."""
     return str(getattr(error, "strerror", None) or error or type(error).__name__).strip().rstrip(".")

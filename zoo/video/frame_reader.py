@@ -1,4 +1,4 @@
-"""A folder of frames, read as a video is: Something-Something V1, and raw frames as other libraries extract them."""
+"""Folders of frames with the interface of a video, such as Something-Something V1 or extracted raw frames."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from PIL import Image
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.video.pixels import stacked
+from zoo.video.pixels import stack_images
 from zoo.video.source import Source
 
 FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")
-FLOW = re.compile(r"(flow|x|y)_", re.IGNORECASE)  # optical flow, which extractors put beside the frames
+FLOW = re.compile(r"(flow|x|y)_", re.IGNORECASE)  # optical flow, which some tools extract into the same folder
 
 LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Frame 10 comes after frame 9, with or without zeros in front."""
+    """Sort key for natural order: frame 10 after frame 9, with or without leading zeros."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.findall(r"\d+|\D+", name)]
 
 
-class _Numbered(Sequence[str]):
-    """Names that count on from the first, such as frame_0000000001.jpg: all of them in a few bytes."""
+class _NumberedNames(Sequence[str]):
+    """Consecutively numbered names such as frame_0000000001.jpg, computed instead of stored."""
 
     def __init__(self, first: re.Match[str], count: int) -> None:
         self._before, digits, self._after = first.groups()
@@ -47,42 +47,42 @@ class _Numbered(Sequence[str]):
 
 
 @functools.lru_cache(maxsize=2)
-def _listed(folder: str, changed: int) -> Sequence[str]:
-    """Names of the frames in a folder that was last changed at some time."""
+def _list_frames(folder: str, modified: int) -> Sequence[str]:
+    """Return the names of the frames in a folder; ``modified``, its modification time, is part of the cache key."""
     with os.scandir(folder) as entries:
-        found = [e.name for e in entries if e.name.lower().endswith(FRAME_EXTENSIONS)]
-    found = [n for n in found if not n.startswith(".") and not FLOW.match(n)]
-    first = LAST_NUMBER.fullmatch(min(found, default=""))
+        names = [e.name for e in entries if e.name.lower().endswith(FRAME_EXTENSIONS)]
+    names = [n for n in names if not n.startswith(".") and not FLOW.match(n)]
+    first = LAST_NUMBER.fullmatch(min(names, default=""))
     if first:
-        numbered = _Numbered(first, len(found))
-        if set(numbered) == set(found):
+        numbered = _NumberedNames(first, len(names))
+        if set(numbered) == set(names):
             return numbered
-    return sorted(found, key=_natural)
+    return sorted(names, key=_natural)
 
 
 @functools.lru_cache(maxsize=4096)
-def _kept(folder: str, changed: int) -> _Numbered | None:
-    """The same if they are few bytes: long videos have a hundred thousand frames, of which a clip shows some."""
-    names = _listed(folder, changed)
-    return names if isinstance(names, _Numbered) else None
+def _list_numbered_frames(folder: str, modified: int) -> _NumberedNames | None:
+    """Return the names if they are consecutive, else None. Their small size permits a large cache."""
+    names = _list_frames(folder, modified)
+    return names if isinstance(names, _NumberedNames) else None
 
 
 class FrameReader:
-    """The JPEG and PNG files of a folder, in natural order; files of optical flow (flow_*, x_*, y_*) are not read.
+    """The JPEG and PNG files of a folder in natural order, without optical flow (flow_*, x_*, y_*).
 
-    A span of the source is frame numbers ``[start, stop)`` in that order, from 0. Rotation that cameras note in JPEG
-    files (EXIF) is not applied, as frames that were extracted from videos have none.
+    The span of the source is in frame numbers ``[start, stop)`` from 0. EXIF rotation of JPEG files is not applied;
+    frames extracted from videos have none.
 
     Raises:
-        DataError: there is no such folder, it has no frames, or the span has none.
+        DataError: the folder does not exist or has no frames, or the span is empty or out of range.
     """
 
     def __init__(self, source: str | Path | Source, fps: float = 30.0, deadline: float | None = None) -> None:
         self.source = source if isinstance(source, Source) else Source(str(source))
         self.fps, self._deadline, self._opened = fps, deadline, time.monotonic()
         try:
-            place = (self.source.path, os.stat(self.source.path).st_mtime_ns)
-            names = _kept(*place) or _listed(*place)
+            cache_key = (self.source.path, os.stat(self.source.path).st_mtime_ns)
+            names = _list_numbered_frames(*cache_key) or _list_frames(*cache_key)
         except OSError as error:
             raise DataError(f"{self.source} cannot be read as a folder of frames: {error.strerror}.") from error
         if not names:
@@ -97,18 +97,18 @@ class FrameReader:
         return self._length
 
     def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``, or what ``each`` makes of them.
+        """Read frames by number, see ``zoo.video.decoding.Reader.frames``.
 
         Raises:
-            DataError: a file is no picture or a damaged one, frames differ in size, or the deadline has passed.
-            IndexError: there is no such frame.
+            DataError: a file is not a valid image, frames differ in size, or the deadline has passed.
+            IndexError: a number is out of range.
         """
         numbers = np.asarray(indices, dtype=np.int64)
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted, order = np.unique(numbers, return_inverse=True)
         pictures = (self._picture(self._names[self._start + n]) for n in wanted.tolist())
-        frames = stacked(pictures, len(wanted), str(self.source), each)
+        frames = stack_images(pictures, len(wanted), str(self.source), each)
         return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
 
     def _picture(self, name: str) -> np.ndarray:
@@ -117,12 +117,12 @@ class FrameReader:
             raise DataError(f"{self.source} took longer than {limit:.3g} s to decode.")
         path = Path(self.source.path, name)
         if not path.is_file():
-            raise DataError(f"{path} is no regular file.")
+            raise DataError(f"{path} is not a regular file.")
         try:
             with Image.open(path, formats=("JPEG", "PNG")) as picture:
                 return np.array(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: of broken PNGs
-            raise DataError(f"{path} cannot be read as a picture: {str(error).rstrip('.')}.") from error
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNGs
+            raise DataError(f"{path} cannot be read as an image: {str(error).rstrip('.')}.") from error
 
     def times(self) -> np.ndarray:
         """Seconds of the frames, from 0."""
@@ -138,7 +138,7 @@ class FrameReader:
             yield torch.from_numpy(self._picture(self._names[self._start + index])).permute(2, 0, 1)
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: files are closed after reading."""
 
     def __enter__(self) -> FrameReader:
         return self

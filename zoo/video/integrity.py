@@ -1,8 +1,8 @@
-"""Structural checks of video files that FFmpeg does not make: a file that was cut short, or joined from several.
+"""Detect truncated and concatenated video files, which FFmpeg does not report.
 
-MP4, AVI and Matroska files note their size. FFmpeg opens such a file when it was cut short, decodes what is left and
-reports nothing, or only at the end. Of files joined byte by byte (``cat a.mkv b.mkv``) it reads the first one only, or
-decodes the others with the settings of the first.
+MP4, AVI and Matroska files contain their size. FFmpeg decodes a truncated file without an error, or reports one only at
+the end. In concatenated files (``cat a.mkv b.mkv``), it reads only the first file, or decodes the others with the
+settings of the first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zoo.errors import DataError
 BOXES = (b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"uuid")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 DOCTYPES = (b"matroska", b"webm")
-# headers of formats that do not note their size, long enough not to occur by chance
+# headers of formats without a size, long enough not to occur by chance
 FLV = (b"FLV\x01", b"\0\0\0\x09\0\0\0\0")  # before and after a byte of flags
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 PIPED = 0xFFFFFFFF  # the size in AVI files, or 0, if the writer could not go back and fill it in
@@ -24,16 +24,16 @@ BLOCK = 1 << 20  # bytes read at a time in a search
 
 
 def check_whole(file: BinaryIO, name: str, tick: Callable[[], None] = lambda: None) -> None:
-    """Refuse an empty file, one that was cut short, and one joined from several; leaves the file at its start.
+    """Refuse empty, truncated and concatenated files; the position is at the start afterwards.
 
-    Files of other formats pass. MPEG files, raw streams and GIF files may be joined: all frames are read.
+    Files of other formats pass. MPEG files, raw streams and GIF files may be concatenated: all their frames are read.
 
     Args:
         name: the name of the video in error messages.
-        tick: is called now and then during long searches; it may raise.
+        tick: called repeatedly during long searches; it may raise an error.
 
     Raises:
-        DataError: the file is empty, cut short, joined, or claims more frames than it can hold.
+        DataError: the file is empty, truncated or concatenated, or claims more frames than it can contain.
     """
     size = file.seek(0, os.SEEK_END)
     if size == 0:
@@ -60,10 +60,10 @@ def check_whole(file: BinaryIO, name: str, tick: Callable[[], None] = lambda: No
         kind = "WMV (ASF)"
         joined = _occurs(file, ASF, lambda _: True, tick)
     if end > size:
-        raise DataError(f"{name} is cut short: it has {size} bytes of {end}. Copy or download it again.")
+        raise DataError(f"{name} is truncated: it has {size} of {end} bytes. Copy or download it again.")
     if joined:
         raise DataError(
-            f"{name} consists of several {kind} files joined byte by byte, of which decoders read only the first one "
+            f"{name} consists of several concatenated {kind} files, of which decoders read only the first one "
             "correctly. Keep them as separate videos, or join them with FFmpeg's concat demuxer."
         )
     file.seek(0)

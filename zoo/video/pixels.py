@@ -1,4 +1,4 @@
-"""A decoded frame -> RGB, by the same arithmetic whatever the version of PyAV, and as torchcodec does it."""
+"""Convert decoded frames to RGB, with the same result for all versions of PyAV and for torchcodec."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 
 from zoo.errors import DataError
 
-# these have a converter of their own in FFmpeg, which looks neither at the interpolation nor at anything else
+# FFmpeg has special converters for these formats, which ignore the interpolation and the properties of a frame
 DIRECT = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
-# from PyAV 17 on, a pool of threads would start for each frame, which costs many times the conversion
+# since PyAV 17, the default would start a thread pool for each frame, which takes longer than the conversion
 THREADS = {"threads": 1} if int(av.__version__.split(".")[0]) >= 17 else {}
 
 
 def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
-    """uint8 ``(H, W, 3)``, upright. ``reformatter`` is kept from frame to frame, as it is costly to set up.
+    """Convert a frame to upright RGB, uint8 ``(H, W, 3)``; reuse ``reformatter``, as its setup is slow.
 
-    Chroma is interpolated bicubically and as of a progressive picture, with its samples centered, whatever the frame
-    says of that: so do torchcodec and FFmpeg's older interface, with which the published networks were trained.
+    Chroma is interpolated bicubically, as for progressive frames with centered samples, for all frames. torchcodec
+    does the same, and so did FFmpeg's older interface, with which the published networks were trained.
     """
     mirrored, turns = orientation(frame)
     odd = frame.width % 2 or frame.height % 2
@@ -37,9 +37,9 @@ def rgb(frame: av.VideoFrame, reformatter: VideoReformatter) -> np.ndarray:
 
 
 def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
-    """How to bring a frame upright: whether to mirror it left to right, then how often to turn it counter-clockwise.
+    """Return how to display a frame: whether to mirror it left to right, then the counterclockwise quarter turns.
 
-    Phones store portrait videos lying down, and front cameras mirrored ones, with a matrix to display them by.
+    Phones store portrait videos rotated, and front cameras mirrored videos, with a display matrix.
     """
     try:
         matrix = frame.side_data.get("DISPLAYMATRIX")
@@ -55,9 +55,9 @@ def orientation(frame: av.VideoFrame) -> tuple[bool, int]:
 
 
 def _plain(frame: av.VideoFrame) -> av.VideoFrame:
-    """The samples and the color matrix, without what else a frame says of itself.
+    """Copy the samples and color matrix of a frame, without its other properties.
 
-    A frame with a palette, or whose rows are stored from the bottom up, is RGB and stays as it is.
+    A frame with a palette, or with rows stored from bottom to top, is RGB and is returned unchanged.
     """
     if any(plane.line_size <= 0 for plane in frame.planes):
         return frame
@@ -71,28 +71,29 @@ def _plain(frame: av.VideoFrame) -> av.VideoFrame:
     return plain
 
 
-def stacked(
-    pictures: Iterable[np.ndarray], count: int, name: str, each: Callable[[Tensor], Tensor] | None = None
+def stack_images(
+    images: Iterable[np.ndarray], count: int, name: str, each: Callable[[Tensor], Tensor] | None = None
 ) -> Tensor:
-    """``count`` pictures ``(H, W, 3)`` -> ``(count, 3, H, W)``, held in memory once.
+    """Stack ``count`` images ``(H, W, 3)`` to a tensor ``(count, 3, H, W)``, without a second copy in memory.
 
     Args:
-        each: what becomes of a picture ``(1, 3, H, W)`` before the next one is decoded, if anything.
+        name: the name of the video in error messages.
+        each: function applied to an image ``(1, 3, H, W)`` before the next one is decoded.
 
     Raises:
-        DataError: they differ in size; ``name`` is the video's.
+        DataError: the images differ in size.
     """
     frames: np.ndarray | None = None
     shape: tuple[int, ...] = ()
-    for number, picture in enumerate(pictures):
-        shape = shape or picture.shape
-        if picture.shape != shape:
-            sizes = sorted([picture.shape[:2], shape[:2]])
+    for number, image in enumerate(images):
+        shape = shape or image.shape
+        if image.shape != shape:
+            sizes = sorted([image.shape[:2], shape[:2]])
             raise DataError(f"the frames of {name} differ in size: {sizes[0]} and {sizes[1]}.")
         if each is not None:
-            picture = each(torch.from_numpy(picture).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+            image = each(torch.from_numpy(image).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
         if frames is None:
-            frames = np.empty((count, *picture.shape), picture.dtype)
-        frames[number] = picture
+            frames = np.empty((count, *image.shape), image.dtype)
+        frames[number] = image
     assert frames is not None
     return torch.from_numpy(frames).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
-"""Frame-exact decoding with PyAV: one decoder per video, opened and closed where it is used.
+"""Frame-exact decoding with PyAV.
 
-Opening a damaged file often succeeds and its header may lie about its length, so the length is what the packets
-say, and an unreadable frame is an error that names the file.
+Opening a damaged file often succeeds, and its header may claim a wrong length. The number of frames is therefore
+counted from the packets, and an unreadable frame is an error that names the file.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.video.containers import open_container, read_packets, reason, video_stream
 from zoo.video.integrity import check_whole
-from zoo.video.pixels import rgb, stacked
+from zoo.video.pixels import rgb, stack_images
 from zoo.video.source import Source
 
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
-# Decoders that may be told before each packet whether to decode frames that no other frame refers to. Others ignore it,
-# or keep the setting of the first packet (libdav1d), or lose frames (dirac).
+# Decoders that can skip frames that no other frame refers to, packet by packet. Others ignore the setting, keep that of
+# the first packet (libdav1d), or lose frames (dirac).
 SKIPPING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
 # Formats whose packets may be marked as key frames although they are not.
 FALSE_KEYS = frozenset({"dirac", "gif", "rpza"})
-DELAY = 4  # frames that a decoder may hold back to put them in order; a jump throws them away
+DELAY = 4  # number of frames that a decoder may buffer for reordering; seeking discards them
 
 
 class VideoReader:
-    """An open video: its frames by number.
+    """An open video, used in a ``with`` block, with frames by number.
 
-    ``len(reader)`` is the number of frames, ``reader.key_frames`` the number of those that can be decoded alone, and
-    ``reader.fps`` the average frame rate of the whole video. Use it in a ``with`` block. Of a source with a span only
-    the packets of that span are read, and frame 0 is the first one at or after its start; second 0 is the first frame
-    of the video, whatever time the file gives to that.
+    ``len(reader)`` is the number of frames, ``reader.key_frames`` the number of key frames, and ``reader.fps`` the
+    average frame rate of the whole video. If the source has a span, only its packets are read, and frame 0 is the first
+    frame at or after its start. Second 0 is the first frame of the video, whatever its time in the file is.
 
     Args:
-        source: a path, or where the video is in a longer one or in a shard.
-        deadline: on the clock of ``time.monotonic``; what is not done by then is given up.
+        source: a path, or the location of a segment or of a video in a shard.
+        deadline: value of ``time.monotonic()`` after which reading raises an error; None for no limit.
 
     Raises:
-        DataError: the file is missing, empty, cut short, damaged, no video, or takes too long; or the span is empty.
+        DataError: the file is missing, empty, truncated, damaged or not a video; the span is empty; or the deadline has
+            passed.
     """
 
     def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
@@ -68,7 +68,7 @@ class VideoReader:
         self._reformatter = VideoReformatter()
 
     def _open_file(self) -> str | io.BytesIO | io.BufferedReader:
-        """The path of a regular file that is whole as far as its header tells, or a video in a shard as a file."""
+        """Check that the file is not truncated; return its path, or a file object for other sources."""
         if self.source.content is not None:
             content = io.BytesIO(self.source.content)
             check_whole(content, str(self.source), self._check_time)
@@ -83,9 +83,9 @@ class VideoReader:
         path = Path(self.source.path)
         try:
             if not path.exists():
-                raise DataError(f"There is no video {self.source}{': a link to nowhere' if path.is_symlink() else ''}.")
-            if not path.is_file():  # opening a pipe would wait for somebody to write to it
-                raise DataError(f"{self.source} is no regular file.")
+                raise DataError(f"There is no video {self.source}{': a broken link' if path.is_symlink() else ''}.")
+            if not path.is_file():  # opening a pipe would block
+                raise DataError(f"{self.source} is not a regular file.")
             with path.open("rb") as opened:
                 check_whole(opened, str(self.source), self._check_time)
         except OSError as error:
@@ -104,10 +104,10 @@ class VideoReader:
         return self._stream.codec_context.pix_fmt == "pal8"
 
     def _rewind(self) -> None:
-        """Open the container once more, at its first packet.
+        """Reopen the container, at its first packet.
 
-        Seeking is not the same: raw streams cannot seek, joined files are read up to their first end only, and FFmpeg
-        gives the palette of a video once, with the first packet.
+        Seeking is not equivalent: raw streams cannot seek, concatenated files are read only up to the end of the first,
+        and FFmpeg returns the palette of a video once, with the first packet.
         """
         self._container.close()
         if not isinstance(self._file, str):
@@ -116,7 +116,7 @@ class VideoReader:
         self._stream = video_stream(self._container, str(self.source))
 
     def _seek(self, time: int) -> None:
-        """Go to a key frame at or before a time; in a container that cannot seek, to the first packet."""
+        """Seek to a key frame at or before a time, or to the first packet if the container cannot seek."""
         if self._seekable:
             try:
                 self._container.seek(time, stream=self._stream)
@@ -137,7 +137,7 @@ class VideoReader:
 
     def _damaged(self, error: Exception) -> DataError:
         try:
-            self._check_time()  # FFmpeg was interrupted: no damage
+            self._check_time()  # at the deadline, FFmpeg fails with an unspecific error
         except DataError as late:
             return late
         return DataError(f"{self.source} is damaged: {reason(error)}.")
@@ -148,7 +148,7 @@ class VideoReader:
             yield packet
 
     def _decoded(self, wanted: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
-        """Frames from here on; those of display times that are not wanted only where others are built on them."""
+        """Decode from the current position; skip frames outside of ``wanted`` that no other frame refers to."""
         can_skip = self._stream.codec_context.name in SKIPPING
         for packet in self._packets():
             if packet.size and can_skip:
@@ -211,10 +211,10 @@ class VideoReader:
             raise DataError(f"{self.source} has no frames.")
 
     def _drop_undecodable(self) -> None:
-        """Leave out frames before the first key frame that cannot be decoded.
+        """Drop frames before the first key frame that cannot be decoded.
 
-        Recordings and copied parts may begin in the middle of a group of pictures, or with frames that refer to the
-        group before.
+        Recordings and copied segments may start in the middle of a group of pictures, or with frames that refer to the
+        previous group.
         """
         if self._times is None or self.source.span is not None or not len(self._times) or not len(self._keys):
             return
@@ -230,7 +230,7 @@ class VideoReader:
         self._times = self._times[(self._times >= self._keys[0]) | np.isin(self._times, shown)]
 
     def _seek_span(self) -> tuple[float, float]:
-        """Go to a key frame before the span; its start and stop in the time base of the stream."""
+        """Seek to a key frame before the span; return its start and stop in the time base of the stream."""
         assert self.source.span is not None
         base, unit = self._stream.start_time or 0, float(self._stream.time_base)
         # annotations are rounded: a frame at their very start is in, at their very stop it is out
@@ -257,7 +257,7 @@ class VideoReader:
 
     @property
     def codec(self) -> str:
-        """FFmpeg's name of the video's format, such as "h264"."""
+        """FFmpeg's name of the codec, such as "h264"."""
         codec = self._stream.codec_context.codec
         return str(getattr(codec, "canonical_name", codec.name))  # since PyAV 15; before, that of the decoder
 
@@ -265,11 +265,11 @@ class VideoReader:
         return self._length
 
     def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Frames by number (repeats allowed) -> uint8 RGB ``(len(indices), 3, H, W)``, or what ``each`` makes of them.
+        """Decode frames by number, see ``zoo.video.decoding.Reader.frames``.
 
         Raises:
-            DataError: a frame cannot be decoded, they differ in size, or the deadline has passed.
-            IndexError: there is no such frame.
+            DataError: a frame cannot be decoded, frames differ in size, or the deadline has passed.
+            IndexError: a number is out of range.
         """
         numbers = np.asarray(indices, dtype=np.int64)
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
@@ -280,7 +280,7 @@ class VideoReader:
 
     def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         try:
-            return stacked(self._pictures(wanted), len(wanted), str(self.source), each)
+            return stack_images(self._pictures(wanted), len(wanted), str(self.source), each)
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(error) from error
 
@@ -324,7 +324,7 @@ class VideoReader:
             yield frame
 
     def _starts(self, key: int) -> list[int]:
-        """Times to decode from, the nearest first; containers that seek by decoding time, or roughly, arrive late."""
+        """Times to seek to, nearest first; containers that seek by decoding time or imprecisely may arrive too late."""
         assert self._times is not None
         starts = [int(self._keys[key]), int(self._key_starts[key])] if key >= 0 else []
         return [*dict.fromkeys([*starts, int(self._times[0]), min(0, int(self._times[0]))])]

@@ -1,4 +1,4 @@
-"""Frame-exact decoding with torchcodec, by the same numbers as PyAV's."""
+"""Frame-exact decoding with torchcodec, with the same frame numbers as PyAV."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from zoo.video.pyav_reader import VideoReader
 from zoo.video.shard_member import MemberFile
 from zoo.video.source import Source
 
-CHUNK = 16  # frames that are decoded between two looks at the clock
-REFUSALS = (RuntimeError, ValueError, IndexError)  # of torchcodec, whatever the reason
+CHUNK = 16  # frames decoded between two checks of the deadline
+FAILURES = (RuntimeError, ValueError, IndexError)  # raised by torchcodec for any problem
 
 
 def video_decoder() -> Any:
-    """torchcodec's decoder.
+    """Import torchcodec's decoder class.
 
     Raises:
         ConfigError: torchcodec or FFmpeg's libraries are missing.
@@ -34,7 +34,7 @@ def video_decoder() -> Any:
         import torchcodec
         from torchcodec.decoders import VideoDecoder
 
-        if torchcodec.ffmpeg_major_version is None:  # it can be imported all the same
+        if torchcodec.ffmpeg_major_version is None:  # importing succeeds without FFmpeg
             raise ImportError("FFmpeg's libraries are missing")
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigError(
@@ -45,23 +45,23 @@ def video_decoder() -> Any:
 
 
 class TorchcodecReader(VideoReader):
-    """An open video: its frames by number, decoded by torchcodec.
+    """An open video, with frames by number, decoded by torchcodec.
 
-    PyAV's index of packets decides which frames there are; torchcodec is given that index instead of scanning the file
-    itself, so that both decoders have the same frames, of parts of videos as well. PyAV decodes instead
+    PyAV's index of packets defines the frames. torchcodec uses this index instead of scanning the file, so that both
+    decoders have the same frames, also in segments. PyAV decodes instead
 
-    - where torchcodec fails or yields a frame of another time, so that PyAV decides whether the file is damaged;
-    - where there are no display times to identify frames by: in AVI files with B frames, such as those of HMDB51,
-      torchcodec counts frames that do not exist;
-    - where the display matrix of the file mirrors the video: torchcodec applies only the rotation in it.
+    - if torchcodec fails or returns a frame with another time, so that PyAV decides whether the file is damaged;
+    - if frames have no display times: in AVI files with B frames, such as those of HMDB51, torchcodec counts frames
+      that do not exist;
+    - if the display matrix mirrors the video: torchcodec applies only its rotation.
 
-    Frames are equal to PyAV's to the bit if both use the same FFmpeg, with two exceptions. PyAV refuses frames in which
+    Frames are identical to PyAV's if both use the same FFmpeg, with two exceptions. PyAV refuses frames in which
     the decoder concealed damage; torchcodec does not report those. A display orientation that is written into the video
     stream itself (H.264 and HEVC SEI messages) is applied by PyAV only.
 
     Raises:
         ConfigError: torchcodec or FFmpeg's libraries are missing.
-        DataError: as of ``VideoReader``.
+        DataError: see ``VideoReader``.
     """
 
     def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
@@ -76,10 +76,10 @@ class TorchcodecReader(VideoReader):
         elif isinstance(file, io.BufferedReader):
             file = cast(MemberFile, file.raw).opened()
         else:
-            file = f"file:{file}"  # FFmpeg takes a name with a colon for an address
+            file = f"file:{file}"  # FFmpeg interprets a name with a colon as a URL
         keys = set(self._keys.tolist())
         frames = [{"pts": t, "duration": 1, "key_frame": int(t in keys)} for t in self._times.tolist()]
-        with contextlib.suppress(*REFUSALS):
+        with contextlib.suppress(*FAILURES):
             self._decoder = decoder(
                 file,
                 stream_index=self._stream.index,
@@ -96,12 +96,12 @@ class TorchcodecReader(VideoReader):
         try:
             return orientation(next(self._by_time(np.array([0]))))[0]
         except (DataError, av.FFmpegError):
-            return True  # PyAV decodes and names the damage
+            return True  # PyAV decodes instead, and reports the damage
 
     def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if self._decoder is not None:
             chunks = np.split(wanted, range(CHUNK, len(wanted), CHUNK))
-            with contextlib.suppress(*REFUSALS):
+            with contextlib.suppress(*FAILURES):
                 frames = [each(self._chunk(chunk)) if each else self._chunk(chunk) for chunk in chunks]
                 return frames[0] if len(frames) == 1 else torch.cat(frames)
         return super()._unique(wanted, each)
@@ -112,5 +112,5 @@ class TorchcodecReader(VideoReader):
         self._check_time()
         times = np.rint(batch.pts_seconds.numpy() / float(self._stream.time_base))
         if not np.array_equal(times, self._times[wanted]):
-            raise RuntimeError("other frames than those asked for")
+            raise RuntimeError("torchcodec returned other frames")
         return batch.data

@@ -34,12 +34,12 @@ def test_frames_are_exact_in_any_order(name: str, wanted: list[int], tmp_path: P
     assert brightness(frames) == wanted
 
 
-def test_frames_out_of_range_are_a_programming_error(tmp_path: Path) -> None:
+def test_out_of_range_frames_raise_index_error(tmp_path: Path) -> None:
     with VideoReader(numbered_video(tmp_path / "v.mp4", 5)) as reader, pytest.raises(IndexError, match="5 frames"):
         reader.frames([5])
 
 
-def test_phone_videos_stand_upright(tmp_path: Path) -> None:
+def test_rotated_phone_videos_are_decoded_upright(tmp_path: Path) -> None:
     """A display matrix of 90 degrees turns frames, so that height and width trade places."""
     picture = np.zeros((48, 64, 3), dtype=np.uint8)
     picture[:, :32] = 255  # left half white
@@ -89,7 +89,7 @@ def bad_files(folder: Path) -> dict[str, Path]:
     return files
 
 
-def test_bad_files_are_errors_that_name_them(tmp_path: Path) -> None:
+def test_errors_name_the_damaged_file(tmp_path: Path) -> None:
     for kind, file in bad_files(tmp_path).items():
         with pytest.raises(DataError, match=f"{kind}.mp4"), VideoReader(file) as reader:
             reader.frames([0, len(reader) - 1])
@@ -97,9 +97,9 @@ def test_bad_files_are_errors_that_name_them(tmp_path: Path) -> None:
         VideoReader(tmp_path / "none.mp4")
 
 
-def test_a_file_cut_short_is_refused_when_opened(tmp_path: Path) -> None:
+def test_truncated_file_is_refused_on_opening(tmp_path: Path) -> None:
     """Its start would decode; but a clip of half a video is a clip of another video."""
     path = numbered_video(tmp_path / "v.mkv", 30)
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(DataError, match=r"v.mkv is cut short: it has \d+ bytes of \d+"):
+    with pytest.raises(DataError, match=r"v.mkv is truncated: it has \d+ of \d+ bytes"):
         VideoReader(path)

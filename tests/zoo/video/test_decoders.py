@@ -32,7 +32,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.video import shard_member
 from zoo.video.containers import COVER
 from zoo.video.decoding import DECODERS, VideoReader, open_video
-from zoo.video.pixels import stacked
+from zoo.video.pixels import stack_images
 from zoo.video.source import Source
 from zoo.video.torchcodec_reader import TorchcodecReader
 
@@ -58,7 +58,7 @@ def ffmpeg_of_pyav(folder: Path) -> Path:
 
 
 @pytest.mark.skipif(DECODER != "pyav", reason="this is that process")
-def test_all_of_this_holds_for_torchcodec(tmp_path: Path) -> None:
+def test_torchcodec_passes_the_same_checks(tmp_path: Path) -> None:
     if importlib.util.find_spec("torchcodec") is None or not any(ffmpeg_of_pyav(tmp_path).iterdir()):
         pytest.skip("torchcodec, or a wheel of PyAV with FFmpeg's libraries, is not installed")
     environment = os.environ | {CHOICE: "torchcodec", "LD_LIBRARY_PATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
@@ -99,7 +99,7 @@ def written(kind: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ODD_KINDS)
-def test_odd_videos_show_what_was_written(kind: str, tmp_path: Path, odd: Odd) -> None:
+def test_unusual_videos_decode_to_the_written_frames(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.mp4")
     wanted = torch.from_numpy(written(kind).copy()).permute(0, 3, 1, 2)
     with open_video(path, DECODER) as reader:
@@ -123,7 +123,7 @@ def test_odd_videos_show_what_was_written(kind: str, tmp_path: Path, odd: Odd) -
 
 @pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
 @pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mpeg4_mp4", "mpeg4_avi_without_b_frames", "turned_90"])
-def test_torchcodec_needs_no_help_with_common_files(kind: str, tmp_path: Path, odd: Odd) -> None:
+def test_torchcodec_decodes_common_files_without_fallback(kind: str, tmp_path: Path, odd: Odd) -> None:
     with TorchcodecReader(put(odd(kind), tmp_path / "v.mp4")) as reader:
         numbers = np.arange(FRAMES)
         assert torch.equal(reader._chunk(numbers), VideoReader._unique(reader, numbers))
@@ -184,7 +184,7 @@ def test_frames_are_in_memory_once(tmp_path: Path, odd: Odd) -> None:
         assert frames is reader.made
         assert torch.equal(reader.frames([3, 1, 3]), frames[[3, 1, 3]])
     tracemalloc.start()
-    stacked((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
+    stack_images((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 1.5 * FRAMES * 64 * 64 * 3
@@ -253,7 +253,9 @@ def test_large_videos_inside_a_shard_are_read_block_by_block(
 
 
 @pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
-def test_both_decoders_of_a_large_video_have_a_place_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_decoders_of_a_large_video_have_separate_positions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shard_member, "BLOCK", 4096)
     noise = np.random.default_rng(0).integers(0, 256, (200, 64, 64, 3), dtype=np.uint8)
     write_video(tmp_path / "v.mp4", noise)
@@ -267,7 +269,7 @@ def test_both_decoders_of_a_large_video_have_a_place_in_it(tmp_path: Path, monke
             assert torch.equal(VideoReader._unique(reader, np.array([n]))[0], everything[n])
 
 
-def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+def test_cover_image_is_not_a_video(tmp_path: Path) -> None:
     if int(av.__version__.split(".")[0]) < 15:
         pytest.skip("PyAV does not tell pictures from videos")
     for name, flags in (("song.mp4", COVER), ("video.mp4", 0)):
@@ -295,13 +297,13 @@ def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
         (".obu", "libsvtav1", "obu"), (".av1", "libsvtav1", "obu"), (".ivf", "libsvtav1", "ivf"),
     ],
 )  # fmt: skip
-def test_videos_of_rarer_endings_are_read(ending: str, codec: str, container: str, tmp_path: Path) -> None:
+def test_videos_with_rare_extensions_are_read(ending: str, codec: str, container: str, tmp_path: Path) -> None:
     path = encode(tmp_path / f"v{ending.upper()}", codec, container, size=(64, 64))
     assert Tree(tmp_path).names == [path.name]
     assert decode(path).shape[:2] == (FRAMES, 3)
 
 
-def test_frames_of_two_sizes_make_no_clip(tmp_path: Path) -> None:
+def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
     parts = [encode(tmp_path / str(h), "mpeg1video", "mpeg", size=(h, 64)).read_bytes() for h in (48, 32)]
     (tmp_path / "v.mpg").write_bytes(b"".join(parts))
     with open_video(tmp_path / "v.mpg", DECODER) as reader:
@@ -329,7 +331,7 @@ def test_bad_files_are_errors_in_bounded_time(kind: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("kind", ["mpegts", "vp9", "mpeg4_avi_without_b_frames"])
-def test_holes_without_end_are_given_up(kind: str, tmp_path: Path, odd: Odd) -> None:
+def test_decoding_stops_at_the_deadline(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.mp4")
     size = path.stat().st_size
     os.truncate(path, size // 3)
@@ -342,7 +344,7 @@ def test_holes_without_end_are_given_up(kind: str, tmp_path: Path, odd: Odd) -> 
 
 @pytest.mark.parametrize("percent", [10, 50, 90])
 @pytest.mark.parametrize("kind", ["h264", "fragmented", "vp9", "mpeg4_avi", "mjpeg_avi"])
-def test_files_cut_short_are_refused(kind: str, percent: int, tmp_path: Path, odd: Odd) -> None:
+def test_truncated_files_are_refused(kind: str, percent: int, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.mp4")
     os.truncate(path, path.stat().st_size * percent // 100)
     with pytest.raises(DataError, match=r"v.mp4"):
@@ -390,7 +392,7 @@ def test_a_deadline_in_the_past(tmp_path: Path, odd: Odd) -> None:
             reader.frames([0])
 
 
-def test_what_is_missing_is_told(tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_are_named(tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(odd("h264"), tmp_path / "v.mp4")
     with pytest.raises(ConfigError, match="decoder is 'decord'; choose from pyav, torchcodec"):
         open_video(path, "decord")

@@ -84,7 +84,7 @@ REFERENCES = {
 }
 
 
-def test_the_watch_sees_what_ffmpeg_opens(canary: Canary) -> None:
+def test_file_access_of_ffmpeg_is_recorded(canary: Canary) -> None:
     assert not canary.opened
     (canary.path.parent / "list.mp4").write_text(REFERENCES["concat.mp4"])
     with av.open(str(canary.path.parent / "list.mp4")) as container:
@@ -106,7 +106,7 @@ def test_files_that_refer_to_others_are_refused(name: str, canary: Canary, port:
     assert not canary.opened
 
 
-def test_the_message_says_why_a_playlist_is_refused(tmp_path: Path) -> None:
+def test_playlist_error_states_the_reason(tmp_path: Path) -> None:
     (tmp_path / "list.mp4").write_text(REFERENCES["concat.mp4"])
     with pytest.raises(DataError, match=r"list.mp4 is not a video in a supported container format.*Playlists"):
         open_video(tmp_path / "list.mp4")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from zoo.errors import DataError
 from zoo.video.decoding import open_video
-from zoo.video.frame_reader import _kept
+from zoo.video.frame_reader import _list_numbered_frames
 from zoo.video.source import Source
 
 
@@ -77,15 +77,15 @@ def test_long_folders_are_listed_once_until_they_change(
     assert levels() == [8, *range(10, 14), 0]
 
 
-def test_what_is_kept_of_many_long_folders_is_little(tmp_path: Path) -> None:
+def test_cache_of_frame_names_is_small(tmp_path: Path) -> None:
     for number in range(2000):
         (tmp_path / f"frame_{number:010d}.jpg").touch()
     place = (str(tmp_path), tmp_path.stat().st_mtime_ns)
-    kept = _kept(*place)
+    kept = _list_numbered_frames(*place)
     assert kept is not None and len(pickle.dumps(kept)) < 200
     assert (len(kept), kept[0], kept[1999]) == (2000, "frame_0000000000.jpg", "frame_0000001999.jpg")
     (tmp_path / "cover.jpg").touch()
-    assert _kept(place[0], place[1] + 1) is None
+    assert _list_numbered_frames(place[0], place[1] + 1) is None
 
 
 def test_flow_hidden_and_other_files_are_no_frames(folder: Path) -> None:
@@ -133,10 +133,10 @@ def test_bad_folders_are_errors_that_name_them(folder: Path, tmp_path: Path) -> 
         reader.frames([0])
 
 
-def test_half_a_jpeg_is_damaged(tmp_path: Path) -> None:
+def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "1.jpg")
     whole = (tmp_path / "1.jpg").read_bytes()
     (tmp_path / "1.jpg").write_bytes(whole[: len(whole) // 2])
-    with open_video(tmp_path) as reader, pytest.raises(DataError, match=r"1.jpg cannot be read as a picture"):
+    with open_video(tmp_path) as reader, pytest.raises(DataError, match=r"1.jpg cannot be read as an image"):
         reader.frames([0])

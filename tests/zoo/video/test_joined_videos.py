@@ -57,7 +57,7 @@ def test_joined_streams_have_the_frames_of_all_parts(kind: str, tmp_path: Path) 
         assert torch.equal(reader.frames([69, 3, 41, 39, 40]), expected[[69, 3, 41, 39, 40]])
 
 
-def test_joined_streams_are_prepared_whole(tmp_path: Path) -> None:
+def test_concatenated_streams_are_prepared_completely(tmp_path: Path) -> None:
     first, second = parts(tmp_path, LEGAL["mpegts"])
     joined = tmp_path / "joined.ts"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
@@ -71,11 +71,11 @@ def test_joined_files_with_headers_are_refused(kind: str, tmp_path: Path) -> Non
     assert len(read(first)) == 40
     for content in (first.read_bytes() + second.read_bytes(), 2 * first.read_bytes()):
         (tmp_path / "joined.x").write_bytes(content)
-        with pytest.raises(DataError, match=r"joined.x consists of several .* files joined byte by byte"):
+        with pytest.raises(DataError, match=r"joined.x consists of several concatenated .* files"):
             read(tmp_path / "joined.x")
 
 
-def test_other_bytes_behind_a_file_do_no_harm(tmp_path: Path) -> None:
+def test_trailing_bytes_are_ignored(tmp_path: Path) -> None:
     for kind in ("mp4", "mkv", "avi"):
         path = encode(tmp_path / kind, frames=10, **REFUSED[kind])
         path.write_bytes(path.read_bytes() + b"\0" * 100 + b"some tool's notes")

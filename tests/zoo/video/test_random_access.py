@@ -160,7 +160,7 @@ def test_random_access_is_exact_for_every_encoder_and_container(encoder: str, tm
 
 
 @pytest.mark.parametrize("codec", ["libsvtav1", "libvpx-vp9", "dirac"])
-def test_decoders_that_do_not_support_skipping_are_never_told_to_skip(codec: str, tmp_path: Path) -> None:
+def test_skipping_is_only_set_for_decoders_that_support_it(codec: str, tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mkv", codec, "matroska", size=(64, 64))
     with VideoReader(path) as reader:
         reader.frames([11])

@@ -144,10 +144,10 @@ def test_every_sampler_has_a_table_and_every_entry_a_sampler() -> None:
     assert used == set(SAMPLERS)
 
 
-def test_views_that_cannot_be() -> None:
+def test_invalid_views_are_refused() -> None:
     with pytest.raises(ConfigError, match="1 or 2 test clips, not 3"):
         sample(protocol("twice"), 100, 30.0, (0, 3))
-    with pytest.raises(ConfigError, match="a video without frames"):
+    with pytest.raises(ConfigError, match="A video without frames"):
         sample(protocol("segment"), 0, 30.0)
 
 
@@ -193,7 +193,7 @@ def test_segments_are_rounded_as_released() -> None:
     assert clips[:, -1].max() == 79
 
 
-def test_a_dense_clip_never_starts_at_the_last_place() -> None:
+def test_dense_clip_never_starts_at_the_last_position() -> None:
     """randint(0, P - 1) leaves out its upper end: of P = 11 places, 10 are drawn."""
     starts = Counter(drawn(protocol("dense"), 74, count=2000)[:, 0].tolist())
     assert set(starts) == set(range(10))

@@ -86,7 +86,7 @@ def bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("pixels", ["mmaction2", "tadaconv"])
-def test_bilinear_is_that_of_the_textbook(height: int, width: int, pixels: str) -> None:
+def test_bilinear_resizing_matches_the_definition(height: int, width: int, pixels: str) -> None:
     """Torch's floats to within 0.05 of 255 levels; MMAction2's frames, bytes, to within one, as OpenCV's are."""
     frames = noise(height, width, 1)
     ours = resize_short_side(frames, 256, False, pixels)
@@ -141,7 +141,7 @@ def test_ten_crops_are_corners_center_and_their_mirror_images() -> None:
     assert corners(256, 455, 224, 10, "mmaction2") == released + mirrored
 
 
-def test_views_that_cannot_be() -> None:
+def test_invalid_views_are_refused() -> None:
     for crops in (0, 2, 5):
         with pytest.raises(ConfigError, match=f"crops is {crops}; choose from 1, 3, 10"):
             view_crops(noise(44, 100), 40, crops)
@@ -165,7 +165,7 @@ def test_bytes_and_floats_share_a_batch() -> None:
     torch.testing.assert_close(normalize(batch, MEAN, STD)[0], normalize(kept, MEAN, STD))
 
 
-def test_normalization_is_that_of_the_protocol() -> None:
+def test_normalize_uses_mean_and_std_of_the_protocol() -> None:
     video = noise(5, 6, 8).view(2, 4, 3, 5, 6)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
     wanted = ((video.float() / 255 - mean) / std).transpose(1, 2)
@@ -231,7 +231,7 @@ def only_crops(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("augment", list(AUGMENTATIONS))
 @pytest.mark.parametrize(("height", "width"), [(1, 40), (40, 1), (1, 1), (2, 3)])
-def test_frames_of_a_pixel_cost_no_run(augment: str, height: int, width: int) -> None:
+def test_single_pixel_frames_do_not_stop_a_run(augment: str, height: int, width: int) -> None:
     protocol = replace(DEFAULT_PROTOCOL, train_crop=32, augment=augment)
     for _ in range(20):
         assert train_clip(noise(height, width), protocol, flip=True)[0].shape == (2, 3, 32, 32)
@@ -296,7 +296,7 @@ def test_erased_boxes_are_zero_to_the_network() -> None:
     assert gray.abs().max() < 0.005
 
 
-def test_colors_are_jittered_by_the_strength_asked_for_and_hues_stay() -> None:
+def test_color_jitter_follows_its_strength_and_keeps_hues() -> None:
     torch.manual_seed(0)
     gray = torch.full((1, 3, 40, 40), 100, dtype=torch.uint8)
     levels = np.array([int(trained(gray, color_jitter=0.4).float().mean()) for _ in range(300)])
