@@ -43,6 +43,30 @@ def recipes(arguments: Arguments) -> None:
     recipes_command(arguments)
 
 
+def predict(arguments: Arguments) -> None:
+    """Classify videos; with ``--window``, over time."""
+    if any(argument.partition("=")[0] == "--window" for argument in arguments):
+        from zoo.inference.commands import predict_windows_command  # imports decoders
+
+        predict_windows_command(arguments)
+    else:
+        train("predict", arguments)
+
+
+def features(arguments: Arguments) -> None:
+    """Write the features of videos."""
+    from zoo.inference.commands import features_command  # imports decoders
+
+    features_command(arguments)
+
+
+def search(arguments: Arguments) -> None:
+    """Find similar videos."""
+    from zoo.inference.commands import search_command  # imports decoders
+
+    search_command(arguments)
+
+
 class Command(NamedTuple):
     """Subcommand of ``tempozoo``.
 
@@ -72,8 +96,19 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "predict": Command(
-        functools.partial(train, "predict"),
-        {"classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/"},
+        predict,
+        {
+            "classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/",
+            "classify over time": "tempozoo predict --from runs/mine long.mp4 --window 2 --plot chart.png",
+        },
+    ),
+    "features": Command(
+        features,
+        {"compute features": "tempozoo features VIDEOS --from runs/mine --out FOLDER"},
+    ),
+    "search": Command(
+        search,
+        {"find similar videos": "tempozoo search clip.mp4 --features FOLDER"},
     ),
     "data": Command(
         data_tools,

@@ -25,7 +25,8 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {  # usages, purpose
     "predict": (
         ("--from NETWORK [--out FOLDER] [options] FILE [FILE ...]",),
         "Classify videos. FILE is a video, a folder of videos, a quoted pattern such as 'clips/*.mp4', or the URL "
-        "of a shard. Put `--` before names that begin with a dash.",
+        "of a shard. Put `--` before names that begin with a dash. With --window SECONDS, classify every part of a "
+        "video; see `tempozoo predict --window 2 --help`.",
     ),
 }
 

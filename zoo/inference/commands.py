@@ -1,4 +1,4 @@
-"""``tempozoo predict --window``: predictions over time on the command line."""
+"""``tempozoo predict --window``, ``tempozoo features`` and ``tempozoo search``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from zoo.command_line import expand_home, resolve_network
 from zoo.errors import ConfigError, DataError, ZooError
+from zoo.inference.embeddings import video_features, window_features
+from zoo.inference.feature_files import FeatureFolder, VideoFeatures, search
 from zoo.inference.inputs import is_url
 from zoo.inference.predictor import PRECISIONS, Predictor
 from zoo.inference.timeline_files import TimelineFile
 from zoo.inference.windows import TimedPrediction, check_window, timeline
 from zoo.loading import load
 from zoo.models.network import VideoNetwork
+from zoo.provenance import fingerprint
+from zoo.spec import package_version
 from zoo.text import printable
 from zoo.video.live import is_live
 from zoo.video.source import VIDEO_EXTENSIONS
@@ -115,9 +121,8 @@ def predict_windows_command(arguments: Sequence[str]) -> None:
 
 
 def _default_device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """A GPU for each process of this machine, otherwise the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def _predict_video(
@@ -157,3 +162,100 @@ def _draw(video: str, windows: Sequence[TimedPrediction], args: argparse.Namespa
 
         plot_timeline(windows, Path(expand_home(args.plot)))
         print(f"Written to {args.plot}")
+
+
+def features_command(arguments: Sequence[str]) -> None:
+    """Write the features of videos."""
+    parser = argparse.ArgumentParser(
+        "tempozoo features",
+        description="Write the features of videos to a folder, one safetensors file per video, with a manifest. "
+        "A repeated command computes what is missing. With torchrun, processes share the videos.",
+    )
+    parser.add_argument("sources", nargs="+", help="video files, folders or URLs")
+    parser.add_argument("--from", dest="network", required=True, help="network, as of `tempozoo fit --from`")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the features")
+    parser.add_argument("--window", type=float, metavar="SECONDS", help="features of windows instead of views")
+    parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
+    parser.add_argument("--stage", type=int, help="stage, whose feature maps are averaged (default: classifier input)")
+    parser.add_argument("--views", default="1x1", help="CLIPSxCROPS, or published (default: 1x1)")
+    parser.add_argument("--parquet", metavar="FILE", help="also combine all features into one Parquet file")
+    parser.add_argument("--device", help="such as cuda:0 (default: a GPU for each process, otherwise the CPU)")
+    parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
+    parser.add_argument("--batch_size", type=int, default=8, help="views per forward pass (default: 8)")
+    args = parser.parse_args(list(arguments))
+    stride = None if args.window is None else check_window(args.window, args.stride)
+    network = load(resolve_network(args.network))
+    folder = FeatureFolder(expand_home(args.out))
+    rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    if args.parquet and processes > 1:
+        raise ConfigError("--parquet needs all features: repeat the command with it in one process.")
+    folder.start(
+        {
+            "network": args.network,
+            "weights": fingerprint(network.state_dict()),
+            "window": args.window,
+            "stride": stride,
+            "stage": args.stage,
+            "views": args.views,
+            "protocol": network.protocol.to_dict(),
+            "versions": {"tempozoo": package_version(), "torch": torch.__version__},
+        }
+    )
+    videos = list_videos(args.sources)
+    own = [video for video in videos[rank::processes] if not folder.has(video)]
+    print(f"{len(videos)} videos; {len(videos[rank::processes]) - len(own)} of this process are complete", flush=True)
+    failures = 0
+    device = args.device or _default_device()
+    options = {"views": args.views, "precision": args.precision, "batch_size": args.batch_size, "device": device}
+    with Predictor(network, **options) as predictor:
+        for number, video in enumerate(own, 1):
+            try:
+                folder.write(_compute_features(predictor, video, args))
+            except DataError as error:
+                failures += 1
+                print(f"Not read: {printable(str(error))}", flush=True)
+                continue
+            print(f"{number} of {len(own)}: {printable(video)}", flush=True)
+    if args.parquet:
+        folder.write_parquet(Path(expand_home(args.parquet)))
+        print(f"Written to {args.parquet}")
+    print(f"Written to {folder.folder}")
+    if failures:
+        raise ZooError(f"{failures} of {len(own)} videos could not be read; see above.")
+
+
+def _compute_features(predictor: Predictor, video: str, args: argparse.Namespace) -> VideoFeatures:
+    """The features of a video: rows of views, or of windows; feature maps are averaged."""
+    if args.window is None:
+        features = video_features(predictor, video, args.stage)
+        times = torch.empty(2, 0)
+    else:
+        windows = list(window_features(predictor, video, window=args.window, stride=args.stride, stage=args.stage))
+        features = torch.stack([window.features for window in windows])
+        times = torch.tensor([[window.start for window in windows], [window.end for window in windows]])
+    return VideoFeatures(video, features.flatten(2).mean(2) if features.ndim > 2 else features, *times)
+
+
+def search_command(arguments: Sequence[str]) -> None:
+    """Print the videos that are most similar to a query."""
+    parser = argparse.ArgumentParser(
+        "tempozoo search", description="Find the videos nearest to a query, by the cosine similarity of their features."
+    )
+    parser.add_argument("query", help="video file or URL")
+    parser.add_argument("--features", required=True, metavar="FOLDER", help="folder written by `tempozoo features`")
+    parser.add_argument("--from", dest="network", help="network (default: the one of the features)")
+    parser.add_argument("--top", type=int, default=10, help="videos (default: 10)")
+    args = parser.parse_args(list(arguments))
+    if args.top < 1:
+        raise ConfigError(f"--top is {args.top}; it must be at least 1.")
+    folder = FeatureFolder(expand_home(args.features))
+    manifest = folder.manifest()
+    network = load(resolve_network(args.network or str(manifest["network"])))
+    if fingerprint(network.state_dict()) != manifest["weights"]:
+        raise ConfigError(f"{args.features} was computed with other weights than those of {args.network}.")
+    with Predictor(network, views=str(manifest["views"]), device=_default_device()) as predictor:
+        query = video_features(predictor, expand_home(args.query), manifest["stage"])
+    query = query.flatten(2).mean(2) if query.ndim > 2 else query
+    for match in search(list(folder.read()), query.mean(0), args.top):
+        window = "" if match.start is None else f"  {match.start:.2f} - {match.end:.2f} s"
+        print(f"{match.similarity:7.4f}  {printable(match.video)}{window}")

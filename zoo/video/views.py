@@ -59,7 +59,8 @@ def resize_frames(frames: Tensor, protocol: Protocol, name: str) -> Tensor:
     Raises:
         DataError: one side is more than ``MAX_ASPECT`` times the other.
     """
-    check_aspect(*frames.shape[-2:], name)
+    height, width = frames.shape[-2:]
+    check_aspect(height, width, name)
     return resize_short_side(frames, protocol.resize, protocol.antialias, protocol.pixels)
 
 

@@ -1,0 +1,197 @@
+"""``tempozoo predict --window``: rows on disk, resumed commands, annotated videos and charts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from numbered_videos import numbered_video
+from PIL import Image
+from small_models import small
+
+import zoo
+from cli import main
+from zoo.inference.timeline_files import read_timeline
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 frames at 25 frames per second: 2.4 seconds."""
+    return numbered_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames=60)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    model = small("tanet_r18", labels=["wave", "clap", "jump", "sit"], image_size=32)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.01 * torch.randn_like(parameter))  # changed, so that it counts as trained
+    return str(zoo.save(model, tmp_path_factory.mktemp("networks") / "network"))
+
+
+def predict(network: str, *arguments: str | Path) -> int:
+    return main(["predict", "--from", network, "--window", "0.8", "--stride", "0.5", *map(str, arguments)])
+
+
+def test_rows_are_those_of_timeline(
+    network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(network, video, "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.jsonl", "--top", "2") == 0
+    expected = list(zoo.timeline(network, video, window=0.8, stride=0.5))
+    assert read_timeline(tmp_path / "a.csv") == read_timeline(tmp_path / "a.jsonl")
+    rows = read_timeline(tmp_path / "a.csv")
+    assert [(row["start"], row["end"]) for row in rows] == [
+        (pytest.approx(w.start), pytest.approx(w.end)) for w in expected
+    ]
+    for row, window in zip(rows, expected, strict=True):
+        assert [(p["label"], p["score"]) for p in row["predictions"]] == [
+            (label, pytest.approx(score, abs=1e-6)) for label, score in window.top(2)
+        ]
+    out = capsys.readouterr().out
+    assert f"0.00 -     0.80 s  {expected[0].labels[0]}" in out
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_an_interrupted_command_is_resumed(
+    name: str, network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, option = tmp_path / name, "--csv" if name.endswith("csv") else "--json"
+    assert predict(network, video, option, path) == 0
+    complete = path.read_bytes()
+    lines = complete.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:-2]) + lines[-2][:17])  # killed while it wrote a row
+    capsys.readouterr()
+    assert predict(network, video, option, path) == 0
+    assert path.read_bytes() == complete
+    assert "resumed at 1.5 s" in capsys.readouterr().out
+    assert predict(network, video, option, path) == 0
+    assert path.read_bytes() == complete
+
+
+def test_a_file_with_other_settings_is_refused(
+    network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.csv"
+    assert predict(network, video, "--csv", path) == 0
+    assert predict(network, video, "--csv", path, "--top", "1") == 1
+    assert "has predictions with other settings" in capsys.readouterr().err
+    path.write_text("path,label\nx,1\n")
+    assert predict(network, video, "--csv", path) == 1
+    assert "was not written by this command" in capsys.readouterr().err
+    assert predict(network, video, "--csv", tmp_path / "a.txt") == 1
+    assert "give a file name that ends in .csv" in capsys.readouterr().err
+
+
+def test_a_folder_with_a_bad_video_gives_the_others(
+    network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    (folder / "a.mp4").write_bytes(video.read_bytes())
+    (folder / "b.mp4").write_bytes(b"no video")
+    (folder / "c.mp4").write_bytes(video.read_bytes())
+    assert predict(network, folder, "--csv", tmp_path / "a.csv") == 1
+    captured = capsys.readouterr()
+    assert "Not read: " in captured.out and "1 of 3 videos could not be read" in captured.err
+    assert {Path(row["video"]).name for row in read_timeline(tmp_path / "a.csv")} == {"a.mp4", "c.mp4"}
+
+
+def test_the_annotated_video_has_all_frames_and_a_panel(network: str, video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "annotated.mp4"
+    assert predict(network, video, "--save", path, "--plot", tmp_path / "chart.png") == 0
+    with av.open(str(video)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        frames = list(container.decode(video=0))
+    assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
+    assert frames[0].height >= 240  # enlarged for legible text
+    picture = frames[50].to_ndarray(format="rgb24").astype(int)
+    corner, rest = picture[: picture.shape[0] // 4, : picture.shape[1] // 2], picture[picture.shape[0] // 2 :]
+    assert np.ptp(corner) > 100 and np.ptp(rest) < 40  # text and bars above a frame of one brightness
+    with Image.open(tmp_path / "chart.png") as chart:
+        assert chart.width > 800 and len(chart.convert("RGB").getcolors(1 << 24) or []) > 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--stride", "0"], "stride is 0.0; it must be"),
+        (["--top", "0"], "--top is 0; it must be at least 1"),
+        (["--save", "x.avi"], "x.avi: the annotated video is written as MP4"),
+        (["--plot", "x.xyz"], "x.xyz: give a name that ends in one of"),
+        (["--views", "2"], "views is '2'"),
+    ],
+)
+def test_wrong_options_are_named(
+    arguments: list[str], message: str, network: str, video: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(video), "--from", network, "--window", "0.8", *arguments]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_untrained_networks_are_refused(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = zoo.save(small("tanet_r18"), tmp_path / "random")
+    assert predict(str(folder), video) == 1
+    assert "is not a trained video network (untrained: all weights)" in capsys.readouterr().err
+    assert predict(str(folder), video, "--allow_untrained") == 0
+
+
+def test_features_are_resumed_and_searched(
+    network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "features"
+    folder.mkdir()
+    for name, frames in (("a", 60), ("b", 30), ("c", 12)):
+        numbered_video(folder / f"{name}.mp4", frames=frames)
+    arguments = ["features", str(folder), "--from", network, "--out", str(out)]
+    assert main(arguments) == 0
+    files = sorted(out.glob("*.safetensors"))
+    assert len(files) == 3
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["network"] == network and manifest["protocol"]["num_frames"] == 4
+    before = {path: path.stat().st_mtime_ns for path in files[1:]}
+    files[0].unlink()
+    assert main(arguments) == 0
+    assert files[0].exists() and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert main([*arguments, "--views", "2x1"]) == 1
+    assert "has features with another views" in capsys.readouterr().err
+
+    assert main(["search", str(folder / "b.mp4"), "--features", str(out), "--top", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[0].startswith(" 1.0000") and lines[0].endswith("b.mp4")
+
+
+def test_processes_share_the_videos(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, out = tmp_path / "videos", tmp_path / "features"
+    for name in "abc":
+        numbered_video(folder / f"{name}.mp4", frames=12)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, count in (("1", 1), ("0", 3)):
+        monkeypatch.setenv("RANK", rank)
+        assert main(["features", str(folder), "--from", network, "--out", str(out)]) == 0
+        assert len(list(out.glob("*.safetensors"))) == count
+
+
+def test_window_features_go_to_parquet(network: str, video: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    arguments = ["features", str(video), "--from", network, "--out", str(tmp_path / "features"), "--window", "0.8"]
+    assert main([*arguments, "--stage", "-1", "--parquet", str(tmp_path / "all.parquet")]) == 0
+    table = parquet.read_table(tmp_path / "all.parquet").to_pydict()
+    assert table["start"] == pytest.approx([0, 0.8, 1.6]) and table["video"] == [str(video)] * 3
+    model = zoo.load(network)
+    assert len(table["features"][0]) == model.feature_info[-1].num_chs
+
+
+def test_csv_files_have_one_header(network: str, video: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for _ in range(2):
+        assert predict(network, video, "--csv", path) == 0
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert sum(row[:1] == ["video"] for row in rows) == 1

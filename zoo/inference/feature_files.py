@@ -1,0 +1,181 @@
+"""Features of many videos on disk: one safetensors file per video and a manifest, written by several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from zoo.errors import ConfigError, DataError
+from zoo.text import printable, read_json
+from zoo.weights.files import atomic_path, disk_errors
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+SUFFIX = ".safetensors"
+
+
+class VideoFeatures(NamedTuple):
+    """Features of one video.
+
+    video: its name.
+    features: float32 ``(N, D)``; one row for each view, or for each window.
+    start, end: seconds of the windows, ``(N,)``; empty without windows.
+    """
+
+    video: str
+    features: Tensor
+    start: Tensor
+    end: Tensor
+
+
+class FeatureFolder:
+    """A folder with the features of videos.
+
+    Args:
+        folder: created by ``start``.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def start(self, manifest: dict[str, Any]) -> None:
+        """Write the manifest, or compare it with the one of an earlier command.
+
+        Raises:
+            ConfigError: the earlier command had other settings.
+            StorageError: the folder cannot be written.
+        """
+        manifest = json.loads(json.dumps({"format": FORMAT, **manifest}))
+        path = self.folder / MANIFEST
+        if path.exists():
+            existing = self.manifest()
+            different = sorted(key for key in manifest | existing if manifest.get(key) != existing.get(key))
+            different = [key for key in different if key != "versions"]
+            if different:
+                raise ConfigError(
+                    f"{self.folder} has features with another {', '.join(different)}; choose another folder with --out."
+                )
+            return
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+
+    def manifest(self) -> dict[str, Any]:
+        """Model, protocol, settings and versions.
+
+        Raises:
+            DataError: there is none.
+        """
+        path = self.folder / MANIFEST
+        if not path.is_file():
+            raise DataError(f"{self.folder} has no {MANIFEST}; write features with `tempozoo features` first.")
+        try:
+            content = read_json(path)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} cannot be read: {error}.") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise DataError(f"{path} is not a manifest of `tempozoo features`, or of another version.")
+        return content
+
+    def path(self, video: str) -> Path:
+        """The file of a video: its name, with a digest of the full path, as names occur in several folders."""
+        digest = hashlib.sha256(os.fsencode(video)).hexdigest()[:12]
+        stem = PurePosixPath(video.replace(os.sep, "/")).name[:100] or "video"
+        return self.folder / f"{printable(stem)}-{digest}{SUFFIX}"
+
+    def has(self, video: str) -> bool:
+        """Whether the features of a video are complete."""
+        return self.path(video).is_file()
+
+    def write(self, item: VideoFeatures) -> None:
+        """Write the features of a video in one step.
+
+        Raises:
+            StorageError: the folder cannot be written.
+        """
+        tensors = {"features": item.features.contiguous(), "start": item.start, "end": item.end}
+        path = self.path(item.video)
+        with disk_errors(self.folder), atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"video": json.dumps(item.video)})
+
+    def read(self) -> Iterator[VideoFeatures]:
+        """All features, by file name.
+
+        Raises:
+            DataError: a file is damaged.
+        """
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            try:
+                with safe_open(path, "pt") as file:
+                    video = json.loads(file.metadata()["video"])
+                    yield VideoFeatures(video, *(file.get_tensor(key) for key in ("features", "start", "end")))
+            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+                raise DataError(f"{path} is damaged ({error}); delete it and repeat the command.") from error
+
+    def write_parquet(self, path: Path) -> None:
+        """Combine all features into one Parquet file with columns video, start, end, features.
+
+        Raises:
+            ConfigError: pyarrow is not installed.
+            StorageError: the file cannot be written.
+        """
+        try:
+            import pyarrow
+            from pyarrow import parquet
+        except ImportError as error:
+            raise ConfigError("Parquet files need pyarrow: pip install 'tempozoo[parquet]'") from error
+        fields = {"video": pyarrow.string(), "start": pyarrow.float64(), "end": pyarrow.float64()}
+        schema = pyarrow.schema([*fields.items(), ("features", pyarrow.list_(pyarrow.float32()))])
+        with (
+            disk_errors(path.parent),
+            atomic_path(path) as temporary,
+            parquet.ParquetWriter(temporary, schema) as writer,
+        ):
+            for item in self.read():
+                count = len(item.features)
+                times = [part.double().tolist() or [None] * count for part in (item.start, item.end)]
+                columns = [[item.video] * count, *times, item.features.tolist()]
+                writer.write_table(pyarrow.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+
+
+class Match(NamedTuple):
+    """A video that is similar to a query: cosine similarity, and the seconds of its best window (or None)."""
+
+    video: str
+    similarity: float
+    start: float | None
+    end: float | None
+
+
+def search(items: Sequence[VideoFeatures], query: Tensor, top: int) -> list[Match]:
+    """The videos whose best row has the highest cosine similarity to a query; exact.
+
+    Args:
+        query: ``(D,)``.
+        top: number of videos.
+
+    Raises:
+        DataError: no features, or another D.
+    """
+    if not items:
+        raise DataError("There are no features to search.")
+    table = torch.cat([item.features for item in items]).float()
+    if table.shape[1] != len(query):
+        raise DataError(f"The query has {len(query)} features, the videos have {table.shape[1]}.")
+    similarities = torch.nn.functional.cosine_similarity(table, query[None].float(), dim=1)
+    matches = []
+    for item, part in zip(items, similarities.split([len(item.features) for item in items]), strict=True):
+        best = int(part.argmax())
+        window = (float(item.start[best]), float(item.end[best])) if len(item.start) else (None, None)
+        matches.append(Match(item.video, float(part[best]), *window))
+    return sorted(matches, key=lambda match: -match.similarity)[:top]
