@@ -23,6 +23,7 @@ from torchmetrics import MeanMetric
 
 from lit_modules.checkpoints import update_average
 from lit_modules.heads import heads_loss
+from lit_modules.interfaces import batch_size, video_data
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_for_data,
@@ -44,7 +45,6 @@ from lit_modules.recipe_options import (
 )
 from lit_modules.scores import Scores, accuracies, compute_metrics, gather_by_name, gather_scores
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
-from lit_modules.video_data import batch_size, video_data
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork

@@ -33,12 +33,32 @@ class VideoList(typing.Protocol):
 
 
 class VideoSplit(typing.Protocol):
-    """Dataset of a split, with the protocol that clips are made by."""
+    """Dataset of a split.
+
+    Attributes:
+        records: the videos.
+        protocol: how clips are made.
+        flip: whether training clips are mirrored at random.
+        mirror: class number -> class number of the mirrored clip.
+    """
 
     records: VideoList
     protocol: Protocol
+    flip: bool
+    mirror: Mapping[int, int]
 
     def __len__(self) -> int: ...
+
+
+@typing.runtime_checkable
+class Batched(typing.Protocol):
+    """Data module or loader with a batch size.
+
+    Attributes:
+        batch_size: clips per training batch and device; None for a loader with a batch sampler.
+    """
+
+    batch_size: int | None
 
 
 @typing.runtime_checkable
@@ -76,10 +96,23 @@ class CommandData(VideoData, typing.Protocol):
         """Find the videos of a stage; raise errors in the data before weights are downloaded."""
 
 
+def data_module(trainer: L.Trainer) -> Any:
+    """Return the data module of a Trainer, or None. Lightning sets the attribute when ``fit`` and the like start."""
+    return getattr(trainer, "datamodule", None)
+
+
 def video_data(trainer: L.Trainer) -> VideoData | None:
     """Return the data module of a Trainer, or None if it has none or one of another kind."""
-    data = getattr(trainer, "datamodule", None)  # Lightning sets the attribute when a command starts
+    data = data_module(trainer)
     return data if isinstance(data, VideoData) else None
+
+
+def batch_size(trainer: L.Trainer) -> int:
+    """Return the number of clips per training batch and device; 1 if neither data module nor loader has it."""
+    for part in (data_module(trainer), trainer.train_dataloader):
+        if isinstance(part, Batched) and part.batch_size:
+            return part.batch_size
+    return 1
 
 
 def require_video_data(trainer: L.Trainer) -> VideoData:

@@ -9,7 +9,7 @@ import lightning as L
 from torch.utils.data import DataLoader
 
 from datamodules import VideoFolder
-from lit_modules.video_data import batch_size, video_data
+from lit_modules.interfaces import batch_size, video_data
 
 
 def test_video_data_module_has_the_interface(tmp_path: Path) -> None:
