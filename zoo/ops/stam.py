@@ -174,7 +174,7 @@ def tap_masks(count: int, kernel_size: tuple[int, int]) -> Tensor:
 class STHAConv2d(nn.Conv2d):
     """Spatio-temporal hybrid adaptive convolution: a drop-in for ``nn.Conv2d`` on folded frames.
 
-    ``weight`` and ``bias`` are those of the replaced convolution, so the kernel of an image network loads unchanged, and
+    ``weight`` and ``bias`` are those of the replaced convolution, so an image kernel loads unchanged, and
     the initial output is unchanged too. The bias is not calibrated.
 
     Args:
