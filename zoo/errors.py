@@ -60,7 +60,7 @@ class DownloadError(CheckpointError):
     reason:
         "unreachable": no connection to the host. "skipped": the host was unreachable earlier in the same command.
         "incomplete": the transfer ended early several times; repeating the command resumes it. "quota": the Google
-    """The weights were never released, or are not on this machine and downloads are off."""
+        Drive quota of the file is exceeded. "web page": the server sent an HTML page instead of weights. "digest":
         the SHA-256 is wrong. "refused": anything else, such as HTTP 403 or 404.
     """
 
