@@ -1,4 +1,4 @@
-"""Checks of the arguments of public functions: a wrong type or value is named before anything else happens."""
+"""Checks of the arguments of public functions, before anything else is done."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ MAX_PART = 255  # bytes of the name of a file or folder
 
 
 def check_text(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is not text, or is empty, contains a null character or is longer than ``MAX_TEXT``.
+    """Check a name: text of 1 to ``MAX_TEXT`` characters without null characters.
 
     Raises:
-        ConfigError: not a str (nor None where ``optional``).
-        ConfigError: text that cannot be a name.
+        ConfigError: anything else (except None if ``optional``).
     """
     if value is None and optional:
         return
@@ -31,11 +30,10 @@ def check_text(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def check_path(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is not a path: a str or a pathlib.Path.
+    """Check a path: a str or a pathlib.Path, not bytes.
 
     Raises:
-        ConfigError: neither (nor None where ``optional``); bytes are not accepted.
-        ConfigError: text that cannot be a path.
+        ConfigError: anything else (except None if ``optional``).
     """
     if value is None and optional:
         return
@@ -48,17 +46,17 @@ def check_path(name: str, value: Any, *, optional: bool = False) -> None:
 
 
 def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what is not True or False.
+    """Check a flag: True or False.
 
     Raises:
-        ConfigError: anything else (but None where ``optional``).
+        ConfigError: anything else (except None if ``optional``).
     """
     if not isinstance(value, bool) and not (value is None and optional):
         raise ConfigError(f"{name} is {brief(value)}; it must be True or False{_or_none(optional)}.")
 
 
 def check_module(name: str, value: Any) -> None:
-    """Refuse what is not an nn.Module.
+    """Check that ``value`` is an nn.Module.
 
     Raises:
         ConfigError: anything else.
@@ -68,11 +66,11 @@ def check_module(name: str, value: Any) -> None:
 
 
 def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> None:
-    """Refuse labels that are not a list of one distinct, printable text per class.
+    """Check labels: a list with a distinct, printable text for each class.
 
     Raises:
-        ConfigError: not a list or tuple of str.
-        ConfigError: a wrong number of labels, or a label that is empty, repeated, too long or not printable.
+        ConfigError: not a list or tuple of str, a wrong number of labels, or a label that is empty, repeated, too long
+            or not printable.
     """
     if not isinstance(labels, Sequence) or isinstance(labels, (str, bytes)):
         raise ConfigError(f"{name} is {brief(labels)}; it must be a list of {num_classes} class names, or None.")
@@ -82,15 +80,15 @@ def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> N
         )
     first: dict[str, int] = {}
     for number, label in enumerate(labels):
-        what = f"{name}[{number}] is {brief(label)}"
+        problem = f"{name}[{number}] is {brief(label)}"
         if not isinstance(label, str):
-            raise ConfigError(f"{what}; it must be text (str).")
+            raise ConfigError(f"{problem}; it must be text (str).")
         if not label.strip() or len(label) > max_length or not is_printable(label):
             raise ConfigError(
-                f"{what}; it must be one line of 1 to {max_length} characters without control characters."
+                f"{problem}; it must be one line of 1 to {max_length} characters without control characters."
             )
         if first.setdefault(label, number) != number:
-            raise ConfigError(f"{name}[{number}] is {brief(label)}, as {name}[{first[label]}] is; labels must differ.")
+            raise ConfigError(f"{problem}, the same as {name}[{first[label]}]; labels must differ.")
 
 
 def _check_characters(name: str, text: str) -> None:

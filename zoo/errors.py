@@ -1,4 +1,7 @@
-"""The package's own errors. Every message names the file, key or value and says what to do next."""
+"""Error classes of the package, and checks that raise them.
+
+Every message names the file, key or value that is wrong, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,10 @@ DataReason = Literal["missing", "forbidden", "unreachable", "invalid"]
 
 
 class ZooError(ValueError):
-    """Base class of all errors that this package raises on purpose."""
+    """Base class of all errors of this package."""
 
     def with_message(self, message: str) -> Self:
-        """The same error with another text."""
+        """Return a copy of the error with another message."""
         error = type(self)(message)
         error.__dict__.update(self.__dict__)
         return error
@@ -27,9 +30,9 @@ class UnknownNameError(ZooError):
 
     @classmethod
     def of(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
-        """The error for ``name``, with near ones among ``known`` and a last sentence."""
+        """Create the error for ``name``, with similar names among ``known`` and a final ``hint``."""
         known = list(known)
-        if len(name) > 200:  # longer than any name: comparing it would take seconds
+        if len(name) > 200:  # longer than any valid name; finding similar ones would take seconds
             return cls(f"There is no {kind} called {brief(name)}. {hint}".rstrip())
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         near += [k for k in known if name and k not in near and (k.startswith(name) or name.startswith(k))][:5]
@@ -44,11 +47,11 @@ class ConfigError(ZooError):
 
 
 class CheckpointError(ZooError):
-    """A weight file that cannot be read, or does not fit the network it was given for."""
+    """A weight file that cannot be read or does not fit the network."""
 
 
 class WeightsNotFoundError(CheckpointError):
-    """No weights on this machine: never released, or not downloaded while downloads are disabled."""
+    """The weights were never released, or are not on this machine and downloads are disabled."""
 
 
 class DownloadError(CheckpointError):
@@ -57,8 +60,8 @@ class DownloadError(CheckpointError):
     reason:
         "unreachable": no connection to the host. "skipped": the host was unreachable earlier in the same command.
         "incomplete": the transfer ended early several times; repeating the command resumes it. "quota": the Google
-        Drive quota of the file is exceeded. "web page": an HTML page came instead of a weight file. "digest": the
-        SHA-256 is not the expected one. "refused": anything else, such as HTTP 403 or 404.
+        Drive quota of the file is exceeded. "web page": the server sent an HTML page instead of weights. "digest":
+        the SHA-256 is wrong. "refused": anything else, such as HTTP 403 or 404.
     """
 
     def __init__(self, message: str, reason: DownloadReason = "refused") -> None:
@@ -67,11 +70,11 @@ class DownloadError(CheckpointError):
 
 
 class StorageError(ZooError):
-    """A full disk, or a folder that cannot be written."""
+    """A disk is full or a folder is not writable."""
 
 
 class HubError(ZooError):
-    """A push to the Hugging Face Hub that was refused, or could not be made."""
+    """A push to the Hugging Face Hub failed; nothing was pushed."""
 
 
 class DataError(ZooError):
@@ -88,35 +91,25 @@ class DataError(ZooError):
 
 
 def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
-    """Refuse a value that is not an integer from ``low`` to ``high``; ``name`` is what the message calls it.
+    """Raise a ConfigError unless ``value`` is an integer (not a bool) from ``low`` to ``high``.
 
-    Raises:
-        ConfigError: not an int; a bool is none.
-        ConfigError: out of range.
+    Args:
+        name: of the value in the message.
     """
     numbers = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} is {brief(value)}; it must be {numbers}.")
-    if value < low or (high is not None and value > high):
+    is_int = isinstance(value, int) and not isinstance(value, bool)
+    if not is_int or value < low or (high is not None and value > high):
         raise ConfigError(f"{name} is {brief(value)}; it must be {numbers}.")
 
 
 def check_number(name: str, value: Any, low: float, high: float) -> None:
-    """Refuse a value that is not a finite number from ``low`` to ``high``.
-
-    Raises:
-        ConfigError: not an int or a float; a bool is neither.
-        ConfigError: out of range, or not a number (NaN).
-    """
-    numbers = f"it must be a number from {low:g} to {high:g}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ConfigError(f"{name} is {brief(value)}; {numbers}.")
-    if not low <= value <= high:
-        raise ConfigError(f"{name} is {brief(value)}; {numbers}.")
+    """Raise a ConfigError unless ``value`` is an int or float (not a bool or NaN) from ``low`` to ``high``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+        raise ConfigError(f"{name} is {brief(value)}; it must be a number from {low:g} to {high:g}.")
 
 
 def check_counts(**values: Any) -> None:
-    """Refuse options that must be whole numbers and are not; names and values are in the message."""
+    """Raise a ConfigError unless all values are integers of at least 1; ``num_classes``: of at least 2."""
     for name, value in values.items():
         check_int(name, value, 2 if name == "num_classes" else 1)
 
@@ -132,7 +125,7 @@ def check_num_classes(value: Any, high: int | None = None) -> None:
 
 
 def check_rate(name: str, value: float) -> None:
-    """Refuse a dropout or drop-path rate outside [0, 1)."""
+    """Raise a ConfigError unless ``value`` is a number in [0, 1)."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigError(f"{name} is {brief(value)}; it must be a number of at least 0 and below 1.")
     if not 0 <= value < 1:
@@ -140,13 +133,13 @@ def check_rate(name: str, value: float) -> None:
 
 
 def check_seed(name: str, value: int) -> None:
-    """Refuse seeds that are no whole number of at least 0."""
+    """Raise a ConfigError unless ``value`` is an integer of at least 0."""
     check_int(name, value, 0)
 
 
 def check_odd(name: str, kernel_size: int) -> None:
-    """Refuse temporal kernels of even size, which would shift the frames."""
-    problem = f"{name} is {brief(kernel_size)}; it must be odd so that frames keep their place."
+    """Raise a ConfigError unless ``kernel_size`` is odd; even temporal kernels would shift the frames."""
+    problem = f"{name} is {brief(kernel_size)}; it must be odd, since an even kernel shifts the frames."
     if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
         raise ConfigError(problem)
     if kernel_size < 1 or kernel_size % 2 == 0:

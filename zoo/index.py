@@ -1,4 +1,4 @@
-"""checkpoints_index.yaml -> frozen dataclasses. Unknown keys are errors."""
+"""Parse and validate checkpoints_index.yaml into frozen dataclasses. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zoo.text import brief, is_printable, printable
 
 _HERE = Path(__file__).parent
 BUNDLED = _HERE / "bundled"
-# what the address of each kind of source looks like; zoo.weights.download takes them apart by these
+# kind of source -> form of its URLs
 SOURCE_KINDS = {
     "gdrive_file": r"https://drive\.google\.com/file/d/[\w-]{25,}/view",
     "gdrive_folder": r"https://drive\.google\.com/drive/folders/[\w-]{25,}",
@@ -30,11 +30,11 @@ SOURCE_KINDS = {
     "hf": r"hf-hub:[\w.-]+/[\w.-]+(@[\w.-]+)?",
     "bundled": r"zoo/bundled/[\w.]+",
 }
-WITH_FILE = ("gdrive_folder", "hf")  # kinds whose address is that of many files
+WITH_FILE = ("gdrive_folder", "hf")  # kinds whose URL has several files
 
 
 def index_path() -> Path:
-    """The index: TEMPOZOO_INDEX, or the package's: inside it when installed from a wheel, else at the top level."""
+    """Path of the index: TEMPOZOO_INDEX, or the file in the installed package or at the top of the repository."""
     if own := os.environ.get("TEMPOZOO_INDEX"):
         return Path(own)
     inside = _HERE / "checkpoints_index.yaml"
@@ -43,7 +43,7 @@ def index_path() -> Path:
 
 @dataclass(frozen=True)
 class Paper:
-    """Where an architecture was published."""
+    """Paper of an architecture."""
 
     title: str
     venue: str
@@ -52,7 +52,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Source:
-    """One place a published file can be had from; ``file`` names it inside a folder or repository."""
+    """Download source of a published file; ``file`` is its name in a folder or repository."""
 
     kind: str
     url: str
@@ -61,7 +61,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Reported:
-    """Published accuracy in percent and the views it was measured with (clips x crops)."""
+    """Published accuracy in percent, and its views (clips x crops) and crop size."""
 
     top1: float | None = None
     top5: float | None = None
@@ -72,7 +72,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class License:
-    """Of the weights and of the code they came with: the two differ."""
+    """Licenses of the weights and of the publisher's code, which may differ."""
 
     weights: str
     code: str
@@ -80,7 +80,7 @@ class License:
 
 @dataclass(frozen=True)
 class Gmacs:
-    """10^9 multiply-accumulates of one view, frames x height x width."""
+    """Multiply-accumulates in 1e9 for one view; ``input`` is frames x height x width."""
 
     input: str
     value: float
@@ -88,7 +88,7 @@ class Gmacs:
 
 @dataclass(frozen=True)
 class Stated:
-    """Size of a network in its publisher's own figures: 10^6 parameters, 10^9 multiply-accumulates for that input."""
+    """Size as published: parameters in 1e6, multiply-accumulates in 1e9 for ``input``."""
 
     params_m: float | None
     gmacs: float | None
@@ -120,7 +120,7 @@ class Entry:
 
     @property
     def spec(self) -> ModelSpec:
-        """The network as it was trained."""
+        """Specification of the network as it was trained."""
         return ModelSpec(self.arch, self.options, self.protocol, self.class_names(), {"entry": self.name})
 
     @property
@@ -129,7 +129,7 @@ class Entry:
         return self.sources[0].kind == "bundled"
 
     def class_names(self) -> tuple[str, ...] | None:
-        """Names of the classes in the order of the logits, or None where they are not known."""
+        """Class names in the order of the logits, or None if unknown."""
         return read_labels(self.labels) if self.labels else None
 
 
@@ -138,7 +138,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-def _make(cls: type, values: Any, where: str) -> Any:
+def _parse(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a block of fields, got {brief(values)}.")
     known = {f.name: f for f in fields(cls)}
@@ -154,7 +154,7 @@ def _make(cls: type, values: Any, where: str) -> Any:
 
 
 def _check_field(value: Any, annotation: str, at: str) -> None:
-    """Check the type of a field that is a plain value; text must be printable, since it is printed."""
+    """Check the type of a plain field; text must be printable, since commands print it."""
     kinds = annotation.split(" | ")
     if not set(kinds) <= set(_TYPES):
         return
@@ -168,44 +168,44 @@ def _check_field(value: Any, annotation: str, at: str) -> None:
 
 
 def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper], where: str) -> Entry:
-    """One block under ``models:``."""
+    """Parse one block under ``models:``."""
     at = f"{where}: models.{printable(name)}"
     if not isinstance(block, Mapping):
         raise ConfigError(f"{at}: expected a block of fields, got {brief(block)}.")
-    made = dict(block, name=name)
-    if "licence" in made:  # the spelling of version 0.1
-        made.setdefault("license", made.pop("licence"))
+    values = dict(block, name=name)
+    if "licence" in values:  # the spelling of version 0.1
+        values.setdefault("license", values.pop("licence"))
     arch, _, tag = name.partition(".")
-    if not tag or made.get("arch") != arch:
-        raise ConfigError(f"{at}: a name is architecture.tag, and arch must be {arch!r}.")
-    if not isinstance(made.get("paper"), str) or made["paper"] not in papers:
-        raise ConfigError(f"{at}: paper {brief(made.get('paper'))} is not one of {', '.join(papers)}.")
-    made["paper"] = papers[made["paper"]]
+    if not tag or values.get("arch") != arch:
+        raise ConfigError(f"{at}: the name must be architecture.tag, and arch must be {arch!r}.")
+    if not isinstance(values.get("paper"), str) or values["paper"] not in papers:
+        raise ConfigError(f"{at}: paper {brief(values.get('paper'))} is not one of {', '.join(papers)}.")
+    values["paper"] = papers[values["paper"]]
     for key, cls in (("license", License), ("reported", Reported), ("gmacs", Gmacs)):
-        made[key] = _make(cls, made.get(key), f"{at}.{key}")
-    if made.get("stated") is not None:
-        made["stated"] = _make(Stated, made["stated"], f"{at}.stated")
-    protocol = made["protocol"] = Protocol.from_dict(made.get("protocol") or {}, f"{at}.protocol")
+        values[key] = _parse(cls, values.get(key), f"{at}.{key}")
+    if values.get("stated") is not None:
+        values["stated"] = _parse(Stated, values["stated"], f"{at}.stated")
+    protocol = values["protocol"] = Protocol.from_dict(values.get("protocol") or {}, f"{at}.protocol")
     for key, form in (("sha256", "[0-9a-f]{64}"), ("sha256_prefix", "[0-9a-f]{8,63}")):
-        value = made.get(key)
+        value = values.get(key)
         if value is not None and not (isinstance(value, str) and re.fullmatch(form, value)):
             raise ConfigError(f"{at}.{key} is {brief(value)}; it must be hex digits in quotes, {form[9:]} of them.")
-    options, labels = made.get("options"), made.get("labels")
+    options, labels = values.get("options"), values.get("labels")
     if not isinstance(options, Mapping) or not {"num_classes", "num_frames"} <= set(options):
         raise ConfigError(f"{at}.options: expected a block with num_classes and num_frames, got {brief(options)}.")
     _check_field(labels, "str | None", f"{at}.labels")
     try:
-        options = made["options"] = rename_options(options)
+        options = values["options"] = rename_options(options)
         check_description(arch, options, protocol, read_labels(labels) if labels else None)
     except (ConfigError, UnknownNameError) as error:
         raise ConfigError(f"{at}: {error}") from error
-    sources = made.get("sources")
+    sources = values.get("sources")
     if not isinstance(sources, list) or not sources:
-        raise ConfigError(f"{at}.sources: list at least one place to get the file from.")
-    made["sources"] = tuple(_make(Source, s, f"{at}.sources[{i}]") for i, s in enumerate(sources))
-    for source in made["sources"]:
+        raise ConfigError(f"{at}.sources: at least one download source is required.")
+    values["sources"] = tuple(_parse(Source, s, f"{at}.sources[{i}]") for i, s in enumerate(sources))
+    for source in values["sources"]:
         _check_source(source, f"{at}.sources")
-    return _make(Entry, made, at)
+    return _parse(Entry, values, at)
 
 
 def _check_source(source: Source, at: str) -> None:
@@ -213,15 +213,15 @@ def _check_source(source: Source, at: str) -> None:
         raise ConfigError(f"{at}: kind {source.kind!r} is not one of {', '.join(SOURCE_KINDS)}.")
     if not re.fullmatch(SOURCE_KINDS[source.kind], source.url):
         raise ConfigError(
-            f"{at}: {brief(source.url)} is no address of kind {source.kind}; see the others for its form."
+            f"{at}: {brief(source.url)} is not a URL of kind {source.kind}; see other entries for the form."
         )
     if (source.file is not None) != (source.kind in WITH_FILE):
-        raise ConfigError(f"{at}: file: belongs to kinds {' and '.join(WITH_FILE)}, and to these alone.")
+        raise ConfigError(f"{at}: file: is required for kinds {' and '.join(WITH_FILE)}, and invalid for the others.")
 
 
 @dataclass(frozen=True)
 class Index:
-    """All entries, in the order of the file; and names of networks without public weights, with what is known."""
+    """All entries in the order of the file, and networks without public weights with an explanation."""
 
     path: Path
     entries: Mapping[str, Entry] = field(default_factory=dict)
@@ -233,7 +233,7 @@ class Index:
         return self.entries[name]
 
     def unknown(self, name: str, listing: str = "zoo.list_models()") -> ZooError:
-        """The error for a name that is not here: never released, or unknown, with near ones and what lists all."""
+        """Create the error for a name that is not in the index; ``listing`` is the call or command to list all."""
         if name in self.unreleased:
             return WeightsNotFoundError(f"The weights of {name} were never released: {self.unreleased[name]}")
         tags = [n for n in self.entries if n.startswith(f"{name}.")]
@@ -262,22 +262,22 @@ class Index:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML whose keys are text, each given once in a block; otherwise one of two entries of a name would be lost."""
+    """YAML loader that refuses duplicate keys, of which the standard loader silently drops all but the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As yaml's, whose dictionaries keep the last of several equal keys."""
+        """Check the keys of a mapping, then construct it."""
         seen: set[str] = set()
         for key, _ in node.value:
             if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
                 raise yaml.constructor.ConstructorError(None, None, "a key is not text", key.start_mark)
             if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} comes twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} is a duplicate key", key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
 def parse_index(path: Path) -> Index:
-    """Read an index file and check every field of it."""
+    """Read an index file and validate every field."""
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -294,7 +294,7 @@ def parse_index(path: Path) -> Index:
         or set(content) - {"protocols", "unreleased"} != {"schema", "papers", "models"}
     ):
         raise ConfigError(
-            f"{path}: expected schema: 1, papers:, models:, and if need be protocols: and unreleased: at the top."
+            f"{path}: expected schema: 1, papers:, models:, and optionally protocols: and unreleased: at the top level."
         )
     shared = content.get("protocols", {})
     if not isinstance(shared, Mapping):
@@ -302,40 +302,40 @@ def parse_index(path: Path) -> Index:
     for part in ("papers", "models"):
         if not isinstance(content[part], Mapping):
             raise ConfigError(f"{path}: {part}: expected a block of names, got {brief(content[part])}.")
-    for key, values in shared.items():  # entries take them by YAML alias; one that none takes is checked as well
+    for key, values in shared.items():  # also those that no entry uses
         Protocol.from_dict(values or {}, f"{path}: protocols.{key}")
-    papers = {key: _make(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
+    papers = {key: _parse(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
     models = {name: parse_entry(name, block, papers, str(path)) for name, block in content["models"].items()}
     _check_once(models, str(path))
     unreleased = content.get("unreleased", {})
     if not isinstance(unreleased, Mapping) or not all(isinstance(text, str) for text in unreleased.values()):
-        raise ConfigError(f"{path}: unreleased: expected `name: what is known of it`, got {brief(unreleased)}.")
+        raise ConfigError(f"{path}: unreleased: expected `name: explanation`, got {brief(unreleased)}.")
     if both := sorted(set(unreleased) & set(models)):
-        raise ConfigError(f"{path}: {', '.join(both)} cannot be in models: and in unreleased:.")
+        raise ConfigError(f"{path}: {', '.join(both)} cannot be both in models: and in unreleased:.")
     return Index(path, models, unreleased)
 
 
 def _check_once(models: Mapping[str, Entry], where: str) -> None:
-    """Refuse two trained networks of one file; image weights start several."""
-    taken: dict[Source, str] = {}
+    """Refuse two trained networks with the same file; image weights may be used by several entries."""
+    names: dict[Source, str] = {}
     for name, entry in models.items():
         for source in () if entry.init else entry.sources:
-            if source in taken:
-                raise ConfigError(f"{where}: {taken[source]} and {name} name the same file, {source.url}.")
-            taken[source] = name
+            if source in names:
+                raise ConfigError(f"{where}: {names[source]} and {name} have the same file, {source.url}.")
+            names[source] = name
 
 
 _parsed = functools.cache(parse_index)
 
 
 def load_index() -> Index:
-    """The index in use."""
+    """Return the parsed index at ``index_path()``; cached."""
     return _parsed(index_path())
 
 
 @functools.cache
 def read_labels(name: str) -> tuple[str, ...]:
-    """Class names of a label set (``zoo/labels/<name>.txt``), by class index."""
+    """Read the class names of a label set (``zoo/labels/<name>.txt``), in the order of class indices."""
     path = _HERE / "labels" / f"{name}.txt"
     if not re.fullmatch(r"[\w-]+", name) or not path.is_file():
         raise UnknownNameError.of("label set", name, [p.stem for p in path.parent.glob("*.txt")])

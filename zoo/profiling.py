@@ -1,7 +1,7 @@
-"""What a network costs: parameters and multiply-accumulates, counted without computing anything.
+"""profile(): count parameters and multiply-accumulates of a network on the meta device.
 
-The convention of the papers: convolutions and matrix products count, attention's included, element-wise work, norms and
-pooling do not. To that come the dynamic operators that are convolutions in the papers and run value by value here.
+Counted are convolutions and matrix products (including attention), but not element-wise operations, norms and pooling,
+as in the papers. Adaptive operators that are convolutions in the papers but element-wise here are counted as well.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ ITSELF = "(itself)"
 
 @dataclass(frozen=True)
 class Profile:
-    """Costs of one forward pass of a network.
+    """Cost of one forward pass of a network.
 
     Attributes:
-        params: number of parameters, of which ``trainable`` require gradients.
+        params: number of parameters.
+        trainable: number of parameters that require gradients.
         macs: multiply-accumulates for the whole input; "GFLOPs" in the papers are ``gmacs``.
         input_shape: of the tensor that was profiled, batch first.
-        by_module: multiply-accumulates of the network's children by name, and of what it does between them, "(itself)".
-        training: whether the network was in training mode, in which some compute more.
+        by_module: multiply-accumulates of the network's children by name; "(itself)": of all other operations.
+        training: whether the network was in training mode, in which some networks compute more.
     """
 
     params: int
@@ -58,21 +59,18 @@ class Profile:
 
 
 def profile(model: nn.Module, input: Tensor | Sequence[int]) -> Profile:
-    """Count a network's parameters and multiply-accumulates, in the mode (training or not) that it is in.
+    """Count a network's parameters and multiply-accumulates in its current mode (training or evaluation).
 
-    A copy on the meta device is run, which takes a second for the largest networks; the network itself is not touched.
-    One that cannot run there, because what it does depends on its values, is copied and run on its own device, with
-    zeros for a shape.
+    Runs a copy on the meta device, which takes a second for the largest networks. A network whose operations depend on
+    values cannot run there; a copy then runs on the network's device, with zeros if ``input`` is a shape.
 
     Args:
-        model: any module that takes one tensor. A module inside it that has ``extra_macs(*args) -> int``, called with
-            the arguments of its ``forward``, adds what that returns.
-        input: a tensor, or a shape with the batch, such as (1, 3, 8, 224, 224); three numbers are frames, height and
-            width of one clip.
+        model: any module with one input tensor. A submodule can define ``extra_macs(*args) -> int``, which is called
+            with the arguments of its ``forward`` and added.
+        input: a tensor; a shape with batch, such as (1, 3, 8, 224, 224); or frames, height and width of one clip.
 
     Raises:
-        ConfigError: ``model`` is no module.
-        ConfigError: ``input`` is neither, or not what the network takes.
+        ConfigError: ``model`` is not a module, or ``input`` is invalid.
     """
     check_module("model", model)
     model = unwrap(model)
@@ -105,14 +103,14 @@ def _full_shape(model: nn.Module, shape: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, Sequence) else ()
     if len(sizes) < 2 or not all(isinstance(size, int) and size > 0 for size in sizes):
         raise ConfigError(
-            f"the input to profile is {shape!r}; give a tensor, a shape such as (1, 3, 8, 224, 224), or frames, height "
-            "and width, such as (8, 224, 224)."
+            f"the input to profile is {shape!r}; it must be a tensor, a shape such as (1, 3, 8, 224, 224), or frames, "
+            "height and width, such as (8, 224, 224)."
         )
     return (1, getattr(model, "in_channels", 3), *sizes) if len(sizes) == 3 else sizes
 
 
 def _on_meta(model: nn.Module) -> nn.Module:
-    """A copy without values. Its tensors are given to deepcopy as copied already, so they take no memory."""
+    """Copy a network to the meta device; deepcopy receives the meta tensors as its memo, so no memory is used."""
     copied: dict[int, Any] = {}
     for tensor in (*model.parameters(), *model.buffers()):
         empty = torch.empty_like(tensor, device="meta")
@@ -122,7 +120,7 @@ def _on_meta(model: nn.Module) -> nn.Module:
 
 
 def _called_children(module: nn.Module) -> Iterator[nn.Module]:
-    """A module, or in place of a list of modules, which is never called, those in it."""
+    """Yield a module, or the modules in a ModuleList or ModuleDict, which are not called themselves."""
     if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
         for child in module.children():
             yield from _called_children(child)
@@ -131,25 +129,25 @@ def _called_children(module: nn.Module) -> Iterator[nn.Module]:
 
 
 def _count(model: nn.Module, x: Tensor) -> dict[str, int]:
-    """Run a network that nobody else uses; its multiply-accumulates by child."""
-    from torch.utils.flop_counter import FlopCounterMode  # imports triton, which `import zoo` can do without
+    """Run a copy of a network, and return its multiply-accumulates by child."""
+    from torch.utils.flop_counter import FlopCounterMode  # imports triton, too slow for `import zoo`
 
     counter = FlopCounterMode(display=False)
     extra, by_module = 0, {name: 0 for name, _ in model.named_children()}
-    open_at: dict[str, int] = {}  # child -> count when it was entered
+    count_at_entry: dict[str, int] = {}  # child -> count when it was entered
 
     def so_far() -> int:
         return counter.get_total_flops() // 2 + extra
 
     def enter(name: str) -> Any:
         def hook(*_: Any) -> None:
-            open_at.setdefault(name, so_far())
+            count_at_entry.setdefault(name, so_far())
 
         return hook
 
     def leave(name: str) -> Any:
         def hook(*_: Any) -> None:
-            by_module[name] += so_far() - open_at.pop(name, so_far())
+            by_module[name] += so_far() - count_at_entry.pop(name, so_far())
 
         return hook
 
@@ -164,7 +162,7 @@ def _count(model: nn.Module, x: Tensor) -> dict[str, int]:
     for module in model.modules():
         if callable(getattr(module, "extra_macs", None)):
             module.register_forward_pre_hook(add)
-    # the fused kernels of attention, of scaled_dot_product_attention and of nn.MultiheadAttention, are not all counted
+    # FlopCounterMode does not count all fused attention kernels
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

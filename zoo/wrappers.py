@@ -1,4 +1,4 @@
-"""Networks inside the wrappers of PyTorch: what is saved, pushed and profiled is the network itself."""
+"""Unwrap networks from torch.compile, DistributedDataParallel and similar, to save, push and profile them."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from zoo.errors import ConfigError
 from zoo.models import build_on_meta
 from zoo.models.features import FeatureExtractor
 
-COMPILED = "_orig_mod"  # attribute of what torch.compile returns that holds the module
+COMPILED = "_orig_mod"  # attribute of the original module in the result of torch.compile
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# how keys that a network of the zoo does not have are recognized, and what removes them
+# part of an unexpected key -> how to remove such keys
 REMEDIES = (
     ("weight_mask", "make pruning permanent with torch.nn.utils.prune.remove(module, 'weight')"),
     (".parametrizations.", "call torch.nn.utils.parametrize.remove_parametrizations(module, 'weight')"),
@@ -29,7 +29,7 @@ REMEDIES = (
 
 
 def _inner_name(module: nn.Module) -> str | None:
-    """Name of the module that a wrapper holds; None of a module that is no wrapper."""
+    """Attribute name of the wrapped module; None if ``module`` is not a wrapper."""
     if COMPILED in module._modules:
         return COMPILED
     if isinstance(module, FeatureExtractor):
@@ -39,7 +39,7 @@ def _inner_name(module: nn.Module) -> str | None:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network in the wrappers of torch.compile, DataParallel, DistributedDataParallel and AveragedModel."""
+    """Unwrap torch.compile, DataParallel, DistributedDataParallel, AveragedModel and FeatureExtractor."""
     while (name := _inner_name(model)) is not None:
         inner = model._modules[name]
         assert inner is not None
@@ -48,7 +48,7 @@ def unwrap(model: nn.Module) -> nn.Module:
 
 
 def unwrap_children(module: nn.Module) -> nn.Module:
-    """Replace the wrapped submodules of a network by the modules in them; changes and returns the network."""
+    """Unwrap the submodules of a network in place; returns the network."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if (inner := unwrap(child)) is not child:
@@ -57,7 +57,7 @@ def unwrap_children(module: nn.Module) -> nn.Module:
 
 
 def state_of(network: nn.Module) -> dict[str, Any]:
-    """A network's state dict under the keys that it has without wrappers, also without those of its submodules."""
+    """Return a network's state dict with the keys of the unwrapped network and submodules."""
     wrapped = {}
     for prefix, module in network.named_modules():
         if (name := _inner_name(module)) is not None:
@@ -77,13 +77,13 @@ def state_of(network: nn.Module) -> dict[str, Any]:
 
 
 def check_savable(tensors: Mapping[str, Any], arch: str, options: Mapping[str, Any], verb: str) -> None:
-    """Refuse tensors that ``load`` could not put into the network that it would build for them.
+    """Check that ``load`` could rebuild a network from these tensors.
 
     Args:
-        verb: what the caller was about to do, for the message.
+        verb: action of the caller, such as "save", for the message.
 
     Raises:
-        ConfigError: other keys, shapes or kinds of tensors than the network has, with what to do.
+        ConfigError: keys, shapes or types differ from those of the architecture.
     """
     expected = build_on_meta(arch, **options).state_dict()
     extra = [key for key in tensors if key not in expected]
@@ -92,13 +92,13 @@ def check_savable(tensors: Mapping[str, Any], arch: str, options: Mapping[str, A
     for key, value in expected.items():
         if key in tensors and (problem := _difference(tensors[key], value)):
             others.append(f"{key} ({problem})")
-    groups = (("it has also", extra), ("it lacks", missing), ("it differs in", others))
-    problems = [f"{what} {listing(keys)}" for what, keys in groups if keys]
+    groups = (("unexpected", extra), ("missing", missing), ("different", others))
+    problems = [f"{title} {listing(keys)}" for title, keys in groups if keys]
     if problems:
         remedies = dict.fromkeys(remedy for sign, remedy in REMEDIES if any(sign in key for key in extra))
-        advice = "; ".join(remedies) or "undo what changed it, or save its state_dict() with torch.save"
+        advice = "; ".join(remedies) or "undo the modification, or save its state_dict() with torch.save"
         raise ConfigError(
-            f"cannot {verb} this network: its tensors are not those of {arch} that load() would build: "
+            f"cannot {verb} this network: its tensors differ from those of {arch}, which load() would build: "
             f"{'; '.join(problems)}. Nothing was written. To fix it: {advice}."
         )
 
@@ -115,5 +115,5 @@ def _difference(value: Any, expected: Tensor) -> str | None:
 
 
 def non_finite(tensors: Mapping[str, Tensor]) -> list[str]:
-    """Keys of the tensors that hold NaN or infinite values."""
+    """List the keys of tensors with NaN or infinite values."""
     return [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]

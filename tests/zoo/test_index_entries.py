@@ -155,18 +155,18 @@ def test_label_sets_start_and_end_as_published() -> None:
         (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(mean=None), "mean is None"),
         (lambda c: c["models"]["tanet_r50.k400_8f"].update(arch="c2d_r50"), "arch must be 'tanet_r50'"),
         (lambda c: c["models"]["tanet_r50.k400_8f"].update(paper="x"), "paper 'x' is not one of"),
-        (lambda c: c["models"]["tanet_r50.k400_8f"].update(sources=[]), "at least one place"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"].update(sources=[]), "at least one download source"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(kind="ftp"), "kind 'ftp' is not one of"),
         (
             lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(url="https://x.org/a"),
-            "is no address of kind",
+            "is not a URL of kind",
         ),
-        (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(file=None), "file: belongs to kinds"),
+        (lambda c: c["models"]["tanet_r50.k400_8f"]["sources"][0].update(file=None), "file: is required for kinds"),
         (
             lambda c: c["models"].update({"tanet_r50.again": c["models"]["tanet_r50.k400_8f"]}),
-            "tanet_r50.again and tanet_r50.k400_8f name the same file, https://drive.google.com",
+            "tanet_r50.again and tanet_r50.k400_8f have the same file, https://drive.google.com",
         ),
-        (lambda c: c["unreleased"].update({"tanet_r50.k400_8f": "x"}), "cannot be in models: and in unreleased:"),
+        (lambda c: c["unreleased"].update({"tanet_r50.k400_8f": "x"}), "cannot be both in models: and in unreleased:"),
         (lambda c: c.update(unreleased=["x"]), "unreleased: expected"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(crop=0), "crop is 0"),
         (lambda c: c["models"]["tanet_r50.k400_8f"]["protocol"].update(interval=None), "interval is None"),
@@ -189,7 +189,7 @@ def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not valid YAML"):
         parse_index(tmp_path / "bad.yaml")
     (tmp_path / "twice.yaml").write_text("models:\n  a.b: 1\n  a.b: 2\n")
-    with pytest.raises(ConfigError, match=r"'a\.b' comes twice"):
+    with pytest.raises(ConfigError, match=r"'a\.b' is a duplicate key"):
         parse_index(tmp_path / "twice.yaml")
 
 

@@ -187,8 +187,7 @@ class TemporalNetwork(VideoNetwork):
         super().check_clip(x)
         if min(x.shape[3:]) < self.min_size:
             raise ConfigError(
-                f"this network requires clips of at least {self.min_size} x {self.min_size} pixels; "
-                f"got {tuple(x.shape)}."
+                f"this network requires at least {self.min_size} x {self.min_size} pixels, got {tuple(x.shape)}."
             )
 
     def _set_frames(self, num_frames: int) -> None:

@@ -174,8 +174,8 @@ def tap_masks(count: int, kernel_size: tuple[int, int]) -> Tensor:
 class STHAConv2d(nn.Conv2d):
     """Spatio-temporal hybrid adaptive convolution: a drop-in for ``nn.Conv2d`` on folded frames.
 
-    ``weight`` and ``bias`` are those of the replaced convolution, so the kernel of an image network loads unchanged,
-    and the initial output is unchanged too. The bias is not calibrated.
+    ``weight`` and ``bias`` are those of the replaced convolution, so an image kernel loads unchanged, and
+    the initial output is unchanged too. The bias is not calibrated.
 
     Args:
         calibration: options of FilterMixture.

@@ -190,8 +190,8 @@ def last_layer(hidden: int, channels: int, kernel_size: int) -> nn.Conv1d:
 class AdaptiveConv2d(nn.Conv2d):
     """A 2D convolution on folded frames; ``routing`` calibrates its kernel and optionally its bias.
 
-    ``weight`` and ``bias`` are those of the replaced convolution, so the tensors of an image network load unchanged.
-    The input channels are calibrated, or the output channels of a grouped or depthwise convolution.
+    ``weight`` and ``bias`` are those of the replaced convolution, so image weights load unchanged. The
+    input channels are calibrated, or the output channels of a grouped or depthwise convolution.
     """
 
     routing: nn.Module

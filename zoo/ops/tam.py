@@ -85,8 +85,8 @@ class TAM(nn.Module):
         frames = num_frames or self.num_frames
         if self.G is not None and (frames != self.num_frames or x.shape[0] % frames):
             raise ConfigError(
-                f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; build or load "
-                "the network with that num_frames."
+                f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; build or load it "
+                "with that num_frames."
             )
         descriptor = spatial_mean(x, frames)  # (B, C, T)
         gate = torch.ones_like(descriptor)  # (B, C, T)

@@ -82,7 +82,7 @@ def test_inception_names_the_size_it_needs() -> None:
     with torch.device("meta"):
         video = build("tanet_inceptionv3", num_classes=2, num_frames=2)
         assert video(torch.empty(1, 3, 2, 75, 80)).shape == (1, 2)
-        with pytest.raises(ConfigError, match="75 x 75 pixels or more"):
+        with pytest.raises(ConfigError, match="at least 75 x 75 pixels"):
             video(torch.empty(1, 3, 2, 80, 74))
 
 

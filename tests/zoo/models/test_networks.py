@@ -259,12 +259,12 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("c2d_pool_r18", {**SMALL, "op_options": {"kernel_size": 2.5}}, "kernel_size is 2.5"),
         ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "give a list of stages|a value in op_stages is a set"),
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [9], [], []]}}, "in stage 3 each below 2"),
-        ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "give four lists"),
+        ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "must be four lists"),
         ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
         ("c2d_r18", {**SMALL, "labels": ["a"]}, "1 labels for 4 classes"),
         ("tanet_r18", {**SMALL, "foo": 1}, "no option 'foo'; its options are num_classes, .*, op_options, non_local.$"),
         ("slowfast_tada_r50", {"depth": 18}, "no option 'depth'; its options are adapted, routing, .*, drop_rate.$"),
-        ("r2plus1d_tada_r50", {"foo": 1}, "no option 'foo'; it has parts, num_classes"),
+        ("r2plus1d_tada_r50", {"foo": 1}, "no option 'foo'; its options are parts, num_classes"),
         ("tanet_r18", {**SMALL, "op_options": {"foo": 1}}, r"TAM.__init__\(\) got an unexpected"),
     ],
 )
@@ -287,7 +287,7 @@ def test_clips_a_transformer_was_not_built_for_are_refused(shape: tuple[int, ...
 
 
 def test_clips_that_are_not_normalized_are_refused() -> None:
-    with pytest.raises(ConfigError, match="torch.uint8: divide by 255"):
+    with pytest.raises(ConfigError, match="torch.uint8. Divide by 255"):
         small("c2d_r18")(torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8))
 
 

@@ -228,17 +228,17 @@ def test_the_slow_pathway_takes_the_published_frames(frames: int, alpha: int) ->
 @pytest.mark.parametrize(
     ("arch", "options", "shape", "says"),
     [
-        ("ptv_slowfast_r50", {"num_frames": 6}, None, "give a multiple: 8"),
+        ("ptv_slowfast_r50", {"num_frames": 6}, None, "must be a multiple of 4 .* try 8"),
         ("ptv_slowfast_r50", {"width": 12}, None, "multiple of 8"),
         ("ptv_slowfast_r50", {"fusion_kernel": 4}, None, "fusion_kernel is 4; it must be odd"),
-        ("ptv_slowfast_r50", {}, (1, 3, 10, 32, 32), "give a multiple: 8"),
+        ("ptv_slowfast_r50", {}, (1, 3, 10, 32, 32), "must be a multiple of 4 .* try 8"),
         ("ptv_c2d_r50", {}, (1, 3, 1, 32, 32), "pools pairs of frames"),
         ("ptv_slow_r50", {}, (1, 1, 4, 32, 32), r"takes clips \(B, 3, T, H, W\)"),
-        ("ptv_mvit_b_16x4", {"num_frames": 5}, None, "num_frames is 5; of an MViT"),
+        ("ptv_mvit_b_16x4", {"num_frames": 5}, None, "num_frames is 5; for MViT"),
         ("ptv_mvit_b_16x4", {}, (1, 3, 8, 32, 32), "load it with num_frames=8, image_size=32"),
         ("r2plus1d_tada_r50", {"parts": "3d"}, None, r"choose from 2d, 2d\+1d"),
         ("slowfast_tam_r50", {}, (1, 3, 8, 32, 32), "built for 4 frames and got 8"),
-        ("slowfast_tam_r50", {"hidden": [4]}, None, "give two widths"),
+        ("slowfast_tam_r50", {"hidden": [4]}, None, "must have two widths"),
         ("ptv_slow_r50", {"depth": 18}, None, "depth"),
     ],
 )
@@ -249,7 +249,7 @@ def test_mistakes_are_named(arch: str, options: dict[str, Any], shape: tuple[int
 
 def test_a_missing_pytorchvideo_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorchvideo.models.resnet", None)
-    with pytest.raises(ConfigError, match=r"install it: pip install pytorchvideo==0\.1\.5"):
+    with pytest.raises(ConfigError, match=r"Install it: pip install pytorchvideo==0\.1\.5"):
         build("ptv_slow_r50")
 
 

@@ -299,5 +299,5 @@ def test_impossible_tensors_are_named() -> None:
         stha_conv2d(torch.randn(6, 8, 5, 5), torch.ones(6, 4, 3, 3), torch.randn(4, 8, 3, 3))
     with pytest.raises(ConfigError, match="padding is 'same'"):
         STHAConv2d(8, 4, 3, padding="same")(torch.randn(6, 8, 5, 5), 3)
-    with pytest.raises(ConfigError, match="3 are too few"):
+    with pytest.raises(ConfigError, match="requires 4 channels or more, got 3"):
         STAM(8, 3, 3)
