@@ -139,8 +139,6 @@ def check_seed(name: str, value: int) -> None:
 
 def check_odd(name: str, kernel_size: int) -> None:
     """Raise a ConfigError unless ``kernel_size`` is odd; even temporal kernels would shift the frames."""
-    problem = f"{name} is {brief(kernel_size)}; it must be odd, since an even kernel shifts the frames."
-    if isinstance(kernel_size, bool) or not isinstance(kernel_size, int):
-        raise ConfigError(problem)
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ConfigError(problem)
+    is_odd = isinstance(kernel_size, int) and not isinstance(kernel_size, bool) and kernel_size % 2 == 1
+    if not is_odd or kernel_size < 1:
+        raise ConfigError(f"{name} is {brief(kernel_size)}; it must be odd, since an even kernel shifts the frames.")
