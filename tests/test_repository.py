@@ -87,8 +87,11 @@ def test_importing_the_zoo_is_light() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_only_nine_names_are_public() -> None:
-    assert zoo.__all__ == ["convert", "create", "info", "list_models", "load", "profile", "push", "save", "temporalize"]
+def test_public_names() -> None:
+    assert zoo.__all__ == [
+        "convert", "create", "features", "info", "list_models", "load", "predict", "profile", "push", "read_clip", "save",
+        "temporalize", "timeline",
+    ]  # fmt: skip
 
 
 def test_declared_dependencies_are_constrained() -> None:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError, check_int, check_number
 from zoo.text import brief, is_printable, printable
+
+if TYPE_CHECKING:
+    from zoo.video.views import ClipTransform
 
 CHOICES = {
     "sampling": ("interval", "segment", "dense", "uniform", "twice", "spread", "duration", "offset", "middle"),
@@ -110,6 +113,24 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; the inverse of ``from_dict``."""
         return asdict(self)
+
+    def transform(self, crops: int = 1) -> ClipTransform:
+        """The pixel transform of testing, as a callable like those of torchvision, for custom loops.
+
+        Args:
+            crops: spatial views: 1, 3 or 10.
+
+        Returns:
+            a callable: uint8 frames ``(T, 3, H, W)`` -> float32 ``(3, T, S, S)``, or ``(crops, 3, T, S, S)``.
+
+        Raises:
+            ConfigError: another number of crops.
+        """
+        from zoo.video.views import ClipTransform  # imports torchvision
+
+        if crops not in CROPS:
+            raise ConfigError(f"crops is {brief(crops)}; choose from {', '.join(map(str, CROPS))}.")
+        return ClipTransform(replace(self, crops=crops))
 
     def with_frames(self, num_frames: int) -> Protocol:
         """The same stretch of video cut into another number of frames."""

@@ -15,7 +15,7 @@ from zoo.errors import DataError
 from zoo.protocol import Protocol
 from zoo.video.decoding import Reader
 from zoo.video.sampling import sample
-from zoo.video.transforms import resize_short_side, view_crops
+from zoo.video.transforms import normalize, resize_short_side, view_crops
 
 MAX_ASPECT = 20  # ratio of the sides: resizing longer frames would take gigabytes
 
@@ -87,3 +87,34 @@ def cut_views(frames: Tensor, clips: np.ndarray, protocol: Protocol) -> Tensor:
     for view, (rows, crop) in zip(views, pairs, strict=True):  # torch.stack would need twice the memory
         view.copy_(crop[rows])
     return views
+
+
+class ClipTransform:
+    """Pixels of a network's test input, for custom loops: what ``Protocol.transform`` returns.
+
+    Like a torchvision transform, it takes the frames of one clip, uint8 ``(T, 3, H, W)``, and returns the normalized clip,
+    float32 ``(3, T, S, S)``; with more than one crop ``(crops, 3, T, S, S)``.
+
+    Args:
+        protocol: sizes, arithmetic of the resizing, crops, mean and std.
+    """
+
+    def __init__(self, protocol: Protocol) -> None:
+        self.protocol = protocol
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """Resize, crop and normalize.
+
+        Raises:
+            DataError: another shape or type, or frames that are too narrow.
+        """
+        if frames.dtype != torch.uint8 or frames.ndim != 4 or frames.shape[1] != 3:
+            raise DataError(f"The frames are {frames.dtype} of shape {tuple(frames.shape)}; give uint8 (T, 3, H, W).")
+        resized = resize_frames(frames, self.protocol, "the clip")
+        views = cut_views(resized, np.arange(len(frames))[None], self.protocol)
+        clips = normalize(views, self.protocol.mean, self.protocol.std).contiguous()
+        return clips if self.protocol.crops > 1 else clips[0]
+
+    def __repr__(self) -> str:
+        p = self.protocol
+        return f"ClipTransform(resize={p.resize}, crop={p.crop}, crops={p.crops}, mean={p.mean}, std={p.std})"

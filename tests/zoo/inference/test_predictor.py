@@ -24,6 +24,7 @@ from zoo.errors import ConfigError, DataError
 from zoo.inference.predictor import Predictor
 from zoo.models import VideoNetwork
 from zoo.video.decoding import open_video
+from zoo.video.sampling import sample
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,20 @@ def test_read_clip_is_the_input_of_the_network(video: Path) -> None:
         expected = model(clips).softmax(1).mean(0)
     torch.testing.assert_close(zoo.predict(model, video, views="published").probabilities, expected)
     assert zoo.read_clip(video, model.protocol, views="1x1").shape == (1, 3, 4, 32, 32)
+
+
+def test_transform_gives_the_pixels_of_a_test(video: Path) -> None:
+    protocol = network(clips=1, crops=3).protocol
+    with open_video(video) as reader:
+        numbers = sample(protocol, len(reader), reader.fps, (0, 1))
+        frames = reader.frames(numbers)
+    expected = zoo.read_clip(video, protocol)
+    assert torch.equal(protocol.transform(crops=3)(frames), expected)
+    assert torch.equal(protocol.transform()(frames), expected[1])
+    with pytest.raises(DataError, match=r"give uint8 \(T, 3, H, W\)"):
+        protocol.transform()(frames.permute(0, 2, 3, 1))
+    with pytest.raises(ConfigError, match="crops is 2; choose from 1, 3, 10"):
+        protocol.transform(crops=2)
 
 
 @pytest.mark.parametrize(
