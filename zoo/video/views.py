@@ -92,8 +92,8 @@ def cut_views(frames: Tensor, clips: np.ndarray, protocol: Protocol) -> Tensor:
 class ClipTransform:
     """Pixels of a network's test input, for custom loops: what ``Protocol.transform`` returns.
 
-    Like a torchvision transform, it takes the frames of one clip, uint8 ``(T, 3, H, W)``, and returns the normalized clip,
-    float32 ``(3, T, S, S)``; with more than one crop ``(crops, 3, T, S, S)``.
+    Like a torchvision transform, it takes the frames of one clip, uint8 ``(T, 3, H, W)``, and returns the normalized
+    clip, float32 ``(3, T, S, S)``; with more than one crop ``(crops, 3, T, S, S)``.
 
     Args:
         protocol: sizes, arithmetic of the resizing, crops, mean and std.
