@@ -31,9 +31,8 @@ WRONG_TYPES: dict[str, list[Any]] = {
 @pytest.mark.parametrize(("argument", "value"), [(name, value) for name in WRONG_TYPES for value in WRONG_TYPES[name]])
 def test_load_refuses_wrong_types(argument: str, value: Any) -> None:
     arguments: dict[str, Any] = {"name": NAME} | {argument: value}
-    with pytest.raises(ConfigError, match=f"^{argument} is .*; it must be") as caught:
+    with pytest.raises(ConfigError, match=f"^{argument} is .*; it must be"):
         zoo.load(arguments.pop("name"), **arguments)
-    assert isinstance(caught.value, ZooError)
 
 
 @pytest.mark.parametrize(

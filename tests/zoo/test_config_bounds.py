@@ -75,7 +75,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"labels": ["a", "b", "c", "\u001b[31md"]}, r"labels\[3\] is '\\x1b\[31md'"),
     ({"labels": ["a", "b", "c", "\u202ed"]}, r"labels\[3\] is '\\u202ed'"),
     ({"labels": ["a", "b", "c", "d" * 1001]}, r"labels\[3\] is 'ddd.*; it must be one line of 1 to 1000 characters"),
-    ({"labels": ["a", "b", "c", "a"]}, r"labels\[3\] is 'a', as labels\[0\] is"),
+    ({"labels": ["a", "b", "c", "a"]}, r"labels\[3\] is 'a', the same as labels\[0\]"),
     ({"labels": ["a", "b", "c", 4]}, r"labels\[3\] is 4"),
     ({"provenance": {"a": "x" * 10_001}}, "a text in provenance has 10001 characters; the most is 10000"),
     ({"provenance": {"a": [0] * 100_001}}, "provenance holds over 100000 values"),
