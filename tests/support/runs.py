@@ -165,8 +165,6 @@ def assert_each_video_once_per_epoch(first: Path, second: Path, root: Path, *, s
         saved_steps: steps in the checkpoint that was resumed. The first run's later steps do not count.
     """
     videos = {str(path) for path in (root / "train").rglob("*.mp4")}
-    saved = [
-        step for step in Watch(str(first)).seen() if step["epoch"] * STEPS_PER_EPOCH + step["batch"] < saved_steps
-    ]
+    saved = [step for step in Watch(str(first)).seen() if step["epoch"] * STEPS_PER_EPOCH + step["batch"] < saved_steps]
     visits = Counter((step["epoch"], path) for step in saved + Watch(str(second)).seen() for path in step["paths"])
     assert visits == Counter({(epoch, video): 1 for epoch in (0, 1) for video in videos})
