@@ -1,4 +1,4 @@
-"""Option values that cannot work are reported in one line that names the option, before weights are loaded."""
+"""Invalid option values are reported in one line that names the option, before weights are loaded."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from runs import ON_CPU, QUIET, flags, video_folder
 
 from cli import main
 from datamodules import VideoFolder
@@ -52,7 +53,7 @@ MODEL_OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), MODEL_OPTIONS)
-def test_classifier_rejects_values_before_it_loads_weights(name: str, value: object, message: str) -> None:
+def test_classifier_refuses_a_value_before_it_loads_weights(name: str, value: object, message: str) -> None:
     group, _, option = name.rpartition(".")
     arguments: dict[str, Any] = {"optimizer": {"momentum": 0.0}}
     if group:
@@ -105,39 +106,44 @@ TRAINER_OPTIONS = [
 
 
 @pytest.mark.parametrize(("name", "value", "message"), TRAINER_OPTIONS)
-def test_trainer_options_are_checked(name: str, value: object, message: str) -> None:
+def test_trainer_option_is_refused(name: str, value: object, message: str) -> None:
     options = {"max_epochs": 3, "max_steps": -1, "accelerator": "cpu", name: value}
     with pytest.raises(ConfigError) as error:
         check_trainer_options("fit", options, 0)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_trainer_options_that_work_are_accepted() -> None:
-    options = {"max_epochs": -1, "max_steps": 10, "limit_val_batches": 0, "limit_train_batches": 0.5, "devices": 1}
-    options |= {
+def test_valid_trainer_options_are_accepted() -> None:
+    options = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": -1,
+        "max_steps": 10,
+        "max_time": "00:01:00:00",
+        "limit_val_batches": 0,
+        "limit_train_batches": 0.5,
         "val_check_interval": 0.25,
         "num_sanity_val_steps": -1,
         "gradient_clip_val": 20,
-        "max_time": "00:01:00:00",
     }
-    check_trainer_options("fit", {**options, "accelerator": "cpu"}, True)
+    check_trainer_options("fit", options, True)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**32])
-def test_seeds_are_checked(seed: int) -> None:
+def test_seed_out_of_range_is_refused(seed: int) -> None:
     with pytest.raises(ConfigError, match=f"--seed_everything is {seed}; it must be a whole number from 0 to"):
         check_trainer_options("fit", {}, seed)
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
-def test_a_limit_of_0_batches_is_refused_where_nothing_would_be_read(command: str) -> None:
-    name = {"validate": "limit_val_batches"}.get(command, f"limit_{command}_batches")
+def test_limit_of_0_batches_is_refused_if_a_command_would_read_no_videos(command: str) -> None:
+    name = "limit_val_batches" if command == "validate" else f"limit_{command}_batches"
     with pytest.raises(ConfigError, match=f"{name} is 0, so {command} would read no videos"):
         check_trainer_options(command, {name: 0}, 0)
 
 
 @pytest.mark.parametrize("name", ["color_jitter", "time_limit", "erasing", "max_missing", "max_bad_fraction"])
-def test_data_options_that_are_not_a_number_are_refused(name: str, tmp_path: Path) -> None:
+def test_nan_in_a_data_option_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"{name} is nan"):
         VideoFolder(tmp_path, **{name: float("nan")})
 
@@ -145,8 +151,8 @@ def test_data_options_that_are_not_a_number_are_refused(name: str, tmp_path: Pat
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--model.lr", "-1", "optimizer.lr is -1.0; it must be above 0."),
-        ("--model.milestones", "[0.9, 0.5]", "schedule.milestones is [0.9, 0.5]; its values must increase."),
+        ("--model.optimizer.lr", "-1", "optimizer.lr is -1.0; it must be above 0."),
+        ("--model.schedule.milestones", "[0.9, 0.5]", "schedule.milestones is [0.9, 0.5]; its values must increase."),
         ("--seed_everything", "-1", "--seed_everything is -1; it must be a whole number"),
         ("--trainer.accumulate_grad_batches", "0", "--trainer.accumulate_grad_batches is 0; it must be at least 1."),
         ("--trainer.limit_train_batches", "0", "--trainer.limit_train_batches is 0, so fit would read no videos"),
@@ -155,22 +161,22 @@ def test_data_options_that_are_not_a_number_are_refused(name: str, tmp_path: Pat
         ("--trainer.max_epochs", "many", "--trainer.max_epochs is many; it must be a whole number."),
     ],
 )
-def test_commands_report_bad_values_in_one_line(
+def test_command_reports_a_bad_value_in_one_line(
     option: str, value: str, message: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """The network's weights are not on this machine, so a later check would report them instead."""
-    fit = ["fit", "--from", "tanet_r50.k400_8f", "--data", "VideoFolder", "--data.root", str(motion_folder)]
-    assert main([*fit, "--trainer.accelerator", "cpu", option, value, "--out", str(tmp_path / "out")]) == 1
+    """The weights of the network are not on this machine. A later check would report that instead."""
+    arguments = ["fit", "--from", "tanet_r50.k400_8f", *video_folder(motion_folder), *ON_CPU, option, value]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tempozoo: ")]
     assert message in line
     assert not (tmp_path / "out").exists()
 
 
-def test_an_interval_longer_than_the_epoch_takes_one_line(
+def test_validation_interval_longer_than_the_epoch_is_reported_in_one_line(
     motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    fit = ["fit", "--from", "tanet_r18.motionclips8", "--data.num_workers", "0", "--out", str(tmp_path / "out")]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    assert main([*fit, *quiet, "--trainer.val_check_interval", "1000", str(motion_folder)]) == 1
+    arguments = ["fit", "--from", "tanet_r18.motionclips8", *video_folder(motion_folder), *QUIET]
+    arguments += flags("trainer", val_check_interval=1000)
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 1
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("tempozoo: ")]
     assert "--trainer.val_check_interval does not work here: " in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from runs import flags
 
 from cli import main, take_debug, usage
 
@@ -37,8 +38,18 @@ def test_errors_have_no_traceback_by_default(
     assert capsys.readouterr().err.startswith("tempozoo: ")
 
 
-def test_debug_shows_the_cause_of_an_error_that_the_parser_wraps(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["fit", "--from", "tanet_r18.motionclips8", "--model.lr", "-1", "--out", str(tmp_path / "run")]
+def test_debug_prints_the_traceback_of_an_error_that_the_parser_wraps(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [
+        "fit",
+        "--from",
+        "tanet_r18.motionclips8",
+        "--model.optimizer.lr",
+        "-1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     (tmp_path / "videos" / "train" / "a").mkdir(parents=True)
     assert main(["--debug", *arguments, str(tmp_path / "videos")]) == 1
     error = capsys.readouterr().err
@@ -58,14 +69,15 @@ def test_help_names_the_debug_option() -> None:
 def test_default_seed_is_logged_by_fit_only(
     motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
-    network = ["--from", "tanet_r18.motionclips8", "--data.num_workers", "0", str(motion_folder / "val")]
+    network = ["--from", "tanet_r18.motionclips8", *flags("data", num_workers=0)]
+    predict = ["predict", *network, str(motion_folder / "val")]
+    fit = ["fit", *network, *flags("trainer", fast_dev_run=True), str(motion_folder)]
     with caplog.at_level("INFO", "lightning.fabric"):
-        for options, expected in (([], False), (["--seed_everything", "0"], True)):
+        for name, arguments, is_logged in (
+            ("predict", predict, False),
+            ("predict-with-seed", [*predict, "--seed_everything", "0"], True),
+            ("fit", fit, True),
+        ):
             caplog.clear()
-            assert main(["predict", *network, *options, "--out", str(tmp_path / str(expected))]) == 0
-            logged = caplog.text + capsys.readouterr().err
-            assert ("Seed set to 0" in logged) == expected
-        caplog.clear()
-        fit = ["fit", "--from", "tanet_r18.motionclips8", "--trainer.fast_dev_run", "true", "--data.num_workers", "0"]
-        assert main([*fit, str(motion_folder), "--out", str(tmp_path / "fit")]) == 0
-        assert "Seed set to 0" in caplog.text + capsys.readouterr().err
+            assert main([*arguments, "--out", str(tmp_path / name)]) == 0
+            assert ("Seed set to 0" in caplog.text + capsys.readouterr().err) == is_logged, name

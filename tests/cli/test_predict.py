@@ -1,8 +1,7 @@
-"""``tempozoo predict``: rows on disk as they come, a table or a summary on the screen, the choice of views."""
+"""``tempozoo predict``: rows written batch by batch, a printed table or summary, the choice of views."""
 
 from __future__ import annotations
 
-import csv
 import os
 import re
 import signal
@@ -18,6 +17,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from paths import PYTHONPATH
+from runs import flags, read_rows, video_folder
 from small_models import FOUR, SMALL
 
 import zoo
@@ -26,28 +27,25 @@ from lit_modules import VideoClassifier
 from lit_modules.prediction_report import PredictionReport, RowFile, merge_parts
 from zoo.errors import DataError
 
-QUIET = ["--trainer.enable_progress_bar", "false", "--data.num_workers", "0", "--data.batch_size", "8"]
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+NO_PROGRESS_BAR = flags("trainer", enable_progress_bar=False)
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small network whose protocol has 2 clips x 3 crops."""
+    """Folder of a small network whose protocol has 2 clips x 3 crops."""
     torch.manual_seed(0)
     model: Any = zoo.create("tanet_r18", **SMALL, labels=sorted(FOUR), image_size=32)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))  # changed, so that it counts as trained
+            parameter.add_(0.01 * torch.randn_like(parameter))  # changed parameters count as trained
     model.protocol = zoo.protocol.replace(model.protocol, clips=2, crops=3)
     return str(zoo.save(model, tmp_path_factory.mktemp("networks") / "network"))
 
 
 def predict(network: str, *arguments: str | Path) -> int:
-    return main(["predict", "--from", network, *QUIET, *map(str, arguments)])
+    """Run ``tempozoo predict`` in batches of 8; return its exit status."""
+    options = [*NO_PROGRESS_BAR, *flags("data", num_workers=0, batch_size=8)]
+    return main(["predict", "--from", network, *options, *map(str, arguments)])
 
 
 def test_few_videos_are_printed_as_a_table(
@@ -55,16 +53,17 @@ def test_few_videos_are_printed_as_a_table(
 ) -> None:
     assert predict(network, motion_folder / "test", "--out", tmp_path) == 0
     lines = capsys.readouterr().out.splitlines()
-    rows = rows_of(tmp_path / "predictions.csv")
+    rows = read_rows(tmp_path / "predictions.csv")
     assert lines[0].startswith(f"Network: weights of {network}")
     assert lines[1] == (
         "Views: 1 clip x 1 crop of 4 frames, 32 pixels; the network's test protocol has 2 x 3 (--views published)"
     )
     assert len(rows) == 12
-    for line, row in zip(lines[2:14], rows, strict=True):
+    *table, last_line = lines[2:]
+    for line, row in zip(table, rows, strict=True):
         best = ", ".join(f"{100 * float(row[f'score{k}']):.2f} % {row[f'prediction{k}']}" for k in (1, 2, 3))
         assert line.split(None, 1) == [row["path"], best]
-    assert lines[14:] == [f"Written to {tmp_path / 'predictions.csv'}"]
+    assert last_line == f"Written to {tmp_path / 'predictions.csv'}"
 
 
 def test_many_videos_are_summarized(
@@ -72,7 +71,7 @@ def test_many_videos_are_summarized(
 ) -> None:
     assert predict(network, motion_folder, "--out", tmp_path) == 0
     printed = capsys.readouterr().out
-    rows = rows_of(tmp_path / "predictions.csv")
+    rows = read_rows(tmp_path / "predictions.csv")
     assert len(rows) == 56 and "\n56 videos\n" in printed
     assert len(printed.splitlines()) < 12 and ".mp4" not in printed
     mean = 100 * sum(float(row["score1"]) for row in rows) / 56
@@ -88,7 +87,7 @@ def test_unreadable_videos_are_listed_with_their_reasons(
     for path in broken:
         path.touch()
     assert predict(network, motion_folder / "test", *broken, "--out", tmp_path / "out") == 0
-    rows = rows_of(tmp_path / "out" / "unreadable.csv")
+    rows = read_rows(tmp_path / "out" / "unreadable.csv")
     assert [row["path"] for row in rows] == list(map(str, broken))
     assert {row["reason"] for row in rows} == {f"{path} is empty (0 bytes)." for path in broken}
     printed = capsys.readouterr().out
@@ -99,7 +98,7 @@ def test_unreadable_videos_are_listed_with_their_reasons(
     assert not (tmp_path / "out" / "unreadable.csv").exists()
 
 
-def test_a_command_without_any_readable_video_fails_and_leaves_no_file(
+def test_predict_without_readable_videos_fails_and_writes_nothing(
     network: str, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     (tmp_path / "empty.mp4").touch()
@@ -108,9 +107,9 @@ def test_a_command_without_any_readable_video_fails_and_leaves_no_file(
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("stop", "status"), [("error", None), ("SIGINT", 130), ("SIGTERM", 143)])
-def test_predictions_before_a_stop_are_kept(
-    stop: str,
+@pytest.mark.parametrize(("cause", "status"), [("error", None), ("SIGINT", 130), ("SIGTERM", 143)])
+def test_predictions_before_an_interruption_are_kept(
+    cause: str,
     status: int | None,
     network: str,
     motion_folder: Path,
@@ -118,93 +117,93 @@ def test_predictions_before_a_stop_are_kept(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:
-    assert predict(network, motion_folder, "--out", tmp_path / "whole") == 0
-    step = VideoClassifier.predict_step
+    assert predict(network, motion_folder, "--out", tmp_path / "complete") == 0
+    original_step = VideoClassifier.predict_step
 
     def stop_in_third_batch(self: Any, batch: Any, batch_idx: int) -> Any:
-        if batch_idx == 2 and stop == "error":
+        if batch_idx == 2 and cause == "error":
             raise RuntimeError("out of memory")
         if batch_idx == 2:
-            os.kill(os.getpid(), getattr(signal, stop))
-        return step(self, batch, batch_idx)
+            os.kill(os.getpid(), signal.Signals[cause])
+        return original_step(self, batch, batch_idx)
 
     monkeypatch.setattr(VideoClassifier, "predict_step", stop_in_third_batch)
     handler = signal.getsignal(signal.SIGINT)
     try:
         if status is None:
             with pytest.raises(RuntimeError, match="out of memory"):
-                predict(network, motion_folder, "--out", tmp_path / "part")
+                predict(network, motion_folder, "--out", tmp_path / "interrupted")
         else:
-            assert predict(network, motion_folder, "--out", tmp_path / "part") == status
+            assert predict(network, motion_folder, "--out", tmp_path / "interrupted") == status
     finally:
-        signal.signal(signal.SIGINT, handler)  # which Lightning ignores from then on
-    file = tmp_path / "part" / "predictions.csv"
-    done = 16
-    assert f"Stopped after {done} of 56 videos. Their predictions are in {file}" in capsys.readouterr().out
-    assert rows_of(file) == rows_of(tmp_path / "whole" / "predictions.csv")[:done]
+        signal.signal(signal.SIGINT, handler)  # Lightning ignores SIGINT after the first
+    file = tmp_path / "interrupted" / "predictions.csv"
+    count = 16  # two batches
+    assert f"Stopped after {count} of 56 videos. Their predictions are in {file}" in capsys.readouterr().out
+    assert read_rows(file) == read_rows(tmp_path / "complete" / "predictions.csv")[:count]
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_the_predictions(network: str, motion_folder: Path, tmp_path: Path) -> None:
+def test_ctrl_c_in_a_terminal_keeps_the_predictions(network: str, motion_folder: Path, tmp_path: Path) -> None:
     content = next((motion_folder / "test" / "meets").iterdir()).read_bytes()
     (tmp_path / "videos").mkdir()
     for number in range(3000):
         (tmp_path / "videos" / f"{number}.mp4").write_bytes(content)
     out = tmp_path / "out"
     command = [sys.executable, "-m", "cli", "predict", "--from", network, str(tmp_path / "videos")]
-    command += [*QUIET, "--data.num_workers", "2", "--out", str(out)]
-    environment = os.environ | {"PYTHONPATH": str(Path(zoo.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    command += [*NO_PROGRESS_BAR, *flags("data", num_workers=2, batch_size=8), "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 60
     while not (out / "predictions.csv").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the loader's processes get it as well
+    os.killpg(process.pid, signal.SIGINT)  # a terminal signals the worker processes as well
     printed, _ = process.communicate(timeout=60)
-    rows = rows_of(out / "predictions.csv")
+    rows = read_rows(out / "predictions.csv")
     assert process.returncode == 130
     assert 0 < len(rows) < 3000 and f"Stopped after {len(rows)} of 3000 videos" in printed
 
 
-def test_scores_are_not_kept_in_memory(network: str, motion_folder: Path, tmp_path: Path) -> None:
+def test_scores_are_written_after_each_batch_and_freed(network: str, motion_folder: Path, tmp_path: Path) -> None:
     report = PredictionReport(tmp_path)
     module = VideoClassifier(network)
     report._rows = RowFile(tmp_path / "predictions.csv", ["path"])
     scores = torch.rand(8, 4)
-    alive = weakref.ref(scores)
+    reference = weakref.ref(scores)
     trainer: Any = SimpleNamespace(received_sigterm=False)
     report.on_predict_batch_end(trainer, module, {"path": list("abcdefgh"), "scores": scores}, {}, 0)
     del scores
-    assert alive() is None
-    assert len(rows_of(tmp_path / "predictions.csv")) == 8  # before the file is closed
+    assert reference() is None
+    assert len(read_rows(tmp_path / "predictions.csv")) == 8  # although the file is still open
 
 
 def test_lightning_does_not_collect_the_outputs(
     network: str, motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept: list[Any] = []
-    end = PredictionReport.on_predict_end
+    collected: list[Any] = []
+    original = PredictionReport.on_predict_end
 
-    def note(self: PredictionReport, trainer: L.Trainer, module: Any) -> None:
-        kept.append(trainer.predict_loop.predictions)
-        end(self, trainer, module)
+    def record_predictions(self: PredictionReport, trainer: L.Trainer, module: Any) -> None:
+        collected.append(trainer.predict_loop.predictions)
+        original(self, trainer, module)
 
-    monkeypatch.setattr(PredictionReport, "on_predict_end", note)
+    monkeypatch.setattr(PredictionReport, "on_predict_end", record_predictions)
     assert predict(network, motion_folder / "test", "--out", tmp_path) == 0
-    assert kept == [[]]
+    assert collected == [[]]
 
 
 def test_files_of_several_processes_are_merged_in_order(tmp_path: Path) -> None:
     ids = [f"{number}.mp4" for number in range(9)]
-    shares = {0: [0, 2, 8], 1: [1, 3, 5, 7], 2: []}  # 4 and 6 could not be read
+    videos_by_rank = {0: [0, 2, 8], 1: [1, 3, 5, 7], 2: []}  # 4 and 6 are unreadable
     parts = []
-    for rank, numbers in shares.items():
+    for rank, numbers in videos_by_rank.items():
         part = RowFile(tmp_path / f"{rank}.csv", ["path", "prediction1"])
         part.create()
         part.append([[ids[number], 'a "quoted", label'] for number in numbers])
         part.close()
         parts.append(part.path)
     merge_parts(parts, ids, RowFile(tmp_path / "all.csv", ["path", "prediction1"]))
-    rows = rows_of(tmp_path / "all.csv")
+    rows = read_rows(tmp_path / "all.csv")
     assert [row["path"] for row in rows] == [ids[number] for number in (0, 1, 2, 3, 5, 7, 8)]
     assert {row["prediction1"] for row in rows} == {'a "quoted", label'}
     assert not any(part.exists() for part in parts)
@@ -221,25 +220,26 @@ def test_files_of_several_processes_are_merged_in_order(tmp_path: Path) -> None:
         (["--data.crops", "3"], (1, 3)),
     ],
 )
-def test_views_are_chosen_and_named(
+def test_views_are_chosen_by_options_and_printed(
     options: list[str], views: tuple[int, int], network: str, motion_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
     video = next((motion_folder / "test" / "meets").iterdir())
     assert predict(network, video, *options, "--out", tmp_path / "out") == 0
-    found = re.search(r"^Views: (\d+) clips? x (\d+) crops?", capsys.readouterr().out, re.MULTILINE)
-    assert found is not None and (int(found[1]), int(found[2])) == views
-    explicit = ["--data.clips", str(views[0]), "--data.crops", str(views[1])]
+    clips, crops = views
+    printed = re.search(r"^Views: (\d+) clips? x (\d+) crops?", capsys.readouterr().out, re.MULTILINE)
+    assert printed is not None and (int(printed[1]), int(printed[2])) == (clips, crops)
+    explicit = flags("data", clips=clips, crops=crops)
     assert predict(network, video, *explicit, "--out", tmp_path / "explicit") == 0
-    assert rows_of(tmp_path / "out" / "predictions.csv") == rows_of(tmp_path / "explicit" / "predictions.csv")
+    assert read_rows(tmp_path / "out" / "predictions.csv") == read_rows(tmp_path / "explicit" / "predictions.csv")
 
 
-def test_a_test_keeps_the_published_views_unless_told_otherwise(
+def test_test_uses_the_published_views_unless_views_are_specified(
     network: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    test = ["test", "--from", network, "--data", "VideoFolder", "--data.root", str(motion_folder), *QUIET]
+    arguments = ["test", "--from", network, *video_folder(motion_folder), *NO_PROGRESS_BAR]
     for options, views in (([], "2 clips x 3 crops"), (["--views", "1x3"], "1 clips x 3 crops")):
-        assert main([*test, *options, "--out", str(tmp_path / views)]) == 0
+        assert main([*arguments, *options, "--out", str(tmp_path / views)]) == 0
         assert views in capsys.readouterr().out
 
 
@@ -256,6 +256,6 @@ def test_wrong_views_are_refused(
     arguments: list[str], message: str, network: str, motion_folder: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    data = ["--data", "VideoFolder", "--data.root", str(motion_folder)]
+    data = video_folder(motion_folder)
     assert main([*arguments, "--from", network, *data, "--out", str(tmp_path / "out")]) == 1
     assert message in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""``tempozoo predict --window``: rows on disk, resumed commands, annotated videos and charts."""
+"""``tempozoo predict --window``: rows, resumed commands, annotated videos and charts; features and search."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ from zoo.inference.timeline_files import read_timeline
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 frames at 25 frames per second: 2.4 seconds."""
+    """A video of 60 frames at 25 frames per second: 2.4 seconds."""
     return numbered_video(tmp_path_factory.mktemp("videos") / "clip.mp4", frames=60)
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a small network."""
     torch.manual_seed(0)
     model = small("tanet_r18", labels=["wave", "clap", "jump", "sit"], image_size=32)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))  # changed, so that it counts as trained
+            parameter.add_(0.01 * torch.randn_like(parameter))  # changed parameters count as trained
     return str(zoo.save(model, tmp_path_factory.mktemp("networks") / "network"))
 
 
 def predict(network: str, *arguments: str | Path) -> int:
+    """Run ``tempozoo predict`` with windows of 0.8 seconds, one every 0.5 seconds; return its exit status."""
     return main(["predict", "--from", network, "--window", "0.8", "--stride", "0.5", *map(str, arguments)])
 
 
-def test_rows_are_those_of_timeline(
+def test_rows_are_equal_to_those_of_timeline(
     network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict(network, video, "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.jsonl", "--top", "2") == 0
@@ -47,10 +49,10 @@ def test_rows_are_those_of_timeline(
     assert read_timeline(tmp_path / "a.csv") == read_timeline(tmp_path / "a.jsonl")
     rows = read_timeline(tmp_path / "a.csv")
     assert [(row["start"], row["end"]) for row in rows] == [
-        (pytest.approx(w.start), pytest.approx(w.end)) for w in expected
+        (pytest.approx(window.start), pytest.approx(window.end)) for window in expected
     ]
     for row, window in zip(rows, expected, strict=True):
-        assert [(p["label"], p["score"]) for p in row["predictions"]] == [
+        assert [(prediction["label"], prediction["score"]) for prediction in row["predictions"]] == [
             (label, pytest.approx(score, abs=1e-6)) for label, score in window.top(2)
         ]
     out = capsys.readouterr().out
@@ -58,14 +60,14 @@ def test_rows_are_those_of_timeline(
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
-def test_an_interrupted_command_is_resumed(
+def test_interrupted_predict_is_resumed(
     name: str, network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, option = tmp_path / name, "--csv" if name.endswith("csv") else "--json"
     assert predict(network, video, option, path) == 0
     complete = path.read_bytes()
-    lines = complete.splitlines(keepends=True)
-    path.write_bytes(b"".join(lines[:-2]) + lines[-2][:17])  # killed while it wrote a row
+    *lines, second_last_line, _ = complete.splitlines(keepends=True)
+    path.write_bytes(b"".join(lines) + second_last_line[:17])  # as if killed while it wrote a row
     capsys.readouterr()
     assert predict(network, video, option, path) == 0
     assert path.read_bytes() == complete
@@ -74,7 +76,7 @@ def test_an_interrupted_command_is_resumed(
     assert path.read_bytes() == complete
 
 
-def test_a_file_with_other_settings_is_refused(
+def test_existing_file_with_other_settings_is_refused(
     network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.csv"
@@ -88,7 +90,7 @@ def test_a_file_with_other_settings_is_refused(
     assert "give a file name that ends in .csv" in capsys.readouterr().err
 
 
-def test_a_folder_with_a_bad_video_gives_the_others(
+def test_bad_video_in_a_folder_is_skipped_and_reported(
     network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "videos"
@@ -102,7 +104,7 @@ def test_a_folder_with_a_bad_video_gives_the_others(
     assert {Path(row["video"]).name for row in read_timeline(tmp_path / "a.csv")} == {"a.mp4", "c.mp4"}
 
 
-def test_the_annotated_video_has_all_frames_and_a_panel(network: str, video: Path, tmp_path: Path) -> None:
+def test_annotated_video_has_all_frames_and_a_panel(network: str, video: Path, tmp_path: Path) -> None:
     path = tmp_path / "annotated.mp4"
     assert predict(network, video, "--save", path, "--plot", tmp_path / "chart.png") == 0
     with av.open(str(video)) as container:
@@ -112,8 +114,9 @@ def test_the_annotated_video_has_all_frames_and_a_panel(network: str, video: Pat
     assert [frame.time for frame in frames] == pytest.approx(times, abs=1e-3)
     assert frames[0].height >= 240  # enlarged for legible text
     picture = frames[50].to_ndarray(format="rgb24").astype(int)
-    corner, rest = picture[: picture.shape[0] // 4, : picture.shape[1] // 2], picture[picture.shape[0] // 2 :]
-    assert np.ptp(corner) > 100 and np.ptp(rest) < 40  # text and bars above a frame of one brightness
+    height, width, _ = picture.shape
+    panel, rest = picture[: height // 4, : width // 2], picture[height // 2 :]
+    assert np.ptp(panel) > 100 and np.ptp(rest) < 40  # text and bars above a frame of one brightness
     with Image.open(tmp_path / "chart.png") as chart:
         assert chart.width > 800 and len(chart.convert("RGB").getcolors(1 << 24) or []) > 20
 
@@ -128,7 +131,7 @@ def test_the_annotated_video_has_all_frames_and_a_panel(network: str, video: Pat
         (["--views", "2"], "views is '2'"),
     ],
 )
-def test_wrong_options_are_named(
+def test_wrong_option_is_refused(
     arguments: list[str], message: str, network: str, video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["predict", str(video), "--from", network, "--window", "0.8", *arguments]) == 1
@@ -167,7 +170,9 @@ def test_features_are_resumed_and_searched(
     assert len(lines) == 2 and lines[0].startswith(" 1.0000") and lines[0].endswith("b.mp4")
 
 
-def test_processes_share_the_videos(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_several_processes_share_the_videos(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, out = tmp_path / "videos", tmp_path / "features"
     for name in "abc":
         numbered_video(folder / f"{name}.mp4", frames=12)
@@ -178,7 +183,7 @@ def test_processes_share_the_videos(network: str, tmp_path: Path, monkeypatch: p
         assert len(list(out.glob("*.safetensors"))) == count
 
 
-def test_window_features_go_to_parquet(network: str, video: Path, tmp_path: Path) -> None:
+def test_window_features_are_written_to_parquet(network: str, video: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     arguments = ["features", str(video), "--from", network, "--out", str(tmp_path / "features"), "--window", "0.8"]
     assert main([*arguments, "--stage", "-1", "--parquet", str(tmp_path / "all.parquet")]) == 0

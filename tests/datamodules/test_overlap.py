@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_cli import QUIET, TINY
+from runs import QUIET, TINY
 from test_data import ready, write_list
 from test_epic import SEGMENTS, epic_files
 

@@ -1,4 +1,4 @@
-"""What a run shows: epochs counted from 1, the parameters that are trained, a rounded table of a validation."""
+"""Output of a run: epochs counted from 1, the number of trained parameters, a table of validation metrics."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import TINY, data_options
-from test_resume import fit
+from runs import callback, fit_arguments, flags, model, video_folder
 
 import zoo
 from cli import main
@@ -16,8 +15,9 @@ from lit_modules.metric_table import metric_table
 
 @pytest.fixture(scope="module")
 def run(motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of one epoch."""
     out = tmp_path_factory.mktemp("output") / "run"
-    assert main(fit(motion_folder, out, epochs=1)) == 0
+    assert main(fit_arguments(motion_folder, out, epochs=1)) == 0
     return out
 
 
@@ -25,48 +25,44 @@ def test_epochs_are_counted_from_one(
     motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    shown = ["--trainer.enable_progress_bar", "true", "--trainer.max_epochs", "3"]
-    assert main([*fit(motion_folder, tmp_path), *shown]) == 0
+    progress_bar = flags("trainer", enable_progress_bar=True)
+    assert main(fit_arguments(motion_folder, tmp_path, *progress_bar, epochs=3)) == 0
     printed = capsys.readouterr().out
     assert "Epoch 3/3" in printed
     assert "Epoch 2/2" not in printed and "Epoch 0" not in printed
 
 
-def test_a_progress_bar_of_the_user_replaces_the_default(motion_folder: Path, tmp_path: Path) -> None:
-    bar = ["--trainer.enable_progress_bar", "true", "--trainer.callbacks+", "TQDMProgressBar"]
-    assert main([*fit(motion_folder, tmp_path, epochs=1), *bar]) == 0
+def test_progress_bar_of_the_user_replaces_the_default(motion_folder: Path, tmp_path: Path) -> None:
+    progress_bar = [*flags("trainer", enable_progress_bar=True), *callback("TQDMProgressBar")]
+    assert main(fit_arguments(motion_folder, tmp_path, *progress_bar, epochs=1)) == 0
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
-        ([], "{total}, {total} trained"),
-        (["--model.freeze_backbone", "true"], "{total}, {head} trained (the classifier)"),
-        (
-            ["--model.head_warmup_epochs", "2"],
-            "{total}, {head} trained (the classifier), all of them from epoch 3 on",
-        ),
+        ({}, "{total}, {total} trained"),
+        ({"freeze_backbone": True}, "{total}, {head} trained (the classifier)"),
+        ({"head_warmup_epochs": 2}, "{total}, {head} trained (the classifier), all of them from epoch 3 on"),
     ],
 )
-def test_the_trained_parameters_are_counted(
-    options: list[str], says: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+def test_fit_prints_the_number_of_trained_parameters(
+    options: dict[str, object], message: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    arguments = ["fit", "--model", "VideoClassifier", "--model.name", "c2d_r18", "--model.pretrained", "false", *TINY,
-                 *data_options(motion_folder), "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1",
-                 "--trainer.enable_progress_bar", "false", *options]  # fmt: skip
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    trainer = flags("trainer", max_epochs=1, limit_train_batches=1, enable_progress_bar=False)
+    network_options = model("VideoClassifier", "c2d_r18", pretrained=False, **options)
+    assert main(["fit", *network_options, *video_folder(motion_folder), *trainer, "--out", str(tmp_path)]) == 0
     network = zoo.create("c2d_r18", width=8, num_classes=4, num_frames=4)
     total = f"{sum(p.numel() for p in network.parameters()) / 1000:.3g} k"
     head = str(sum(p.numel() for name, p in network.named_parameters() if name.startswith("fc.")))
     printed = capsys.readouterr().out
-    assert f"Parameters: {says.format(total=total, head=head)}\n" in printed
+    assert f"Parameters: {message.format(total=total, head=head)}\n" in printed
     assert "FLOPs" not in printed
 
 
-def test_a_summary_that_is_switched_off_is_not_printed(
+def test_fit_without_model_summary_does_not_print_parameters(
     motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    assert main(fit(motion_folder, tmp_path, epochs=1)) == 0  # with enable_model_summary false
+    assert main(fit_arguments(motion_folder, tmp_path, epochs=1)) == 0  # includes enable_model_summary=False
     assert "Parameters:" not in capsys.readouterr().out
 
 
@@ -81,7 +77,7 @@ def test_validate_prints_a_rounded_table(run: Path, capsys: pytest.CaptureFixtur
     assert "val_top1" not in printed
 
 
-def test_rows_of_several_classifiers_have_their_names() -> None:
+def test_metric_table_names_the_classifier_of_each_row() -> None:
     metrics = {"verb_top1": 0.5, "noun_top5": 0.25, "action_top1": 0.125, "top1": 0.125}
     scores = {str(number): (torch.tensor([number % 3, number]), torch.zeros(12)) for number in range(8)}
     table = metric_table(metrics, scores, {"verb": 3, "noun": 9}, 12)

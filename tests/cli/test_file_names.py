@@ -1,4 +1,4 @@
-"""Files and folders of any legal name on the command line, and names that are not UTF-8 in configuration files."""
+"""File names with special characters or invalid UTF-8, on the command line and in configuration files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli import QUIET, TINY
+from runs import QUIET, flags, model
 
 from cli import main
 from lit_modules.option_values import dump_text, load_text
@@ -27,7 +27,7 @@ def clip(motion_folder: Path) -> Path:
     return next((motion_folder / "test" / "meets").iterdir())
 
 
-def test_predict_takes_files_and_folders_of_any_name(
+def test_predict_accepts_files_and_folders_of_any_name(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -36,33 +36,34 @@ def test_predict_takes_files_and_folders_of_any_name(
         shutil.copy(clip, f"{name}.mp4")
         shutil.copy(clip, Path(name) / f"in {name}.mp4")
     names = [*NAMES, *(f"{name}.mp4" for name in NAMES)]
-    predict = ["predict", "--from", NETWORK, "--data.num_workers", "0", *QUIET, "--out", str(tmp_path / "out of all")]
-    assert main([*predict, "--", *names]) == 0
-    with (tmp_path / "out of all" / "predictions.csv").open(newline="", errors="surrogateescape") as file:
+    out = tmp_path / "predictions of all"
+    arguments = ["predict", "--from", NETWORK, *flags("data", num_workers=0), *QUIET, "--out", str(out)]
+    assert main([*arguments, "--", *names]) == 0
+    with (out / "predictions.csv").open(newline="", errors="surrogateescape") as file:
         paths = {row["path"] for row in csv.DictReader(file)}
     assert paths == {text for name in NAMES for text in (f"{name}.mp4", f"{name}/in {name}.mp4")}
 
 
 @pytest.mark.parametrize("name", [NOT_UTF8, "[a]"])
-def test_a_run_and_its_config_take_any_name(
+def test_run_folder_and_config_may_have_any_name(
     name: str, motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path(name).symlink_to(motion_folder)
-    fit = ["fit", "--model", "TANet", "--model.name", "tanet_r18", *TINY, "--trainer.max_epochs", "1", *QUIET]
-    data = ["--data", "VideoFolder", f"--data.root={name}", "--data.num_workers", "0"]
-    assert main([*fit, *data, "--out", f"run {name}"]) == 0
+    data = ["--data", "VideoFolder", f"--data.root={name}", *flags("data", num_workers=0)]
+    arguments = ["fit", *model("TANet", "tanet_r18"), *flags("trainer", max_epochs=1), *QUIET, *data]
+    assert main([*arguments, "--out", f"run {name}"]) == 0
     config = Path(f"run {name}", "config.yaml")
     assert load_text(config.read_text())["data"]["init_args"]["root"] == name
     config.rename(f"{name}.yaml")
     Path(f"run {name}", "checkpoints", "last.ckpt").rename(f"{name}.ckpt")
     assert main(["export-checkpoint", f"{name}.ckpt", f"{name} saved"]) == 0
-    test = ["test", "--config", f"{name}.yaml", "--from", f"{name} saved", "--data.clips", "1"]
-    assert main([*test, "--out", f"test {name}"]) == 0
+    arguments = ["test", "--config", f"{name}.yaml", "--from", f"{name} saved", *flags("data", clips=1)]
+    assert main([*arguments, "--out", f"test {name}"]) == 0
     assert Path(f"test {name}", "test.json").is_file()
 
 
-def test_plain_arguments_are_words_with_any_dashes_after_two() -> None:
+def test_arguments_after_two_dashes_are_file_names() -> None:
     arguments = parse(["--from", "-x", "--data.root=-y", "--trainer.devices", "-1", "a", "--", "--out", "-c"])
     assert arguments.network == "-x"
     assert list(arguments.options) == ["--data.root=-y", "--trainer.devices=-1"]
@@ -72,13 +73,13 @@ def test_plain_arguments_are_words_with_any_dashes_after_two() -> None:
 @pytest.mark.parametrize(
     "value", [NOT_UTF8, "1e3", "1.5e3", "null", "true", "12:30:45", "2020-01-01", "#a", "a: b", "\x1b", "😀"]
 )
-def test_yaml_of_a_config_reads_back(value: str) -> None:
+def test_config_values_are_read_as_they_were_written(value: str) -> None:
     text = dump_text({"name": value, "number": 1e-5})
-    assert text.encode()  # a file of it can be written
+    assert text.encode()  # valid UTF-8, so that it can be written to a file
     assert load_text(text) == {"name": value, "number": 1e-5}
 
 
-def test_text_that_names_a_file_is_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_that_names_a_file_is_not_parsed_as_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_text("[a]") == ["a"] and load_text("a: b") == {"a": "b"}
     Path("[a]").touch()
@@ -102,7 +103,7 @@ def test_patterns_and_home_folders_are_expanded(tmp_path: Path, monkeypatch: pyt
     assert files("~/a.mp4") == [str(tmp_path / "a.mp4")]
     assert files("https://x.org/*.tar") == ["https://x.org/*.tar"]
     Path("*.mp4").touch()
-    assert files("*.mp4") == ["*.mp4"]  # the file of that name
+    assert files("*.mp4") == ["*.mp4"]  # a file has this name
     with pytest.raises(ConfigError, match=r"No file matches '\*\.avi'"):
         files("*.avi")
     assert parse(["--out=~/runs", "--data.root", "~/x", "--from=~/y"]) == parse(
@@ -112,7 +113,7 @@ def test_patterns_and_home_folders_are_expanded(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("option", ["--out", "--ckpt_path"])
 @pytest.mark.parametrize("value", ["a::b", "s3://bucket/run"])
-def test_paths_that_would_be_addresses_are_refused(option: str, value: str) -> None:
+def test_output_path_that_is_a_url_is_refused(option: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"{option} {value} contains"):
         parse([option, value])
 
