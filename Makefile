@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test quick lint clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -10,7 +10,11 @@ demo: .venv/installed
 
 # Two processes with one thread each are faster than one with two. --dist loadfile runs the tests of a file in one process.
 test: .venv/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+# the tests that cover most lines in about a minute, see tests/support/select_quick.py
+quick: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --quick
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -15,6 +15,31 @@ from tiny_zoo import write_index
 from datamodules.motionclips import write_motion_clips
 from zoo.weights import download, transfer
 
+QUICK = Path(__file__).parent / "quick.txt"
+# cheap folders first, so that most failures show early
+ORDER = ("tests", "zoo/ops", "zoo", "zoo/weights", "zoo/hub", "zoo/inference", "zoo/video", "datamodules", "zoo/models")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="run the tests of tests/quick.txt only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Sort tests by the cost of their folder; with ``--quick``, keep those of quick.txt."""
+    tests = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.parent.relative_to(tests).as_posix()
+        folder = "tests" if folder == "." else folder
+        return ORDER.index(folder) if folder in ORDER else len(ORDER)
+
+    items.sort(key=rank)
+    if config.getoption("--quick"):
+        names = set(QUICK.read_text().split())
+        chosen = [item for item in items if item.nodeid.partition("[")[0] in names]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,3 +103,14 @@ def test_declared_dependencies_are_constrained() -> None:
         line.split(";")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     ]
     assert declared <= {line.split("==")[0].lower() for line in lines}
+
+
+def test_quick_tests_exist() -> None:
+    """tests/quick.txt is generated; a renamed test would silently leave it."""
+    missing = []
+    for line in (ROOT / "tests" / "quick.txt").read_text().split():
+        path, _, name = line.partition("::")
+        tree = ast.parse((ROOT / path).read_text()) if (ROOT / path).is_file() else ast.Module([], [])
+        if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
+            missing.append(line)
+    assert not missing, f"run tests/support/select_quick.py again; quick.txt lists {missing}"
