@@ -72,8 +72,8 @@ def test_command_line_sets_single_options_of_a_recipe(capsys: pytest.CaptureFixt
 
 
 def test_command_line_resets_an_option_to_null(capsys: pytest.CaptureFixture) -> None:
-    resets = [*flags("model.optimizer", lr_batch_size=None), *flags("model.regularization", drop_path_rate=None)]
-    model = printed_config(capsys, "--model", "TAdaConvNeXtV2", *resets)
+    current_name, earlier_name = flags("model.optimizer", lr_batch_size=None), flags("model", drop_path=None)
+    model = printed_config(capsys, "--model", "TAdaConvNeXtV2", *current_name, *earlier_name)
     assert (model["optimizer"]["lr_batch_size"], model["optimizer"]["lr"]) == (None, 5e-4)
     assert model["regularization"]["drop_path_rate"] is None
 
