@@ -170,9 +170,7 @@ def test_features_are_resumed_and_searched(
     assert len(lines) == 2 and lines[0].startswith(" 1.0000") and lines[0].endswith("b.mp4")
 
 
-def test_features_of_several_processes_share_the_videos(
-    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_processes_of_features_share_the_videos(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = tmp_path / "videos", tmp_path / "features"
     for name in "abc":
         numbered_video(folder / f"{name}.mp4", frames=12)

@@ -1,4 +1,4 @@
-"""Checkpoints whose parts have wrong types: each is refused in a line that names the file and the part."""
+"""Checkpoints with parts of a wrong type are refused in one line that names the file and the part."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import resume, video_folder
 from small_models import FOUR, small
 
 import cli
@@ -17,7 +18,7 @@ from zoo.weights.lightning_checkpoint import CONFIG_KEY, read_checkpoint, read_r
 
 @pytest.fixture
 def content() -> dict[str, Any]:
-    """A checkpoint as Lightning writes it, of a small network."""
+    """Content of a checkpoint of a small network, as Lightning writes it."""
     network = small("tanet_r18", labels=list(FOUR))
     weights = {f"network.{key}": value for key, value in network.state_dict().items()}
     groups = [{"lr": 0.1, "params": [0, 1]}]
@@ -29,13 +30,13 @@ def content() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def written(path: Path, content: dict[Any, Any]) -> Path:
+def write_checkpoint(path: Path, content: dict[Any, Any]) -> Path:
     torch.save(content, path)
     return path
 
 
-def test_a_checkpoint_is_read(content: dict[str, Any], tmp_path: Path) -> None:
-    path = written(tmp_path / "run.ckpt", content)
+def test_intact_checkpoint_is_read(content: dict[str, Any], tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / "run.ckpt", content)
     tensors, config = read_checkpoint(path)
     assert config == content[CONFIG_KEY]
     assert set(tensors) == {key.removeprefix("network.") for key in content["state_dict"]}
@@ -44,13 +45,15 @@ def test_a_checkpoint_is_read(content: dict[str, Any], tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["loops", "optimizer_states", "lr_schedulers", "epoch", "global_step"])
-def test_a_part_that_is_missing_leaves_weights_only(key: str, content: dict[str, Any], tmp_path: Path) -> None:
+def test_checkpoint_without_a_part_has_weights_but_cannot_be_resumed(
+    key: str, content: dict[str, Any], tmp_path: Path
+) -> None:
     del content[key]
-    assert read_run(written(tmp_path / "run.ckpt", content)) == (content[CONFIG_KEY], False)
+    assert read_run(write_checkpoint(tmp_path / "run.ckpt", content)) == (content[CONFIG_KEY], False)
 
 
 OPTIMIZER = {"state": {}, "param_groups": [{"params": [0]}]}
-WRONG: dict[str, list[Any]] = {
+WRONG_VALUES: dict[str, list[Any]] = {
     "epoch": [-1, 1.5, True, "1", None, [1], 2**70, torch.tensor(1)],
     "global_step": [-1, 1.5, True, "1", None],
     "pytorch-lightning_version": [2, None, ["2.6.0"]],
@@ -67,25 +70,26 @@ WRONG: dict[str, list[Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("key", list(WRONG))
-def test_parts_of_a_wrong_type_are_named(key: str, content: dict[str, Any], tmp_path: Path) -> None:
-    for value in WRONG[key]:
-        path = written(tmp_path / "run.ckpt", content | {key: value})
-        with pytest.raises(CheckpointError, match=rf"run\.ckpt is not an intact checkpoint: '{key}' is not ") as caught:
+@pytest.mark.parametrize("key", list(WRONG_VALUES))
+def test_error_names_the_part_of_a_wrong_type(key: str, content: dict[str, Any], tmp_path: Path) -> None:
+    for value in WRONG_VALUES[key]:
+        path = write_checkpoint(tmp_path / "run.ckpt", content | {key: value})
+        with pytest.raises(CheckpointError, match=rf"run\.ckpt is not an intact checkpoint: '{key}' is not ") as error:
             read_run(path)
-        assert str(caught.value).isprintable()
-        read_checkpoint(path)  # weights alone need none of these
+        assert str(error.value).isprintable()
+        read_checkpoint(path)  # the weights alone are readable
 
 
 @pytest.mark.parametrize("value", [[], None, 3, {"network.w": 3}, {1: torch.zeros(2)}, {("a", "b"): torch.zeros(2)}])
 def test_weights_of_a_wrong_type_are_refused(value: Any, content: dict[str, Any], tmp_path: Path) -> None:
-    path = written(tmp_path / "run.ckpt", content | {"state_dict": value})
+    path = write_checkpoint(tmp_path / "run.ckpt", content | {"state_dict": value})
     for read in (read_checkpoint, read_run):
         with pytest.raises(CheckpointError, match=r"run\.ckpt"):
             read(path)
 
 
-def nested(levels: int) -> list[Any]:
+def nested_list(levels: int) -> list[Any]:
+    """Return a list with two references to each next level, so that its printed length is 2 ** levels."""
     value: list[Any] = []
     for _ in range(levels):
         value = [value, value]
@@ -93,19 +97,21 @@ def nested(levels: int) -> list[Any]:
 
 
 @pytest.mark.parametrize(
-    "value", [[], None, 3, {"a": torch.zeros(2)}, {"a": nested(40)}, {"a": nested(100)}, {"a": {3}}]
+    "value", [[], None, 3, {"a": torch.zeros(2)}, {"a": nested_list(40)}, {"a": nested_list(100)}, {"a": {3}}]
 )
 def test_configs_of_a_wrong_type_are_refused(value: Any, content: dict[str, Any], tmp_path: Path) -> None:
-    path = written(tmp_path / "run.ckpt", content | {CONFIG_KEY: value})
+    path = write_checkpoint(tmp_path / "run.ckpt", content | {CONFIG_KEY: value})
     for read in (read_checkpoint, read_run):
         with pytest.raises(CheckpointError, match=rf"run\.ckpt has an invalid '{CONFIG_KEY}'"):
             read(path)
 
 
-def test_resuming_names_the_part(content: dict[str, Any], tmp_path: Path, motion_folder: Path, capsys: Any) -> None:
-    path = written(tmp_path / "run.ckpt", content | {"loops": [1]})
-    data = ["--data", "VideoFolder", "--data.root", str(motion_folder), "--out", str(tmp_path / "out")]
-    assert cli.main(["fit", "--from", str(path), *data, "--ckpt_path", str(path)]) == 1
+def test_resume_names_the_part_of_a_wrong_type(
+    content: dict[str, Any], tmp_path: Path, motion_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = write_checkpoint(tmp_path / "run.ckpt", content | {"loops": [1]})
+    arguments = ["fit", "--from", str(path), *video_folder(motion_folder), *resume(path)]
+    assert cli.main([*arguments, "--out", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert "run.ckpt is not an intact checkpoint: 'loops' is not a dict of dicts" in error
     assert "Traceback" not in error

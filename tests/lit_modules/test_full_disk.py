@@ -1,4 +1,4 @@
-"""A disk that fills up during a run: one line that says how to resume, and no partial files."""
+"""A disk that fills up during a run: a one-line error with the command that resumes it, and no partial files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MixUp and CutMix of clips: all frames alike, labels by their shares, and a training step with them."""
+"""MixUp and CutMix of clips: equal mixing of all frames, mixed labels, and a training step."""
 
 from __future__ import annotations
 
@@ -12,49 +12,57 @@ from zoo.errors import ConfigError
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """Four clips, each of one value in all frames, of four classes."""
+    """Return four clips of four classes. All pixels of clip n have the value n + 1."""
     return torch.arange(1.0, 5.0)[:, None, None, None, None].expand(4, 3, 5, 16, 16).clone(), torch.arange(4)
 
 
-def test_clips_are_mixed_in_the_shares_of_their_labels() -> None:
+def test_mixup_mixes_clips_and_labels_by_the_same_weights() -> None:
     clips, labels = batch()
-    mixed, shares = Mixing(0.8, 0.0, [4])(clips, labels)
-    assert (mixed.shape, shares.shape, type(mixed)) == (clips.shape, (4, 4), torch.Tensor)
-    torch.testing.assert_close(shares.sum(1), torch.ones(4))
-    torch.testing.assert_close(mixed[:, 0, 0, 0, 0], shares @ torch.arange(1.0, 5.0))
+    mixed, mixed_labels = Mixing(0.8, 0.0, [4])(clips, labels)
+    assert (mixed.shape, mixed_labels.shape, type(mixed)) == (clips.shape, (4, 4), torch.Tensor)
+    torch.testing.assert_close(mixed_labels.sum(1), torch.ones(4))
+    torch.testing.assert_close(mixed[:, 0, 0, 0, 0], mixed_labels @ torch.arange(1.0, 5.0))
     assert torch.equal(mixed, mixed[:, :1, :1, :1, :1].expand_as(mixed))
 
 
-def test_cut_boxes_are_the_same_in_every_frame_and_count_by_area() -> None:
+def test_cutmix_boxes_are_equal_in_all_frames_and_weighted_by_area() -> None:
     clips, labels = batch()
     for seed in range(5):
         torch.manual_seed(seed)
-        mixed, shares = Mixing(0.0, 1.0, [4])(clips, labels)
+        mixed, mixed_labels = Mixing(0.0, 1.0, [4])(clips, labels)
         assert torch.equal(mixed, mixed[:, :1, :1].expand_as(mixed))
-        torch.testing.assert_close(mixed.mean((1, 2, 3, 4)), shares @ torch.arange(1.0, 5.0))
+        torch.testing.assert_close(mixed.mean((1, 2, 3, 4)), mixed_labels @ torch.arange(1.0, 5.0))
 
 
-def test_either_of_both_and_neither_of_none() -> None:
+def test_mixing_without_mixup_and_cutmix_changes_nothing() -> None:
     clips, labels = batch()
     assert Mixing(0.0, 0.0, [4])(clips, labels) == (clips, labels)
-    both, cut = Mixing(0.8, 1.0, [4]), 0
+
+
+def test_mixup_and_cutmix_alternate_at_random() -> None:
+    clips, labels = batch()
+    mixing = Mixing(0.8, 1.0, [4])
+    cut_batches = 0
     for seed in range(40):
         torch.manual_seed(seed)
-        mixed, _ = both(clips, labels)
-        cut += bool((mixed == mixed.round()).all())  # whole values only where boxes were cut
-    assert 8 < cut < 32
+        mixed, _ = mixing(clips, labels)
+        cut_batches += bool((mixed == mixed.round()).all())  # CutMix copies pixels, so that values remain integers
+    assert 8 < cut_batches < 32
+
+
+def test_invalid_mixing_is_refused() -> None:
     with pytest.raises(ConfigError, match="mixup is -1; it must be at least 0"):
         Mixing(-1, 0, [4])
+    options = {"width": 8}
+    mixup = {"mixup": 0.8}
     with pytest.raises(ConfigError, match="not several heads"):
-        VideoClassifier(
-            "c2d_r18", num_classes=4, heads={"a": 2, "b": 2}, options={"width": 8}, regularization={"mixup": 0.8}
-        )
+        VideoClassifier("c2d_r18", num_classes=4, heads={"a": 2, "b": 2}, options=options, regularization=mixup)
     with pytest.raises(ConfigError, match="give two or more classifiers"):
-        VideoClassifier("c2d_r18", num_classes=4, heads={"a": 4}, options={"width": 8})
+        VideoClassifier("c2d_r18", num_classes=4, heads={"a": 4}, options=options)
 
 
-def test_a_training_step_takes_mixed_clips() -> None:
-    options = {"width": 8, "dropout": 0.0}
+def test_training_step_uses_mixed_clips() -> None:
+    options = {"width": 8, "drop_rate": 0.0}
     regularization = RegularizationOptions(mixup=0.8, label_smoothing=0.1)
     module = VideoClassifier("c2d_r18", num_classes=4, num_frames=5, options=options, regularization=regularization)
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
@@ -62,7 +70,7 @@ def test_a_training_step_takes_mixed_clips() -> None:
     torch.manual_seed(3)
     loss = module.training_step({"video": clips, "label": labels}, 0)
     torch.manual_seed(3)
-    mixed, shares = Mixing(0.8, 0.0, [4])(clips, labels)
-    wanted = torch.nn.functional.cross_entropy(module(mixed), shares, label_smoothing=0.1)
-    torch.testing.assert_close(loss, wanted)
+    mixed, mixed_labels = Mixing(0.8, 0.0, [4])(clips, labels)
+    expected = torch.nn.functional.cross_entropy(module(mixed), mixed_labels, label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected)
     assert not any(metric.update_called for metric in module.train_metrics.values())

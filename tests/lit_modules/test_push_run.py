@@ -1,4 +1,4 @@
-"""What a push tells of a network: results of its own test, its run, and nothing that is not so."""
+"""Model cards of pushed networks: test results and provenance of the pushed weights, without local paths."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from loopback_hub import LoopbackHub
+from runs import QUIET, callback, flags, model, resume, video_folder
 from small_models import small
 
 import zoo
@@ -23,80 +24,84 @@ CLIP = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def net() -> Any:
+def network() -> Any:
     return small("tanet_r18", labels=["a", "b", "c", "d"])
 
 
-def quiet(model: Any, repo: str, **options: Any) -> str:
-    return push(model, repo, progress=False, **options)
+def push_quietly(network: Any, repo: str, **options: Any) -> str:
+    return push(network, repo, progress=False, **options)
 
 
-def test_published_accuracy_only_of_published_weights(hub: LoopbackHub) -> None:
+def card_of(hub: LoopbackHub) -> str:
+    """Return the text of the model card of alice/net."""
+    return hub.repositories["alice/net"].files["README.md"].decode()
+
+
+def test_card_has_the_published_accuracy_only_of_published_weights(hub: LoopbackHub) -> None:
     name = "tanet_r18.motionclips8"
     reported = f"top-1 {zoo.info(name).reported.top1} %"
+    network: Any = zoo.load(name)
+    for published in (name, network):
+        push_quietly(published, "alice/net")
+        card = card_of(hub)
+        assert reported in card and f"`{name}`" in card
+        assert ModelCard(card).data.license == "apache-2.0"
 
-    def card() -> str:
-        return hub.repositories["alice/net"].files["README.md"].decode()
-
-    model: Any = zoo.load(name)
-    for given in (name, model):
-        quiet(given, "alice/net")
-        assert reported in card() and f"`{name}`" in card()
-        assert ModelCard(card()).data.license == "apache-2.0"
     with torch.no_grad():
-        model.fc.bias[0] += 1e-4
-    quiet(model, "alice/net")
-    assert reported not in card() and f"Started from `{name}`" in card()
-    quiet(zoo.load(name, pretrained=False), "alice/net")
-    assert name not in card()
+        network.fc.bias[0] += 1e-4
+    push_quietly(network, "alice/net")
+    assert reported not in card_of(hub) and f"Started from `{name}`" in card_of(hub)
+
+    push_quietly(zoo.load(name, pretrained=False), "alice/net")
+    assert name not in card_of(hub)
 
 
-def test_starts_are_not_pushed_as_if_they_were_trained(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_push_refuses_image_weights_that_were_not_trained_on_videos(hub: LoopbackHub, tmp_path: Path) -> None:
     import torchvision
 
     torch.save(torchvision.models.resnet50().state_dict(), tmp_path / "resnet50.pth")
     folder = zoo.convert(tmp_path / "resnet50.pth", "tanet_r50.in1k", tmp_path / "start")
     with pytest.raises(ConfigError, match=r"is not a trained video network \(untrained: 16 TAM modules\)"):
-        quiet(folder, "alice/net")
+        push_quietly(folder, "alice/net")
     assert hub.requests == []
 
 
-def test_a_lightning_module_is_pushed_as_its_network(hub: LoopbackHub) -> None:
-    options = {"width": 8, "dropout": 0.0}
+def test_lightning_module_is_pushed_as_its_network(hub: LoopbackHub) -> None:
+    options = {"width": 8, "drop_rate": 0.0}
     module = VideoClassifier("tanet_r18", options=options, num_classes=4, num_frames=4, image_size=32).eval()
-    quiet(module, "alice/net")
+    push_quietly(module, "alice/net")
     assert torch.equal(zoo.load("hf-hub:alice/net", progress=False)(CLIP), module(CLIP))
 
 
-def test_only_networks_are_pushed(hub: LoopbackHub) -> None:
+def test_push_refuses_anything_but_networks(hub: LoopbackHub) -> None:
     with pytest.raises(ConfigError, match="this Linear has no spec"):
-        quiet(torch.nn.Linear(2, 2), "alice/net")
+        push_quietly(torch.nn.Linear(2, 2), "alice/net")
     with pytest.raises(ConfigError, match="model is 3; it must be a str or a pathlib.Path"):
-        quiet(3, "alice/net")
+        push_quietly(3, "alice/net")
     with pytest.raises(UnknownNameError):
-        quiet("tanet_r18.nothing", "alice/net")
+        push_quietly("tanet_r18.nothing", "alice/net")
     assert hub.requests == []
 
 
-def test_a_fingerprint_is_of_the_tensors_and_nothing_else(net: Any, tmp_path: Path) -> None:
-    state = net.state_dict()
-    one = fingerprint(state)
-    assert fingerprint(dict(reversed(state.items()))) == one
-    assert fingerprint(zoo.load(zoo.save(net, tmp_path / "net")).state_dict()) == one
-    assert fingerprint({**state, "fc.weight": state["fc.weight"].T.contiguous().T}) == one
+def test_fingerprint_depends_on_names_and_tensors_only(network: Any, tmp_path: Path) -> None:
+    state = network.state_dict()
+    original = fingerprint(state)
+    assert fingerprint(dict(reversed(state.items()))) == original
+    assert fingerprint(zoo.load(zoo.save(network, tmp_path / "net")).state_dict()) == original
+    assert fingerprint({**state, "fc.weight": state["fc.weight"].T.contiguous().T}) == original
     changed = {
         "renamed": {f"x.{key}": value for key, value in state.items()},
         "halved": {key: value.half() for key, value in state.items()},
         "reshaped": {**state, "fc.bias": state["fc.bias"][None]},
-        "less": {key: state[key] for key in list(state)[1:]},
-        "one bit": {**state, "fc.bias": state["fc.bias"] + torch.tensor([0, 0, 0, 1e-7])},
+        "without fc.bias": {key: value for key, value in state.items() if key != "fc.bias"},
+        "slightly different": {**state, "fc.bias": state["fc.bias"] + torch.tensor([0, 0, 0, 1e-7])},
     }
-    assert len({one, *map(fingerprint, changed.values())}) == 1 + len(changed)
+    assert len({original, *map(fingerprint, changed.values())}) == 1 + len(changed)
     fingerprint({"empty": torch.empty(0, 3), "scalar": torch.tensor(1), "low": torch.ones(2, dtype=torch.bfloat16)})
 
 
 @pytest.mark.parametrize(
-    ("results", "says"),
+    ("results", "message"),
     [
         ({"top1": 50.0}, "lack the name of the data"),
         ({"dataset": "x"}, "have none of top1, top5, mean_class"),
@@ -115,89 +120,102 @@ def test_a_fingerprint_is_of_the_tensors_and_nothing_else(net: Any, tmp_path: Pa
         ("nowhere", "nowhere is not a test.json"),
     ],
 )
-def test_results_that_cannot_be_are_refused(results: Any, says: str, net: Any) -> None:
-    with pytest.raises(ConfigError, match=says):
-        read_results(results, net.state_dict())
+def test_invalid_results_are_refused(results: Any, message: str, network: Any) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_results(results, network.state_dict())
 
 
-def test_results_without_a_name_of_their_data_take_the_one_given(net: Any) -> None:
-    assert read_results({"top1": 5}, net.state_dict(), "UCF101")[0]["dataset"] == "UCF101"
+def test_dataset_argument_names_the_data_of_the_results(network: Any) -> None:
+    assert read_results({"top1": 5}, network.state_dict(), "UCF101")[0]["dataset"] == "UCF101"
 
 
-# from a run ------------------------------------------------------------------------------------------------------
+# runs ------------------------------------------------------------------------------------------------------------
+
+PUSH = callback("lit_modules.PushToHub", repo="alice/net")
 
 
 @pytest.fixture(scope="module")
 def fit(motion_folder: Path) -> list[str]:
     """Arguments of one epoch of a tiny TANet."""
-    return [
-        "fit", "--model", "TANet", "--model.name", "tanet_r18", "--model.options", '{"width": 8, "dropout": 0.0}',
-        "--model.num_frames", "4", "--model.image_size", "32", "--data", "VideoFolder", "--data.root",
-        str(motion_folder), "--data.batch_size", "8", "--data.num_workers", "0", "--trainer.max_epochs", "1",
-        "--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false",
-    ]  # fmt: skip
+    data = video_folder(motion_folder)
+    return ["fit", *model("TANet", "tanet_r18"), *data, *flags("trainer", max_epochs=1), *QUIET]
 
 
-PUSH = ["--trainer.callbacks+=lit_modules.PushToHub", "--trainer.callbacks.repo=alice/net"]
-
-
-def told(hub: LoopbackHub, repo: str = "alice/net") -> str:
-    """All text that a push has sent: the bodies of its requests, the files, the weight file's header."""
+def sent_text(hub: LoopbackHub, repo: str = "alice/net") -> str:
+    """Return all text that pushes have sent: bodies of requests, files, headers of weight files."""
     return b"\n".join(hub.repositories[repo].files.values()).decode(errors="ignore") + str(hub.requests)
 
 
-def test_a_run_pushes_its_best_checkpoint_with_its_test_and_no_path(
+def assert_no_local_paths(text: str, motion_folder: Path, tmp_path: Path) -> None:
+    for secret in ("secret_run", str(motion_folder), str(tmp_path), ".ckpt"):
+        assert secret not in text
+
+
+def test_fit_pushes_its_best_checkpoint(
     fit: list[str], hub: LoopbackHub, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "secret_run"
     assert main([*fit, *PUSH, "--out", str(out)]) == 0
     assert f"{hub.address}/alice/net/commit/" in capsys.readouterr().out
     assert hub.repositories["alice/net"].history() == ["Upload tanet_r18"]
-    best = out / "checkpoints" / "best.ckpt"
-    local, model = zoo.load(best), zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "fresh", progress=False)
-    assert torch.equal(local(CLIP), model(CLIP))
-    made: Any = model.spec.provenance
-    assert made["recipe"]["class"] == "TANet" and made["recipe"]["batch_size"] == 8
-    assert made["data"] == {"class": "VideoFolder", "videos": {"train": 32, "val": 12}}
-    assert made["fine_tuned_from"] == "tanet_r18" and 0 <= made["metrics"]["val_top1"] <= 1 and made["epochs"] == 1
+    assert_no_local_paths(sent_text(hub), motion_folder, tmp_path)
 
-    # a further run from it, whose start has a path, with its test's results
-    assert main([*fit[:1], "--from", str(best), *fit[11:], "--out", str(out / "more")]) == 0
-    more = out / "more" / "checkpoints" / "best.ckpt"
-    data = fit[11:17]
-    test = ["test", "--from", str(more), *data, "--data.num_workers", "0", "--data.clips", "2", "--data.crops", "3"]
-    assert main([*test, *fit[-4:], "--out", str(out / "test")]) == 0
+    local = zoo.load(out / "checkpoints" / "best.ckpt")
+    pushed = zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "other-cache", progress=False)
+    assert torch.equal(local(CLIP), pushed(CLIP))
+    provenance: Any = pushed.spec.provenance
+    assert provenance["recipe"]["class"] == "TANet" and provenance["recipe"]["batch_size"] == 8
+    assert provenance["data"] == {"class": "VideoFolder", "videos": {"train": 32, "val": 12}}
+    assert provenance["fine_tuned_from"] == "tanet_r18" and provenance["epochs"] == 1
+    assert 0 <= provenance["metrics"]["val_top1"] <= 1
+
+
+def test_push_of_a_fine_tuned_checkpoint_has_its_test_results_and_no_local_path(
+    fit: list[str], hub: LoopbackHub, motion_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "secret_run"
+    assert main([*fit, "--out", str(out)]) == 0
+    start = out / "checkpoints" / "best.ckpt"
+    fine_tune = ["fit", "--from", str(start), *video_folder(motion_folder), *flags("trainer", max_epochs=1), *QUIET]
+    assert main([*fine_tune, "--out", str(out / "fine-tuned")]) == 0
+    best = out / "fine-tuned" / "checkpoints" / "best.ckpt"
+    test = ["test", "--from", str(best), *video_folder(motion_folder, clips=2, crops=3), *QUIET]
+    assert main([*test, "--out", str(out / "test")]) == 0
+
     with pytest.raises(ConfigError, match="a test of other weights"):
-        quiet(best, "alice/net", results=out / "test")
-    quiet(more, "alice/net", results=out / "test", dataset="four motions", message="with a test")
-    assert "with a test" in str(hub.requests)  # so what a commit says is looked at as well
+        push_quietly(start, "alice/net", results=out / "test")
+
+    push_quietly(best, "alice/net", results=out / "test", dataset="four motions", message="with a test")
     files = hub.repositories["alice/net"].files
     assert set(files) == {"README.md", "config.json", "model.safetensors", "confusion.png"}
-    data_card = ModelCard(files["README.md"].decode())
-    metrics = json.loads((out / "test" / "test.json").read_text())["metrics"]
-    found = {r.metric_name: r.metric_value for r in data_card.data.eval_results}
-    assert found["top-1"] == pytest.approx(100 * metrics["test_top1"], abs=0.01)
-    assert (data_card.data.eval_results[0].dataset_name, "top-5" in found) == ("four motions", False)
-    assert data_card.data.eval_results[0].dataset_args["views"] == "2x3"
-    for text in ("![confusion.png](confusion.png)", "12", "2x3", "25.00 %", "a local checkpoint", "tempozoo test"):
-        assert text in data_card.text
     assert json.loads(files["config.json"])["provenance"]["fine_tuned_from"] == "a local checkpoint"
-    for secret in ("secret_run", str(motion_folder), str(tmp_path), ".ckpt"):
-        assert secret not in told(hub)
-    # a test that does not say what it tested
-    # a part of a test is called that
-    assert main([*test, *fit[-4:], "--trainer.limit_test_batches", "7", "--out", str(out / "part")]) == 0
-    quiet(more, "alice/net", results=out / "part")
-    card = hub.repositories["alice/net"].files["README.md"].decode()
-    assert "| videos | 7 |" in card and "| videos not scored | 5 |" in card
+    card = ModelCard(card_of(hub))
+    metrics = json.loads((out / "test" / "test.json").read_text())["metrics"]
+    results = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert results["top-1"] == pytest.approx(100 * metrics["test_top1"], abs=0.01)
+    assert "top-5" not in results
+    assert card.data.eval_results[0].dataset_name == "four motions"
+    assert card.data.eval_results[0].dataset_args["views"] == "2x3"
+    for text in ("![confusion.png](confusion.png)", "12", "2x3", "25.00 %", "a local checkpoint", "tempozoo test"):
+        assert text in card.text
+
+    assert "with a test" in sent_text(hub)  # the commit message is part of the text
+    assert_no_local_paths(sent_text(hub), motion_folder, tmp_path)
+
+    # an incomplete test
+    assert main([*test, *flags("trainer", limit_test_batches=7), "--out", str(out / "incomplete")]) == 0
+    push_quietly(best, "alice/net", results=out / "incomplete")
+    assert "| videos | 7 |" in card_of(hub) and "| videos not scored | 5 |" in card_of(hub)
+
+    # a test.json that does not identify the tested weights
     summary = json.loads((out / "test" / "test.json").read_text())
     del summary["weights"]
     (out / "test" / "test.json").write_text(json.dumps(summary))
     with pytest.raises(ConfigError, match="lacks the fingerprint of the tested weights"):
-        quiet(more, "alice/net", results=out / "test" / "test.json")
+        push_quietly(best, "alice/net", results=out / "test" / "test.json")
 
 
-def test_a_missing_token_is_said_before_training(
+def test_missing_token_is_reported_before_training(
     fit: list[str], hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -207,27 +225,26 @@ def test_a_missing_token_is_said_before_training(
     assert hub.requests == []
 
 
-def test_a_run_pushes_none_but_its_own_checkpoint(
+def test_run_that_saves_no_checkpoint_pushes_nothing(
     fit: list[str], hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert main([*fit, "--out", str(tmp_path / "one")]) == 0
-    resumed = ["--ckpt_path", str(tmp_path / "one" / "checkpoints" / "best.ckpt"), "--out", str(tmp_path / "two")]
-    assert main([*fit, *PUSH, *resumed]) == 0  # with nothing left to do
+    assert main([*fit, "--out", str(tmp_path / "first")]) == 0
+    resumed = [*resume(tmp_path / "first" / "checkpoints" / "best.ckpt"), "--out", str(tmp_path / "second")]
+    assert main([*fit, *PUSH, *resumed]) == 0  # the checkpoint has all epochs already
     assert "the run has saved no checkpoint" in caplog.text and "alice/net" not in hub.repositories
 
 
-def test_a_push_that_fails_after_training_loses_nothing(
+def test_failed_push_after_training_prints_the_command_that_repeats_it(
     fit: list[str], hub: LoopbackHub, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     hub.fail["POST /api/repos/create", 500] = 1
     out = tmp_path / "a run"
     with caplog.at_level(logging.ERROR):
-        assert main([*fit, *PUSH, "--trainer.callbacks.create_pr=false", "--out", str(out)]) == 0
+        assert main([*fit, *PUSH, *flags("trainer.callbacks", create_pr=False), "--out", str(out)]) == 0
+    best = out / "checkpoints" / "best.ckpt"
     (message,) = [message for message in caplog.messages if "was not pushed" in message]
-    command = f"tempozoo push '{out / 'checkpoints' / 'best.ckpt'}' alice/net"
-    assert "The Hub failed (500" in message and message.endswith(command)
+    assert "The Hub failed (500" in message and message.endswith(f"tempozoo push '{best}' alice/net")
     assert hub.repositories == {}
-    quiet(out / "checkpoints" / "best.ckpt", "alice/net")
-    assert torch.equal(
-        zoo.load("hf-hub:alice/net", progress=False)(CLIP), zoo.load(out / "checkpoints" / "best.ckpt")(CLIP)
-    )
+
+    push_quietly(best, "alice/net")
+    assert torch.equal(zoo.load("hf-hub:alice/net", progress=False)(CLIP), zoo.load(best)(CLIP))

@@ -23,7 +23,9 @@ def test_fit_accepts_the_name_of_a_recipe_in_any_folder(
     assert printed["data"]["init_args"]["root"] == "videos"
 
 
-def test_file_comes_before_a_recipe_of_the_same_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_file_has_priority_over_a_recipe_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "finetune" / "folder").mkdir(parents=True)
     assert resolve_config("finetune/folder") == str(recipe_path("finetune/folder"))

@@ -1,4 +1,4 @@
-"""One command at a time writes to the folder of a run."""
+"""Only one command at a time writes to a run folder."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from lit_modules.run_lock import locked_folder
 from zoo.errors import ConfigError
 
 
-def hold(folder: Path, ready: Connection) -> None:
-    """Hold the lock, with a child process."""
+def hold_lock(folder: Path, ready: Connection) -> None:
+    """Hold the lock of a folder in this process, and start a child process."""
     os.setsid()
     with locked_folder(folder):
         if os.fork():
@@ -31,11 +31,11 @@ def hold(folder: Path, ready: Connection) -> None:
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> Iterator[int]:
-    """Another process that holds the lock of ``tmp_path``, and has a child of its own."""
+def lock_holder(tmp_path: Path) -> Iterator[int]:
+    """ID of a process that holds the lock of ``tmp_path`` and has a child process."""
     context = multiprocessing.get_context("fork")
     ready, sender = context.Pipe(duplex=False)
-    process = context.Process(target=hold, args=(tmp_path, sender))
+    process = context.Process(target=hold_lock, args=(tmp_path, sender))
     process.start()
     assert process.pid
     ready.recv()
@@ -45,19 +45,21 @@ def holder(tmp_path: Path) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("command", ["fit", "test", "predict"])
-def test_a_folder_in_use_is_refused(command: str, holder: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_folder_in_use_is_refused(
+    command: str, lock_holder: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = sorted(tmp_path.iterdir())
     arguments = ["--from", "tanet_r18.motionclips8", "--data", "VideoFolder", "--data.root", "absent"]
     assert main([command, *arguments, "--out", str(tmp_path)]) == 1
     error = capsys.readouterr().err
-    assert f"{tmp_path} is in use by process {holder} on {socket.gethostname()}, started at 20" in error
+    assert f"{tmp_path} is in use by process {lock_holder} on {socket.gethostname()}, started at 20" in error
     assert error.count("\n") == 1
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_a_killed_process_gives_the_lock_up(holder: int, tmp_path: Path) -> None:
-    os.kill(holder, signal.SIGKILL)  # its child lives on
-    os.waitid(os.P_PID, holder, os.WEXITED | os.WNOWAIT)
+def test_killed_process_releases_the_lock_although_its_child_lives(lock_holder: int, tmp_path: Path) -> None:
+    os.kill(lock_holder, signal.SIGKILL)  # not its child
+    os.waitid(os.P_PID, lock_holder, os.WEXITED | os.WNOWAIT)
     start = time.monotonic()
     with locked_folder(tmp_path):
         assert time.monotonic() - start < 8
@@ -65,8 +67,8 @@ def test_a_killed_process_gives_the_lock_up(holder: int, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("variable", run_lock.RANK_VARIABLES)
-def test_other_processes_of_a_run_take_no_lock(
-    variable: str, holder: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_only_the_first_process_of_a_run_locks_the_folder(
+    variable: str, lock_holder: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, "1")
     with output_folder("fit", str(tmp_path), []) as folder:
@@ -77,7 +79,7 @@ def test_other_processes_of_a_run_take_no_lock(
 
 
 @pytest.mark.parametrize("error", [OSError(37, "No locks available"), NotImplementedError("no flock")])
-def test_a_file_system_without_locks_gives_a_warning(
+def test_file_system_without_locks_gives_a_warning(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(lock: filelock.FileLock, timeout: float) -> None:
@@ -88,13 +90,15 @@ def test_a_file_system_without_locks_gives_a_warning(
         pass
 
 
-def test_a_lock_that_is_only_a_file_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_lock, "FileLock", filelock.SoftFileLock)  # what filelock falls back to
+def test_soft_file_lock_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_lock, "FileLock", filelock.SoftFileLock)  # the fallback of filelock
     with pytest.warns(UserWarning, match="cannot be locked"), locked_folder(tmp_path):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_commands_of_the_same_second_have_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_started_in_the_same_second_have_different_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Clock(run_folder.datetime):
         @classmethod
         def now(cls, tz: object = None) -> Clock:
@@ -107,12 +111,12 @@ def test_commands_of_the_same_second_have_folders_of_their_own(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_help_needs_no_folder(holder: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_help_does_not_lock_the_folder(lock_holder: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", "--out", str(tmp_path), "--help_all"]) == 0
     assert "--trainer.logger" in capsys.readouterr().out
 
 
-def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(lock: filelock.FileLock, timeout: float) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -121,15 +125,15 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path, monkeypatch: pyt
         pass
 
 
-def test_a_restarted_job_resumes_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning would take the checkpoint that it wrote for SLURM, also after later ones."""
+def test_restarted_job_resumes_the_newest_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning would resume its SLURM checkpoint even if another checkpoint is newer."""
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert run_folder.auto_resume_args(tmp_path, []) == []
     (tmp_path / "checkpoints").mkdir()
     last, slurm = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt"
-    for path, seconds in ((slurm, 100), (last, 200)):
+    for path, time_in_seconds in ((slurm, 100), (last, 200)):
         path.touch()
-        os.utime(path, (seconds, seconds))
+        os.utime(path, (time_in_seconds, time_in_seconds))
     assert run_folder.auto_resume_args(tmp_path, []) == ["--ckpt_path", str(last)]
     os.utime(slurm, (300, 300))
     assert run_folder.auto_resume_args(tmp_path, []) == ["--ckpt_path", str(slurm)]

@@ -211,7 +211,7 @@ def test_checkpoint_records_how_clips_were_augmented(run: Path) -> None:
     assert augmentation == {"mixup": 0.5, "cutmix": None, "erasing": 0.25, "color_jitter": None, "repeats": 2}
 
 
-def test_report_of_an_incomplete_test_says_so(
+def test_report_of_an_incomplete_test_states_the_untested_videos(
     run: Path, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     best = run / "checkpoints" / "best.ckpt"
