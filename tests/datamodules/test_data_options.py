@@ -76,7 +76,7 @@ def test_errors_name_invalid_options(options: dict[str, Any], says: str, motion_
 
 
 def test_clips_that_a_sampler_cannot_cut_are_refused_before_anything_is_read(motion_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="'twice' sampling gives 1 or 2 test clips, not 3; set clips to 1 or 2"):
+    with pytest.raises(ConfigError, match="'twice' sampling supports 1 or 2 test clips, not 3; set clips to 1 or 2"):
         ready(VideoFolder(motion_folder, clips=3), "test", sampling="twice", interval=None)
     ready(VideoFolder(motion_folder, clips=3), "fit", sampling="twice", interval=None)
 

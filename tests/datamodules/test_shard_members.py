@@ -89,7 +89,7 @@ def test_of_large_videos_only_the_parts_wanted_are_fetched(tmp_path: Path, monke
     write_video(tmp_path / "v" / "long.mp4", noise.numpy(), fps=25)
     size = (tmp_path / "v" / "long.mp4").stat().st_size
     monkeypatch.setattr(shard_member, "BLOCK", size // 40)
-    monkeypatch.setattr(shard_member, "PAUSES", ())
+    monkeypatch.setattr(shard_member, "RETRY_DELAYS", ())
     pack(tmp_path / "v", ["long.mp4"], tmp_path / "s" / "a.tar")
     (video,), _ = scan(str(tmp_path / "s" / "a.tar"))
     Manifest(["a.tar"], ["long.mp4"], [0], [video.offset], [video.size], [""]).write(tmp_path / "s")

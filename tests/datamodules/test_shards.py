@@ -230,7 +230,7 @@ def test_failed_requests_are_repeated(
     far: tuple[Loopback, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loopback, url, served = far
-    monkeypatch.setattr(shard_member, "PAUSES", (0.01, 0.01))
+    monkeypatch.setattr(shard_member, "RETRY_DELAYS", (0.01, 0.01))
     records = open_tree(url).records(["left/a.mp4"])
     source, shard = records.source(0), served["shards-000000.tar"]
     expected = read_member(source.path, source.byte_span)
