@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_data import ready, write_list
+from annotation_files import write_csv
+from data_modules import set_up
 
 from datamodules import VideoFolder, VideoList
 from datamodules.records import VideoRecords
@@ -16,7 +17,7 @@ from zoo.video.decoding import VideoReader
 
 
 def test_repeats_are_cut_anew_from_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8, repeats=2, color_jitter=0.4, erasing=1.0))
+    data = set_up(VideoFolder(motion_folder, num_workers=0, batch_size=8, repeats=2, color_jitter=0.4, erasing=1.0))
     calls = []
     original = VideoReader.frames
     monkeypatch.setattr(VideoReader, "frames", lambda self, i, *more: calls.append(i) or original(self, i, *more))
@@ -35,7 +36,7 @@ def test_repeats_are_cut_anew_from_one_decode(motion_folder: Path, monkeypatch: 
 def test_clips_follow_from_the_seed_whatever_the_workers(motion_folder: Path) -> None:
     batches = []
     for workers in (0, 2):
-        data = ready(VideoFolder(motion_folder, num_workers=workers, batch_size=8))
+        data = set_up(VideoFolder(motion_folder, num_workers=workers, batch_size=8))
         torch.manual_seed(workers)
         before = torch.random.get_rng_state()
         batches.append(list(data.train_dataloader()))
@@ -46,19 +47,19 @@ def test_clips_follow_from_the_seed_whatever_the_workers(motion_folder: Path) ->
 
 
 def test_listed_videos_are_excluded(motion_folder: Path, tmp_path: Path) -> None:
-    whole = ready(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"].records
+    whole = set_up(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"].records
     out = tmp_path / "exclude.txt"
     out.write_text(f"# bad ones\ntest/meets/meets_0000.mp4\n{whole.paths[-1]}\n\n")
-    records = ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"].records
+    records = set_up(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"].records
     assert (len(records), records.listed) == (10, 12)
     assert set(whole.paths) - set(records.paths) == {str(motion_folder / "test/meets/meets_0000.mp4"), whole.paths[-1]}
     out.write_text("test/meets/meets_0000.mp4\n", encoding="utf-8-sig")  # as some editors save it
-    assert len(ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"]) == 11
+    assert len(set_up(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"]) == 11
     with pytest.raises(DataError, match="none.txt, cannot be read"):
-        ready(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
+        set_up(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
     out.write_text("\n".join(whole.ids))
     with pytest.raises(DataError, match="excludes every test video"):
-        ready(VideoFolder(motion_folder, exclude=out), "test")
+        set_up(VideoFolder(motion_folder, exclude=out), "test")
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,8 @@ def test_errors_name_invalid_options(options: dict[str, Any], says: str, motion_
 
 def test_clips_that_a_sampler_cannot_cut_are_refused_before_anything_is_read(motion_folder: Path) -> None:
     with pytest.raises(ConfigError, match="'twice' sampling supports 1 or 2 test clips, not 3; set clips to 1 or 2"):
-        ready(VideoFolder(motion_folder, clips=3), "test", sampling="twice", interval=None)
-    ready(VideoFolder(motion_folder, clips=3), "fit", sampling="twice", interval=None)
+        set_up(VideoFolder(motion_folder, clips=3), "test", sampling="twice", interval=None)
+    set_up(VideoFolder(motion_folder, clips=3), "fit", sampling="twice", interval=None)
 
 
 def test_a_decoder_without_its_libraries_is_named_before_anything_is_read(
@@ -87,7 +88,7 @@ def test_a_decoder_without_its_libraries_is_named_before_anything_is_read(
     torchcodec = pytest.importorskip("torchcodec")  # it can be imported without FFmpeg
     monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
     with pytest.raises(ConfigError, match="'torchcodec' cannot be loaded: .* decoder 'pyav' needs neither"):
-        ready(VideoFolder(motion_folder, decoder="torchcodec"))
+        set_up(VideoFolder(motion_folder, decoder="torchcodec"))
 
 
 def test_videos_of_a_list_are_excluded_by_listed_name(motion_folder: Path, tmp_path: Path) -> None:
@@ -95,11 +96,11 @@ def test_videos_of_a_list_are_excluded_by_listed_name(motion_folder: Path, tmp_p
     for name, video in zip(names, sorted(motion_folder.rglob("*.mp4"))[:4], strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(video.read_bytes())
-    file = write_list(tmp_path / "l.csv", [("path", "label"), *((name, "xy"[n % 2]) for n, name in enumerate(names))])
+    file = write_csv(tmp_path / "l.csv", [("path", "label"), *((name, "xy"[n % 2]) for n, name in enumerate(names))])
     (tmp_path / "exclude.txt").write_text("# 2 of 4 videos cannot be read, see check.csv\n#clap 1.mp4\nsub/b.mp4\n")
     for root in (None, tmp_path):
         data = VideoList(test=file, root=root, exclude=tmp_path / "exclude.txt", num_workers=0)
-        assert [Path(p).name for p in ready(data, "test").datasets["test"].records.paths] == ["c.mp4", "d.mp4"]
+        assert [Path(p).name for p in set_up(data, "test").datasets["test"].records.paths] == ["c.mp4", "d.mp4"]
 
 
 def test_segments_are_excluded_by_name_or_video(tmp_path: Path) -> None:

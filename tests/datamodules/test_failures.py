@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_modules import set_up, transferred_batches
 from numbered_videos import numbered_video
 from PIL import Image
-from test_data import drain, ready
 
 from datamodules import VideoFolder
 from datamodules.dataset import VideoDataset
@@ -53,29 +53,29 @@ def test_a_pass_over_validation_videos_counts_its_own_bad_ones(
     workers: int, broken: tuple[Path, Callable[[], None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     root, mend = broken
-    data = ready(VideoFolder(root, num_workers=workers, batch_size=4), "validate")
+    data = set_up(VideoFolder(root, num_workers=workers, batch_size=4), "validate")
     loader = data.val_dataloader()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert sum(len(batch["path"]) for batch in drain(data, loader)) == 11
+            assert sum(len(batch["path"]) for batch in transferred_batches(data, loader)) == 11
             assert [Path(path).name for path in data.skipped["val"]] == ["meets_0000.mp4"]
     assert caplog.text.count("val video skipped") == 1  # named once, counted in every pass
     mend()
-    assert sum(len(batch["path"]) for batch in drain(data, loader)) == 12  # the workers are the same
+    assert sum(len(batch["path"]) for batch in transferred_batches(data, loader)) == 12  # the workers are the same
     assert data.skipped["val"] == {}
 
 
 def test_a_second_run_counts_anew(broken: tuple[Path, Callable[[], None]], caplog: pytest.LogCaptureFixture) -> None:
     root, mend = broken
-    data = ready(VideoFolder(root, num_workers=0, batch_size=8))
-    drain(data, data.train_dataloader())
-    drain(data, data.train_dataloader())
+    data = set_up(VideoFolder(root, num_workers=0, batch_size=8))
+    transferred_batches(data, data.train_dataloader())
+    transferred_batches(data, data.train_dataloader())
     assert len(data.skipped["train"]) == 1  # of the whole run
     with caplog.at_level(logging.WARNING):
-        drain(ready(data), data.train_dataloader())
+        transferred_batches(set_up(data), data.train_dataloader())
     assert "train video replaced by another" in caplog.text
     mend()
-    drain(ready(data), data.train_dataloader())
+    transferred_batches(set_up(data), data.train_dataloader())
     assert data.skipped["train"] == {}
 
 

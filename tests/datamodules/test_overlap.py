@@ -11,16 +11,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotation_files import EPIC_OPEN_DOOR, EPIC_TAKE_KNIFE, write_csv, write_epic_files
+from data_modules import set_up
+from shard_files import write_manifest
 from test_cli import QUIET, TINY
-from test_data import ready, write_list
-from test_epic import SEGMENTS, epic_files
 
 from cli import main
 from datamodules import EpicKitchens100, Kinetics, MMActionList, ShardList, VideoFolder, VideoList
 from datamodules.overlap import find_overlaps
 from datamodules.records import VideoRecords
-from datamodules.shard_index import pack, scan
-from datamodules.shards import Manifest
+from datamodules.shard_index import pack
 from zoo.errors import DataError
 from zoo.index import read_labels
 
@@ -43,15 +43,6 @@ def folders(root: Path, parts: tuple[str, ...] = ("train", "val", "test"), count
     return root
 
 
-def index(shard: Path) -> None:
-    """Write shards.json beside a shard; the label of a video is its first folder."""
-    members, _ = scan(str(shard))
-    columns = [[getattr(member, name) for member in members] for name in ("path", "offset", "size")]
-    paths, offsets, sizes = columns
-    labels = [path.split("/")[0] for path in paths]
-    Manifest([shard.name], paths, [0] * len(paths), offsets, sizes, labels).write(shard.parent)
-
-
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     messages = [message for message in caplog.messages if "allow_overlap" in message]
     caplog.clear()
@@ -68,89 +59,89 @@ LINKS: dict[str, Link] = {
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 def test_a_linked_or_copied_video_is_in_two_parts(link: Link, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = folders(tmp_path / "data")
-    ready(VideoFolder(root, num_workers=0))
+    set_up(VideoFolder(root, num_workers=0))
     assert warnings(caplog) == []
-    ready(VideoFolder(root, num_workers=0), "test")
+    set_up(VideoFolder(root, num_workers=0), "test")
     link(root / "test" / "a" / "new.mp4", root / "train" / "a" / "1.mp4")
     link(root / "test" / "b" / "other.mp4", root / "val" / "b" / "2.mp4")
     train, test = root / "train/a/1.mp4", root / "test/a/new.mp4"
     with pytest.raises(DataError, match="1 of 10 test videos are also training videos") as error:
-        ready(VideoFolder(root, num_workers=0), "test")
+        set_up(VideoFolder(root, num_workers=0), "test")
     assert f"({test} = {train}); 1 of 10 test videos are also validation videos" in str(error.value)
     assert "--data.allow_overlap true" in str(error.value)
-    ready(VideoFolder(root, num_workers=0, allow_overlap=True), "test")
-    ready(VideoFolder(root, num_workers=0), "validate")  # whose videos are not in training
-    ready(VideoFolder(root, num_workers=0))
+    set_up(VideoFolder(root, num_workers=0, allow_overlap=True), "test")
+    set_up(VideoFolder(root, num_workers=0), "validate")  # whose videos are not in training
+    set_up(VideoFolder(root, num_workers=0))
     assert [message.split(" (")[0] for message in warnings(caplog)] == [
         "1 of 10 test videos are also training videos",
         "1 of 10 test videos are also validation videos",
     ]
-    ready(VideoFolder(root, num_workers=0, allow_overlap=True))
+    set_up(VideoFolder(root, num_workers=0, allow_overlap=True))
     assert warnings(caplog) == []
 
 
 def test_a_linked_split_folder_overlaps_in_all_its_videos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = folders(tmp_path / "data", ("train",))
     (root / "val").symlink_to(root / "train", target_is_directory=True)
-    ready(VideoFolder(root, num_workers=0))
+    set_up(VideoFolder(root, num_workers=0))
     (message,) = warnings(caplog)
     assert message.startswith("8 of 8 validation videos are also training videos (") and message.count(" = ") == 2
     for stage in ("validate", "test"):
         with pytest.raises(DataError, match="8 of 8 (validation|test) videos are also training videos"):
-            ready(VideoFolder(root, num_workers=0), stage)
+            set_up(VideoFolder(root, num_workers=0), stage)
 
 
 def test_a_folder_linked_as_two_classes_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = folders(tmp_path / "data")
     for part in ("train", "test"):
         (root / part / "c").symlink_to(root / part / "a", target_is_directory=True)
-    ready(VideoFolder(root, num_workers=0))
+    set_up(VideoFolder(root, num_workers=0))
     (message,) = warnings(caplog)
     assert message.startswith("8 of 12 training videos are in two classes (")
     with pytest.raises(DataError, match="8 of 12 test videos are in two classes"):
-        ready(VideoFolder(root, num_workers=0), "test")
-    assert len(ready(VideoFolder(root, num_workers=0), "validate").datasets["val"]) == 8
+        set_up(VideoFolder(root, num_workers=0), "test")
+    assert len(set_up(VideoFolder(root, num_workers=0), "validate").datasets["val"]) == 8
 
 
 def test_an_automatic_split_of_copies_overlaps(tmp_path: Path) -> None:
     root = folders(tmp_path, ("whole",), 40) / "whole"
-    ready(VideoFolder(root, num_workers=0), "test")
+    set_up(VideoFolder(root, num_workers=0), "test")
     for path in sorted(root.glob("a/*.mp4")):
         shutil.copyfile(path, root / "a" / f"copy {path.name}")
     with pytest.raises(DataError, match=r"\d+ of 18 test videos are also training videos"):
-        ready(VideoFolder(root, num_workers=0), "test")
+        set_up(VideoFolder(root, num_workers=0), "test")
 
 
 def test_one_list_for_all_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paths = [video(tmp_path / f"{number}.mp4", number).name for number in range(6)]
     rows = [("path", "label"), *((path, "xy"[number % 2]) for number, path in enumerate(paths))]
-    one, two = write_list(tmp_path / "one.csv", rows), write_list(tmp_path / "two.csv", rows)
+    one, two = write_csv(tmp_path / "one.csv", rows), write_csv(tmp_path / "two.csv", rows)
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for test in (one, two, tmp_path / "link" / "two.csv"):
-        ready(VideoList(one, val=one, test=test, num_workers=0))
+        set_up(VideoList(one, val=one, test=test, num_workers=0))
         assert [message.split(" (")[0] for message in warnings(caplog)] == [
             "6 of 6 validation videos are also training videos",
             "6 of 6 test videos are also training videos",
             "6 of 6 test videos are also validation videos",
         ]
         with pytest.raises(DataError, match=r"6 of 6 test videos are also training .*; 6 of 6 test .* validation"):
-            ready(VideoList(one, val=one, test=test, num_workers=0), "test")
-    ready(VideoList(one, num_workers=0), "test")  # the validation videos, split off the training ones
-    ready(VideoList(test=one, num_workers=0), "test")  # no other part
+            set_up(VideoList(one, val=one, test=test, num_workers=0), "test")
+    set_up(VideoList(one, num_workers=0), "test")  # the validation videos, split off the training ones
+    set_up(VideoList(test=one, num_workers=0), "test")  # no other part
 
 
 def test_parts_that_cannot_be_read_are_not_compared(tmp_path: Path) -> None:
     rows = [("path", "label"), *((video(tmp_path / f"{n}.mp4", n).name, "xy"[n % 2]) for n in range(6))]
-    absent = write_list(tmp_path / "absent.csv", [*rows[:1], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    some = write_list(tmp_path / "some.csv", [*rows[:2], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    test = write_list(tmp_path / "test.csv", rows)
+    absent = write_csv(tmp_path / "absent.csv", [*rows[:1], ("gone.mp4", "x"), ("lost.mp4", "y")])
+    some = write_csv(tmp_path / "some.csv", [*rows[:2], ("gone.mp4", "x"), ("lost.mp4", "y")])
+    test = write_csv(tmp_path / "test.csv", rows)
     for train in (absent, tmp_path / "none.csv"):
         assert (
-            len(ready(VideoList(train, test=test, classes=classes(tmp_path), num_workers=0), "test").datasets["test"])
+            len(set_up(VideoList(train, test=test, classes=classes(tmp_path), num_workers=0), "test").datasets["test"])
             == 6
         )
     with pytest.raises(DataError, match="1 of 6 test videos are also training videos"):
-        ready(VideoList(some, val=absent, test=test, classes=classes(tmp_path), num_workers=0), "test")
+        set_up(VideoList(some, val=absent, test=test, classes=classes(tmp_path), num_workers=0), "test")
 
 
 def classes(folder: Path) -> Path:
@@ -162,22 +153,22 @@ def test_excluded_videos_do_not_overlap(tmp_path: Path) -> None:
     root = folders(tmp_path / "data")
     shutil.copyfile(root / "train/a/1.mp4", root / "test/a/1.mp4")
     (tmp_path / "exclude.txt").write_text("train/a/1.mp4\n")
-    assert len(ready(VideoFolder(root, exclude=tmp_path / "exclude.txt", num_workers=0), "test").datasets["test"]) == 8
+    assert len(set_up(VideoFolder(root, exclude=tmp_path / "exclude.txt", num_workers=0), "test").datasets["test"]) == 8
 
 
 def test_kinetics_compares_training_with_validation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     label = read_labels("kinetics400")[0]
     header = ("label", "youtube_id", "time_start", "time_end")
     for part, keys in (("train", ("one", "two")), ("val", ("three", "four"))):
-        write_list(tmp_path / f"{part}.csv", [header, *((label, key, "0", "10") for key in keys)])
+        write_csv(tmp_path / f"{part}.csv", [header, *((label, key, "0", "10") for key in keys)])
     for number, key in enumerate(("one", "two", "three", "four")):
         video(tmp_path / "videos" / f"{key}.mp4", number)
-    ready(Kinetics(tmp_path, num_workers=0), "test")
+    set_up(Kinetics(tmp_path, num_workers=0), "test")
     shutil.copyfile(tmp_path / "videos/one.mp4", tmp_path / "videos/three.mp4")
     with pytest.raises(DataError, match=r"1 of 2 test videos are also training videos \(.*three.mp4 = .*one.mp4\)"):
-        ready(Kinetics(tmp_path, num_workers=0), "test")
+        set_up(Kinetics(tmp_path, num_workers=0), "test")
     (tmp_path / "train.csv").unlink()
-    ready(Kinetics(tmp_path, num_workers=0), "test")
+    set_up(Kinetics(tmp_path, num_workers=0), "test")
     assert warnings(caplog) == []
 
 
@@ -190,14 +181,16 @@ def test_frame_folders_are_compared_by_what_they_link_to(tmp_path: Path) -> None
     train, test = tmp_path / "train.txt", tmp_path / "test.txt"
     data = MMActionList(train, val=test, test=test, kind="frames", num_workers=0)
     with pytest.raises(DataError, match=r"1 of 2 test videos are also training videos \(.*link = .*one\)"):
-        ready(data, "test")
+        set_up(data, "test")
 
 
 def test_segments_of_one_video_are_compared_by_their_spans(tmp_path: Path) -> None:
-    later = SEGMENTS[1].replace("P01_01_1", "P01_01_9").replace("00:00:00.40,00:00:00.80", "00:00:03.37,00:00:04.00")
+    later = EPIC_TAKE_KNIFE.replace("P01_01_1", "P01_01_9").replace(
+        "00:00:00.40,00:00:00.80", "00:00:03.37,00:00:04.00"
+    )
     inside = later.replace("00:00:03.37", "00:00:03.36")
     for segment, overlaps in ((later, False), (inside, True)):
-        epic_files(tmp_path, SEGMENTS[:2], [segment])
+        write_epic_files(tmp_path, [EPIC_OPEN_DOOR, EPIC_TAKE_KNIFE], [segment])
         video(tmp_path / "P01_01.MP4", 0)
         data = EpicKitchens100(tmp_path, num_workers=0)
         records = {part: data.split_records(part) for part in ("train", "val")}
@@ -229,13 +222,13 @@ def test_shards_are_compared_by_file_and_content(how: str, tmp_path: Path) -> No
 
     def data() -> ShardList:
         for root in roots.values():
-            index(root / "0.tar")
+            write_manifest([root / "0.tar"], label_by_folder=True)
         return ShardList(str(roots["train"]), test=str(roots["test"]), num_workers=0)
 
-    ready(data(), "test")
+    set_up(data(), "test")
     make[how]()
     with pytest.raises(DataError, match="4 of 4 test videos are also training videos"):
-        ready(data(), "test")
+        set_up(data(), "test")
 
 
 def test_remote_shards_are_compared_by_name_and_size() -> None:
@@ -297,7 +290,7 @@ def test_the_command_refuses_a_test_on_training_videos(
 ) -> None:
     rows = [("path", "label")]
     rows += [(str(path), path.parent.name) for path in sorted((motion_folder / "val").rglob("*.mp4"))]
-    file = str(write_list(tmp_path / "l.csv", rows))
+    file = str(write_csv(tmp_path / "l.csv", rows))
     model = ["--model", "VideoClassifier", "--model.name", "c2d_r18", "--model.pretrained", "false", *TINY, *QUIET]
     data = ["--data", "VideoList", "--data.train", file, "--data.val", file, "--data.test", file,
             "--data.num_workers", "0"]  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from loopback import Loopback
-from test_shards import contents, member
+from shard_files import add_member, read_members
 
 from datamodules.motionclips import write_video
 from datamodules.shard_index import index_shards, pack, scan
@@ -52,10 +52,10 @@ def test_shards_whose_videos_are_not_all_found_are_refused(harm: Callable[[bytes
 def test_parts_of_samples_may_be_apart_and_labels_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("./x/a.mp4", "./x/b.mp4", "./x/c.mp4", "./x/d.MTS", "e.video", "./x/._a.mp4", "README"):
-            member(tar, name, name.encode())
+            add_member(tar, name, name.encode())
         for name, text in (("./x/a.cls", "run"), ("./x/b.json", '{"label": null, "cls": 3}'), ("e.cls", "run"),
                            ("./x/c.json", '{"label": {"id": 3}}'), ("./x/d.txt", "walk\n")):  # fmt: skip
-            member(tar, name, text.encode())
+            add_member(tar, name, text.encode())
     found, others = scan(str(tmp_path / "a.tar"))
     labels = {"x/a.mp4": "run", "x/b.mp4": "3", "x/c.mp4": "", "x/d.MTS": "walk"}
     assert {video.path: video.label for video in found} == labels
@@ -64,7 +64,7 @@ def test_parts_of_samples_may_be_apart_and_labels_left_out(tmp_path: Path, caplo
     (told,) = [record.getMessage() for record in caplog.records]
     assert told == "the shards: 2 files are not read as videos: 1 .video, 1 without extension"
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
-        member(tar, "./x/a.cls", b"walk")
+        add_member(tar, "./x/a.cls", b"walk")
     with pytest.raises(DataError, match=r"a.tar has \./x/a.cls more than once"):
         scan(str(tmp_path / "a.tar"))
 
@@ -73,13 +73,13 @@ def test_shards_of_the_same_names_are_told_apart_by_their_folders(tmp_path: Path
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         with tarfile.open(tmp_path / split / "000000.tar", "w") as tar:
-            member(tar, "0000.mp4", split.encode())
+            add_member(tar, "0000.mp4", split.encode())
     data(
         ["index", *(str(tmp_path / split) for split in ("train", "val")), "--to", str(tmp_path / "i"), "--workers", "1"]
     )
     tree = open_tree(tmp_path / "i")
     found = {f"{split}/000000/0000.mp4": split.encode() for split in ("train", "val")}
-    assert contents(tree.records(tree.names)) == found
+    assert read_members(tree.records(tree.names)) == found
     with pytest.raises(DataError, match="more than once in the shards; give each shard once"):
         index_shards([str(tmp_path / "val" / "000000.tar")] * 2, workers=1)
 

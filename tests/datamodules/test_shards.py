@@ -18,6 +18,7 @@ import pytest
 import torch
 from loopback import Loopback
 from numbered_videos import numbered_video
+from shard_files import add_member, read_members
 from small_models import SMALL
 from torch.utils.data import DataLoader
 
@@ -77,17 +78,6 @@ def write_shards(root: Path, to: Path) -> Path:
     return to
 
 
-def contents(records: VideoRecords) -> dict[str, bytes]:
-    sources = [records.source(number) for number in range(len(records))]
-    return {str(source): read_member(source.path, source.byte_span or (0, 0)) for source in sources}
-
-
-def member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
 # written ---------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +86,7 @@ def test_every_video_is_in_the_shards_once_and_as_it_was(videos: Path, tmp_path:
     assert len(list(root.glob("*.tar"))) == 3
     tree = open_tree(root)
     assert isinstance(tree, ShardTree)
-    assert contents(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
+    assert read_members(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
     for name in NAMES:
         assert split_member(member_key(name) + ".mp4") == (member_key(name), ".mp4")
     assert member_key("a.x/b.c%.mp4") == "a.x/b%2Ec%25" != member_key("a.x/b%2Ec%.mp4")
@@ -301,7 +291,7 @@ def test_any_file_system_of_fsspec_serves(videos: Path, tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     memory.put(str(root), "/shards", recursive=True)
     tree = open_tree("memory://shards")
-    assert contents(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
+    assert read_members(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
     memory.rm("/shards", recursive=True)
     with pytest.raises(DataError, match="fsspec cannot read"):
         open_tree("nosuch://shards")
@@ -323,8 +313,8 @@ def foreign(videos: Path, tmp_path: Path) -> Path:
         with tarfile.open(root / f"train-{shard:02d}.tar", "w") as tar:
             for number in range(2):
                 ending, text = list(labels.items())[shard]
-                member(tar, f"{number:04d}{ending}", text(number).encode())
-                member(tar, f"{number:04d}.mp4", (videos / NAMES[shard + number]).read_bytes())
+                add_member(tar, f"{number:04d}{ending}", text(number).encode())
+                add_member(tar, f"{number:04d}.mp4", (videos / NAMES[shard + number]).read_bytes())
     return root
 
 
@@ -337,7 +327,7 @@ def test_shards_of_others_are_indexed(
     tree = open_tree(to)
     assert tree.names == [f"train-{shard:02d}/{number:04d}.mp4" for shard in range(3) for number in range(2)]
     expected = {f"train-{s:02d}/{n:04d}.mp4": (videos / NAMES[s + n]).read_bytes() for s in range(3) for n in range(2)}
-    assert contents(tree.records(tree.names)) == expected
+    assert read_members(tree.records(tree.names)) == expected
     module = ShardList(train=str(to), val=str(to), num_workers=0, batch_size=2)
     assert module.class_names == ["0", "1"]
     assert module.split_records("predict").labels.tolist() == [0, 1] * 3
@@ -358,13 +348,13 @@ def test_shards_of_others_are_indexed(
 def test_every_video_of_a_sample_is_indexed_with_its_label(tmp_path: Path) -> None:
     names = [f"clip.{number}.mp4" for number in range(5)] + ["clip.avi", "clip.AVI"]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        member(tar, "clip.json", b'{"path": "other/clip.mp4", "label": "jump"}')
+        add_member(tar, "clip.json", b'{"path": "other/clip.mp4", "label": "jump"}')
         for name in names:
-            member(tar, name, name.encode())
-        member(tar, "next.mp4", b"next")
+            add_member(tar, name, name.encode())
+        add_member(tar, "next.mp4", b"next")
     data(["index", str(tmp_path / "a.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     tree = open_tree(tmp_path / "index")
-    assert contents(tree.records(tree.names)) == {name: name.encode() for name in names} | {"next.mp4": b"next"}
+    assert read_members(tree.records(tree.names)) == {name: name.encode() for name in names} | {"next.mp4": b"next"}
     assert tree.labels([*names, "next.mp4"]) == ["jump"] * 7 + [""]
 
 
@@ -376,7 +366,7 @@ def test_remote_shards_are_indexed_by_headers(foreign: Path, tmp_path: Path) -> 
             content = io.BytesIO()
             with tarfile.open(fileobj=content, mode="w") as tar:
                 for number in range(3):
-                    member(tar, f"{shard}/{number}.mp4", os.urandom(1 << 20))
+                    add_member(tar, f"{shard}/{number}.mp4", os.urandom(1 << 20))
             big[shard] = loopback.put(f"{url}/{shard}.tar?key=1", content.getvalue())
         plain = loopback.plain(f"{url}/{{a,b}}.tar?key=1")
         data(["index", plain, "--to", str(tmp_path / "index"), "--workers", "1"])
@@ -391,14 +381,14 @@ def test_remote_shards_are_indexed_by_headers(foreign: Path, tmp_path: Path) -> 
 
 def test_invalid_shards_are_refused(videos: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
-        member(tar, "a.mp4", b"x" * 1000)
+        add_member(tar, "a.mp4", b"x" * 1000)
     with pytest.raises(DataError, match="compressed"):
         scan(str(tmp_path / "packed.tar"))
     (tmp_path / "text.tar").write_text("no tar file\n" * 100)
     with pytest.raises(DataError, match="cannot be read as a tar file"):
         data(["index", str(tmp_path / "text.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     with tarfile.open(tmp_path / "empty.tar", "w") as tar:
-        member(tar, "a.txt", b"x")
+        add_member(tar, "a.txt", b"x")
     with pytest.raises(DataError, match="no video"):
         data(["index", str(tmp_path / "empty.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     assert not (tmp_path / "index").exists()

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
+from annotation_files import touch_files, write_text
+from data_modules import class_by_path, set_up
 from PIL import Image
-from small_models import SMALL
-from test_datasets_large import found, touch, write
 
 import zoo
 from datamodules.jester import Jester
@@ -23,16 +22,6 @@ from zoo.errors import DataError
 from zoo.index import read_labels
 
 V1 = "something-something-v1"
-
-
-def ready(data: Any, stage: str) -> Any:
-    """A data module as the Trainer would have it."""
-    data.protocol = zoo.create("c2d_r18", **SMALL, image_size=32).protocol
-    data.trainer = SimpleNamespace(
-        training=stage == "fit", testing=stage == "test", predicting=False, global_rank=0, world_size=1
-    )
-    data.setup(stage)
-    return data
 
 
 def test_mirroring_swaps_exactly_the_published_pairs(tmp_path: Path) -> None:
@@ -63,9 +52,9 @@ def test_counts_of_classes(tmp_path: Path) -> None:
 def something_v2(root: Path, train: list[Any], validation: list[Any], named: bool) -> None:
     start, folder = ("something-something-v2-", "") if named else ("", "labels/")
     for split, entries in (("train", train), ("validation", validation)):
-        write(root / f"{folder}{start}{split}.json", json.dumps(entries))
+        write_text(root / f"{folder}{start}{split}.json", json.dumps(entries))
     numbers = {name: str(n) for n, name in enumerate(read_labels("ssv2"))}
-    write(root / f"{folder}{start}labels.json", json.dumps(numbers))
+    write_text(root / f"{folder}{start}labels.json", json.dumps(numbers))
 
 
 def entry(number: int, template: str) -> dict[str, Any]:
@@ -81,14 +70,14 @@ def test_something_v2_is_read_from_its_official_files(tmp_path: Path, named: boo
     ]
     something_v2(tmp_path, train, [entry(7, "Pulling [something] from left to right")], named)
     home = "20bn-something-something-v2"
-    touch(tmp_path, f"{home}/78687.webm", f"{home}/5.webm", "6.mp4", "videos/7.mp4")
+    touch_files(tmp_path, f"{home}/78687.webm", f"{home}/5.webm", "6.mp4", "videos/7.mp4")
     data = SomethingV2(tmp_path)
-    assert found(data, "train") == {
+    assert class_by_path(data, "train") == {
         f"{home}/78687.webm": "Holding something next to something",
         f"{home}/5.webm": "Stacking number of something",
         "6.mp4": "Putting something, something and something on the table",
     }
-    assert found(data, "test") == {"videos/7.mp4": "Pulling something from left to right"}
+    assert class_by_path(data, "test") == {"videos/7.mp4": "Pulling something from left to right"}
     assert data.split_records("val").labels.tolist() == [86]
     (tmp_path / "6.mp4").unlink()
     with pytest.raises(DataError, match=r"1 of the 3 videos listed in .*train\.json"):
@@ -98,7 +87,7 @@ def test_something_v2_is_read_from_its_official_files(tmp_path: Path, named: boo
 
 
 def test_something_v2_errors_state_the_problem(tmp_path: Path) -> None:
-    touch(tmp_path, "1.webm")
+    touch_files(tmp_path, "1.webm")
     for entries, message in (
         ([entry(1, "Holding [something] hostage")], "video 1 has the label 'Holding something hostage'"),
         ([{"id": "1", "label": "holding it"}], r"train\.json: entry 0 has no id or no template"),
@@ -107,10 +96,10 @@ def test_something_v2_errors_state_the_problem(tmp_path: Path) -> None:
         something_v2(tmp_path, entries, [], named=True)  # type: ignore[arg-type]
         with pytest.raises(DataError, match=message):
             SomethingV2(tmp_path).split_records("train")
-    write(tmp_path / "something-something-v2-train.json", '[{"id": "1", "temp')
+    write_text(tmp_path / "something-something-v2-train.json", '[{"id": "1", "temp')
     with pytest.raises(DataError, match=r"train\.json is no JSON"):
         SomethingV2(tmp_path).split_records("train")
-    write(tmp_path / "something-something-v2-labels.json", json.dumps({"Holding something": "0"}))
+    write_text(tmp_path / "something-something-v2-labels.json", json.dumps({"Holding something": "0"}))
     with pytest.raises(DataError, match=r"labels\.json gives .* the label set ssv2"):
         _ = SomethingV2(tmp_path).class_names
 
@@ -122,22 +111,22 @@ def frames(folder: Path, values: Iterable[int]) -> None:
 
 
 def test_something_v1_is_read_from_lists_and_folders_of_frames(tmp_path: Path) -> None:
-    write(tmp_path / f"{V1}-labels.csv", "\n".join(sorted(read_labels("ssv1"))))  # in whatever order
+    write_text(tmp_path / f"{V1}-labels.csv", "\n".join(sorted(read_labels("ssv1"))))  # in whatever order
     quoted = '"Lifting something up completely, then letting it drop down"'
-    write(tmp_path / f"{V1}-train.csv", f"100218;Holding something\n24413;{quoted}\n\n7;Folding something\n")
-    write(tmp_path / f"{V1}-validation.csv", "9;Turning the camera left while filming something\n")
+    write_text(tmp_path / f"{V1}-train.csv", f"100218;Holding something\n24413;{quoted}\n\n7;Folding something\n")
+    write_text(tmp_path / f"{V1}-validation.csv", "9;Turning the camera left while filming something\n")
     home = f"20bn-{V1}"
     for number in (100218, 24413):
-        touch(tmp_path, f"{home}/{number}/00001.jpg")
+        touch_files(tmp_path, f"{home}/{number}/00001.jpg")
     frames(tmp_path / home / "9", range(0, 240, 20))  # 12 frames
     data = SomethingV1(tmp_path, max_missing=0.4, num_workers=0, batch_size=1, flip=False)
-    assert found(data, "train") == {
+    assert class_by_path(data, "train") == {
         f"{home}/100218": "Holding something",
         f"{home}/24413": "Lifting something up completely, then letting it drop down",
     }
     assert data.split_records("train").listed == 3
     assert data.class_names == list(read_labels("ssv1"))
-    ready(data, "test")
+    set_up(data, "test")
     item = data.datasets["test"][0]
     assert data.datasets["test"].frame_rate == 12
     assert item["video"][0].shape == (1, 4, 3, 32, 32)
@@ -149,9 +138,9 @@ def test_something_v1_is_read_from_lists_and_folders_of_frames(tmp_path: Path) -
 
 
 def test_something_v1_may_be_video_files(tmp_path: Path) -> None:
-    write(tmp_path / f"{V1}-validation.csv", "9;Folding something\n")
-    touch(tmp_path, "all/9.webm")
-    assert found(SomethingV1(tmp_path), "val") == {"all/9.webm": "Folding something"}
+    write_text(tmp_path / f"{V1}-validation.csv", "9;Folding something\n")
+    touch_files(tmp_path, "all/9.webm")
+    assert class_by_path(SomethingV1(tmp_path), "val") == {"all/9.webm": "Folding something"}
 
 
 def half_lit(path: Path) -> None:
@@ -171,7 +160,7 @@ def test_something_v2_decodes_and_swaps_labels_with_the_picture(tmp_path: Path) 
     something_v2(tmp_path, [entry(n, left if n % 2 else right) for n in range(8)], [entry(8, left)], named=False)
     for number in range(9):
         half_lit(tmp_path / f"{number}.webm")
-    data = ready(SomethingV2(tmp_path, num_workers=0, batch_size=8, flip=True), "fit")
+    data = set_up(SomethingV2(tmp_path, num_workers=0, batch_size=8, flip=True), "fit")
     (batch,) = data.train_dataloader()
     assert batch["video"].shape == (8, 4, 3, 32, 32)
     light = batch["video"].float().mean(dim=(1, 2, 3))  # (8, 32) columns
@@ -184,7 +173,7 @@ def test_something_v2_decodes_and_swaps_labels_with_the_picture(tmp_path: Path) 
 
 
 def test_lists_of_something_v1_and_jester_say_what_is_wrong(tmp_path: Path) -> None:
-    touch(tmp_path, f"20bn-{V1}/1/00001.jpg")
+    touch_files(tmp_path, f"20bn-{V1}/1/00001.jpg")
     for text, message in (
         ("1,Folding something\n", rf"{V1}-train\.csv, line 1: '1,Folding something' is not a video's number and class"),
         ("1;Folding something\n\n2;Unfolding;something\n", r"train\.csv, line 3"),
@@ -192,12 +181,12 @@ def test_lists_of_something_v1_and_jester_say_what_is_wrong(tmp_path: Path) -> N
         ("1;Folding something\n1;Folding something\n", "is listed more than once"),
         ("2;Folding something\n", r"1 of the 1 videos .* are not below"),
     ):
-        write(tmp_path / f"{V1}-train.csv", text)
+        write_text(tmp_path / f"{V1}-train.csv", text)
         with pytest.raises(DataError, match=message):
             SomethingV1(tmp_path).split_records("train")
     with pytest.raises(DataError, match=rf"no annotation file {V1}-validation\.csv"):
         SomethingV1(tmp_path).split_records("test")
-    write(tmp_path / "jester-v1-labels.csv", "\n".join([*read_labels("jester")[:-1], "Doing nothing"]))
+    write_text(tmp_path / "jester-v1-labels.csv", "\n".join([*read_labels("jester")[:-1], "Doing nothing"]))
     with pytest.raises(DataError, match="not the list of the 27 classes of jester: 'Doing nothing' is only in it"):
         _ = Jester(tmp_path).class_names
 
@@ -208,19 +197,21 @@ def test_jester_is_read_from_all_of_its_releases(tmp_path: Path, layout: str) ->
     if layout == "mirror":
         for split, text in lines.items():
             rows = [f'{line.replace(";", ",")},37,5,"(176, 100, 3)",JPEG' for line in text.splitlines()]
-            write(tmp_path / f"{split.title()}.csv", "\n".join(["video_id,label,frames,label_id,shape,format", *rows]))
+            write_text(
+                tmp_path / f"{split.title()}.csv", "\n".join(["video_id,label,frames,label_id,shape,format", *rows])
+            )
         homes = {"train": "Train", "validation": "Validation"}
     else:
         homes = dict.fromkeys(lines, "20bn-jester-v1")
         for split, text in lines.items():
-            write(tmp_path / (f"jester-v1-{split}.csv" if layout == "first" else f"labels/{split}.csv"), text)
+            write_text(tmp_path / (f"jester-v1-{split}.csv" if layout == "first" else f"labels/{split}.csv"), text)
     for split, numbers in (("train", (3, 34)), ("validation", (5,))):
-        touch(tmp_path, *(f"{homes[split]}/{number}/00001.jpg" for number in numbers))
+        touch_files(tmp_path, *(f"{homes[split]}/{number}/00001.jpg" for number in numbers))
     data = Jester(tmp_path)
-    assert found(data, "train") == {
+    assert class_by_path(data, "train") == {
         f"{homes['train']}/3": "Swiping Left",
         f"{homes['train']}/34": "Turning Hand Clockwise",
     }
-    assert found(data, "test") == found(data, "val") == {f"{homes['validation']}/5": "No gesture"}
+    assert class_by_path(data, "test") == class_by_path(data, "val") == {f"{homes['validation']}/5": "No gesture"}
     assert data.split_records("train").labels.tolist() == [0, 14]
     assert data.frame_rate == 12

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_data import class_folders, write_list
-from test_overlap import index
+from annotation_files import make_class_folders, write_csv
+from shard_files import write_manifest
 
 from datamodules import VideoFolder, VideoList
 from datamodules.base import VideoDataModule
@@ -84,16 +84,16 @@ def test_files_of_other_endings_orders_and_classes_do_not_change_a_split() -> No
 
 
 def test_folders_lists_and_shards_are_split_alike(tmp_path: Path) -> None:
-    folder = class_folders(tmp_path / "folder", {"a": 40, "b": 20})
+    folder = make_class_folders(tmp_path / "folder", {"a": 40, "b": 20})
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.mp4"))
     whole = split_of_each(VideoFolder(folder))
     (tmp_path / "shards").mkdir()
     pack(folder, names, tmp_path / "shards" / "0.tar")
-    index(tmp_path / "shards" / "0.tar")
+    write_manifest([tmp_path / "shards" / "0.tar"], label_by_folder=True)
     assert split_of_each(VideoFolder(tmp_path / "shards")) == whole
     rows = [("path", "label"), *((name, name[0]) for name in reversed(names))]
     for home, options in ((folder, {}), (tmp_path, {"root": folder})):
-        listed = split_of_each(VideoList(write_list(home / "l.csv", rows), **options), ("train", "val"))
+        listed = split_of_each(VideoList(write_csv(home / "l.csv", rows), **options), ("train", "val"))
         assert {path for path, part in listed.items() if part == "val"} == {
             path for path, part in whole.items() if part == "val"
         }

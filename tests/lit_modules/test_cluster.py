@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.strategies import FSDPStrategy
+from ports import free_port
 from small_models import SMALL
-from test_processes import free_port
 from test_resume import QUIET, fit, last_metrics, tensors
 from two_processes import ENVIRONMENT, two_processes
 
