@@ -1,4 +1,4 @@
-"""Damaged annotation files: every reader returns records or raises a DataError that names the file, in bounds."""
+"""Damaged annotation files: readers return records or raise a DataError that names the file."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from zoo.errors import DataError
 from zoo.index import read_labels
 
 VIDEOS = [f"v{number}.mp4" for number in range(6)]
-SECONDS, BYTES = 5.0, 1 << 30  # that reading a damaged file of some kilobytes may take, at most
+SECONDS, BYTES = 5.0, 1 << 30  # limits for reading a damaged file of some kilobytes
 
 
 class Case(NamedTuple):
@@ -189,7 +189,7 @@ TOKENS = [
 
 
 def damage(content: bytes, draw: np.random.Generator) -> bytes:
-    """A copy with one to three changes: bytes, pieces, lines and values replaced, removed, repeated or moved."""
+    """Return a copy with one to three changes: bytes, lines or values replaced, removed or repeated."""
     for _ in range(draw.integers(1, 4)):
         at, to = sorted(draw.integers(0, len(content) + 1, 2).tolist())
         token = TOKENS[draw.integers(len(TOKENS))]
@@ -222,7 +222,7 @@ VALUES: list[Any] = [
 
 
 def damage_json(content: bytes, draw: np.random.Generator) -> bytes:
-    """A copy in which one to three values are replaced, removed or repeated; it remains JSON."""
+    """Return a copy with one to three values replaced, removed or repeated; it remains JSON."""
     tree = json.loads(content)
     for _ in range(draw.integers(1, 4)):
         slots = list(slots_of(tree))
@@ -239,7 +239,7 @@ def damage_json(content: bytes, draw: np.random.Generator) -> bytes:
 
 
 def slots_of(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Each container in a JSON value with each of its keys."""
+    """Yield every container in a JSON value with each of its keys."""
     if isinstance(tree, (dict, list)):
         for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
             yield tree, key
@@ -248,7 +248,7 @@ def slots_of(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fail if the block takes longer, or needs more memory, than a small file explains."""
+    """Fail if the block exceeds the limits of time or memory."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     yield
     assert time.process_time() - start < SECONDS
@@ -256,7 +256,7 @@ def bounded() -> Iterator[None]:
 
 
 def read_all(case: Case) -> None:
-    """Read all there is, as ``tempozoo fit`` and ``test`` do."""
+    """Read all records, like ``tempozoo fit`` and ``test`` do."""
     data = case.make()
     for stage, overlap in (("fit", False), ("test", True)):
         data.allow_overlap = overlap
@@ -268,14 +268,17 @@ def read_all(case: Case) -> None:
 
 
 def check(case: Case, damaged: Path) -> bool:
-    """Whether the data set could be read; if not, its error names the file."""
+    """Whether the data set can be read; if not, check that its error names the file."""
     try:
         with bounded():
             read_all(case)
     except DataError as error:
         message = str(error)
-        many = damaged.name == "shards.json" or "test_split" in damaged.name  # named by their folder
-        names = [str(damaged.parent)] if many else [str(file) for file in case.files]  # or one that does not fit it
+        names = [
+            str(file) for file in case.files
+        ]  # the error may name another file, with which the damaged one conflicts
+        if damaged.name == "shards.json" or "test_split" in damaged.name:  # these are named by their folder
+            names = [str(damaged.parent)]
         assert any(name in message for name in names), message[:500]
         assert "\n" not in message and len(message) < 3000, message[:500]
         return False
@@ -289,17 +292,17 @@ def fuzz(make: Callable[[Path], Case], root: Path, changes: int, seed: int) -> N
     readable = 0
     for number in range(changes):
         file = case.files[number % len(case.files)]
-        whole = file.read_bytes()
+        original = file.read_bytes()
         draw = np.random.default_rng((seed, number))
         structured = file.suffix == ".json" and bool(draw.integers(2))
-        changed = damage_json(whole, draw) if structured else damage(whole, draw)
+        changed = damage_json(original, draw) if structured else damage(original, draw)
         file.write_bytes(changed)
         try:
             readable += check(case, file)
         except BaseException as error:
             raise AssertionError(f"{file.name}, seed {(seed, number)}: {changed[:1000]!r}") from error
-        file.write_bytes(whole)
-    assert 0 < readable < changes  # neither always harmless nor always fatal
+        file.write_bytes(original)
+    assert 0 < readable < changes  # some damage is harmless, some is not
 
 
 @pytest.fixture(autouse=True)
@@ -311,11 +314,13 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("make", CASES)
-def test_damaged_annotations_are_read_or_named(make: Callable[[Path], Case], tmp_path: Path) -> None:
+def test_damaged_annotations_are_read_or_reported(make: Callable[[Path], Case], tmp_path: Path) -> None:
     fuzz(make, tmp_path, changes=80, seed=0)
 
 
-def test_a_field_beyond_the_limit_of_csv_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_csv_field_beyond_the_size_limit_is_reported_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     file = write_lines(tmp_path / "list.csv", ["path,label", "v0.mp4,x", f'"v1.mp4,{"y" * 140_000}'])
     with pytest.raises(DataError, match=rf"^{file}, line 3: field larger than field limit \(131072\)\. A quote"):
         VideoList(file).class_names  # noqa: B018
@@ -328,19 +333,19 @@ def test_a_field_beyond_the_limit_of_csv_is_named_with_its_line(tmp_path: Path, 
         Jester(tmp_path).split_records("train")
 
 
-def test_one_large_label_does_not_make_a_billion_classes(tmp_path: Path) -> None:
+def test_large_label_does_not_create_a_billion_classes(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "list.txt", ["v0.mp4 0", "v1.mp4 999999999"])
     with bounded(), pytest.raises(DataError, match="gives v1.mp4 the label 999999999; labels must be below 1000000"):
         MMActionList(file).class_names  # noqa: B018
 
 
-def test_many_classes_are_read_in_little_time(tmp_path: Path) -> None:
+def test_reading_many_classes_is_fast(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "classes.txt", [f"class {number}" for number in range(100_000)])
     with bounded():
         assert len(read_classes(file)) == 100_000
 
 
-def test_a_path_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
+def test_path_too_long_for_the_file_system_counts_as_missing(tmp_path: Path) -> None:
     file = write_lines(tmp_path / "list.csv", ["path,label", f"{'a' * 300}.mp4,x", "b.mp4,y"])
     with pytest.raises(DataError, match=f"2 of the 2 videos listed in {file} are not below"):
         VideoList(file, val=file).split_records("val")
@@ -349,7 +354,5 @@ def test_a_path_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", CASES)
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_annotations_damaged_in_many_ways_are_read_or_named(
-    make: Callable[[Path], Case], seed: int, tmp_path: Path
-) -> None:
+def test_many_damaged_annotations_are_read_or_reported(make: Callable[[Path], Case], seed: int, tmp_path: Path) -> None:
     fuzz(make, tmp_path, changes=1000, seed=seed)

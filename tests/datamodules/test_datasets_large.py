@@ -1,4 +1,4 @@
-"""Kinetics and Diving48: their official files, wherever they were unpacked, with holes and mistakes."""
+"""Kinetics and Diving48: official files in several layouts, missing videos, and invalid annotations."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from annotation_files import touch_files, write_text
+from annotation_files import touch_files, write_csv, write_text
 from data_modules import class_by_path
 
 from datamodules.diving48 import Diving48
@@ -35,15 +35,15 @@ def test_kinetics_finds_videos_in_every_layout_by_name(tmp_path: Path) -> None:
     rows = [
         ("air drumming", "-aaaaaaaaa_", 0, 10, "train"),  # class folder, padded times
         ("massaging person's head", "bbbbbbbbbbb", 12, 22, "train"),  # class folder with underscores
-        ("passing American football (in game)", "ccccccccccc", 3, 13, "train"),  # flat, times as they are
-        ("yoga", "ddddddddddd", "7.0", "17.0", "train"),  # flat, the id alone, times with a point
-        ("zumba", "eeeeeeeeeee", 1, 11, "train"),  # lost
+        ("passing American football (in game)", "ccccccccccc", 3, 13, "train"),  # flat, unpadded times
+        ("yoga", "ddddddddddd", "7.0", "17.0", "train"),  # flat, id only, times as decimals
+        ("zumba", "eeeeeeeeeee", 1, 11, "train"),  # missing
     ]
     write_kinetics_csv(tmp_path / "annotations/train.csv", [(*r, 0) for r in rows], (*HEADER, "is_cc"))
     write_kinetics_csv(tmp_path / "annotations/validate.csv", [("abseiling", "fffffffffff", 100, 110, "val")])
     touch_files(tmp_path, "train/air drumming/-aaaaaaaaa__000000_000010.mp4", "val/fffffffffff_000100_000110.mkv")
     touch_files(tmp_path, "train/massaging_person's_head/bbbbbbbbbbb_000012_000022.mp4", "ccccccccccc_3_13.webm")
-    touch_files(tmp_path, "ddddddddddd.mp4", "eeeeeeeeeee_000002_000012.mp4")  # another part of the lost one's video
+    touch_files(tmp_path, "ddddddddddd.mp4", "eeeeeeeeeee_000002_000012.mp4")  # another segment of the missing video
     data = Kinetics(tmp_path, max_missing=0.2)
     assert class_by_path(data, "train") == {
         "train/air drumming/-aaaaaaaaa__000000_000010.mp4": "air drumming",
@@ -52,7 +52,7 @@ def test_kinetics_finds_videos_in_every_layout_by_name(tmp_path: Path) -> None:
         "ddddddddddd.mp4": "yoga",
     }
     assert data.split_records("train").listed == 5
-    for split in ("val", "test", "predict"):  # published figures are of the validation videos
+    for split in ("val", "test", "predict"):  # published accuracies are for the validation videos
         assert class_by_path(data, split) == {"val/fffffffffff_000100_000110.mkv": "abseiling"}
     assert data.class_names == list(K400)
     assert data.flip_names() == []
@@ -61,7 +61,7 @@ def test_kinetics_finds_videos_in_every_layout_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kinetics400/val.csv", "kinetics_400/validate.csv", "kinetics_val.csv", "val.csv"])
-def test_kinetics_serves_a_root_with_one_split(tmp_path: Path, name: str) -> None:
+def test_kinetics_works_with_annotations_of_a_single_split(tmp_path: Path, name: str) -> None:
     write_kinetics_csv(tmp_path / "lists" / name, [("Air_Drumming", "aaaaaaaaaaa", 0, 10, "val")])
     touch_files(tmp_path, "videos/aaaaaaaaaaa.mp4")
     data = Kinetics(tmp_path / "videos", version=400, annotations=tmp_path / "lists")
@@ -89,7 +89,7 @@ def test_kinetics_errors_name_file_and_line(tmp_path: Path) -> None:
         Kinetics(tmp_path, version="500")
 
 
-def test_the_classes_of_600_and_700_are_those_of_the_csv_and_are_counted(tmp_path: Path) -> None:
+def test_kinetics_600_and_700_take_classes_from_the_csv(tmp_path: Path) -> None:
     names = [f"class {n:03d}" for n in range(700)]
     rows = [(names[n], f"id{n:09d}", 0, 10, "val") for n in np.random.default_rng(0).permutation(700)]
     touch_files(tmp_path, "id000000642.mp4", "id000000007.mp4")
@@ -105,7 +105,7 @@ def test_the_classes_of_600_and_700_are_those_of_the_csv_and_are_counted(tmp_pat
         _ = Kinetics(tmp_path, version="600").class_names
 
 
-def test_the_label_sets_of_kinetics() -> None:
+def test_kinetics_label_sets_match_the_published_ones() -> None:
     k710 = read_labels("kinetics710")
     # 400 of Kinetics-400 (torchvision) and 710 of Kinetics-710 (UniFormerV2, arXiv:2211.09552)
     assert (len(set(map(plain, K400))), len(set(map(plain, k710)))) == (400, 710)
@@ -119,7 +119,7 @@ def test_the_label_sets_of_kinetics() -> None:
     ]  # fmt: skip
 
 
-def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) -> None:
+def test_kinetics_710_merges_three_versions_without_repeated_videos(tmp_path: Path) -> None:
     lists = {
         "kinetics400/train.csv": [("drinking", "aaaaaaaaaaa", 0, 10), ("yoga", "bbbbbbbbbbb", 0, 10)],
         "kinetics400/val.csv": [("yoga", "ccccccccccc", 0, 10)],
@@ -131,7 +131,9 @@ def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) 
     for name, rows in lists.items():
         write_kinetics_csv(tmp_path / name, [(*row, "") for row in rows])
         touch_files(tmp_path, *(f"videos/{row[1]}_{row[2]:06d}_{row[3]:06d}.mp4" for row in rows))
-    write_kinetics_csv(tmp_path / "train.csv", [("yoga", "ggggggggggg", 0, 10, "")])  # of whichever version
+    write_kinetics_csv(
+        tmp_path / "train.csv", [("yoga", "ggggggggggg", 0, 10, "")]
+    )  # of an unknown version, so not read
     data = Kinetics(tmp_path, version="710")
     assert class_by_path(data, "train") == {
         "videos/aaaaaaaaaaa_000000_000010.mp4": "sipping cup",
@@ -141,7 +143,9 @@ def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) 
     }
     assert list(class_by_path(data, "val").values()) == ["yoga", "picking apples"]
     assert data.split_records("train").listed == 4
-    (tmp_path / "videos/aaaaaaaaaaa_000000_000010.mp4").unlink()  # of 400; 600 cuts it elsewhere
+    (
+        tmp_path / "videos/aaaaaaaaaaa_000000_000010.mp4"
+    ).unlink()  # from Kinetics-400; Kinetics-600 has another segment of the video
     data = Kinetics(tmp_path, version="710")
     assert class_by_path(data, "train")["videos/aaaaaaaaaaa_000005_000015.mp4"] == "sipping cup"
     assert len(data.split_records("train")) == data.split_records("train").listed == 4
@@ -150,17 +154,19 @@ def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) 
 # Diving48 ----------------------------------------------------------------------------------------------------------
 
 
-def test_diving48_joins_its_vocabulary_and_tests_on_its_test_videos(tmp_path: Path) -> None:
+def test_diving48_joins_vocabulary_and_validates_on_test_videos(tmp_path: Path) -> None:
     # 48 classes: Li et al. 2018, section 5
-    vocabulary = [[way, f"{n}5som", "NoTwis", "PIKE"] for way in ("Back", "Forward", "Inward") for n in range(16)]
+    vocabulary = [
+        [takeoff, f"{n}5som", "NoTwis", "PIKE"] for takeoff in ("Back", "Forward", "Inward") for n in range(16)
+    ]
     write_text(tmp_path / "Diving48_vocab.json", json.dumps(vocabulary))
 
     def dives(split: str, *labels: Any) -> None:
-        made = [
+        entries = [
             {"vid_name": f"-dive_{split}_{n:05d}", "label": label, "start_frame": 0, "end_frame": 48}
             for n, label in enumerate(labels)
         ]
-        write_text(tmp_path / f"Diving48_V2_{split}.json", json.dumps(made))
+        write_text(tmp_path / f"Diving48_V2_{split}.json", json.dumps(entries))
 
     dives("train", 0, 47)
     dives("test", 17)
@@ -191,7 +197,7 @@ def test_diving48_joins_its_vocabulary_and_tests_on_its_test_videos(tmp_path: Pa
 # shards ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_files_serve_shards(tmp_path: Path) -> None:
+def test_official_annotations_work_with_shards(tmp_path: Path) -> None:
     names = ["val/yoga/aaaaaaaaaaa_000000_000010.mp4", "20bn-something-something-v1/9.mp4"]
     with tarfile.open(tmp_path / "0.tar", "w") as shard:
         for name in names:

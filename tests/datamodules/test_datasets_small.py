@@ -1,4 +1,4 @@
-"""UCF101, HMDB51 and the lists of MMAction2: their files, with holes and mistakes."""
+"""UCF101, HMDB51 and lists of MMAction2: official files, missing videos, and invalid annotations."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from zoo.video.decoding import open_video
 
 
 def ucf_lists(root: Path, counts: tuple[int, int] | None = None, split: int = 1) -> None:
-    """Official files: groups 1 to 7 test, 8 to 25 train, two clips of each, or as many as said."""
+    """Write official files: groups 1 to 7 for testing, 8 to 25 for training; ``counts`` limits the number of lines."""
     clips = [(c, f"v_{c}_g{g:02d}_c{k:02d}") for k in range(1, 7) for g in range(1, 26) for c in UCF_CLASSES]
     train = [f"{c}/{name}.avi {UCF_CLASSES.index(c) + 1}" for c, name in clips if int(name[-6:-4]) > 7]
     test = [f"{c}/{name}.avi" for c, name in clips if int(name[-6:-4]) <= 7]
-    take = counts or (2 * 101 * 18, 2 * 101 * 7)
+    train_count, test_count = counts or (2 * 101 * 18, 2 * 101 * 7)
     write_lines(root / "classInd.txt", [f"{n} {name}\r" for n, name in enumerate(UCF_CLASSES, start=1)])
-    write_lines(root / f"trainlist{split:02d}.txt", train[: take[0]])
-    write_lines(root / f"testlist{split:02d}.txt", test[: take[1]])
+    write_lines(root / f"trainlist{split:02d}.txt", train[:train_count])
+    write_lines(root / f"testlist{split:02d}.txt", test[:test_count])
 
 
 def test_ucf101_reads_the_official_lists_and_finds_videos_by_name(
@@ -74,7 +74,7 @@ def test_ucf101_lists_of_official_length_log_no_warning(
     assert not caplog.text
 
 
-def test_ucf101_keeps_whole_groups_for_validation(tmp_path: Path) -> None:
+def test_ucf101_validation_split_does_not_divide_groups(tmp_path: Path) -> None:
     ucf_lists(tmp_path)
     clips = [f"v_{c}_g{g:02d}_c{k:02d}.avi" for c in UCF_CLASSES[:3] for g in range(8, 26) for k in (1, 2)]
     touch_files(tmp_path, *clips, "v_Class001_g01_c01.avi")
@@ -86,7 +86,7 @@ def test_ucf101_keeps_whole_groups_for_validation(tmp_path: Path) -> None:
     train, val = Counter(groups("train")), Counter(groups("val"))
     assert len(train) == 14 and len(val) == 4  # of the 18 groups
     assert not set(train) & set(val)
-    assert set((train + val).values()) == {6}  # two clips of each in three classes: nothing lost
+    assert set((train + val).values()) == {6}  # two clips of each group in three classes, none missing
     assert groups("val") == groups("val") != groups("val", split_seed=1)
     assert UCF101(tmp_path, val_fraction=0.2, max_missing=1.0).split_records("val").listed == 4 * 2 * 101
     assert groups("test") == ["g01"]
@@ -116,7 +116,7 @@ def test_ucf101_errors_name_file_and_line(tmp_path: Path) -> None:
 
 
 def hmdb_lists(root: Path, split: int = 1) -> None:
-    """Official files: 70 training and 30 test videos of a class, and some that are not used."""
+    """Write official files: 70 training, 30 test and 5 unused videos per class."""
     for name in HMDB:
         uses = [1] * 70 + [2] * 30 + [0] * 5
         write_lines(
@@ -204,13 +204,13 @@ def test_mmaction_lists_of_frames(tmp_path: Path) -> None:
         assert (len(reader), reader.fps, frame_numbers(reader.frames(range(6)))) == (6, 12.0, list(range(6)))
     batch = next(iter(set_up(data, "test").test_dataloader()))
     assert batch["label"].tolist()[:1] == [1]
-    write_lines(test, ["b 5 1"])  # of four that are there
+    write_lines(test, ["b 5 1"])  # the folder has four frames
     source = MMActionList(test=test, kind="frames").split_records("test").source(0)
     with pytest.raises(DataError, match=r"b has 4 frames; frames 0 to 5 are not among them"):
         open_video(source)
 
 
-def test_mmaction_lists_that_cannot_work_are_named(tmp_path: Path) -> None:
+def test_mmaction_errors_name_file_and_line(tmp_path: Path) -> None:
     touch_files(tmp_path, "a.mp4", "b.mp4")
     (tmp_path / "c").mkdir()
 

@@ -1,4 +1,4 @@
-"""EPIC-Kitchens-100: segments of long videos, in time and in frames, each with a verb and a noun."""
+"""EPIC-Kitchens-100: segments of long videos by time or frame number, labeled with a verb and a noun."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_epic_segments_of_videos_are_exact_in_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["rgb_frames/P02/P02_102", "P02/rgb_frames/P02_102", "P02/P02_102", "P02_102"])
-def test_epic_segments_of_frames_count_from_one(tmp_path: Path, layout: str) -> None:
+def test_epic_frame_numbers_start_at_one(tmp_path: Path, layout: str) -> None:
     write_epic_files(tmp_path / "annotations")
     numbered_frames(tmp_path / layout, range(20), "frame_{:010d}.jpg")
     data = EpicKitchens100(tmp_path, frames=True)
@@ -60,12 +60,12 @@ def test_epic_segments_of_frames_count_from_one(tmp_path: Path, layout: str) -> 
     for number in range(12, 20):
         (tmp_path / layout / f"frame_{number:010d}.jpg").unlink()
     with open_video(EpicKitchens100(tmp_path, frames=True).split_records("val").take([0]).source(0)) as reader:
-        assert len(reader) == 6  # files 6 to 11: a video may end before its last segment does
+        assert len(reader) == 6  # files 6 to 11; a video may end before its last segment
     batch = next(iter(set_up(EpicKitchens100(tmp_path, frames=True, num_workers=0), "test").test_dataloader()))
     assert (batch["path"], batch["label"].tolist()) == (["P02_102_0"], [[96, 299]])
 
 
-def test_epic_files_that_cannot_work_are_named(tmp_path: Path) -> None:
+def test_epic_errors_name_file_and_line(tmp_path: Path) -> None:
     touch_files(tmp_path, "P01_01.MP4", "P02_102.MP4")
     for row, message in (
         (EPIC_TAKE_KNIFE.replace("00:00:00.80", "0.8"), r"EPIC_100_train\.csv, line 3: '0\.8' is not a time like"),
@@ -86,7 +86,7 @@ def test_epic_files_that_cannot_work_are_named(tmp_path: Path) -> None:
     assert seconds("01:02:03.45") == pytest.approx(3723.45)
 
 
-def test_epic_nouns_of_the_second_edition_are_the_same_300(tmp_path: Path) -> None:
+def test_epic_noun_classes_v2_are_limited_to_300(tmp_path: Path) -> None:
     write_epic_files(tmp_path)
     nouns = tmp_path / "EPIC_100_noun_classes.csv"
     write_lines(tmp_path / "EPIC_100_noun_classes_v2.csv", [*nouns.read_text().splitlines(), "300,left hand,[],hand"])
