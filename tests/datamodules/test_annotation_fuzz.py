@@ -1,4 +1,4 @@
-"""Damaged annotation files: every reader returns records or raises a DataError that names the file, in bounds."""
+"""Damaged annotation files: readers return records or raise a DataError that names the file."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from test_datasets_small import HMDB, UCF, touch, write
-from test_epic import epic_files
+from annotation_files import UCF_CLASSES, touch_files, write_epic_files, write_lines
 
 from cli import main
 from datamodules import (
@@ -35,11 +34,12 @@ from datamodules import (
     VideoList,
 )
 from datamodules.annotations import read_classes
+from datamodules.hmdb51 import CLASSES as HMDB_CLASSES
 from zoo.errors import DataError
 from zoo.index import read_labels
 
 VIDEOS = [f"v{number}.mp4" for number in range(6)]
-SECONDS, BYTES = 5.0, 1 << 30  # that reading a damaged file of some kilobytes may take, at most
+SECONDS, BYTES = 5.0, 1 << 30  # limits for reading a damaged file of some kilobytes
 
 
 class Case(NamedTuple):
@@ -50,9 +50,9 @@ class Case(NamedTuple):
 
 
 def video_list(root: Path) -> Case:
-    file = write(root / "list.csv", ["path,label", *(f"{name},{'xy'[n % 2]}" for n, name in enumerate(VIDEOS))])
-    names = write(root / "classes.txt", "xy")
-    exclude = write(root / "exclude.txt", ["# excluded", VIDEOS[0]])
+    file = write_lines(root / "list.csv", ["path,label", *(f"{name},{'xy'[n % 2]}" for n, name in enumerate(VIDEOS))])
+    names = write_lines(root / "classes.txt", "xy")
+    exclude = write_lines(root / "exclude.txt", ["# excluded", VIDEOS[0]])
     return Case(
         [file, names, exclude],
         lambda: VideoList(file, val=file, classes=names, root=root, exclude=exclude, max_missing=1.0, num_workers=0),
@@ -60,18 +60,18 @@ def video_list(root: Path) -> Case:
 
 
 def own_classes(root: Path) -> Case:
-    file = write(root / "list.csv", ["path,label", *(f"{name},{n % 2}" for n, name in enumerate(VIDEOS))])
+    file = write_lines(root / "list.csv", ["path,label", *(f"{name},{n % 2}" for n, name in enumerate(VIDEOS))])
     return Case([file], lambda: VideoList(file, max_missing=1.0, num_workers=0))
 
 
 def mmaction_videos(root: Path) -> Case:
-    file = write(root / "list.txt", [f"{name} {n % 2}" for n, name in enumerate(VIDEOS)])
+    file = write_lines(root / "list.txt", [f"{name} {n % 2}" for n, name in enumerate(VIDEOS)])
     return Case([file], lambda: MMActionList(file, max_missing=1.0, num_workers=0))
 
 
 def mmaction_frames(root: Path) -> Case:
-    touch(root, *(f"f{n}/1.jpg" for n in range(6)))
-    file = write(root / "list.txt", [f"f{n} 1 {n % 2}" for n in range(6)])
+    touch_files(root, *(f"f{n}/1.jpg" for n in range(6)))
+    file = write_lines(root / "list.txt", [f"f{n} 1 {n % 2}" for n in range(6)])
     return Case([file], lambda: MMActionList(file, val=file, kind="frames", max_missing=1.0, num_workers=0))
 
 
@@ -79,14 +79,15 @@ def kinetics(root: Path) -> Case:
     classes = read_labels("kinetics400")
     rows = [f"{classes[n]},v{n},{n},{n + 10}" for n in range(6)]
     header = "label,youtube_id,time_start,time_end"
-    files = [write(root / f"{part}.csv", [header, *rows]) for part in ("train", "val")]
+    files = [write_lines(root / f"{part}.csv", [header, *rows]) for part in ("train", "val")]
     return Case(files, lambda: Kinetics(root, max_missing=1.0, num_workers=0))
 
 
 def kinetics_700(root: Path) -> Case:
     header = "label,youtube_id,time_start,time_end"
     files = [
-        write(root / f"{part}.csv", [header, *(f"c{n},v{n},0,1" for n in range(700))]) for part in ("train", "val")
+        write_lines(root / f"{part}.csv", [header, *(f"c{n},v{n},0,1" for n in range(700))])
+        for part in ("train", "val")
     ]
     return Case(files, lambda: Kinetics(root, "700", max_missing=1.0, num_workers=0))
 
@@ -94,8 +95,8 @@ def kinetics_700(root: Path) -> Case:
 def something_v1(root: Path) -> Case:
     classes = read_labels("ssv1")
     lines = [f"v{n};{classes[n]}" for n in range(6)]
-    files = [write(root / f"something-something-v1-{part}.csv", lines) for part in ("train", "validation")]
-    files.append(write(root / "something-something-v1-labels.csv", classes))
+    files = [write_lines(root / f"something-something-v1-{part}.csv", lines) for part in ("train", "validation")]
+    files.append(write_lines(root / "something-something-v1-labels.csv", classes))
     return Case(files, lambda: SomethingV1(root, max_missing=1.0, num_workers=0))
 
 
@@ -103,24 +104,25 @@ def something_v2(root: Path) -> Case:
     classes = read_labels("ssv2")
     entries = [{"id": f"v{n}", "template": classes[n], "placeholders": []} for n in range(6)]
     files = [
-        write(root / f"something-something-v2-{part}.json", [json.dumps(entries)]) for part in ("train", "validation")
+        write_lines(root / f"something-something-v2-{part}.json", [json.dumps(entries)])
+        for part in ("train", "validation")
     ]
     numbers = {name: str(number) for number, name in enumerate(classes)}
-    files.append(write(root / "something-something-v2-labels.json", [json.dumps(numbers)]))
+    files.append(write_lines(root / "something-something-v2-labels.json", [json.dumps(numbers)]))
     return Case(files, lambda: SomethingV2(root, max_missing=1.0, num_workers=0))
 
 
 def jester(root: Path) -> Case:
     classes = read_labels("jester")
     rows = ["video_id,label,frames", *(f"v{n},{classes[n]},37" for n in range(6))]
-    files = [write(root / f"{part}.csv", rows) for part in ("Train", "Validation")]
+    files = [write_lines(root / f"{part}.csv", rows) for part in ("Train", "Validation")]
     return Case(files, lambda: Jester(root, max_missing=1.0, num_workers=0))
 
 
 def diving(root: Path) -> Case:
     entries = [{"vid_name": f"v{n}", "label": n, "start_frame": 0, "end_frame": 9} for n in range(6)]
-    files = [write(root / f"Diving48_V2_{part}.json", [json.dumps(entries)]) for part in ("train", "test")]
-    files.append(write(root / "Diving48_vocab.json", [json.dumps([["a", "b", "c", str(n)] for n in range(48)])]))
+    files = [write_lines(root / f"Diving48_V2_{part}.json", [json.dumps(entries)]) for part in ("train", "test")]
+    files.append(write_lines(root / "Diving48_vocab.json", [json.dumps([["a", "b", "c", str(n)] for n in range(48)])]))
     return Case(files, lambda: Diving48(root, max_missing=1.0, num_workers=0))
 
 
@@ -128,8 +130,8 @@ def epic(root: Path, frames: bool = False) -> Case:
     def segment(n: int) -> str:
         return f"v{n}_0,P,v{n},00:00:00.1,00:00:00.1,00:00:01.2,{n + 1},{n + 9},open,open,3,door,3,['door'],[3]"
 
-    touch(root, *(f"v{n}/frame_0000000001.jpg" for n in range(6)))
-    epic_files(root, [segment(n) for n in range(3)], [segment(n) for n in range(3, 6)])
+    touch_files(root, *(f"v{n}/frame_0000000001.jpg" for n in range(6)))
+    write_epic_files(root, [segment(n) for n in range(3)], [segment(n) for n in range(3, 6)])
     files = [root / f"EPIC_100_{part}.csv" for part in ("train", "validation", "verb_classes", "noun_classes")]
     return Case(files, lambda: EpicKitchens100(root, frames=frames, max_missing=1.0, num_workers=0))
 
@@ -139,20 +141,22 @@ def epic_frames(root: Path) -> Case:
 
 
 def ucf(root: Path) -> Case:
-    lines = [f"{UCF[n % 3]}/v_{UCF[n % 3]}_g{n // 3 + 1:02d}_c01.avi" for n in range(6)]
-    touch(root, *(line.split("/")[1] for line in lines))
+    lines = [f"{UCF_CLASSES[n % 3]}/v_{UCF_CLASSES[n % 3]}_g{n // 3 + 1:02d}_c01.avi" for n in range(6)]
+    touch_files(root, *(line.split("/")[1] for line in lines))
     files = [
-        write(root / "classInd.txt", [f"{n} {name}" for n, name in enumerate(UCF, start=1)]),
-        write(root / "trainlist01.txt", [f"{line} 1" for line in lines]),
-        write(root / "testlist01.txt", lines),
+        write_lines(root / "classInd.txt", [f"{n} {name}" for n, name in enumerate(UCF_CLASSES, start=1)]),
+        write_lines(root / "trainlist01.txt", [f"{line} 1" for line in lines]),
+        write_lines(root / "testlist01.txt", lines),
     ]
     return Case(files, lambda: UCF101(root, val_fraction=0.4, max_missing=1.0, num_workers=0))
 
 
 def hmdb(root: Path) -> Case:
-    for name in HMDB:
-        write(root / f"{name}_test_split1.txt", ["v0.avi 1 ", "v1.avi 2 ", "v2.avi 0 "] if name == HMDB[0] else [])
-    return Case([root / f"{HMDB[0]}_test_split1.txt"], lambda: HMDB51(root, max_missing=1.0, num_workers=0))
+    for name in HMDB_CLASSES:
+        write_lines(
+            root / f"{name}_test_split1.txt", ["v0.avi 1 ", "v1.avi 2 ", "v2.avi 0 "] if name == HMDB_CLASSES[0] else []
+        )
+    return Case([root / f"{HMDB_CLASSES[0]}_test_split1.txt"], lambda: HMDB51(root, max_missing=1.0, num_workers=0))
 
 
 def manifest(root: Path) -> Path:
@@ -160,7 +164,7 @@ def manifest(root: Path) -> Path:
     columns = {"shard": [0] * 6, "offset": [512 * n for n in range(6)], "size": [9] * 6, "label": list("xyxyxy")}
     content = {"version": 1, "shards": ["0.tar"], "path": paths, **columns}
     (root / "0.tar").write_bytes(bytes(10_000))
-    return write(root / "shards.json", [json.dumps(content)])
+    return write_lines(root / "shards.json", [json.dumps(content)])
 
 
 def shard_list(root: Path) -> Case:
@@ -185,7 +189,7 @@ TOKENS = [
 
 
 def damage(content: bytes, draw: np.random.Generator) -> bytes:
-    """A copy with one to three changes: bytes, pieces, lines and values replaced, removed, repeated or moved."""
+    """Return a copy with one to three changes: bytes, lines or values replaced, removed or repeated."""
     for _ in range(draw.integers(1, 4)):
         at, to = sorted(draw.integers(0, len(content) + 1, 2).tolist())
         token = TOKENS[draw.integers(len(TOKENS))]
@@ -218,7 +222,7 @@ VALUES: list[Any] = [
 
 
 def damage_json(content: bytes, draw: np.random.Generator) -> bytes:
-    """A copy in which one to three values are replaced, removed or repeated; it remains JSON."""
+    """Return a copy with one to three values replaced, removed or repeated; it remains JSON."""
     tree = json.loads(content)
     for _ in range(draw.integers(1, 4)):
         slots = list(slots_of(tree))
@@ -235,7 +239,7 @@ def damage_json(content: bytes, draw: np.random.Generator) -> bytes:
 
 
 def slots_of(tree: Any) -> Iterator[tuple[Any, Any]]:
-    """Each container in a JSON value with each of its keys."""
+    """Yield every container in a JSON value with each of its keys."""
     if isinstance(tree, (dict, list)):
         for key in list(tree) if isinstance(tree, dict) else range(len(tree)):
             yield tree, key
@@ -244,7 +248,7 @@ def slots_of(tree: Any) -> Iterator[tuple[Any, Any]]:
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Fail if the block takes longer, or needs more memory, than a small file explains."""
+    """Fail if the block exceeds the limits of time or memory."""
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     yield
     assert time.process_time() - start < SECONDS
@@ -252,7 +256,7 @@ def bounded() -> Iterator[None]:
 
 
 def read_all(case: Case) -> None:
-    """Read all there is, as ``tempozoo fit`` and ``test`` do."""
+    """Read all records, like ``tempozoo fit`` and ``test`` do."""
     data = case.make()
     for stage, overlap in (("fit", False), ("test", True)):
         data.allow_overlap = overlap
@@ -264,14 +268,17 @@ def read_all(case: Case) -> None:
 
 
 def check(case: Case, damaged: Path) -> bool:
-    """Whether the data set could be read; if not, its error names the file."""
+    """Whether the data set can be read; if not, check that its error names the file."""
     try:
         with bounded():
             read_all(case)
     except DataError as error:
         message = str(error)
-        many = damaged.name == "shards.json" or "test_split" in damaged.name  # named by their folder
-        names = [str(damaged.parent)] if many else [str(file) for file in case.files]  # or one that does not fit it
+        names = [
+            str(file) for file in case.files
+        ]  # the error may name another file, with which the damaged one conflicts
+        if damaged.name == "shards.json" or "test_split" in damaged.name:  # these are named by their folder
+            names = [str(damaged.parent)]
         assert any(name in message for name in names), message[:500]
         assert "\n" not in message and len(message) < 3000, message[:500]
         return False
@@ -279,23 +286,23 @@ def check(case: Case, damaged: Path) -> bool:
 
 
 def fuzz(make: Callable[[Path], Case], root: Path, changes: int, seed: int) -> None:
-    touch(root, *VIDEOS)
+    touch_files(root, *VIDEOS)
     case = make(root)
     read_all(case)
     readable = 0
     for number in range(changes):
         file = case.files[number % len(case.files)]
-        whole = file.read_bytes()
+        original = file.read_bytes()
         draw = np.random.default_rng((seed, number))
         structured = file.suffix == ".json" and bool(draw.integers(2))
-        changed = damage_json(whole, draw) if structured else damage(whole, draw)
+        changed = damage_json(original, draw) if structured else damage(original, draw)
         file.write_bytes(changed)
         try:
             readable += check(case, file)
         except BaseException as error:
             raise AssertionError(f"{file.name}, seed {(seed, number)}: {changed[:1000]!r}") from error
-        file.write_bytes(whole)
-    assert 0 < readable < changes  # neither always harmless nor always fatal
+        file.write_bytes(original)
+    assert 0 < readable < changes  # some damage is harmless, some is not
 
 
 @pytest.fixture(autouse=True)
@@ -307,37 +314,39 @@ def _quiet() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("make", CASES)
-def test_damaged_annotations_are_read_or_named(make: Callable[[Path], Case], tmp_path: Path) -> None:
+def test_damaged_annotations_are_read_or_reported(make: Callable[[Path], Case], tmp_path: Path) -> None:
     fuzz(make, tmp_path, changes=80, seed=0)
 
 
-def test_a_field_beyond_the_limit_of_csv_is_named_with_its_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    file = write(tmp_path / "list.csv", ["path,label", "v0.mp4,x", f'"v1.mp4,{"y" * 140_000}'])
+def test_csv_field_beyond_the_size_limit_is_reported_with_its_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = write_lines(tmp_path / "list.csv", ["path,label", "v0.mp4,x", f'"v1.mp4,{"y" * 140_000}'])
     with pytest.raises(DataError, match=rf"^{file}, line 3: field larger than field limit \(131072\)\. A quote"):
         VideoList(file).class_names  # noqa: B018
     fit = ["fit", "--model", "VideoClassifier", "--model.name", "c2d_r18", "--data", "VideoList", "--data.train"]
     assert main([*fit, str(file), "--out", str(tmp_path / "run")]) == 1
     message = capsys.readouterr().err
     assert f"{file}, line 3" in message and message.count("\n") == 1
-    lines = write(tmp_path / "jester-v1-train.csv", ["1;Swiping Left", f"2;{'y' * 140_000}"])
+    lines = write_lines(tmp_path / "jester-v1-train.csv", ["1;Swiping Left", f"2;{'y' * 140_000}"])
     with pytest.raises(DataError, match=rf"^{lines}, line 2: field larger"):
         Jester(tmp_path).split_records("train")
 
 
-def test_one_large_label_does_not_make_a_billion_classes(tmp_path: Path) -> None:
-    file = write(tmp_path / "list.txt", ["v0.mp4 0", "v1.mp4 999999999"])
+def test_large_label_does_not_create_a_billion_classes(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "list.txt", ["v0.mp4 0", "v1.mp4 999999999"])
     with bounded(), pytest.raises(DataError, match="gives v1.mp4 the label 999999999; labels must be below 1000000"):
         MMActionList(file).class_names  # noqa: B018
 
 
-def test_many_classes_are_read_in_little_time(tmp_path: Path) -> None:
-    file = write(tmp_path / "classes.txt", [f"class {number}" for number in range(100_000)])
+def test_reading_many_classes_is_fast(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "classes.txt", [f"class {number}" for number in range(100_000)])
     with bounded():
         assert len(read_classes(file)) == 100_000
 
 
-def test_a_path_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
-    file = write(tmp_path / "list.csv", ["path,label", f"{'a' * 300}.mp4,x", "b.mp4,y"])
+def test_path_too_long_for_the_file_system_counts_as_missing(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "list.csv", ["path,label", f"{'a' * 300}.mp4,x", "b.mp4,y"])
     with pytest.raises(DataError, match=f"2 of the 2 videos listed in {file} are not below"):
         VideoList(file, val=file).split_records("val")
 
@@ -345,7 +354,5 @@ def test_a_path_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("make", CASES)
 @pytest.mark.parametrize("seed", range(1, 4))
-def test_annotations_damaged_in_many_ways_are_read_or_named(
-    make: Callable[[Path], Case], seed: int, tmp_path: Path
-) -> None:
+def test_many_damaged_annotations_are_read_or_reported(make: Callable[[Path], Case], seed: int, tmp_path: Path) -> None:
     fuzz(make, tmp_path, changes=1000, seed=seed)

@@ -1,43 +1,30 @@
-"""Data sets: what they take from folders and lists, how they split it, and what bad files do to a run."""
+"""Data modules of folders and lists: their videos and splits, unreadable files, and views."""
 
 from __future__ import annotations
 
-import csv
 import logging
-from dataclasses import replace
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from annotation_files import make_class_folders, write_csv
+from data_modules import set_up, transferred_batches
 from numbered_videos import numbered_video
-from small_models import FOUR, SMALL
+from small_models import FOUR
 
-import zoo
 from datamodules import MotionClips, VideoFiles, VideoFolder, VideoList
 from zoo.errors import ConfigError, DataError, UnknownNameError
 from zoo.protocol import Protocol
 from zoo.video.decoding import VideoReader
 from zoo.video.sampling import sample
 
-# data sets -------------------------------------------------------------------------------------------------------
-
-
-def ready(data: Any, stage: str = "fit", **changes: Any) -> Any:
-    """A data module as the Trainer would have it."""
-    data.protocol = replace(zoo.create("c2d_r18", **SMALL, image_size=32).protocol, **changes)
-    data.prepare_data()
-    data.trainer = SimpleNamespace(
-        training=stage == "fit", testing=stage == "test", predicting=stage == "predict", global_rank=0, world_size=1
-    )
-    data.setup(stage)
-    return data
+# videos and splits ----------------------------------------------------------------------------------------------------
 
 
 def test_folder_with_splits(motion_folder: Path) -> None:
-    data = ready(VideoFolder(motion_folder, batch_size=4, num_workers=0))
+    data = set_up(VideoFolder(motion_folder, batch_size=4, num_workers=0))
     assert data.class_names == sorted(FOUR)
     assert data.num_classes == 4
     batch = next(iter(data.train_dataloader()))
@@ -47,11 +34,11 @@ def test_folder_with_splits(motion_folder: Path) -> None:
         assert Path(path).parent.name == data.class_names[label]
         assert "/train/" in path
     assert len(data.datasets["val"]) == 12
-    assert len(ready(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"]) == 12
+    assert len(set_up(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"]) == 12
 
 
 def test_all_views_come_from_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ready(VideoFolder(motion_folder, num_workers=0, clips=2, crops=3), "test")
+    data = set_up(VideoFolder(motion_folder, num_workers=0, clips=2, crops=3), "test")
     calls = []
     original = VideoReader.frames
     monkeypatch.setattr(VideoReader, "frames", lambda self, i, *more: calls.append(list(i)) or original(self, i, *more))
@@ -64,25 +51,17 @@ def test_all_views_come_from_one_decode(motion_folder: Path, monkeypatch: pytest
         assert torch.equal(views[4], original(reader, numbers))
 
 
-def test_workers_see_what_the_main_process_sees(motion_folder: Path) -> None:
+def test_workers_load_the_same_batches_as_the_main_process(motion_folder: Path) -> None:
     alone, workers = (
-        ready(VideoFolder(motion_folder, num_workers=n, batch_size=4), "validate").val_dataloader() for n in (0, 2)
+        set_up(VideoFolder(motion_folder, num_workers=n, batch_size=4), "validate").val_dataloader() for n in (0, 2)
     )
     for one, two in zip(alone, workers, strict=True):
         assert one["path"] == two["path"]
         assert torch.equal(one["video"], two["video"])
 
 
-def class_folders(root: Path, counts: dict[str, int]) -> Path:
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True)
-        for i in range(count):
-            (root / name / f"{i}.mp4").touch()
-    return root
-
-
 def test_automatic_split_is_stratified_and_seeded(tmp_path: Path) -> None:
-    root = class_folders(tmp_path, {"a": 20, "b": 10, "c": 3})
+    root = make_class_folders(tmp_path, {"a": 20, "b": 10, "c": 3})
     data = VideoFolder(root, val_fraction=0.2, test_fraction=0.3)
     splits = {name: data.split_records(name) for name in ("train", "val", "test")}
     counts = {name: np.bincount(records.labels).tolist() for name, records in splits.items()}
@@ -103,22 +82,16 @@ def test_errors_name_unusable_folders(tmp_path: Path) -> None:
     (tmp_path / "two").mkdir()
     with pytest.raises(DataError, match="There are no videos below"):
         VideoFolder(tmp_path).class_names  # noqa: B018
-    class_folders(tmp_path / "x", {"a": 5, "b": 0})
+    make_class_folders(tmp_path / "x", {"a": 5, "b": 0})
     with pytest.raises(DataError, match=r"There are no videos in .*b: add some"):
         VideoFolder(tmp_path / "x").class_names  # noqa: B018
-    class_folders(tmp_path / "y", {"a": 5, "lonely": 1})
+    make_class_folders(tmp_path / "y", {"a": 5, "lonely": 1})
     with pytest.raises(DataError, match=r"class 'lonely' of .* has 1 video, too few to split into train, val, test"):
         VideoFolder(tmp_path / "y").split_records("train")
-    class_folders(tmp_path / "z" / "train", {"a": 5, "b": 5})
-    class_folders(tmp_path / "z" / "val", {"a": 1, "c": 1})
+    make_class_folders(tmp_path / "z" / "train", {"a": 5, "b": 5})
+    make_class_folders(tmp_path / "z" / "val", {"a": 1, "c": 1})
     with pytest.raises(DataError, match="c is not one of the training classes: a, b"):
         VideoFolder(tmp_path / "z").split_records("val")
-
-
-def write_list(path: Path, rows: list[tuple[str, ...]]) -> Path:
-    with path.open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return path
 
 
 def test_lists_with_spaces_quotes_and_commas(motion_folder: Path, tmp_path: Path) -> None:
@@ -127,7 +100,7 @@ def test_lists_with_spaces_quotes_and_commas(motion_folder: Path, tmp_path: Path
     rows = [("path", "label"), *((n, f"class {i % 2}") for i, n in enumerate(names))]
     for name, video in zip(names, videos[: len(names)], strict=True):
         (tmp_path / name).write_bytes(video.read_bytes())
-    data = ready(VideoList(write_list(tmp_path / "train.csv", rows), num_workers=0, batch_size=2, val_fraction=0.25))
+    data = set_up(VideoList(write_csv(tmp_path / "train.csv", rows), num_workers=0, batch_size=2, val_fraction=0.25))
     assert data.class_names == ["class 0", "class 1"]
     assert len(data.datasets["train"]) + len(data.datasets["val"]) == 8
     assert next(iter(data.train_dataloader()))["video"].shape == (2, 4, 3, 32, 32)
@@ -135,14 +108,14 @@ def test_lists_with_spaces_quotes_and_commas(motion_folder: Path, tmp_path: Path
 
 def test_numeric_labels_sort_as_numbers(tmp_path: Path) -> None:
     rows = [("path", "label"), *((f"{i}.mp4", str(i)) for i in (10, 9, 2))]
-    assert VideoList(write_list(tmp_path / "l.csv", rows)).class_names == ["2", "9", "10"]
+    assert VideoList(write_csv(tmp_path / "l.csv", rows)).class_names == ["2", "9", "10"]
 
 
-def test_lists_that_show_only_some_of_the_classes(tmp_path: Path) -> None:
+def test_lists_may_contain_only_some_of_the_classes(tmp_path: Path) -> None:
     for name in ("a.mp4", "b.mp4"):
         (tmp_path / name).touch()
-    named = write_list(tmp_path / "named.csv", [("path", "label"), ("a.mp4", "zumba"), ("b.mp4", "abseiling")])
-    numbered = write_list(tmp_path / "numbered.csv", [("path", "label"), ("a.mp4", "399"), ("b.mp4", "0")])
+    named = write_csv(tmp_path / "named.csv", [("path", "label"), ("a.mp4", "zumba"), ("b.mp4", "abseiling")])
+    numbered = write_csv(tmp_path / "numbered.csv", [("path", "label"), ("a.mp4", "399"), ("b.mp4", "0")])
     for file in (named, numbered):
         data = VideoList(test=file, classes="kinetics400")
         assert data.num_classes == 400
@@ -152,59 +125,59 @@ def test_lists_that_show_only_some_of_the_classes(tmp_path: Path) -> None:
 
 
 def test_errors_name_unusable_lists(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    def names(rows: list[tuple[str, ...]]) -> VideoList:
-        return VideoList(write_list(tmp_path / "l.csv", rows))
+    def video_list(rows: list[tuple[str, ...]]) -> VideoList:
+        return VideoList(write_csv(tmp_path / "l.csv", rows))
 
     with pytest.raises(DataError, match="give at least train="):
         VideoList()
     with pytest.raises(DataError, match="There is no list"):
         VideoList(tmp_path / "none.csv").class_names  # noqa: B018
     with pytest.raises(DataError, match=r"l.csv has no column 'label'; its first line is 'path,class'"):
-        names([("path", "class"), ("a.mp4", "x")]).class_names  # noqa: B018
+        video_list([("path", "class"), ("a.mp4", "x")]).class_names  # noqa: B018
     with pytest.raises(DataError, match="lists no videos"):
-        names([("path", "label")]).class_names  # noqa: B018
+        video_list([("path", "label")]).class_names  # noqa: B018
     with pytest.raises(DataError, match="l.csv, line 3: label is empty"):
-        names([("path", "label"), ("a.mp4", "x"), ("b.mp4", "")]).class_names  # noqa: B018
+        video_list([("path", "label"), ("a.mp4", "x"), ("b.mp4", "")]).class_names  # noqa: B018
     with pytest.raises(DataError, match="has 1 class; at least 2"):
-        names([("path", "label"), ("a.mp4", "x")]).class_names  # noqa: B018
+        video_list([("path", "label"), ("a.mp4", "x")]).class_names  # noqa: B018
     rows = [("path", "label"), *((f"{i}.mp4", "xy"[i % 2]) for i in range(10))]
     for i in range(8):
         (tmp_path / f"{i}.mp4").touch()
     with pytest.raises(DataError, match=r"2 of the 10 videos .* such as 8.mp4"):
-        names(rows).split_records("train")
+        video_list(rows).split_records("train")
     with caplog.at_level(logging.WARNING):
-        data = ready(VideoList(tmp_path / "l.csv", val=tmp_path / "l.csv", max_missing=0.2, num_workers=0))
+        data = set_up(VideoList(tmp_path / "l.csv", val=tmp_path / "l.csv", max_missing=0.2, num_workers=0))
     assert (len(data.datasets["train"]), data.datasets["train"].records.listed) == (8, 10)
     assert "train: using 8 of 10 listed videos" in caplog.text
-    write_list(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
+    write_csv(tmp_path / "t.csv", [("path", "label"), ("1.mp4", "z")])
     with pytest.raises(DataError, match="has the label 'z', which is not one of the classes"):
         VideoList(tmp_path / "l.csv", test=tmp_path / "t.csv").split_records("test")
 
 
-def test_files_to_predict(motion_folder: Path) -> None:
-    one = next((motion_folder / "test").rglob("*.mp4"))
-    assert len(VideoFiles([one, motion_folder / "val"]).split_records("predict")) == 13
-    assert VideoFiles([one]).num_classes is None
+def test_files_and_folders_to_predict(motion_folder: Path) -> None:
+    video = next((motion_folder / "test").rglob("*.mp4"))
+    assert len(VideoFiles([video, motion_folder / "val"]).split_records("predict")) == 13
+    assert VideoFiles([video]).num_classes is None
     with pytest.raises(DataError, match="There is no file or folder nowhere"):
         VideoFiles(["nowhere"])
     with pytest.raises(DataError, match="has no labels, so it can only predict"):
-        VideoFiles([one]).split_records("test")
+        VideoFiles([video]).split_records("test")
 
 
-def test_mirroring_exchanges_class_pairs(motion_folder: Path) -> None:
+def test_mirroring_swaps_labels_of_class_pairs(motion_folder: Path) -> None:
     pairs = [("meets", "parts")]
-    data = ready(VideoFolder(motion_folder, num_workers=0, flip=True, flip_pairs=pairs))
+    data = set_up(VideoFolder(motion_folder, num_workers=0, flip=True, flip_pairs=pairs))
     dataset = data.datasets["train"]
-    at = next(i for i, p in enumerate(dataset.records.paths) if "/meets/" in p)
-    seen = {int(dataset[at]["label"][0]) for _ in range(30)}
-    assert seen == {data.class_names.index("meets"), data.class_names.index("parts")}
+    index = next(i for i, p in enumerate(dataset.records.paths) if "/meets/" in p)
+    labels = {int(dataset[index]["label"][0]) for _ in range(30)}
+    assert labels == {data.class_names.index("meets"), data.class_names.index("parts")}
     with pytest.raises(ConfigError, match="'left', which is not a class"):
-        ready(VideoFolder(motion_folder, flip_pairs=[("left", "parts")]))
+        set_up(VideoFolder(motion_folder, flip_pairs=[("left", "parts")]))
 
 
 def test_motionclips_are_written_once_and_never_flipped(tmp_path: Path) -> None:
     options = {"classes": FOUR, "train_clips": 3, "val_clips": 1, "test_clips": 1, "frames": 6, "size": 32}
-    data = ready(MotionClips(tmp_path / "m", **options, num_workers=0))
+    data = set_up(MotionClips(tmp_path / "m", **options, num_workers=0))
     assert data.class_names == sorted(FOUR)
     assert not data.datasets["train"].flip
     assert len(data.datasets["train"]) == 12
@@ -212,61 +185,55 @@ def test_motionclips_are_written_once_and_never_flipped(tmp_path: Path) -> None:
         MotionClips(tmp_path / "m", **options, seed=1).prepare_data()
 
 
-# bad files in a data set -----------------------------------------------------------------------------------------
+# unreadable videos ----------------------------------------------------------------------------------------------
 
 
-def with_bad_files(motion_folder: Path, root: Path, bad: int, split: str) -> Path:
-    import shutil
-
+def copy_with_bad_files(motion_folder: Path, root: Path, bad: int, split: str) -> Path:
     shutil.copytree(motion_folder, root)
-    victims = sorted((root / split / "meets").glob("*.mp4"))[:bad]
-    for i, victim in enumerate(victims):
-        victim.write_bytes(b"" if i % 2 else victim.read_bytes()[:700])
+    paths = sorted((root / split / "meets").glob("*.mp4"))[:bad]
+    for i, path in enumerate(paths):
+        path.write_bytes(b"" if i % 2 else path.read_bytes()[:700])
     return root
-
-
-def drain(data: Any, loader: Any) -> list[dict[str, Any]]:
-    return [data.on_after_batch_transfer(data.on_before_batch_transfer(batch, 0), 0) for batch in loader]
 
 
 def test_unreadable_training_videos_are_replaced_and_logged(
     motion_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    root = with_bad_files(motion_folder, tmp_path / "m", 2, "train")
-    data = ready(VideoFolder(root, batch_size=8, num_workers=2))
+    root = copy_with_bad_files(motion_folder, tmp_path / "m", 2, "train")
+    data = set_up(VideoFolder(root, batch_size=8, num_workers=2))
     with caplog.at_level(logging.WARNING):
-        batches = drain(data, data.train_dataloader())
-        drain(data, data.train_dataloader())
+        batches = transferred_batches(data, data.train_dataloader())
+        transferred_batches(data, data.train_dataloader())
         data.teardown("fit")
     assert "2 of 32 train videos could not be read" in caplog.text
     assert sum(len(b["label"]) for b in batches) == 32
     assert {Path(p).name for p in data.skipped["train"]} == {"meets_0000.mp4", "meets_0001.mp4"}
-    assert len([m for m in caplog.messages if "replaced by another" in m]) == 2  # named once each
+    assert len([m for m in caplog.messages if "replaced by another" in m]) == 2  # each is logged once
 
 
 def test_unreadable_test_videos_are_skipped_and_logged(motion_folder: Path, tmp_path: Path) -> None:
-    data = ready(
-        VideoFolder(with_bad_files(motion_folder, tmp_path / "m", 1, "test"), num_workers=0, batch_size=1), "test"
+    data = set_up(
+        VideoFolder(copy_with_bad_files(motion_folder, tmp_path / "m", 1, "test"), num_workers=0, batch_size=1), "test"
     )
-    batches = drain(data, data.test_dataloader())
+    batches = transferred_batches(data, data.test_dataloader())
     assert [len(b["path"]) for b in batches].count(0) == 1
     assert sum(len(b["path"]) for b in batches) == 11
     assert [Path(p).name for p in data.skipped["test"]] == ["meets_0000.mp4"]
 
 
 def test_too_many_bad_videos_stop_the_run(motion_folder: Path, tmp_path: Path) -> None:
-    data = ready(VideoFolder(with_bad_files(motion_folder, tmp_path / "m", 3, "test"), num_workers=0), "test")
+    data = set_up(VideoFolder(copy_with_bad_files(motion_folder, tmp_path / "m", 3, "test"), num_workers=0), "test")
     with pytest.raises(DataError, match=r"[23] of 12 test videos cannot be read \(the first: .*meets_0000"):
-        drain(data, data.test_dataloader())
+        transferred_batches(data, data.test_dataloader())
 
 
 def test_short_videos_repeat_frames_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "val"):
         for name in ("a", "b"):
             numbered_video(tmp_path / split / name / "short.mp4", 2)
-    data = ready(VideoFolder(tmp_path, num_workers=0, batch_size=2))
+    data = set_up(VideoFolder(tmp_path, num_workers=0, batch_size=2))
     with caplog.at_level(logging.WARNING):
-        batch = drain(data, data.train_dataloader())[0]
+        batch = transferred_batches(data, data.train_dataloader())[0]
     assert batch["video"].shape == (2, 3, 4, 32, 32)
     assert len([m for m in caplog.messages if "fewer than 4 frames: frames are repeated" in m]) == 2
 
@@ -281,16 +248,23 @@ def test_setup_without_a_network_raises_config_error(motion_folder: Path) -> Non
 # views and augmentation overrides -------------------------------------------------------------------------------
 
 
-def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=45, clips=2, crops=10, flip=True), "test")
-    assert next(iter(data.test_dataloader()))["video"].shape == (2, 20, 4, 3, 32, 32)  # 40 clips, 60 would be too many
+def test_batch_size_limits_the_number_of_views(motion_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = set_up(VideoFolder(motion_folder, num_workers=0, batch_size=45, clips=2, crops=10, flip=True), "test")
+    assert next(iter(data.test_dataloader()))["video"].shape == (
+        2,
+        20,
+        4,
+        3,
+        32,
+        32,
+    )  # 2 videos have 40 views; 3 would exceed the batch size of 45
     assert not caplog.text
-    for options, says in (
+    for options, message in (
         ({"crops": 5}, "crops is 5; choose from 1, 3, 10"),
         ({"clips": 0}, "clips is 0"),
         ({"augment": "none"}, "augment is 'none'; choose from short_side, multi_scale, rand_augment"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             VideoFolder(motion_folder, **options)
     protocol = data.protocol.to_dict()
     with pytest.raises(ConfigError, match="here: crops is 5; choose from 1, 3, 10"):
@@ -299,26 +273,26 @@ def test_views_of_a_data_set_are_counted(motion_folder: Path, caplog: pytest.Log
 
 def test_clips_follow_the_protocol_of_each_network(motion_folder: Path) -> None:
     data = VideoFolder(motion_folder, num_workers=0)
-    ready(data, "validate", mean=(0.0,) * 3, std=(1.0,) * 3)
-    ready(data, "test", mean=(0.5,) * 3, std=(0.1,) * 3)  # of another network, with the same data module
+    set_up(data, "validate", mean=(0.0,) * 3, std=(1.0,) * 3)
+    set_up(data, "test", mean=(0.5,) * 3, std=(0.1,) * 3)  # the protocol of another network
     batch = next(iter(data.test_dataloader()))
-    wanted = (batch["video"].float() / 255 - 0.5) / 0.1
-    (found,) = drain(data, [batch])
-    torch.testing.assert_close(found["video"].transpose(-4, -3), wanted, rtol=0, atol=1e-4)
+    expected = (batch["video"].float() / 255 - 0.5) / 0.1
+    (normalized,) = transferred_batches(data, [batch])
+    torch.testing.assert_close(normalized["video"].transpose(-4, -3), expected, rtol=0, atol=1e-4)
 
 
 def test_epoch_position_belongs_to_one_run(motion_folder: Path) -> None:
-    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8))
+    data = set_up(VideoFolder(motion_folder, num_workers=0, batch_size=8))
     middle = {"train": data.train_dataloader().state_dict() | {"batches": 3}}
     data.load_state_dict(middle)
     assert [len(list(data.train_dataloader())) for _ in range(2)] == [1, 4]
     data.load_state_dict(middle)
-    data.teardown("test")  # of a checkpoint that was tested, before a run of its own
-    assert len(list(ready(data).train_dataloader())) == 4
+    data.teardown("test")  # a checkpoint was tested; the next run starts at its beginning
+    assert len(list(set_up(data).train_dataloader())) == 4
 
 
-def test_a_data_set_may_ask_for_another_augmentation(motion_folder: Path) -> None:
+def test_augment_option_overrides_the_protocol(motion_folder: Path) -> None:
     torch.manual_seed(0)
-    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=4, augment="rand_augment"))
+    data = set_up(VideoFolder(motion_folder, num_workers=0, batch_size=4, augment="rand_augment"))
     assert data.datasets["train"].protocol.augment == "rand_augment"
     assert next(iter(data.train_dataloader()))["video"].shape == (4, 4, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Options of all data sets: repeats, seeds, videos that are left out, values that cannot be."""
+"""Options of all data sets: repeats, seeds, excluded videos, and invalid values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_data import ready, write_list
+from annotation_files import write_csv
+from data_modules import set_up
 
 from datamodules import VideoFolder, VideoList
 from datamodules.records import VideoRecords
@@ -15,27 +16,27 @@ from zoo.errors import ConfigError, DataError
 from zoo.video.decoding import VideoReader
 
 
-def test_repeats_are_cut_anew_from_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = ready(VideoFolder(motion_folder, num_workers=0, batch_size=8, repeats=2, color_jitter=0.4, erasing=1.0))
+def test_repeats_are_different_clips_of_one_decode(motion_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = set_up(VideoFolder(motion_folder, num_workers=0, batch_size=8, repeats=2, color_jitter=0.4, erasing=1.0))
     calls = []
     original = VideoReader.frames
     monkeypatch.setattr(VideoReader, "frames", lambda self, i, *more: calls.append(i) or original(self, i, *more))
     loader = data.train_dataloader()
-    assert len(loader) == 8  # of 4 videos each
+    assert len(loader) == 8  # 8 batches of 4 videos each
     batch = next(iter(loader))
     assert len(calls) == 4
     assert batch["video"].shape == (8, 4, 3, 32, 32)
-    assert batch["path"][:4] == batch["path"][4:]  # apart, as neighbors are mixed
+    assert batch["path"][:4] == batch["path"][4:]  # not adjacent, because adjacent clips are mixed
     assert len(set(batch["path"])) == 4
     assert not any(torch.equal(a, b) for a, b in zip(batch["video"][:4], batch["video"][4:], strict=True))
     with pytest.raises(ConfigError, match="repeats is 3; it must be at least 1 and divide batch_size, 8"):
         VideoFolder(motion_folder, repeats=3)
 
 
-def test_clips_follow_from_the_seed_whatever_the_workers(motion_folder: Path) -> None:
+def test_clips_depend_on_the_seed_and_not_on_the_workers(motion_folder: Path) -> None:
     batches = []
     for workers in (0, 2):
-        data = ready(VideoFolder(motion_folder, num_workers=workers, batch_size=8))
+        data = set_up(VideoFolder(motion_folder, num_workers=workers, batch_size=8))
         torch.manual_seed(workers)
         before = torch.random.get_rng_state()
         batches.append(list(data.train_dataloader()))
@@ -46,23 +47,28 @@ def test_clips_follow_from_the_seed_whatever_the_workers(motion_folder: Path) ->
 
 
 def test_listed_videos_are_excluded(motion_folder: Path, tmp_path: Path) -> None:
-    whole = ready(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"].records
-    out = tmp_path / "exclude.txt"
-    out.write_text(f"# bad ones\ntest/meets/meets_0000.mp4\n{whole.paths[-1]}\n\n")
-    records = ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"].records
+    all_records = set_up(VideoFolder(motion_folder, num_workers=0), "test").datasets["test"].records
+    exclude = tmp_path / "exclude.txt"
+    exclude.write_text(f"# bad ones\ntest/meets/meets_0000.mp4\n{all_records.paths[-1]}\n\n")
+    records = set_up(VideoFolder(motion_folder, num_workers=0, exclude=exclude), "test").datasets["test"].records
     assert (len(records), records.listed) == (10, 12)
-    assert set(whole.paths) - set(records.paths) == {str(motion_folder / "test/meets/meets_0000.mp4"), whole.paths[-1]}
-    out.write_text("test/meets/meets_0000.mp4\n", encoding="utf-8-sig")  # as some editors save it
-    assert len(ready(VideoFolder(motion_folder, num_workers=0, exclude=out), "test").datasets["test"]) == 11
+    assert set(all_records.paths) - set(records.paths) == {
+        str(motion_folder / "test/meets/meets_0000.mp4"),
+        all_records.paths[-1],
+    }
+    exclude.write_text(
+        "test/meets/meets_0000.mp4\n", encoding="utf-8-sig"
+    )  # with a byte order mark, like some editors write
+    assert len(set_up(VideoFolder(motion_folder, num_workers=0, exclude=exclude), "test").datasets["test"]) == 11
     with pytest.raises(DataError, match="none.txt, cannot be read"):
-        ready(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
-    out.write_text("\n".join(whole.ids))
+        set_up(VideoFolder(motion_folder, exclude=tmp_path / "none.txt"), "test")
+    exclude.write_text("\n".join(all_records.ids))
     with pytest.raises(DataError, match="excludes every test video"):
-        ready(VideoFolder(motion_folder, exclude=out), "test")
+        set_up(VideoFolder(motion_folder, exclude=exclude), "test")
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"decoder": "opencv"}, "decoder is 'opencv'; choose from pyav, torchcodec"),
         ({"time_limit": 0}, "time_limit is 0; it must be above 0 seconds"),
@@ -70,24 +76,24 @@ def test_listed_videos_are_excluded(motion_folder: Path, tmp_path: Path) -> None
         ({"color_jitter": -1}, "color_jitter is -1; it must be at least 0"),
     ],
 )
-def test_errors_name_invalid_options(options: dict[str, Any], says: str, motion_folder: Path) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_errors_name_invalid_options(options: dict[str, Any], message: str, motion_folder: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         VideoFolder(motion_folder, **options)
 
 
-def test_clips_that_a_sampler_cannot_cut_are_refused_before_anything_is_read(motion_folder: Path) -> None:
-    with pytest.raises(ConfigError, match="'twice' sampling gives 1 or 2 test clips, not 3; set clips to 1 or 2"):
-        ready(VideoFolder(motion_folder, clips=3), "test", sampling="twice", interval=None)
-    ready(VideoFolder(motion_folder, clips=3), "fit", sampling="twice", interval=None)
+def test_unsupported_number_of_clips_is_refused_before_reading_videos(motion_folder: Path) -> None:
+    with pytest.raises(ConfigError, match="'twice' sampling supports 1 or 2 test clips, not 3; set clips to 1 or 2"):
+        set_up(VideoFolder(motion_folder, clips=3), "test", sampling="twice", interval=None)
+    set_up(VideoFolder(motion_folder, clips=3), "fit", sampling="twice", interval=None)
 
 
-def test_a_decoder_without_its_libraries_is_named_before_anything_is_read(
+def test_missing_decoder_library_is_reported_before_reading_videos(
     motion_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torchcodec = pytest.importorskip("torchcodec")  # it can be imported without FFmpeg
     monkeypatch.setattr(torchcodec, "ffmpeg_major_version", None)
     with pytest.raises(ConfigError, match="'torchcodec' cannot be loaded: .* decoder 'pyav' needs neither"):
-        ready(VideoFolder(motion_folder, decoder="torchcodec"))
+        set_up(VideoFolder(motion_folder, decoder="torchcodec"))
 
 
 def test_videos_of_a_list_are_excluded_by_listed_name(motion_folder: Path, tmp_path: Path) -> None:
@@ -95,11 +101,11 @@ def test_videos_of_a_list_are_excluded_by_listed_name(motion_folder: Path, tmp_p
     for name, video in zip(names, sorted(motion_folder.rglob("*.mp4"))[:4], strict=True):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(video.read_bytes())
-    file = write_list(tmp_path / "l.csv", [("path", "label"), *((name, "xy"[n % 2]) for n, name in enumerate(names))])
+    file = write_csv(tmp_path / "l.csv", [("path", "label"), *((name, "xy"[n % 2]) for n, name in enumerate(names))])
     (tmp_path / "exclude.txt").write_text("# 2 of 4 videos cannot be read, see check.csv\n#clap 1.mp4\nsub/b.mp4\n")
     for root in (None, tmp_path):
         data = VideoList(test=file, root=root, exclude=tmp_path / "exclude.txt", num_workers=0)
-        assert [Path(p).name for p in ready(data, "test").datasets["test"].records.paths] == ["c.mp4", "d.mp4"]
+        assert [Path(p).name for p in set_up(data, "test").datasets["test"].records.paths] == ["c.mp4", "d.mp4"]
 
 
 def test_segments_are_excluded_by_name_or_video(tmp_path: Path) -> None:
@@ -107,5 +113,5 @@ def test_segments_are_excluded_by_name_or_video(tmp_path: Path) -> None:
     data = VideoFolder(tmp_path, exclude=tmp_path / "exclude.txt")
     paths = [tmp_path / "P01" / name for name in ("a.mp4", "a.mp4", "b.mp4", "b.mp4")]
     records = VideoRecords.of(paths, [0, 1, 0, 1], ids=["one", "two", "three", "four"], spans=[(0, 1), (1, 2)] * 2)
-    left = data._exclude("test", records)
-    assert (left.ids.tolist(), left.listed) == (["four"], 4)
+    remaining = data._exclude("test", records)
+    assert (remaining.ids.tolist(), remaining.listed) == (["four"], 4)

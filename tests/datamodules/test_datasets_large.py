@@ -1,8 +1,7 @@
-"""Kinetics and Diving48: their official files, wherever they were unpacked, with holes and mistakes."""
+"""Kinetics and Diving48: official files in several layouts, missing videos, and invalid annotations."""
 
 from __future__ import annotations
 
-import csv
 import json
 import tarfile
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotation_files import touch_files, write_csv, write_text
+from data_modules import class_by_path
 
 from datamodules.diving48 import Diving48
 from datamodules.kinetics import RENAMED, Kinetics, plain
@@ -23,28 +24,8 @@ HEADER = ("label", "youtube_id", "time_start", "time_end", "split")
 K400 = read_labels("kinetics400")
 
 
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-
-
-def kinetics_csv(path: Path, rows: Iterable[Sequence[Any]], header: Sequence[str] = HEADER) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
-
-
-def found(data: Any, split: str) -> dict[str, str]:
-    """Relative path -> class name, of what a data set lists."""
-    records = data.split_records(split)
-    home = f"{data.root}/"
-    return {str(p).removeprefix(home): data.class_names[n] for p, n in zip(records.paths, records.labels, strict=True)}
+def write_kinetics_csv(path: Path, rows: Iterable[Sequence[Any]], header: Sequence[str] = HEADER) -> None:
+    write_csv(path, [header, *rows])
 
 
 # Kinetics --------------------------------------------------------------------------------------------------------
@@ -54,25 +35,25 @@ def test_kinetics_finds_videos_in_every_layout_by_name(tmp_path: Path) -> None:
     rows = [
         ("air drumming", "-aaaaaaaaa_", 0, 10, "train"),  # class folder, padded times
         ("massaging person's head", "bbbbbbbbbbb", 12, 22, "train"),  # class folder with underscores
-        ("passing American football (in game)", "ccccccccccc", 3, 13, "train"),  # flat, times as they are
-        ("yoga", "ddddddddddd", "7.0", "17.0", "train"),  # flat, the id alone, times with a point
-        ("zumba", "eeeeeeeeeee", 1, 11, "train"),  # lost
+        ("passing American football (in game)", "ccccccccccc", 3, 13, "train"),  # flat, unpadded times
+        ("yoga", "ddddddddddd", "7.0", "17.0", "train"),  # flat, id only, times as decimals
+        ("zumba", "eeeeeeeeeee", 1, 11, "train"),  # missing
     ]
-    kinetics_csv(tmp_path / "annotations/train.csv", [(*r, 0) for r in rows], (*HEADER, "is_cc"))
-    kinetics_csv(tmp_path / "annotations/validate.csv", [("abseiling", "fffffffffff", 100, 110, "val")])
-    touch(tmp_path, "train/air drumming/-aaaaaaaaa__000000_000010.mp4", "val/fffffffffff_000100_000110.mkv")
-    touch(tmp_path, "train/massaging_person's_head/bbbbbbbbbbb_000012_000022.mp4", "ccccccccccc_3_13.webm")
-    touch(tmp_path, "ddddddddddd.mp4", "eeeeeeeeeee_000002_000012.mp4")  # another part of the lost one's video
+    write_kinetics_csv(tmp_path / "annotations/train.csv", [(*r, 0) for r in rows], (*HEADER, "is_cc"))
+    write_kinetics_csv(tmp_path / "annotations/validate.csv", [("abseiling", "fffffffffff", 100, 110, "val")])
+    touch_files(tmp_path, "train/air drumming/-aaaaaaaaa__000000_000010.mp4", "val/fffffffffff_000100_000110.mkv")
+    touch_files(tmp_path, "train/massaging_person's_head/bbbbbbbbbbb_000012_000022.mp4", "ccccccccccc_3_13.webm")
+    touch_files(tmp_path, "ddddddddddd.mp4", "eeeeeeeeeee_000002_000012.mp4")  # another segment of the missing video
     data = Kinetics(tmp_path, max_missing=0.2)
-    assert found(data, "train") == {
+    assert class_by_path(data, "train") == {
         "train/air drumming/-aaaaaaaaa__000000_000010.mp4": "air drumming",
         "train/massaging_person's_head/bbbbbbbbbbb_000012_000022.mp4": "massaging person's head",
         "ccccccccccc_3_13.webm": "passing American football (in game)",
         "ddddddddddd.mp4": "yoga",
     }
     assert data.split_records("train").listed == 5
-    for split in ("val", "test", "predict"):  # published figures are of the validation videos
-        assert found(data, split) == {"val/fffffffffff_000100_000110.mkv": "abseiling"}
+    for split in ("val", "test", "predict"):  # published accuracies are for the validation videos
+        assert class_by_path(data, split) == {"val/fffffffffff_000100_000110.mkv": "abseiling"}
     assert data.class_names == list(K400)
     assert data.flip_names() == []
     with pytest.raises(DataError, match=r"1 of the 5 videos listed in Kinetics-400 train \(.*train.csv\) are not"):
@@ -80,17 +61,17 @@ def test_kinetics_finds_videos_in_every_layout_by_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["kinetics400/val.csv", "kinetics_400/validate.csv", "kinetics_val.csv", "val.csv"])
-def test_kinetics_serves_a_root_with_one_split(tmp_path: Path, name: str) -> None:
-    kinetics_csv(tmp_path / "lists" / name, [("Air_Drumming", "aaaaaaaaaaa", 0, 10, "val")])
-    touch(tmp_path, "videos/aaaaaaaaaaa.mp4")
+def test_kinetics_works_with_annotations_of_a_single_split(tmp_path: Path, name: str) -> None:
+    write_kinetics_csv(tmp_path / "lists" / name, [("Air_Drumming", "aaaaaaaaaaa", 0, 10, "val")])
+    touch_files(tmp_path, "videos/aaaaaaaaaaa.mp4")
     data = Kinetics(tmp_path / "videos", version=400, annotations=tmp_path / "lists")
-    assert found(data, "test") == {"aaaaaaaaaaa.mp4": "air drumming"}
+    assert class_by_path(data, "test") == {"aaaaaaaaaaa.mp4": "air drumming"}
     with pytest.raises(DataError, match=r"no annotation file train\.csv"):
         data.split_records("train")
 
 
 def test_kinetics_errors_name_file_and_line(tmp_path: Path) -> None:
-    touch(tmp_path, "aaaaaaaaaaa.mp4")
+    touch_files(tmp_path, "aaaaaaaaaaa.mp4")
     good = ("abseiling", "aaaaaaaaaaa", 0, 10, "val")
     for rows, message in (
         ([good, ("juggling chainsaws", "aaaaaaaaaab", 0, 10, "val")], r"val\.csv, line 3: 'juggling chainsaws' is no"),
@@ -98,30 +79,33 @@ def test_kinetics_errors_name_file_and_line(tmp_path: Path) -> None:
         ([("abseiling", "aaaaaaaaaab", "later", 10, "val")], r"val\.csv, line 2: time_start"),
         ([good, good], "is listed more than once"),
     ):
-        kinetics_csv(tmp_path / "val.csv", rows)
+        write_kinetics_csv(tmp_path / "val.csv", rows)
         with pytest.raises(DataError, match=message):
             Kinetics(tmp_path).split_records("val")
-    write(tmp_path / "val.csv", "videos/aaaaaaaaaaa.mp4 0\n")
+    write_text(tmp_path / "val.csv", "videos/aaaaaaaaaaa.mp4 0\n")
     with pytest.raises(DataError, match=r"val\.csv has no column 'label' or .* first line is 'videos/aaaaaaaaaaa"):
         Kinetics(tmp_path).split_records("val")
     with pytest.raises(ConfigError, match="version is '500'"):
         Kinetics(tmp_path, version="500")
 
 
-def test_the_classes_of_600_and_700_are_those_of_the_csv_and_are_counted(tmp_path: Path) -> None:
+def test_kinetics_600_and_700_take_classes_from_the_csv(tmp_path: Path) -> None:
     names = [f"class {n:03d}" for n in range(700)]
     rows = [(names[n], f"id{n:09d}", 0, 10, "val") for n in np.random.default_rng(0).permutation(700)]
-    touch(tmp_path, "id000000642.mp4", "id000000007.mp4")
-    kinetics_csv(tmp_path / "kinetics700_2020/val.csv", rows)
-    kinetics_csv(tmp_path / "kinetics600/train.csv", rows[:-1])
+    touch_files(tmp_path, "id000000642.mp4", "id000000007.mp4")
+    write_kinetics_csv(tmp_path / "kinetics700_2020/val.csv", rows)
+    write_kinetics_csv(tmp_path / "kinetics600/train.csv", rows[:-1])
     data = Kinetics(tmp_path, version="700-2020", max_missing=1.0)
     assert data.class_names == names
-    assert dict(sorted(found(data, "val").items())) == {"id000000007.mp4": "class 007", "id000000642.mp4": "class 642"}
+    assert dict(sorted(class_by_path(data, "val").items())) == {
+        "id000000007.mp4": "class 007",
+        "id000000642.mp4": "class 642",
+    }
     with pytest.raises(DataError, match=r"train\.csv has 699 classes, and Kinetics-600 has 600"):
         _ = Kinetics(tmp_path, version="600").class_names
 
 
-def test_the_label_sets_of_kinetics() -> None:
+def test_kinetics_label_sets_match_the_published_ones() -> None:
     k710 = read_labels("kinetics710")
     # 400 of Kinetics-400 (torchvision) and 710 of Kinetics-710 (UniFormerV2, arXiv:2211.09552)
     assert (len(set(map(plain, K400))), len(set(map(plain, k710)))) == (400, 710)
@@ -135,7 +119,7 @@ def test_the_label_sets_of_kinetics() -> None:
     ]  # fmt: skip
 
 
-def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) -> None:
+def test_kinetics_710_merges_three_versions_without_repeated_videos(tmp_path: Path) -> None:
     lists = {
         "kinetics400/train.csv": [("drinking", "aaaaaaaaaaa", 0, 10), ("yoga", "bbbbbbbbbbb", 0, 10)],
         "kinetics400/val.csv": [("yoga", "ccccccccccc", 0, 10)],
@@ -145,48 +129,58 @@ def test_kinetics_710_is_made_of_three_and_shows_no_video_twice(tmp_path: Path) 
         "k700_2020/annotations/val.csv": [("picking apples", "fffffffffff", 0, 10)],
     }
     for name, rows in lists.items():
-        kinetics_csv(tmp_path / name, [(*row, "") for row in rows])
-        touch(tmp_path, *(f"videos/{row[1]}_{row[2]:06d}_{row[3]:06d}.mp4" for row in rows))
-    kinetics_csv(tmp_path / "train.csv", [("yoga", "ggggggggggg", 0, 10, "")])  # of whichever version
+        write_kinetics_csv(tmp_path / name, [(*row, "") for row in rows])
+        touch_files(tmp_path, *(f"videos/{row[1]}_{row[2]:06d}_{row[3]:06d}.mp4" for row in rows))
+    write_kinetics_csv(
+        tmp_path / "train.csv", [("yoga", "ggggggggggg", 0, 10, "")]
+    )  # of an unknown version, so not read
     data = Kinetics(tmp_path, version="710")
-    assert found(data, "train") == {
+    assert class_by_path(data, "train") == {
         "videos/aaaaaaaaaaa_000000_000010.mp4": "sipping cup",
         "videos/bbbbbbbbbbb_000000_000010.mp4": "yoga",
         "videos/ddddddddddd_000000_000010.mp4": "bull fighting",
         "videos/eeeeeeeeeee_000000_000010.mp4": "coughing",
     }
-    assert list(found(data, "val").values()) == ["yoga", "picking apples"]
+    assert list(class_by_path(data, "val").values()) == ["yoga", "picking apples"]
     assert data.split_records("train").listed == 4
-    (tmp_path / "videos/aaaaaaaaaaa_000000_000010.mp4").unlink()  # of 400; 600 cuts it elsewhere
+    (
+        tmp_path / "videos/aaaaaaaaaaa_000000_000010.mp4"
+    ).unlink()  # from Kinetics-400; Kinetics-600 has another segment of the video
     data = Kinetics(tmp_path, version="710")
-    assert found(data, "train")["videos/aaaaaaaaaaa_000005_000015.mp4"] == "sipping cup"
+    assert class_by_path(data, "train")["videos/aaaaaaaaaaa_000005_000015.mp4"] == "sipping cup"
     assert len(data.split_records("train")) == data.split_records("train").listed == 4
 
 
 # Diving48 ----------------------------------------------------------------------------------------------------------
 
 
-def test_diving48_joins_its_vocabulary_and_tests_on_its_test_videos(tmp_path: Path) -> None:
+def test_diving48_joins_vocabulary_and_validates_on_test_videos(tmp_path: Path) -> None:
     # 48 classes: Li et al. 2018, section 5
-    vocabulary = [[way, f"{n}5som", "NoTwis", "PIKE"] for way in ("Back", "Forward", "Inward") for n in range(16)]
-    write(tmp_path / "Diving48_vocab.json", json.dumps(vocabulary))
+    vocabulary = [
+        [takeoff, f"{n}5som", "NoTwis", "PIKE"] for takeoff in ("Back", "Forward", "Inward") for n in range(16)
+    ]
+    write_text(tmp_path / "Diving48_vocab.json", json.dumps(vocabulary))
 
     def dives(split: str, *labels: Any) -> None:
-        made = [
+        entries = [
             {"vid_name": f"-dive_{split}_{n:05d}", "label": label, "start_frame": 0, "end_frame": 48}
             for n, label in enumerate(labels)
         ]
-        write(tmp_path / f"Diving48_V2_{split}.json", json.dumps(made))
+        write_text(tmp_path / f"Diving48_V2_{split}.json", json.dumps(entries))
 
     dives("train", 0, 47)
     dives("test", 17)
-    touch(tmp_path, "rgb/-dive_train_00000.mp4", "rgb/-dive_train_00001.mp4", "rgb/-dive_test_00000.mp4")
+    touch_files(tmp_path, "rgb/-dive_train_00000.mp4", "rgb/-dive_train_00001.mp4", "rgb/-dive_test_00000.mp4")
     data = Diving48(tmp_path)
-    assert found(data, "train") == {
+    assert class_by_path(data, "train") == {
         "rgb/-dive_train_00000.mp4": "Back+05som+NoTwis+PIKE",
         "rgb/-dive_train_00001.mp4": "Inward+155som+NoTwis+PIKE",
     }
-    assert found(data, "val") == found(data, "test") == {"rgb/-dive_test_00000.mp4": "Forward+15som+NoTwis+PIKE"}
+    assert (
+        class_by_path(data, "val")
+        == class_by_path(data, "test")
+        == {"rgb/-dive_test_00000.mp4": "Forward+15som+NoTwis+PIKE"}
+    )
     dives("test", 17, 18)
     with pytest.raises(DataError, match=r"1 of the 2 videos listed in .*Diving48_V2_test\.json"):
         data.split_records("test")
@@ -195,7 +189,7 @@ def test_diving48_joins_its_vocabulary_and_tests_on_its_test_videos(tmp_path: Pa
         dives("test", label)
         with pytest.raises(DataError, match=rf"test\.json: video -dive_test_00000 has the label {label!r}"):
             data.split_records("test")
-    write(tmp_path / "Diving48_vocab.json", json.dumps(vocabulary[:-1]))
+    write_text(tmp_path / "Diving48_vocab.json", json.dumps(vocabulary[:-1]))
     with pytest.raises(DataError, match="lists 47 classes; Diving48 has 48"):
         _ = Diving48(tmp_path).class_names
 
@@ -203,14 +197,14 @@ def test_diving48_joins_its_vocabulary_and_tests_on_its_test_videos(tmp_path: Pa
 # shards ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_files_serve_shards(tmp_path: Path) -> None:
+def test_official_annotations_work_with_shards(tmp_path: Path) -> None:
     names = ["val/yoga/aaaaaaaaaaa_000000_000010.mp4", "20bn-something-something-v1/9.mp4"]
     with tarfile.open(tmp_path / "0.tar", "w") as shard:
         for name in names:
             shard.addfile(tarfile.TarInfo(name))
     Manifest(["0.tar"], names, [0, 0], [512, 1024], [0, 0], ["", ""]).write(tmp_path)
-    kinetics_csv(tmp_path / "val.csv", [("yoga", "aaaaaaaaaaa", 0, 10, "val")])
-    write(tmp_path / "something-something-v1-validation.csv", "9;Folding something\n")
+    write_kinetics_csv(tmp_path / "val.csv", [("yoga", "aaaaaaaaaaa", 0, 10, "val")])
+    write_text(tmp_path / "something-something-v1-validation.csv", "9;Folding something\n")
     for data, name, label in ((Kinetics, names[0], "yoga"), (SomethingV1, names[1], "Folding something")):
         records = data(tmp_path).split_records("test")
         assert records.ids.tolist() == [name]

@@ -1,41 +1,22 @@
-"""EPIC-Kitchens-100: segments of long videos, in time and in frames, each with a verb and a noun."""
+"""EPIC-Kitchens-100: segments of long videos by time or frame number, labeled with a verb and a noun."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
-from numbered_videos import numbered_video
-from test_datasets_small import frame_folder, level, ready, relative, touch, write
+from annotation_files import EPIC_OPEN_DOOR, EPIC_TAKE_KNIFE, touch_files, write_epic_files, write_lines
+from data_modules import relative_paths, set_up
+from numbered_videos import frame_numbers, numbered_frames, numbered_video
 
-from datamodules.epic import HEADS, EpicKitchens100, seconds
+from datamodules.epic import EpicKitchens100, seconds
 from zoo.errors import DataError
 from zoo.video.decoding import open_video
 
-COLUMNS = (
-    "narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,stop_frame,"
-    "narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes"
-)
-SEGMENTS = (  # the official example is the first; videos here are short, so the others are made up
-    "P01_01_0,P01,P01_01,00:00:01.089,00:00:00.14,00:00:03.37,8,202,open door,open,3,door,3,['door'],[3]",
-    "P01_01_1,P01,P01_01,00:00:00.40,00:00:00.40,00:00:00.80,11,20,take knife,take,0,knife,4,\"['a', 'b']\",\"[4, 2]\"",
-    "P02_102_0,P02,P02_102,00:00:00.10,00:00:00.20,00:00:00.60,6,15,cut it,cut,96,it,299,['it'],[299]",
-)
-
-
-def epic_files(root: Path, train: Sequence[str] = SEGMENTS[:2], val: Sequence[str] = SEGMENTS[2:]) -> None:
-    write(root / "EPIC_100_train.csv", [COLUMNS, *train])
-    write(root / "EPIC_100_validation.csv", [COLUMNS, *val])
-    for head, count in HEADS.items():
-        rows = [f"{n},{head}:{n},\"['{head}:{n}', 'x']\",any" for n in np.random.default_rng(0).permutation(count)]
-        write(root / f"EPIC_100_{head}_classes.csv", ["id,key,instances,category", *rows])
-
 
 def test_epic_segments_have_a_verb_and_a_noun(tmp_path: Path) -> None:
-    epic_files(tmp_path / "lists")
-    touch(tmp_path, "videos/P01/videos/P01_01.MP4", "videos/P02/P02_102.mp4")
+    write_epic_files(tmp_path / "lists")
+    touch_files(tmp_path, "videos/P01/videos/P01_01.MP4", "videos/P02/P02_102.mp4")
     data = EpicKitchens100(tmp_path / "videos", annotations=tmp_path / "lists")
     # 97 verbs and 300 nouns, README of epic-kitchens-100-annotations
     assert data.heads == {"verb": 97, "noun": 300}
@@ -44,7 +25,7 @@ def test_epic_segments_have_a_verb_and_a_noun(tmp_path: Path) -> None:
                                                                "noun: noun:0"]  # fmt: skip
     assert data.flip_names() == []
     train = data.split_records("train")
-    assert relative(data, train) == ["P01/videos/P01_01.MP4"] * 2
+    assert relative_paths(data, train) == ["P01/videos/P01_01.MP4"] * 2
     assert train.ids.tolist() == ["P01_01_0", "P01_01_1"]
     assert train.labels.tolist() == [[3, 3], [0, 4]]
     assert train.spans is not None and train.spans.tolist() == [[0.14, 3.37], [0.4, 0.8]]
@@ -56,48 +37,47 @@ def test_epic_segments_have_a_verb_and_a_noun(tmp_path: Path) -> None:
 
 
 def test_epic_segments_of_videos_are_exact_in_time(tmp_path: Path) -> None:
-    epic_files(tmp_path)
+    write_epic_files(tmp_path)
     numbered_video(tmp_path / "P01/videos/P01_01.MP4", 30)  # 25 frames a second
     numbered_video(tmp_path / "P02/videos/P02_102.MP4", 30)
     data = EpicKitchens100(tmp_path)
     with open_video(data.split_records("train").source(1)) as reader:  # 0.40 s to 0.80 s
-        assert level(reader.frames(range(len(reader)))) == list(range(10, 20))
-    batch = next(iter(ready(EpicKitchens100(tmp_path, num_workers=0, batch_size=2), "fit").train_dataloader()))
+        assert frame_numbers(reader.frames(range(len(reader)))) == list(range(10, 20))
+    batch = next(iter(set_up(EpicKitchens100(tmp_path, num_workers=0, batch_size=2), "fit").train_dataloader()))
     assert batch["video"].shape == (2, 4, 3, 32, 32)
     labels = dict(zip(batch["path"], batch["label"].tolist(), strict=True))
     assert labels == {"P01_01_0": [3, 3], "P01_01_1": [0, 4]}
 
 
 @pytest.mark.parametrize("layout", ["rgb_frames/P02/P02_102", "P02/rgb_frames/P02_102", "P02/P02_102", "P02_102"])
-def test_epic_segments_of_frames_count_from_one(tmp_path: Path, layout: str) -> None:
-    epic_files(tmp_path / "annotations")
-    frame_folder(tmp_path / layout, range(20), "frame_{:010d}.jpg")
+def test_epic_frame_numbers_start_at_one(tmp_path: Path, layout: str) -> None:
+    write_epic_files(tmp_path / "annotations")
+    numbered_frames(tmp_path / layout, range(20), "frame_{:010d}.jpg")
     data = EpicKitchens100(tmp_path, frames=True)
     with open_video(data.split_records("val").source(0)) as reader:
-        assert level(reader.frames(range(len(reader)))) == list(range(5, 15))  # files 6 to 15
+        assert frame_numbers(reader.frames(range(len(reader)))) == list(range(5, 15))  # files 6 to 15
     (tmp_path / layout / "frame_0000000020.jpg").unlink()
     for number in range(12, 20):
         (tmp_path / layout / f"frame_{number:010d}.jpg").unlink()
     with open_video(EpicKitchens100(tmp_path, frames=True).split_records("val").take([0]).source(0)) as reader:
-        assert len(reader) == 6  # files 6 to 11: a video may end before its last segment does
-    batch = next(iter(ready(EpicKitchens100(tmp_path, frames=True, num_workers=0), "test").test_dataloader()))
+        assert len(reader) == 6  # files 6 to 11; a video may end before its last segment
+    batch = next(iter(set_up(EpicKitchens100(tmp_path, frames=True, num_workers=0), "test").test_dataloader()))
     assert (batch["path"], batch["label"].tolist()) == (["P02_102_0"], [[96, 299]])
 
 
-def test_epic_files_that_cannot_work_are_named(tmp_path: Path) -> None:
-    touch(tmp_path, "P01_01.MP4", "P02_102.MP4")
-    first, second = SEGMENTS[:2]
+def test_epic_errors_name_file_and_line(tmp_path: Path) -> None:
+    touch_files(tmp_path, "P01_01.MP4", "P02_102.MP4")
     for row, message in (
-        (second.replace("00:00:00.80", "0.8"), r"EPIC_100_train\.csv, line 3: '0\.8' is not a time like"),
-        (second.replace(",take,0,", ",take,97,"), r"line 3: \[97, 4\] is not a pair of a verb class"),
-        (second.replace(",take,0,", ",take,,"), r"line 3: verb_class is empty"),
-        (first, "P01_01_0 is listed more than once"),
+        (EPIC_TAKE_KNIFE.replace("00:00:00.80", "0.8"), r"EPIC_100_train\.csv, line 3: '0\.8' is not a time like"),
+        (EPIC_TAKE_KNIFE.replace(",take,0,", ",take,97,"), r"line 3: \[97, 4\] is not a pair of a verb class"),
+        (EPIC_TAKE_KNIFE.replace(",take,0,", ",take,,"), r"line 3: verb_class is empty"),
+        (EPIC_OPEN_DOOR, "P01_01_0 is listed more than once"),
     ):
-        epic_files(tmp_path, [first, row])
+        write_epic_files(tmp_path, [EPIC_OPEN_DOOR, row])
         with pytest.raises(DataError, match=message):
             EpicKitchens100(tmp_path).split_records("train")
     verbs = tmp_path / "EPIC_100_verb_classes.csv"
-    write(verbs, [line for line in verbs.read_text().splitlines() if not line.startswith("5,")])
+    write_lines(verbs, [line for line in verbs.read_text().splitlines() if not line.startswith("5,")])
     with pytest.raises(DataError, match=r"verb_classes\.csv has no class 5 of the 97 verb classes"):
         _ = EpicKitchens100(tmp_path).class_names
     verbs.unlink()
@@ -106,10 +86,10 @@ def test_epic_files_that_cannot_work_are_named(tmp_path: Path) -> None:
     assert seconds("01:02:03.45") == pytest.approx(3723.45)
 
 
-def test_epic_nouns_of_the_second_edition_are_the_same_300(tmp_path: Path) -> None:
-    epic_files(tmp_path)
+def test_epic_noun_classes_v2_are_limited_to_300(tmp_path: Path) -> None:
+    write_epic_files(tmp_path)
     nouns = tmp_path / "EPIC_100_noun_classes.csv"
-    write(tmp_path / "EPIC_100_noun_classes_v2.csv", [*nouns.read_text().splitlines(), "300,left hand,[],hand"])
+    write_lines(tmp_path / "EPIC_100_noun_classes_v2.csv", [*nouns.read_text().splitlines(), "300,left hand,[],hand"])
     nouns.unlink()
     names = EpicKitchens100(tmp_path).class_names
     assert (len(names), names[-1]) == (397, "noun: noun:299")

@@ -1,19 +1,20 @@
-"""Videos that could not be read for a while: counted while they could not, and read again when they can."""
+"""Videos that are temporarily unreadable: counted while they are, and read again afterwards."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from data_modules import set_up, transferred_batches
 from numbered_videos import numbered_video
 from PIL import Image
-from test_data import drain, ready
 
 from datamodules import VideoFolder
 from datamodules.dataset import VideoDataset
@@ -22,8 +23,6 @@ from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 
 
 def protocol() -> Protocol:
-    from dataclasses import replace
-
     return replace(DEFAULT_PROTOCOL, num_frames=4, resize=32, crop=32, train_crop=32)
 
 
@@ -33,61 +32,63 @@ def dataset(path: Path, split: str, **options: Any) -> VideoDataset:
 
 @pytest.fixture
 def broken(motion_folder: Path, tmp_path: Path) -> tuple[Path, Callable[[], None]]:
-    """A data set with a broken video in each split, and what mends them."""
+    """A data set with an unreadable video in each split, and a function that restores them."""
     root = tmp_path / "motion"
     shutil.copytree(motion_folder, root)
-    victims = [root / split / "meets" / "meets_0000.mp4" for split in ("train", "val", "test")]
-    whole = [victim.read_bytes() for victim in victims]
-    for victim in victims:
-        victim.write_bytes(b"")
+    paths = [root / split / "meets" / "meets_0000.mp4" for split in ("train", "val", "test")]
+    contents = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_bytes(b"")
 
-    def mend() -> None:
-        for victim, content in zip(victims, whole, strict=True):
-            victim.write_bytes(content)
+    def restore() -> None:
+        for path, content in zip(paths, contents, strict=True):
+            path.write_bytes(content)
 
-    return root, mend
+    return root, restore
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_pass_over_validation_videos_counts_its_own_bad_ones(
+def test_each_validation_pass_counts_its_unreadable_videos(
     workers: int, broken: tuple[Path, Callable[[], None]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    root, mend = broken
-    data = ready(VideoFolder(root, num_workers=workers, batch_size=4), "validate")
+    root, restore = broken
+    data = set_up(VideoFolder(root, num_workers=workers, batch_size=4), "validate")
     loader = data.val_dataloader()
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            assert sum(len(batch["path"]) for batch in drain(data, loader)) == 11
+            assert sum(len(batch["path"]) for batch in transferred_batches(data, loader)) == 11
             assert [Path(path).name for path in data.skipped["val"]] == ["meets_0000.mp4"]
-    assert caplog.text.count("val video skipped") == 1  # named once, counted in every pass
-    mend()
-    assert sum(len(batch["path"]) for batch in drain(data, loader)) == 12  # the workers are the same
+    assert caplog.text.count("val video skipped") == 1  # logged once, counted in every pass
+    restore()
+    assert sum(len(batch["path"]) for batch in transferred_batches(data, loader)) == 12  # with the same workers
     assert data.skipped["val"] == {}
 
 
-def test_a_second_run_counts_anew(broken: tuple[Path, Callable[[], None]], caplog: pytest.LogCaptureFixture) -> None:
-    root, mend = broken
-    data = ready(VideoFolder(root, num_workers=0, batch_size=8))
-    drain(data, data.train_dataloader())
-    drain(data, data.train_dataloader())
-    assert len(data.skipped["train"]) == 1  # of the whole run
+def test_second_run_restarts_the_count(
+    broken: tuple[Path, Callable[[], None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, restore = broken
+    data = set_up(VideoFolder(root, num_workers=0, batch_size=8))
+    transferred_batches(data, data.train_dataloader())
+    transferred_batches(data, data.train_dataloader())
+    assert len(data.skipped["train"]) == 1  # counted once per run
     with caplog.at_level(logging.WARNING):
-        drain(ready(data), data.train_dataloader())
+        transferred_batches(set_up(data), data.train_dataloader())
     assert "train video replaced by another" in caplog.text
-    mend()
-    drain(ready(data), data.train_dataloader())
+    restore()
+    transferred_batches(set_up(data), data.train_dataloader())
     assert data.skipped["train"] == {}
 
 
-def test_a_video_that_came_back_is_read_again(tmp_path: Path) -> None:
+def test_restored_video_is_read_again(tmp_path: Path) -> None:
     video = tmp_path / "a.mp4"
     train, val = dataset(video, "train"), dataset(video, "val")
-    assert len(train[0, 0]["skipped"]) == 10  # there is no other in its place: turns 1 to 10
+    assert len(train[0, 0]["skipped"]) == 10  # attempts 1 to 10; there is no other video to replace it
     assert len(val[0]["skipped"]) == 1
     numbered_video(video, 8)
     assert val[0]["skipped"] == []
     item = train[0, 0]
-    assert len(item["skipped"]) == 5  # turns 11 to 15 are refused without a look, which may cost a minute
+    assert len(item["skipped"]) == 5  # attempts 11 to 15 fail without opening the file, which may be slow
     assert [clip.shape for clip in item["video"]] == [(4, 3, 32, 32)]
     assert train[0, 1]["skipped"] == []
     video.unlink()
@@ -96,7 +97,7 @@ def test_a_video_that_came_back_is_read_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 1500), (1500, 2)])
-def test_frames_too_narrow_for_views_are_bad_ones(height: int, width: int, tmp_path: Path) -> None:
+def test_videos_too_narrow_for_views_count_as_unreadable(height: int, width: int, tmp_path: Path) -> None:
     for number in range(4):
         Image.fromarray(np.zeros((height, width, 3), np.uint8)).save(tmp_path / f"{number}.png")
     item = dataset(tmp_path, "test")[0]

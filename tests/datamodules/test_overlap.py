@@ -1,4 +1,4 @@
-"""Videos that two parts of a data set share, or that one part has in two classes."""
+"""Videos that occur in two splits of a data set, or in two classes of one split."""
 
 from __future__ import annotations
 
@@ -11,48 +11,40 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotation_files import EPIC_OPEN_DOOR, EPIC_TAKE_KNIFE, write_csv, write_epic_files
+from data_modules import set_up
 from runs import QUIET, TINY
-from test_data import ready, write_list
-from test_epic import SEGMENTS, epic_files
+from shard_files import write_manifest
 
 from cli import main
 from datamodules import EpicKitchens100, Kinetics, MMActionList, ShardList, VideoFolder, VideoList
 from datamodules.overlap import find_overlaps
 from datamodules.records import VideoRecords
-from datamodules.shard_index import pack, scan
-from datamodules.shards import Manifest
+from datamodules.shard_index import pack
 from zoo.errors import DataError
 from zoo.index import read_labels
 
 Link = Callable[[Path, Path], Any]
 
 
-def video(path: Path, seed: int, size: int = 300) -> Path:
-    """A file of random bytes: nothing here is decoded."""
+def write_video(path: Path, seed: int, size: int = 300) -> Path:
+    """Write random bytes; these tests decode nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(np.random.default_rng(seed).bytes(size))
     return path
 
 
-def folders(root: Path, parts: tuple[str, ...] = ("train", "val", "test"), count: int = 4) -> Path:
-    """Different videos of equal size in split folders with the classes a and b."""
+def write_split_folders(root: Path, parts: tuple[str, ...] = ("train", "val", "test"), count: int = 4) -> Path:
+    """Write different videos of equal size in split folders with the classes a and b."""
     for number, part in enumerate(parts):
         for label, name in enumerate("ab"):
             for index in range(count):
-                video(root / part / name / f"{index}.mp4", 1000 * number + 100 * label + index)
+                write_video(root / part / name / f"{index}.mp4", 1000 * number + 100 * label + index)
     return root
 
 
-def index(shard: Path) -> None:
-    """Write shards.json beside a shard; the label of a video is its first folder."""
-    members, _ = scan(str(shard))
-    columns = [[getattr(member, name) for member in members] for name in ("path", "offset", "size")]
-    paths, offsets, sizes = columns
-    labels = [path.split("/")[0] for path in paths]
-    Manifest([shard.name], paths, [0] * len(paths), offsets, sizes, labels).write(shard.parent)
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+def overlap_warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return the logged warnings about overlaps, and clear the log."""
     messages = [message for message in caplog.messages if "allow_overlap" in message]
     caplog.clear()
     return messages
@@ -66,139 +58,147 @@ LINKS: dict[str, Link] = {
 
 
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
-def test_a_linked_or_copied_video_is_in_two_parts(link: Link, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = folders(tmp_path / "data")
-    ready(VideoFolder(root, num_workers=0))
-    assert warnings(caplog) == []
-    ready(VideoFolder(root, num_workers=0), "test")
+def test_linked_and_copied_videos_overlap(link: Link, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_split_folders(tmp_path / "data")
+    set_up(VideoFolder(root, num_workers=0))
+    assert overlap_warnings(caplog) == []
+    set_up(VideoFolder(root, num_workers=0), "test")
     link(root / "test" / "a" / "new.mp4", root / "train" / "a" / "1.mp4")
     link(root / "test" / "b" / "other.mp4", root / "val" / "b" / "2.mp4")
     train, test = root / "train/a/1.mp4", root / "test/a/new.mp4"
     with pytest.raises(DataError, match="1 of 10 test videos are also training videos") as error:
-        ready(VideoFolder(root, num_workers=0), "test")
+        set_up(VideoFolder(root, num_workers=0), "test")
     assert f"({test} = {train}); 1 of 10 test videos are also validation videos" in str(error.value)
     assert "--data.allow_overlap true" in str(error.value)
-    ready(VideoFolder(root, num_workers=0, allow_overlap=True), "test")
-    ready(VideoFolder(root, num_workers=0), "validate")  # whose videos are not in training
-    ready(VideoFolder(root, num_workers=0))
-    assert [message.split(" (")[0] for message in warnings(caplog)] == [
+    set_up(VideoFolder(root, num_workers=0, allow_overlap=True), "test")
+    set_up(VideoFolder(root, num_workers=0), "validate")  # validation videos are not in training
+    set_up(VideoFolder(root, num_workers=0))
+    assert [message.split(" (")[0] for message in overlap_warnings(caplog)] == [
         "1 of 10 test videos are also training videos",
         "1 of 10 test videos are also validation videos",
     ]
-    ready(VideoFolder(root, num_workers=0, allow_overlap=True))
-    assert warnings(caplog) == []
+    set_up(VideoFolder(root, num_workers=0, allow_overlap=True))
+    assert overlap_warnings(caplog) == []
 
 
-def test_a_linked_split_folder_overlaps_in_all_its_videos(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = folders(tmp_path / "data", ("train",))
+def test_linked_split_folder_overlaps_completely(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = write_split_folders(tmp_path / "data", ("train",))
     (root / "val").symlink_to(root / "train", target_is_directory=True)
-    ready(VideoFolder(root, num_workers=0))
-    (message,) = warnings(caplog)
+    set_up(VideoFolder(root, num_workers=0))
+    (message,) = overlap_warnings(caplog)
     assert message.startswith("8 of 8 validation videos are also training videos (") and message.count(" = ") == 2
     for stage in ("validate", "test"):
         with pytest.raises(DataError, match="8 of 8 (validation|test) videos are also training videos"):
-            ready(VideoFolder(root, num_workers=0), stage)
+            set_up(VideoFolder(root, num_workers=0), stage)
 
 
 def test_a_folder_linked_as_two_classes_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    root = folders(tmp_path / "data")
+    root = write_split_folders(tmp_path / "data")
     for part in ("train", "test"):
         (root / part / "c").symlink_to(root / part / "a", target_is_directory=True)
-    ready(VideoFolder(root, num_workers=0))
-    (message,) = warnings(caplog)
+    set_up(VideoFolder(root, num_workers=0))
+    (message,) = overlap_warnings(caplog)
     assert message.startswith("8 of 12 training videos are in two classes (")
     with pytest.raises(DataError, match="8 of 12 test videos are in two classes"):
-        ready(VideoFolder(root, num_workers=0), "test")
-    assert len(ready(VideoFolder(root, num_workers=0), "validate").datasets["val"]) == 8
+        set_up(VideoFolder(root, num_workers=0), "test")
+    assert len(set_up(VideoFolder(root, num_workers=0), "validate").datasets["val"]) == 8
 
 
-def test_an_automatic_split_of_copies_overlaps(tmp_path: Path) -> None:
-    root = folders(tmp_path, ("whole",), 40) / "whole"
-    ready(VideoFolder(root, num_workers=0), "test")
+def test_automatic_split_of_copies_overlaps(tmp_path: Path) -> None:
+    root = write_split_folders(tmp_path, ("whole",), 40) / "whole"
+    set_up(VideoFolder(root, num_workers=0), "test")
     for path in sorted(root.glob("a/*.mp4")):
         shutil.copyfile(path, root / "a" / f"copy {path.name}")
     with pytest.raises(DataError, match=r"\d+ of 18 test videos are also training videos"):
-        ready(VideoFolder(root, num_workers=0), "test")
+        set_up(VideoFolder(root, num_workers=0), "test")
 
 
-def test_one_list_for_all_parts_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    paths = [video(tmp_path / f"{number}.mp4", number).name for number in range(6)]
+def test_same_list_for_all_splits_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    paths = [write_video(tmp_path / f"{number}.mp4", number).name for number in range(6)]
     rows = [("path", "label"), *((path, "xy"[number % 2]) for number, path in enumerate(paths))]
-    one, two = write_list(tmp_path / "one.csv", rows), write_list(tmp_path / "two.csv", rows)
+    one, two = write_csv(tmp_path / "one.csv", rows), write_csv(tmp_path / "two.csv", rows)
     (tmp_path / "link").symlink_to(tmp_path, target_is_directory=True)
     for test in (one, two, tmp_path / "link" / "two.csv"):
-        ready(VideoList(one, val=one, test=test, num_workers=0))
-        assert [message.split(" (")[0] for message in warnings(caplog)] == [
+        set_up(VideoList(one, val=one, test=test, num_workers=0))
+        assert [message.split(" (")[0] for message in overlap_warnings(caplog)] == [
             "6 of 6 validation videos are also training videos",
             "6 of 6 test videos are also training videos",
             "6 of 6 test videos are also validation videos",
         ]
         with pytest.raises(DataError, match=r"6 of 6 test videos are also training .*; 6 of 6 test .* validation"):
-            ready(VideoList(one, val=one, test=test, num_workers=0), "test")
-    ready(VideoList(one, num_workers=0), "test")  # the validation videos, split off the training ones
-    ready(VideoList(test=one, num_workers=0), "test")  # no other part
+            set_up(VideoList(one, val=one, test=test, num_workers=0), "test")
+    set_up(
+        VideoList(one, num_workers=0), "test"
+    )  # tests on validation videos, an automatic split of the training videos
+    set_up(VideoList(test=one, num_workers=0), "test")  # no other split
 
 
-def test_parts_that_cannot_be_read_are_not_compared(tmp_path: Path) -> None:
-    rows = [("path", "label"), *((video(tmp_path / f"{n}.mp4", n).name, "xy"[n % 2]) for n in range(6))]
-    absent = write_list(tmp_path / "absent.csv", [*rows[:1], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    some = write_list(tmp_path / "some.csv", [*rows[:2], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    test = write_list(tmp_path / "test.csv", rows)
+def test_unreadable_splits_are_not_compared(tmp_path: Path) -> None:
+    rows = [("path", "label"), *((write_video(tmp_path / f"{n}.mp4", n).name, "xy"[n % 2]) for n in range(6))]
+    absent = write_csv(tmp_path / "absent.csv", [*rows[:1], ("gone.mp4", "x"), ("lost.mp4", "y")])
+    some = write_csv(tmp_path / "some.csv", [*rows[:2], ("gone.mp4", "x"), ("lost.mp4", "y")])
+    test = write_csv(tmp_path / "test.csv", rows)
     for train in (absent, tmp_path / "none.csv"):
         assert (
-            len(ready(VideoList(train, test=test, classes=classes(tmp_path), num_workers=0), "test").datasets["test"])
+            len(
+                set_up(VideoList(train, test=test, classes=write_classes(tmp_path), num_workers=0), "test").datasets[
+                    "test"
+                ]
+            )
             == 6
         )
     with pytest.raises(DataError, match="1 of 6 test videos are also training videos"):
-        ready(VideoList(some, val=absent, test=test, classes=classes(tmp_path), num_workers=0), "test")
+        set_up(VideoList(some, val=absent, test=test, classes=write_classes(tmp_path), num_workers=0), "test")
 
 
-def classes(folder: Path) -> Path:
+def write_classes(folder: Path) -> Path:
     (folder / "classes.txt").write_text("x\ny\n")
     return folder / "classes.txt"
 
 
 def test_excluded_videos_do_not_overlap(tmp_path: Path) -> None:
-    root = folders(tmp_path / "data")
+    root = write_split_folders(tmp_path / "data")
     shutil.copyfile(root / "train/a/1.mp4", root / "test/a/1.mp4")
     (tmp_path / "exclude.txt").write_text("train/a/1.mp4\n")
-    assert len(ready(VideoFolder(root, exclude=tmp_path / "exclude.txt", num_workers=0), "test").datasets["test"]) == 8
+    assert len(set_up(VideoFolder(root, exclude=tmp_path / "exclude.txt", num_workers=0), "test").datasets["test"]) == 8
 
 
 def test_kinetics_compares_training_with_validation(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     label = read_labels("kinetics400")[0]
     header = ("label", "youtube_id", "time_start", "time_end")
     for part, keys in (("train", ("one", "two")), ("val", ("three", "four"))):
-        write_list(tmp_path / f"{part}.csv", [header, *((label, key, "0", "10") for key in keys)])
+        write_csv(tmp_path / f"{part}.csv", [header, *((label, key, "0", "10") for key in keys)])
     for number, key in enumerate(("one", "two", "three", "four")):
-        video(tmp_path / "videos" / f"{key}.mp4", number)
-    ready(Kinetics(tmp_path, num_workers=0), "test")
+        write_video(tmp_path / "videos" / f"{key}.mp4", number)
+    set_up(Kinetics(tmp_path, num_workers=0), "test")
     shutil.copyfile(tmp_path / "videos/one.mp4", tmp_path / "videos/three.mp4")
     with pytest.raises(DataError, match=r"1 of 2 test videos are also training videos \(.*three.mp4 = .*one.mp4\)"):
-        ready(Kinetics(tmp_path, num_workers=0), "test")
+        set_up(Kinetics(tmp_path, num_workers=0), "test")
     (tmp_path / "train.csv").unlink()
-    ready(Kinetics(tmp_path, num_workers=0), "test")
-    assert warnings(caplog) == []
+    set_up(Kinetics(tmp_path, num_workers=0), "test")
+    assert overlap_warnings(caplog) == []
 
 
-def test_frame_folders_are_compared_by_what_they_link_to(tmp_path: Path) -> None:
+def test_frame_folders_are_compared_by_resolved_path(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
-        video(tmp_path / name / "1.jpg", 0)
+        write_video(tmp_path / name / "1.jpg", 0)
     (tmp_path / "link").symlink_to(tmp_path / "one", target_is_directory=True)
     (tmp_path / "train.txt").write_text("one 1 0\ntwo 1 1\n")
     (tmp_path / "test.txt").write_text("link 1 0\nthree 1 1\n")
     train, test = tmp_path / "train.txt", tmp_path / "test.txt"
     data = MMActionList(train, val=test, test=test, kind="frames", num_workers=0)
     with pytest.raises(DataError, match=r"1 of 2 test videos are also training videos \(.*link = .*one\)"):
-        ready(data, "test")
+        set_up(data, "test")
 
 
-def test_segments_of_one_video_are_compared_by_their_spans(tmp_path: Path) -> None:
-    later = SEGMENTS[1].replace("P01_01_1", "P01_01_9").replace("00:00:00.40,00:00:00.80", "00:00:03.37,00:00:04.00")
+def test_segments_of_a_video_overlap_if_their_spans_do(tmp_path: Path) -> None:
+    later = EPIC_TAKE_KNIFE.replace("P01_01_1", "P01_01_9").replace(
+        "00:00:00.40,00:00:00.80", "00:00:03.37,00:00:04.00"
+    )
     inside = later.replace("00:00:03.37", "00:00:03.36")
     for segment, overlaps in ((later, False), (inside, True)):
-        epic_files(tmp_path, SEGMENTS[:2], [segment])
-        video(tmp_path / "P01_01.MP4", 0)
+        write_epic_files(tmp_path, [EPIC_OPEN_DOOR, EPIC_TAKE_KNIFE], [segment])
+        write_video(tmp_path / "P01_01.MP4", 0)
         data = EpicKitchens100(tmp_path, num_workers=0)
         records = {part: data.split_records(part) for part in ("train", "val")}
         overlap = find_overlaps(records, [("val", "train"), ("train", "train")])
@@ -207,18 +207,18 @@ def test_segments_of_one_video_are_compared_by_their_spans(tmp_path: Path) -> No
         )
 
 
-@pytest.mark.parametrize("how", ["same", "linked", "copied", "packed again"])
-def test_shards_are_compared_by_file_and_content(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("copy", ["same", "linked", "copied", "packed again"])
+def test_shards_are_compared_by_file_and_content(copy: str, tmp_path: Path) -> None:
     names = [f"{'ab'[number % 2]}/{number}.mp4" for number in range(4)]
     for number, name in enumerate(names):
-        video(tmp_path / "videos" / name, number)
-        video(tmp_path / "others" / name, 10 + number)
+        write_video(tmp_path / "videos" / name, number)
+        write_video(tmp_path / "others" / name, 10 + number)
     roots = {}
     for part, source in (("train", "videos"), ("test", "others")):
         roots[part] = tmp_path / part
         roots[part].mkdir()
         pack(tmp_path / source, names, roots[part] / "0.tar")
-    make: dict[str, Callable[[], Any]] = {
+    copy_shards: dict[str, Callable[[], Any]] = {
         "same": lambda: roots.update(test=roots["train"]),
         "linked": lambda: (roots["test"] / "0.tar").unlink() or (roots["test"] / "0.tar").hardlink_to(
             roots["train"] / "0.tar"
@@ -229,13 +229,13 @@ def test_shards_are_compared_by_file_and_content(how: str, tmp_path: Path) -> No
 
     def data() -> ShardList:
         for root in roots.values():
-            index(root / "0.tar")
+            write_manifest([root / "0.tar"], label_by_folder=True)
         return ShardList(str(roots["train"]), test=str(roots["test"]), num_workers=0)
 
-    ready(data(), "test")
-    make[how]()
+    set_up(data(), "test")
+    copy_shards[copy]()
     with pytest.raises(DataError, match="4 of 4 test videos are also training videos"):
-        ready(data(), "test")
+        set_up(data(), "test")
 
 
 def test_remote_shards_are_compared_by_name_and_size() -> None:
@@ -251,7 +251,7 @@ def test_remote_shards_are_compared_by_name_and_size() -> None:
     assert (overlap.count, overlap.examples) == (1, [("0.mp4", "0.mp4")])
 
 
-def test_empty_and_missing_files_are_no_overlap(tmp_path: Path) -> None:
+def test_empty_and_missing_files_do_not_overlap(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.mp4" for number in range(4)]
     for path in paths[:2]:
         path.touch()
@@ -264,11 +264,11 @@ def test_empty_and_missing_files_are_no_overlap(tmp_path: Path) -> None:
     assert len(find_overlaps(parts, [("test", "train")])) == 1
 
 
-def test_only_equal_content_is_equal(tmp_path: Path) -> None:
-    whole = bytearray(np.random.default_rng(0).bytes(100_000))
-    (tmp_path / "0.mp4").write_bytes(whole)
+def test_files_that_differ_in_one_byte_do_not_overlap(tmp_path: Path) -> None:
+    content = bytearray(np.random.default_rng(0).bytes(100_000))
+    (tmp_path / "0.mp4").write_bytes(content)
     for number, position in enumerate((0, 50_000, 99_999), start=1):
-        changed = bytearray(whole)
+        changed = bytearray(content)
         changed[position] ^= 1
         (tmp_path / f"{number}.mp4").write_bytes(changed)
     train = VideoRecords.of([tmp_path / "0.mp4"], [0])
@@ -277,8 +277,8 @@ def test_only_equal_content_is_equal(tmp_path: Path) -> None:
 
 
 def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = [video(tmp_path / f"{size}.mp4", 0, size) for size in (100, 200, 300)]
-    test = [video(tmp_path / f"test {size}.mp4", 1, size) for size in (100, 201, 301)]
+    train = [write_video(tmp_path / f"{size}.mp4", 0, size) for size in (100, 200, 300)]
+    test = [write_video(tmp_path / f"test {size}.mp4", 1, size) for size in (100, 201, 301)]
     opened: list[str] = []
     original = open
 
@@ -292,19 +292,19 @@ def test_only_files_of_equal_size_are_read(tmp_path: Path, monkeypatch: pytest.M
     assert sorted(opened) == ["100.mp4", "test 100.mp4"]
 
 
-def test_the_command_refuses_a_test_on_training_videos(
+def test_test_command_refuses_training_videos(
     motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
 ) -> None:
     rows = [("path", "label")]
     rows += [(str(path), path.parent.name) for path in sorted((motion_folder / "val").rglob("*.mp4"))]
-    file = str(write_list(tmp_path / "l.csv", rows))
+    file = str(write_csv(tmp_path / "l.csv", rows))
     model = ["--model", "VideoClassifier", "--model.name", "c2d_r18", "--model.pretrained", "false", *TINY, *QUIET]
     data = ["--data", "VideoList", "--data.train", file, "--data.val", file, "--data.test", file,
             "--data.num_workers", "0"]  # fmt: skip
     limits = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1"]
     with caplog.at_level(logging.WARNING):
         assert main(["fit", *model, *data, *limits, "--out", str(tmp_path / "run")]) == 0
-    assert len(warnings(caplog)) == 3
+    assert len(overlap_warnings(caplog)) == 3
     start = ["--from", str(tmp_path / "run/checkpoints/last.ckpt"), *data, *QUIET]
     for verb, part in (("test", "test"), ("validate", "validation")):
         assert main([verb, *start, "--out", str(tmp_path / verb)]) == 1

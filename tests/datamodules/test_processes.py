@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from ports import free_port
 
 import zoo
 from datamodules import VideoFolder
 from lit_modules.scores import gather_by_name
 from zoo.errors import DataError
-
-
-def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return int(own.getsockname()[1])
 
 
 def data_of(root: Path, rank: int) -> Any:

@@ -1,4 +1,4 @@
-"""Where videos are in shards: all are found or none, told apart, and read as far as they are wanted."""
+"""Positions of videos in shards: damaged shards, names and labels, and partial reads of large videos."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from loopback import Loopback
-from test_shards import contents, member
+from shard_files import add_member, read_members
 
 from datamodules.motionclips import write_video
 from datamodules.shard_index import index_shards, pack, scan
@@ -24,9 +24,9 @@ from zoo.video.source import Source
 
 
 @pytest.mark.parametrize(
-    "harm",
+    "damage",
     [
-        lambda content, at: content[:at],  # between two members, where a tar file looks whole
+        lambda content, at: content[:at],  # between two members, where a tar file seems complete
         lambda content, at: content[: at + 100],
         lambda content, at: content[: at + 530],
         lambda content, at: content[: at + 20] + bytes([content[at + 20] ^ 255]) + content[at + 21 :],
@@ -34,14 +34,14 @@ from zoo.video.source import Source
     ],
     ids=["cut between members", "cut in a header", "cut in a member", "flipped byte", "joined"],
 )
-def test_shards_whose_videos_are_not_all_found_are_refused(harm: Callable[[bytes, int], bytes], tmp_path: Path) -> None:
+def test_damaged_shards_are_not_indexed(damage: Callable[[bytes, int], bytes], tmp_path: Path) -> None:
     names = [f"{number}.mp4" for number in range(6)]
     for name in names:
         (tmp_path / name).write_bytes(name.encode() * 200)
     pack(tmp_path, names, tmp_path / "a.tar")
     with tarfile.open(tmp_path / "a.tar") as shard:
-        at = list(shard)[4].offset  # of the .json of the third video
-    (tmp_path / "a.tar").write_bytes(harm((tmp_path / "a.tar").read_bytes(), at))
+        at = list(shard)[4].offset  # position of the .json of the third video
+    (tmp_path / "a.tar").write_bytes(damage((tmp_path / "a.tar").read_bytes(), at))
     with pytest.raises(
         DataError, match=r"a.tar (is damaged, truncated or concatenated at byte \d+|cannot be read as a tar)"
     ):
@@ -49,47 +49,47 @@ def test_shards_whose_videos_are_not_all_found_are_refused(harm: Callable[[bytes
     assert not (tmp_path / "index").exists()
 
 
-def test_parts_of_samples_may_be_apart_and_labels_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_samples_may_be_scattered_and_unlabeled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
         for name in ("./x/a.mp4", "./x/b.mp4", "./x/c.mp4", "./x/d.MTS", "e.video", "./x/._a.mp4", "README"):
-            member(tar, name, name.encode())
+            add_member(tar, name, name.encode())
         for name, text in (("./x/a.cls", "run"), ("./x/b.json", '{"label": null, "cls": 3}'), ("e.cls", "run"),
                            ("./x/c.json", '{"label": {"id": 3}}'), ("./x/d.txt", "walk\n")):  # fmt: skip
-            member(tar, name, text.encode())
-    found, others = scan(str(tmp_path / "a.tar"))
+            add_member(tar, name, text.encode())
+    videos, others = scan(str(tmp_path / "a.tar"))
     labels = {"x/a.mp4": "run", "x/b.mp4": "3", "x/c.mp4": "", "x/d.MTS": "walk"}
-    assert {video.path: video.label for video in found} == labels
+    assert {video.path: video.label for video in videos} == labels
     assert sorted(others) == ["README", "e.cls", "e.video"]
     index_shards([str(tmp_path / "a.tar")], workers=1)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told == "the shards: 2 files are not read as videos: 1 .video, 1 without extension"
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message == "the shards: 2 files are not read as videos: 1 .video, 1 without extension"
     with tarfile.open(tmp_path / "a.tar", "a") as tar:
-        member(tar, "./x/a.cls", b"walk")
+        add_member(tar, "./x/a.cls", b"walk")
     with pytest.raises(DataError, match=r"a.tar has \./x/a.cls more than once"):
         scan(str(tmp_path / "a.tar"))
 
 
-def test_shards_of_the_same_names_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+def test_shards_of_equal_names_are_distinguished_by_folder(tmp_path: Path) -> None:
     for split in ("train", "val"):
         (tmp_path / split).mkdir()
         with tarfile.open(tmp_path / split / "000000.tar", "w") as tar:
-            member(tar, "0000.mp4", split.encode())
+            add_member(tar, "0000.mp4", split.encode())
     data(
         ["index", *(str(tmp_path / split) for split in ("train", "val")), "--to", str(tmp_path / "i"), "--workers", "1"]
     )
     tree = open_tree(tmp_path / "i")
-    found = {f"{split}/000000/0000.mp4": split.encode() for split in ("train", "val")}
-    assert contents(tree.records(tree.names)) == found
+    expected = {f"{split}/000000/0000.mp4": split.encode() for split in ("train", "val")}
+    assert read_members(tree.records(tree.names)) == expected
     with pytest.raises(DataError, match="more than once in the shards; give each shard once"):
         index_shards([str(tmp_path / "val" / "000000.tar")] * 2, workers=1)
 
 
-def test_of_large_videos_only_the_parts_wanted_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_segments_of_large_videos_are_fetched_in_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     noise = torch.randint(256, (300, 48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     write_video(tmp_path / "v" / "long.mp4", noise.numpy(), fps=25)
     size = (tmp_path / "v" / "long.mp4").stat().st_size
     monkeypatch.setattr(shard_member, "BLOCK", size // 40)
-    monkeypatch.setattr(shard_member, "PAUSES", ())
+    monkeypatch.setattr(shard_member, "RETRY_DELAYS", ())
     pack(tmp_path / "v", ["long.mp4"], tmp_path / "s" / "a.tar")
     (video,), _ = scan(str(tmp_path / "s" / "a.tar"))
     Manifest(["a.tar"], ["long.mp4"], [0], [video.offset], [video.size], [""]).write(tmp_path / "s")
@@ -97,23 +97,23 @@ def test_of_large_videos_only_the_parts_wanted_are_fetched(tmp_path: Path, monke
         url = "https://files.example/data"
         served = {f.name: loopback.put(f"{url}/{f.name}", f.read_bytes()) for f in (tmp_path / "s").iterdir()}
         tree, shard = open_tree(loopback.plain(url)), served["a.tar"]
-        part = tree.records(["long.mp4"], spans=[(6.0, 6.4)]).source(0)
-        with open_video(part) as reader, open_video(Source(str(tmp_path / "v/long.mp4"), (6.0, 6.4))) as alone:
+        segment = tree.records(["long.mp4"], spans=[(6.0, 6.4)]).source(0)
+        with open_video(segment) as reader, open_video(Source(str(tmp_path / "v/long.mp4"), (6.0, 6.4))) as alone:
             assert len(reader) == 10 and torch.equal(reader.frames(range(10)), alone.frames(range(10)))
         assert 0 < shard.sent < size / 4
         before = shard.served
-        with open_video(tree.records(["long.mp4"]).source(0)) as reader:  # of a whole one all is wanted: in one go
+        with open_video(tree.records(["long.mp4"]).source(0)) as reader:  # a complete video is fetched in one request
             assert len(reader) == 300 and shard.served == before + 1
         shard.content = shard.content[: video.offset + size // 2]
         with pytest.raises(DataError, match="long.mp4 in .* ends .* too early: the shard is truncated"):
             open_video(tree.records(["long.mp4"], spans=[(11.0, 11.4)]).source(0))
         shard.statuses = [503]
         with pytest.raises(DataError, match=r"a.tar cannot be read .*503"):
-            open_video(part)
+            open_video(segment)
         shard.content = bytes(len(shard.content))
         with pytest.raises(DataError, match="is not at the position listed in shards.json"):
-            open_video(part)
-    tree = open_tree(tmp_path / "s")  # here, in blocks as well if it is whole
+            open_video(segment)
+    tree = open_tree(tmp_path / "s")  # local videos are read in blocks even if complete
     with open_video(tree.records(["long.mp4"]).source(0)) as reader, open_video(tmp_path / "v/long.mp4") as alone:
         assert isinstance(reader, VideoReader) and isinstance(reader._file, io.BufferedReader)
         assert torch.equal(reader.frames([0, 299, 150]), alone.frames([0, 299, 150]))

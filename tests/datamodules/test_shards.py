@@ -1,4 +1,4 @@
-"""Videos in shards: written, found, read from near and far, and never taken for others."""
+"""Videos in shards: writing, reading local and remote shards, and indexing shards of other tools."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 import torch
 from loopback import Loopback
 from numbered_videos import numbered_video
+from shard_files import add_member, read_members, write_manifest
 from small_models import SMALL
 from torch.utils.data import DataLoader
 
@@ -26,7 +27,7 @@ from datamodules import VideoFolder
 from datamodules.records import VideoRecords
 from datamodules.shard_index import expand, member_key, pack, scan, split_member
 from datamodules.shard_list import ShardList
-from datamodules.shards import Manifest, ShardTree
+from datamodules.shards import ShardTree
 from datamodules.tools.commands import data
 from datamodules.tree import Tree, open_tree
 from zoo.errors import ConfigError, DataError
@@ -39,7 +40,7 @@ NAMES = ("left/a.mp4", "left/b.v1.0.mp4", "left/sub folder/ü.mp4", "right/100%.
 
 @pytest.fixture(scope="module")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of small videos, each of another length."""
+    """A folder of small videos of different lengths."""
     root = tmp_path_factory.mktemp("videos")
     for number, name in enumerate(NAMES):
         numbered_video(root / name, 6 + number, (32, 40))
@@ -49,15 +50,15 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def packed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same in shards of two."""
-    to = tmp_path_factory.mktemp("packed")
-    data(["prepare", str(videos), "--to", str(to), "--shards", "2", "--crf", "0"])
-    return to
+    """The same videos, prepared into shards of two."""
+    target = tmp_path_factory.mktemp("packed")
+    data(["prepare", str(videos), "--to", str(target), "--shards", "2", "--crf", "0"])
+    return target
 
 
 @pytest.fixture
-def far(videos: Path, tmp_path: Path) -> Iterator[tuple[Loopback, str, dict[str, Any]]]:
-    """Shards at an address: who serves them, where, and each file as it is served."""
+def remote(videos: Path, tmp_path: Path) -> Iterator[tuple[Loopback, str, dict[str, Any]]]:
+    """Remote shards: the server, their URL, and the served files by name."""
     write_shards(videos, tmp_path / "shards")
     with Loopback() as loopback:
         url = "https://files.example/data"
@@ -65,44 +66,32 @@ def far(videos: Path, tmp_path: Path) -> Iterator[tuple[Loopback, str, dict[str,
         yield loopback, loopback.plain(url), served
 
 
-def write_shards(root: Path, to: Path) -> Path:
-    """The videos as they are, two in a shard, and shards.json."""
+def write_shards(root: Path, target: Path) -> Path:
+    """Pack the videos without changes, two in a shard, with a manifest."""
+    shards = []
     for number in range(0, len(NAMES), 2):
-        pack(root, NAMES[number : number + 2], to / f"shards-{number // 2:06d}.tar")
-    found = [(n, video) for n, shard in enumerate(sorted(to.glob("*.tar"))) for video in scan(str(shard))[0]]
-    columns = [[getattr(video, name) for _, video in found] for name in ("offset", "size", "label")]
-    files = sorted(shard.name for shard in to.glob("*.tar"))
-    Manifest(files, [video.path for _, video in found], [n for n, _ in found], *columns).write(to)
-    (to / "labels.csv").write_text("path,label\n")
-    return to
+        shards.append(target / f"shards-{number // 2:06d}.tar")
+        pack(root, NAMES[number : number + 2], shards[-1])
+    write_manifest(shards)
+    (target / "labels.csv").write_text("path,label\n")
+    return target
 
 
-def contents(records: VideoRecords) -> dict[str, bytes]:
-    sources = [records.source(number) for number in range(len(records))]
-    return {str(source): read_member(source.path, source.byte_span or (0, 0)) for source in sources}
+# writing ---------------------------------------------------------------------------------------------------------
 
 
-def member(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-# written ---------------------------------------------------------------------------------------------------------
-
-
-def test_every_video_is_in_the_shards_once_and_as_it_was(videos: Path, tmp_path: Path) -> None:
+def test_shards_contain_every_video_unchanged(videos: Path, tmp_path: Path) -> None:
     root = write_shards(videos, tmp_path / "shards")
     assert len(list(root.glob("*.tar"))) == 3
     tree = open_tree(root)
     assert isinstance(tree, ShardTree)
-    assert contents(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
+    assert read_members(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
     for name in NAMES:
         assert split_member(member_key(name) + ".mp4") == (member_key(name), ".mp4")
     assert member_key("a.x/b.c%.mp4") == "a.x/b%2Ec%25" != member_key("a.x/b%2Ec%.mp4")
 
 
-def test_prepare_writes_shards_and_goes_on(videos: Path, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prepare_writes_shards_and_resumes(videos: Path, packed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tree = open_tree(packed)
     assert tree.names == sorted(NAMES)
     assert sorted(os.listdir(packed)) == [
@@ -118,7 +107,7 @@ def test_prepare_writes_shards_and_goes_on(videos: Path, packed: Path, capsys: p
             difference = inside.frames([0, 5]).float() - outside.frames([0, 5]).float()
             assert difference.abs().max() <= 3
 
-    # killed after a shard was written and before the videos in it were removed; then before shards.json was
+    # killed after a shard was written, before its videos were removed; then killed before shards.json was written
     manifest = (packed / "shards.json").read_bytes()
     (packed / "shards-000002.tar").unlink()
     last = sorted(NAMES)[4]
@@ -137,20 +126,20 @@ def test_prepare_writes_shards_and_goes_on(videos: Path, packed: Path, capsys: p
     assert json.loads((packed / "shards.json").read_bytes())["path"] == json.loads(manifest)["path"]
 
 
-def test_a_shard_that_was_lost_is_made_again_and_no_other(
+def test_prepare_rewrites_only_a_missing_shard(
     videos: Path, packed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    to = tmp_path / "packed"
-    shutil.copytree(packed, to)
-    (to / "shards-000000.tar").unlink()
-    before = {path: path.read_bytes() for path in to.glob("*.tar")}
-    data(["prepare", str(videos), "--to", str(to), "--shards", "2", "--crf", "0"])
-    assert "5 videos are ready" in (told := capsys.readouterr().out) and "2 of them new" in told
+    target = tmp_path / "packed"
+    shutil.copytree(packed, target)
+    (target / "shards-000000.tar").unlink()
+    before = {path: path.read_bytes() for path in target.glob("*.tar")}
+    data(["prepare", str(videos), "--to", str(target), "--shards", "2", "--crf", "0"])
+    assert "5 videos are ready" in (printed := capsys.readouterr().out) and "2 of them new" in printed
     assert before == {path: path.read_bytes() for path in before}
-    assert open_tree(to).names == sorted(NAMES)
+    assert open_tree(target).names == sorted(NAMES)
 
 
-def test_webdataset_reads_what_is_written(videos: Path, tmp_path: Path) -> None:
+def test_webdataset_reads_the_written_shards(videos: Path, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
     root = write_shards(videos, tmp_path / "shards")
     urls = [str(shard) for shard in sorted(root.glob("*.tar"))]
@@ -160,47 +149,47 @@ def test_webdataset_reads_what_is_written(videos: Path, tmp_path: Path) -> None:
     }
 
 
-# read ------------------------------------------------------------------------------------------------------------
+# reading ---------------------------------------------------------------------------------------------------------
 
 
-def test_shards_are_a_tree_like_the_folder(videos: Path, tmp_path: Path) -> None:
+def test_shard_tree_equals_the_tree_of_the_folder(videos: Path, tmp_path: Path) -> None:
     root = write_shards(videos, tmp_path / "shards")
-    one, two = Tree(videos), open_tree(str(root))
-    assert one.names == two.names and one.stems == two.stems
+    folder, shards = Tree(videos), open_tree(str(root))
+    assert folder.names == shards.names and folder.stems == shards.stems
     for below in ("", "left", "left/sub folder", "lef"):
-        assert one.videos(below) == two.videos(below)
+        assert folder.videos(below) == shards.videos(below)
     for below in ("", "left", "right"):
-        assert one.folders(below) == two.folders(below)
+        assert folder.folders(below) == shards.folders(below)
     for name in ("left", "left/sub folder", "nowhere"):
-        assert one.has_folder(name) == two.has_folder(name)
+        assert folder.has_folder(name) == shards.has_folder(name)
     for name in ("left/a.mp4", "left/a", "left/a.avi", "left/b.v1.0", "left/b.v1.0.webm", "left/c"):
-        assert one.find(name) == two.find(name)
+        assert folder.find(name) == shards.find(name)
     for name in ("labels.csv", "left/a.mp4", "nothing.csv"):
-        assert one.exists(name) == two.exists(name)
-    assert one.read("labels.csv") == two.read("labels.csv")
-    for tree in (one, two):
+        assert folder.exists(name) == shards.exists(name)
+    assert folder.read("labels.csv") == shards.read("labels.csv")
+    for tree in (folder, shards):
         with pytest.raises(DataError, match="nothing.csv"):
             tree.read("nothing.csv")
         with pytest.raises(DataError, match="no folder"):
             tree.folders("nowhere")
-    records = two.records(["right/100%.mp4", "left/a.mp4"], [1, 0])
+    records = shards.records(["right/100%.mp4", "left/a.mp4"], [1, 0])
     assert records.ids.tolist() == ["right/100%.mp4", "left/a.mp4"] and records.labels.tolist() == [1, 0]
-    assert two.records(["left/a.mp4"] * 2, ids=["x", "y"]).ids.tolist() == ["x", "y"]
+    assert shards.records(["left/a.mp4"] * 2, ids=["x", "y"]).ids.tolist() == ["x", "y"]
 
 
-def test_a_data_set_reads_shards_as_it_reads_files(videos: Path, tmp_path: Path) -> None:
+def test_data_module_reads_the_same_frames_from_shards_and_files(videos: Path, tmp_path: Path) -> None:
     root = write_shards(videos, tmp_path / "shards")
-    found = []
-    for place in (videos, root):
-        module = VideoFolder(place, num_workers=0, val_fraction=0.3, test_fraction=0.3)
+    frames = []
+    for source in (videos, root):
+        module = VideoFolder(source, num_workers=0, val_fraction=0.3, test_fraction=0.3)
         assert module.class_names == ["left", "right"]
         records = [module.tree.records([name]) for name in module.tree.names]
-        found.append([open_video(r.source(0)).frames([0, 3]) for r in records])
-    assert all(torch.equal(one, two) for one, two in zip(*found, strict=True))
+        frames.append([open_video(r.source(0)).frames([0, 3]) for r in records])
+    assert all(torch.equal(one, two) for one, two in zip(*frames, strict=True))
 
 
-class Far(torch.utils.data.Dataset[int]):
-    """The videos of shards, read in a worker."""
+class FrameCounts(torch.utils.data.Dataset[int]):
+    """Number of frames of videos in shards, read in workers."""
 
     def __init__(self, records: VideoRecords) -> None:
         self.records = records
@@ -213,24 +202,26 @@ class Far(torch.utils.data.Dataset[int]):
             return len(reader)
 
 
-def test_shards_are_read_over_http_by_several_processes(far: tuple[Loopback, str, dict[str, Any]]) -> None:
-    _, url, served = far
+def test_shards_are_read_over_http_by_several_processes(remote: tuple[Loopback, str, dict[str, Any]]) -> None:
+    _, url, served = remote
     tree = open_tree(url)
     assert tree.names == sorted(NAMES) and tree.exists("labels.csv") and not tree.exists("other.csv")
     assert tree.read("labels.csv") == "path,label\n"
     records = tree.records(list(NAMES))
-    for _ in range(2):  # after fsspec has threads in this process as well
-        assert [int(n) for n in DataLoader(Far(records), batch_size=None, num_workers=2)] == [6, 7, 8, 9, 10]
-        assert Far(records)[1] == 7
+    for _ in range(2):  # again, when fsspec has threads in this process as well
+        assert [int(n) for n in DataLoader(FrameCounts(records), batch_size=None, num_workers=2)] == [6, 7, 8, 9, 10]
+        assert FrameCounts(records)[1] == 7
     sizes = sum(len(served[name].content) for name in served if name.endswith(".tar"))
-    assert sum(file.sent for name, file in served.items() if name.endswith(".tar")) < 3 * sizes  # videos, not shards
+    assert (
+        sum(file.sent for name, file in served.items() if name.endswith(".tar")) < 3 * sizes
+    )  # much less than whole shards
 
 
-def test_failed_requests_are_repeated(
-    far: tuple[Loopback, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+def test_failed_requests_are_retried(
+    remote: tuple[Loopback, str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loopback, url, served = far
-    monkeypatch.setattr(shard_member, "PAUSES", (0.01, 0.01))
+    loopback, url, served = remote
+    monkeypatch.setattr(shard_member, "RETRY_DELAYS", (0.01, 0.01))
     records = open_tree(url).records(["left/a.mp4"])
     source, shard = records.source(0), served["shards-000000.tar"]
     expected = read_member(source.path, source.byte_span)
@@ -249,7 +240,7 @@ def test_failed_requests_are_repeated(
         read_member(source.path, source.byte_span)
     assert len(loopback.requests) == before + 2
     served["labels.csv"].statuses = [403]
-    assert not open_tree(url).exists("labels.csv")  # as S3 answers for what is not there, where nobody may list it
+    assert not open_tree(url).exists("labels.csv")  # S3 answers so for missing files if listing is forbidden
     served["labels.csv"].statuses = [403]
     with pytest.raises(DataError, match=r"labels.csv cannot be read .*403"):
         open_tree(url).read("labels.csv")
@@ -260,48 +251,56 @@ def test_failed_requests_are_repeated(
         open_tree(url + "/elsewhere")
 
 
-def test_other_bytes_are_never_taken_for_a_video(videos: Path, tmp_path: Path) -> None:
+def test_wrong_byte_spans_are_refused(videos: Path, tmp_path: Path) -> None:
     root = write_shards(videos, tmp_path / "shards")
     tree = open_tree(root)
-    one, two = (tree.records([name]).source(0) for name in NAMES[:2])
-    assert one.byte_span and two.byte_span
-    for place in (
-        (one.byte_span[0] + 512, one.byte_span[1]),
-        (one.byte_span[0], one.byte_span[1] - 1),
-        (two.byte_span[0], one.byte_span[1]),
+    first, second = (tree.records([name]).source(0) for name in NAMES[:2])
+    assert first.byte_span and second.byte_span
+    for byte_span in (
+        (first.byte_span[0] + 512, first.byte_span[1]),
+        (first.byte_span[0], first.byte_span[1] - 1),
+        (second.byte_span[0], first.byte_span[1]),
     ):
         with pytest.raises(DataError, match=r"left/a.mp4 in .* is not at the position listed in shards.json"):
-            read_member(one.path, place, "left/a.mp4")
-    os.truncate(two.path, two.byte_span[0] + 100)
+            read_member(first.path, byte_span, "left/a.mp4")
+    os.truncate(second.path, second.byte_span[0] + 100)
     with pytest.raises(DataError, match="truncated"):
-        open_video(two)
+        open_video(second)
     with pytest.raises(DataError, match=r"truncated|unexpected end"):
-        scan(two.path)
-    os.remove(two.path)
+        scan(second.path)
+    os.remove(second.path)
     with pytest.raises(DataError, match="cannot be read"):
-        open_video(two)
+        open_video(second)
 
 
 def test_invalid_manifest_is_refused(tmp_path: Path) -> None:
-    good = {"version": 1, "shards": ["a.tar"], "path": ["x"], "shard": [0], "offset": [512], "size": [9], "label": [""]}
+    valid = {
+        "version": 1,
+        "shards": ["a.tar"],
+        "path": ["x"],
+        "shard": [0],
+        "offset": [512],
+        "size": [9],
+        "label": [""],
+    }
     changes: list[dict[str, Any]] = [
         *({"version": 2}, {"offset": []}, {"shard": [1]}, {"shard": [-1]}),
         {"more": 1},
     ]
-    for text in ("", "{", "[]", '{"version": 1}', *(json.dumps(good | change) for change in changes)):
+    for text in ("", "{", "[]", '{"version": 1}', *(json.dumps(valid | change) for change in changes)):
         (tmp_path / "shards.json").write_text(text)
         with pytest.raises(DataError, match=r"shards.json is not a valid index"):
             open_tree(tmp_path)
-    (tmp_path / "shards.json").write_text(json.dumps(good))
+    (tmp_path / "shards.json").write_text(json.dumps(valid))
     assert open_tree(tmp_path).names == ["x"]
 
 
-def test_any_file_system_of_fsspec_serves(videos: Path, tmp_path: Path) -> None:
+def test_shards_are_read_from_any_fsspec_file_system(videos: Path, tmp_path: Path) -> None:
     root = write_shards(videos, tmp_path / "shards")
     memory = fsspec.filesystem("memory")
     memory.put(str(root), "/shards", recursive=True)
     tree = open_tree("memory://shards")
-    assert contents(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
+    assert read_members(tree.records(tree.names)) == {name: (videos / name).read_bytes() for name in NAMES}
     memory.rm("/shards", recursive=True)
     with pytest.raises(DataError, match="fsspec cannot read"):
         open_tree("nosuch://shards")
@@ -310,12 +309,12 @@ def test_any_file_system_of_fsspec_serves(videos: Path, tmp_path: Path) -> None:
             open_tree("s3://bucket/shards")
 
 
-# of others -------------------------------------------------------------------------------------------------------
+# shards of other tools -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def foreign(videos: Path, tmp_path: Path) -> Path:
-    """Shards whose keys begin anew in each, with labels of three kinds."""
+    """Shards with the same keys in each, and labels in three formats."""
     root = tmp_path / "foreign"
     root.mkdir()
     labels = {".cls": lambda n: str(n), ".json": lambda n: json.dumps({"label": n}), ".txt": lambda n: f"{n}\n"}
@@ -323,32 +322,32 @@ def foreign(videos: Path, tmp_path: Path) -> Path:
         with tarfile.open(root / f"train-{shard:02d}.tar", "w") as tar:
             for number in range(2):
                 ending, text = list(labels.items())[shard]
-                member(tar, f"{number:04d}{ending}", text(number).encode())
-                member(tar, f"{number:04d}.mp4", (videos / NAMES[shard + number]).read_bytes())
+                add_member(tar, f"{number:04d}{ending}", text(number).encode())
+                add_member(tar, f"{number:04d}.mp4", (videos / NAMES[shard + number]).read_bytes())
     return root
 
 
-def test_shards_of_others_are_indexed(
+def test_shards_of_other_tools_are_indexed(
     videos: Path, foreign: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    to = tmp_path / "index"
-    data(["index", str(foreign / "train-{00..02}.tar"), "--to", str(to), "--workers", "1"])
+    target = tmp_path / "index"
+    data(["index", str(foreign / "train-{00..02}.tar"), "--to", str(target), "--workers", "1"])
     assert "6 videos in 3 shards, 6 with a label" in capsys.readouterr().out
-    tree = open_tree(to)
+    tree = open_tree(target)
     assert tree.names == [f"train-{shard:02d}/{number:04d}.mp4" for shard in range(3) for number in range(2)]
     expected = {f"train-{s:02d}/{n:04d}.mp4": (videos / NAMES[s + n]).read_bytes() for s in range(3) for n in range(2)}
-    assert contents(tree.records(tree.names)) == expected
-    module = ShardList(train=str(to), val=str(to), num_workers=0, batch_size=2)
+    assert read_members(tree.records(tree.names)) == expected
+    module = ShardList(train=str(target), val=str(target), num_workers=0, batch_size=2)
     assert module.class_names == ["0", "1"]
     assert module.split_records("predict").labels.tolist() == [0, 1] * 3
-    named = tmp_path / "names.txt"
-    named.write_text("pull\npush\n")
-    assert ShardList(test=str(to), classes=str(named)).split_records("test").labels.tolist() == [0, 1] * 3
-    named.write_text("pull\n")
+    class_file = tmp_path / "names.txt"
+    class_file.write_text("pull\npush\n")
+    assert ShardList(test=str(target), classes=str(class_file)).split_records("test").labels.tolist() == [0, 1] * 3
+    class_file.write_text("pull\n")
     with pytest.raises(DataError, match="label '1', which is not a class"):
-        ShardList(test=str(to), classes=str(named)).split_records("test")
+        ShardList(test=str(target), classes=str(class_file)).split_records("test")
     with pytest.raises(DataError, match="no train shards"):
-        ShardList(test=str(to)).split_records("train")
+        ShardList(test=str(target)).split_records("train")
     module.protocol = zoo.create("c2d_r18", **SMALL, image_size=32).protocol
     module.trainer = SimpleNamespace(training=True, testing=False, predicting=False, world_size=1, global_rank=0)
     module.setup("fit")
@@ -358,13 +357,13 @@ def test_shards_of_others_are_indexed(
 def test_every_video_of_a_sample_is_indexed_with_its_label(tmp_path: Path) -> None:
     names = [f"clip.{number}.mp4" for number in range(5)] + ["clip.avi", "clip.AVI"]
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        member(tar, "clip.json", b'{"path": "other/clip.mp4", "label": "jump"}')
+        add_member(tar, "clip.json", b'{"path": "other/clip.mp4", "label": "jump"}')
         for name in names:
-            member(tar, name, name.encode())
-        member(tar, "next.mp4", b"next")
+            add_member(tar, name, name.encode())
+        add_member(tar, "next.mp4", b"next")
     data(["index", str(tmp_path / "a.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     tree = open_tree(tmp_path / "index")
-    assert contents(tree.records(tree.names)) == {name: name.encode() for name in names} | {"next.mp4": b"next"}
+    assert read_members(tree.records(tree.names)) == {name: name.encode() for name in names} | {"next.mp4": b"next"}
     assert tree.labels([*names, "next.mp4"]) == ["jump"] * 7 + [""]
 
 
@@ -376,7 +375,7 @@ def test_remote_shards_are_indexed_by_headers(foreign: Path, tmp_path: Path) -> 
             content = io.BytesIO()
             with tarfile.open(fileobj=content, mode="w") as tar:
                 for number in range(3):
-                    member(tar, f"{shard}/{number}.mp4", os.urandom(1 << 20))
+                    add_member(tar, f"{shard}/{number}.mp4", os.urandom(1 << 20))
             big[shard] = loopback.put(f"{url}/{shard}.tar?key=1", content.getvalue())
         plain = loopback.plain(f"{url}/{{a,b}}.tar?key=1")
         data(["index", plain, "--to", str(tmp_path / "index"), "--workers", "1"])
@@ -391,14 +390,14 @@ def test_remote_shards_are_indexed_by_headers(foreign: Path, tmp_path: Path) -> 
 
 def test_invalid_shards_are_refused(videos: Path, tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "packed.tar", "w:gz") as tar:
-        member(tar, "a.mp4", b"x" * 1000)
+        add_member(tar, "a.mp4", b"x" * 1000)
     with pytest.raises(DataError, match="compressed"):
         scan(str(tmp_path / "packed.tar"))
     (tmp_path / "text.tar").write_text("no tar file\n" * 100)
     with pytest.raises(DataError, match="cannot be read as a tar file"):
         data(["index", str(tmp_path / "text.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     with tarfile.open(tmp_path / "empty.tar", "w") as tar:
-        member(tar, "a.txt", b"x")
+        add_member(tar, "a.txt", b"x")
     with pytest.raises(DataError, match="no video"):
         data(["index", str(tmp_path / "empty.tar"), "--to", str(tmp_path / "index"), "--workers", "1"])
     assert not (tmp_path / "index").exists()

@@ -38,10 +38,12 @@ class ArrayReader:
         """Seconds of the frames, from 0."""
         return np.arange(len(self)) / self.fps
 
-    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """Frames by number -> uint8 ``(len(indices), 3, H, W)``, or what ``each`` makes of them."""
+    def frames(
+        self, indices: Sequence[int] | np.ndarray, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """Return frames by number, uint8 ``(len(indices), 3, H, W)``, or the result of ``transform`` for them."""
         frames = self._frames[torch.as_tensor(np.asarray(indices))]
-        return frames if each is None else each(frames)
+        return frames if transform is None else transform(frames)
 
     def iterate(self, indices: np.ndarray) -> Iterator[Tensor]:
         """The frames of increasing numbers, one after another, uint8 ``(3, H, W)``."""

@@ -35,12 +35,14 @@ class Reader(Protocol):
 
     def __len__(self) -> int: ...
 
-    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def frames(
+        self, indices: Sequence[int] | np.ndarray, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Decode frames by number, in any order, with repeats: uint8 RGB ``(len(indices), 3, H, W)``.
 
         Args:
-            each: function applied to a few frames ``(n, 3, H, W)`` at a time, before more are decoded. Resizing here
-                saves memory for large videos.
+            transform: function applied to a few frames ``(n, 3, H, W)`` at a time, before more are decoded. Resizing
+                here saves memory for large videos.
 
         Raises:
             DataError: a frame cannot be decoded.

@@ -20,12 +20,12 @@ from zoo.video.pixels import stack_images
 from zoo.video.source import Source
 
 FRAME_EXTENSIONS = (".jpg", ".jpeg", ".png")
-FLOW = re.compile(r"(flow|x|y)_", re.IGNORECASE)  # optical flow, which some tools extract into the same folder
+OPTICAL_FLOW = re.compile(r"(flow|x|y)_", re.IGNORECASE)  # some tools extract it into the same folder
 
 LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key for natural order: frame 10 after frame 9, with or without leading zeros."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.findall(r"\d+|\D+", name)]
 
@@ -34,7 +34,7 @@ class _NumberedNames(Sequence[str]):
     """Consecutively numbered names such as frame_0000000001.jpg, computed instead of stored."""
 
     def __init__(self, first: re.Match[str], count: int) -> None:
-        self._before, digits, self._after = first.groups()
+        self._prefix, digits, self._suffix = first.groups()
         self._first, self._width, self._count = int(digits), len(digits), count
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class _NumberedNames(Sequence[str]):
     def __getitem__(self, number: Any) -> Any:
         if not 0 <= number < self._count:
             raise IndexError(number)
-        return f"{self._before}{self._first + number:0{self._width}d}{self._after}"
+        return f"{self._prefix}{self._first + number:0{self._width}d}{self._suffix}"
 
 
 @functools.lru_cache(maxsize=2)
@@ -51,18 +51,18 @@ def _list_frames(folder: str, modified: int) -> Sequence[str]:
     """Return the names of the frames in a folder; ``modified``, its modification time, is part of the cache key."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries if e.name.lower().endswith(FRAME_EXTENSIONS)]
-    names = [n for n in names if not n.startswith(".") and not FLOW.match(n)]
+    names = [n for n in names if not n.startswith(".") and not OPTICAL_FLOW.match(n)]
     first = LAST_NUMBER.fullmatch(min(names, default=""))
     if first:
         numbered = _NumberedNames(first, len(names))
         if set(numbered) == set(names):
             return numbered
-    return sorted(names, key=_natural)
+    return sorted(names, key=_natural_key)
 
 
 @functools.lru_cache(maxsize=4096)
 def _list_numbered_frames(folder: str, modified: int) -> _NumberedNames | None:
-    """Return the names if they are consecutive, else None. Their small size permits a large cache."""
+    """Return the names if they are consecutive, else None. They take little memory, so this cache is larger."""
     names = _list_frames(folder, modified)
     return names if isinstance(names, _NumberedNames) else None
 
@@ -96,7 +96,9 @@ class FrameReader:
     def __len__(self) -> int:
         return self._length
 
-    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def frames(
+        self, indices: Sequence[int] | np.ndarray, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Read frames by number, see ``zoo.video.decoding.Reader.frames``.
 
         Raises:
@@ -106,12 +108,12 @@ class FrameReader:
         numbers = np.asarray(indices, dtype=np.int64)
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
-        wanted, order = np.unique(numbers, return_inverse=True)
-        pictures = (self._picture(self._names[self._start + n]) for n in wanted.tolist())
-        frames = stack_images(pictures, len(wanted), str(self.source), each)
-        return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
+        unique, order = np.unique(numbers, return_inverse=True)
+        images = (self._read_image(self._names[self._start + n]) for n in unique.tolist())
+        frames = stack_images(images, len(unique), str(self.source), transform)
+        return frames if np.array_equal(numbers, unique) else frames[torch.from_numpy(order)]
 
-    def _picture(self, name: str) -> np.ndarray:
+    def _read_image(self, name: str) -> np.ndarray:
         if self._deadline is not None and time.monotonic() > self._deadline:
             limit = max(0.0, self._deadline - self._opened)
             raise DataError(f"{self.source} took longer than {limit:.3g} s to decode.")
@@ -119,23 +121,23 @@ class FrameReader:
         if not path.is_file():
             raise DataError(f"{path} is not a regular file.")
         try:
-            with Image.open(path, formats=("JPEG", "PNG")) as picture:
-                return np.array(picture.convert("RGB"))
+            with Image.open(path, formats=("JPEG", "PNG")) as image:
+                return np.array(image.convert("RGB"))
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # SyntaxError: broken PNGs
             raise DataError(f"{path} cannot be read as an image: {str(error).rstrip('.')}.") from error
 
     def times(self) -> np.ndarray:
-        """Seconds of the frames, from 0."""
+        """Return the times of the frames in seconds, from 0."""
         return np.arange(len(self)) / self.fps
 
     def iterate(self, indices: np.ndarray) -> Iterator[Tensor]:
-        """The frames of increasing numbers, one after another, uint8 RGB ``(3, H, W)``.
+        """Yield the frames of increasing numbers, uint8 RGB ``(3, H, W)``.
 
         Raises:
-            DataError: a file is not a picture, or is damaged.
+            DataError: a file is not a valid image, or the deadline has passed.
         """
         for index in indices.tolist():
-            yield torch.from_numpy(self._picture(self._names[self._start + index])).permute(2, 0, 1)
+            yield torch.from_numpy(self._read_image(self._names[self._start + index])).permute(2, 0, 1)
 
     def close(self) -> None:
         """Do nothing: files are closed after reading."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from zoo.errors import DataError
 from zoo.text import printable
 from zoo.video.containers import reason
-from zoo.video.pixels import rgb
+from zoo.video.pixels import to_rgb
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
 TIMEOUT = 10.0  # seconds without an answer
@@ -56,6 +56,6 @@ def live_frames(video: str | int) -> Iterator[tuple[float, Tensor]]:
                 if not isinstance(frame, av.VideoFrame) or frame.time is None or frame.is_corrupt:
                     continue
                 first = frame.time if first is None else first
-                yield frame.time - first, torch.from_numpy(rgb(frame, reformatter)).permute(2, 0, 1)
+                yield frame.time - first, torch.from_numpy(to_rgb(frame, reformatter)).permute(2, 0, 1)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise DataError(f"{name} cannot be read as a live stream: {reason(error)}.", "unreachable") from error

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.video.containers import open_container, read_packets, reason, video_stream
-from zoo.video.integrity import check_whole
-from zoo.video.pixels import rgb, stack_images
+from zoo.video.integrity import check_integrity
+from zoo.video.pixels import stack_images, to_rgb
 from zoo.video.source import Source
 
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
@@ -71,14 +71,14 @@ class VideoReader:
         """Check that the file is not truncated; return its path, or a file object for other sources."""
         if self.source.content is not None:
             content = io.BytesIO(self.source.content)
-            check_whole(content, str(self.source), self._check_time)
+            check_integrity(content, str(self.source), self._check_time)
             return content
         if self.source.byte_span is not None:
             from zoo.video.shard_member import open_member
 
             part = self.source.span is not None
             file = open_member(self.source.path, self.source.byte_span, str(self.source), part)
-            check_whole(file, str(self.source), self._check_time)
+            check_integrity(file, str(self.source), self._check_time)
             return file
         path = Path(self.source.path)
         try:
@@ -87,7 +87,7 @@ class VideoReader:
             if not path.is_file():  # opening a pipe would block
                 raise DataError(f"{self.source} is not a regular file.")
             with path.open("rb") as opened:
-                check_whole(opened, str(self.source), self._check_time)
+                check_integrity(opened, str(self.source), self._check_time)
         except OSError as error:
             raise DataError(f"{self.source} cannot be read: {reason(error)}.") from error
         return str(path)
@@ -264,7 +264,9 @@ class VideoReader:
     def __len__(self) -> int:
         return self._length
 
-    def frames(self, indices: Sequence[int] | np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def frames(
+        self, indices: Sequence[int] | np.ndarray, transform: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
         """Decode frames by number, see ``zoo.video.decoding.Reader.frames``.
 
         Raises:
@@ -275,12 +277,12 @@ class VideoReader:
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
         wanted, order = np.unique(numbers, return_inverse=True)
-        frames = self._unique(wanted, each)
+        frames = self._unique(wanted, transform)
         return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
 
-    def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _unique(self, wanted: np.ndarray, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         try:
-            return stack_images(self._pictures(wanted), len(wanted), str(self.source), each)
+            return stack_images(self._pictures(wanted), len(wanted), str(self.source), transform)
         except (av.FFmpegError, OSError) as error:
             raise self._damaged(error) from error
 
@@ -289,7 +291,7 @@ class VideoReader:
         for number, frame in zip(wanted.tolist(), found, strict=True):
             if frame.is_corrupt:
                 raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} is corrupt.")
-            yield rgb(frame, self._reformatter)
+            yield to_rgb(frame, self._reformatter)
 
     def _by_number(self, wanted: np.ndarray) -> Iterator[av.VideoFrame]:
         self._rewind()

@@ -11,7 +11,7 @@ from typing import Any
 
 from zoo.errors import ConfigError, DataError, DataReason
 
-PAUSES = (0.5, 2.0, 5.0)  # seconds before each repeated request
+RETRY_DELAYS = (0.5, 2.0, 5.0)  # seconds before each retry of a request
 HEADER = tarfile.BLOCKSIZE
 BLOCK = 1 << 20  # bytes per read of a large video
 CACHED_BLOCKS = 8  # number of blocks of a large video in memory
@@ -32,26 +32,26 @@ def read_member(path: str, byte_span: tuple[int, int], name: str = "") -> bytes:
         DataError: the shard cannot be read, is truncated, or has no video at this position.
     """
     offset, size = byte_span
-    content = _exactly(path, offset - HEADER, offset + size, name)
+    content = _read_exactly(path, offset - HEADER, offset + size, name)
     _check_header(content, path, size, name)
     return content[HEADER:]
 
 
 def open_member(
-    path: str, byte_span: tuple[int, int], name: str = "", part: bool = False
+    path: str, byte_span: tuple[int, int], name: str = "", partial: bool = False
 ) -> io.BytesIO | io.BufferedReader:
     """Open one video in a shard as a file object.
 
-    Small videos, and remote videos that are read completely, are read at once; others block by block.
+    Small videos, and remote videos of which all is read, are fetched in one request; others are read block by block.
 
     Args:
         path, byte_span, name: see ``read_member``.
-        part: whether only a segment of the video will be read.
+        partial: whether only a segment of the video will be read.
 
     Raises:
-        DataError: see ``read_member``; reading block by block may raise it later.
+        DataError: see ``read_member``; also raised by later reads of the file object.
     """
-    if byte_span[1] <= BLOCK * CACHED_BLOCKS or ("://" in path and not part):
+    if byte_span[1] <= BLOCK * CACHED_BLOCKS or ("://" in path and not partial):
         return io.BytesIO(read_member(path, byte_span, name))
     offset, size = byte_span
     start, stop = offset - HEADER, offset + size
@@ -59,14 +59,14 @@ def open_member(
     @functools.lru_cache(CACHED_BLOCKS)
     def block(number: int) -> bytes:
         first = start + number * BLOCK
-        return _exactly(path, first, min(first + BLOCK, stop), name)
+        return _read_exactly(path, first, min(first + BLOCK, stop), name)
 
     _check_header(block(0), path, size, name)
-    return MemberFile(block, size).opened()
+    return MemberFile(block, size).buffered()
 
 
 class MemberFile(io.RawIOBase):
-    """File object of a video in a shard, which reads blocks on demand.
+    """A file object of a video in a shard that reads blocks on demand.
 
     Args:
         block: function that returns a block by number; block 0 starts with the tar header of the video.
@@ -74,38 +74,38 @@ class MemberFile(io.RawIOBase):
     """
 
     def __init__(self, block: Callable[[int], bytes], size: int) -> None:
-        self._block, self._size, self._at = block, size, 0
+        self._block, self._size, self._position = block, size, 0
 
-    def opened(self) -> io.BufferedReader:
-        """Return a file with its own position, which shares the blocks."""
+    def buffered(self) -> io.BufferedReader:
+        """Return a buffered file object of the same video, with its own position and the same cached blocks."""
         return io.BufferedReader(MemberFile(self._block, self._size))
 
     def readable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
-        self._at = max(0, base + offset)
-        return self._at
+        """Move the position and return it, see ``io.IOBase.seek``."""
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        self._position = max(0, base + offset)
+        return self._position
 
     def readinto(self, buffer: Any) -> int:
-        """As of any file; at most to the end of a block."""
-        if self._at >= self._size:
+        """Read into ``buffer``, at most to the end of a block, and return the number of bytes."""
+        if self._position >= self._size:
             return 0
-        number, at = divmod(HEADER + self._at, BLOCK)
-        piece = memoryview(self._block(number))[at : at + len(buffer)]
-        buffer[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
+        number, start = divmod(HEADER + self._position, BLOCK)
+        chunk = memoryview(self._block(number))[start : start + len(buffer)]
+        buffer[: len(chunk)] = chunk
+        self._position += len(chunk)
+        return len(chunk)
 
 
-def _exactly(path: str, start: int, stop: int, name: str) -> bytes:
+def _read_exactly(path: str, start: int, stop: int, name: str) -> bytes:
     content = fetch(path, max(start, 0), stop)
     if len(content) > stop - start:
         raise ConfigError(f"{path} cannot be read in parts: its host does not support range requests.")
@@ -117,12 +117,12 @@ def _exactly(path: str, start: int, stop: int, name: str) -> bytes:
 
 
 def _check_header(content: bytes, path: str, size: int, name: str) -> None:
-    """Compare the tar header in front of the video with the index, which may belong to other shards."""
+    """Check that the video has the size of the index in its tar header; the shards may have changed since indexing."""
     try:
-        fits = tarfile.TarInfo.frombuf(content[:HEADER], "utf-8", "replace").size == size
+        matches = tarfile.TarInfo.frombuf(content[:HEADER], "utf-8", "replace").size == size
     except tarfile.HeaderError:
-        fits = False
-    if not fits:
+        matches = False
+    if not matches:
         raise DataError(
             f"{name or 'A video'} in {path} is not at the position listed in shards.json: the shards have changed. "
             "Index them again."
@@ -130,10 +130,10 @@ def _check_header(content: bytes, path: str, size: int, name: str) -> None:
 
 
 def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """Return bytes ``[start, stop)`` of a file or URL, or fewer at its end; failed requests are repeated.
+    """Return bytes ``[start, stop)`` of a file or URL, or fewer at its end; failed requests are retried.
 
     Raises:
-        DataError: it cannot be read; ``reason`` is the cause.
+        DataError: the file cannot be read; ``reason`` is the cause.
     """
     if "://" not in path:
         try:
@@ -145,7 +145,7 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
                 f"{path} cannot be read ({error.strerror}).",
                 "missing" if isinstance(error, FileNotFoundError) else "invalid",
             ) from error
-    for pause in (*PAUSES, None):
+    for delay in (*RETRY_DELAYS, None):
         try:
             system, inner = file_system(path)
             return bytes(system.cat_file(inner, start=start, end=stop))
@@ -153,17 +153,19 @@ def fetch(path: str, start: int | None = None, stop: int | None = None) -> bytes
             raise
         except FileNotFoundError as error:
             raise DataError(f"{path} cannot be read: there is no such file.", "missing") from error
-        except Exception as error:  # each storage driver has its own types
-            status = getattr(error, "status", None)  # of HTTP
+        except Exception as error:  # each storage driver has its own error types
+            status = getattr(error, "status", None)  # HTTP status of aiohttp's errors
             forbidden = status == 403 or isinstance(error, PermissionError)
             if status == 416:  # start is beyond the end
                 return b""
             refused = isinstance(status, int) and 400 <= status < 500 and status not in (408, 429)
-            if pause is None or refused or forbidden:
-                reason: DataReason = "forbidden" if forbidden else "invalid" if refused else "unreachable"
+            if delay is None or refused or forbidden:
+                reason: DataReason = "unreachable"
+                if forbidden or refused:
+                    reason = "forbidden" if forbidden else "invalid"
                 raise DataError(f"{path} cannot be read ({type(error).__name__}: {error}).", reason) from error
-            time.sleep(pause)
-    raise AssertionError
+            time.sleep(delay)
+    raise AssertionError("unreachable")
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -175,14 +177,14 @@ def file_system(url: str) -> tuple[Any, str]:
     try:
         import fsspec
 
-        # many clusters define proxies in the environment, which aiohttp ignores by default
+        # Many clusters define proxies in the environment, which aiohttp ignores by default.
         options = {"client_kwargs": {"trust_env": True}} if url.startswith(("http://", "https://")) else {}
         system, inner = fsspec.core.url_to_fs(url, **options)
         _FILE_SYSTEMS[id(system)] = system
         return system, inner
     except ImportError as error:
-        kind = url.partition("://")[0]
-        hint = "http" if kind == "https" else kind
-        raise DataError(f"{url} needs one more package ({error}): pip install 'fsspec[{hint}]'.") from error
+        scheme = url.partition("://")[0]
+        extra = "http" if scheme == "https" else scheme
+        raise DataError(f"{url} needs one more package ({error}): pip install 'fsspec[{extra}]'.") from error
     except ValueError as error:
         raise DataError(f"fsspec cannot read {url} ({error}).") from error

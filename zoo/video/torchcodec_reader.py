@@ -74,7 +74,7 @@ class TorchcodecReader(VideoReader):
         if isinstance(file, io.BytesIO):
             file = file.getvalue()
         elif isinstance(file, io.BufferedReader):
-            file = cast(MemberFile, file.raw).opened()
+            file = cast(MemberFile, file.raw).buffered()
         else:
             file = f"file:{file}"  # FFmpeg interprets a name with a colon as a URL
         keys = set(self._keys.tolist())
@@ -98,13 +98,13 @@ class TorchcodecReader(VideoReader):
         except (DataError, av.FFmpegError):
             return True  # PyAV decodes instead, and reports the damage
 
-    def _unique(self, wanted: np.ndarray, each: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _unique(self, wanted: np.ndarray, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if self._decoder is not None:
             chunks = np.split(wanted, range(CHUNK, len(wanted), CHUNK))
             with contextlib.suppress(*FAILURES):
-                frames = [each(self._chunk(chunk)) if each else self._chunk(chunk) for chunk in chunks]
+                frames = [transform(self._chunk(chunk)) if transform else self._chunk(chunk) for chunk in chunks]
                 return frames[0] if len(frames) == 1 else torch.cat(frames)
-        return super()._unique(wanted, each)
+        return super()._unique(wanted, transform)
 
     def _chunk(self, wanted: np.ndarray) -> Tensor:
         assert self._times is not None

@@ -1,7 +1,7 @@
-"""Pixels: resize, crop, flip and augmentation of whole clips, uint8 ``(T, C, H, W)`` in and out.
+"""Resize, crop, flip and augment whole clips, uint8 ``(T, C, H, W)``.
 
-Only the views of a test video may come out as floats, where the published code resized floats. ``normalize`` runs on
-the device, on the batch. All that is random is drawn from torch's global generator.
+The result is uint8, except for the views of test videos if the published code resizes floats. ``normalize`` runs on the
+device, on a batch. Random numbers are drawn with torch's global generator.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from torchvision.transforms.v2 import functional as F
 from zoo.errors import ConfigError
 from zoo.protocol import CROPS, Protocol
 
-FLOATS = ("tadaconv", "pytorchvideo")  # pixels that are resized as floats
-STEPS = {
+FLOAT_PIXELS = ("tadaconv", "pytorchvideo")  # values of `pixels` whose code resizes floats
+# Number of equal steps, in whole pixels, between the first and the last crop position.
+CROP_STEPS = {
     ("mmaction2", 3): 2,
     ("mmaction2", 10): 4,
     ("tam", 3): 4,
     ("tam", 10): 4,
-}  # crop positions are multiples of this
-MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # of the short side; TAM authors' training crops
-SHORT_SIDE_RANGE = 340 / 224  # TAdaConv authors: short side 224 to 340 for a crop of 224
-AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # of the boxes of _resized_crop: share of the frame, width / height
-OPERATIONS, MAGNITUDE, DEVIATION, GRAY = 4, 9.0, 0.5, 0.2  # timm's rand-m9-n4-mstd0.5-inc1, and how often clips go gray
+}
+MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # fractions of the short side in the TAM authors' training crops
+SHORT_SIDE_RANGE = 340 / 224  # the TAdaConv authors resize to a short side of 224 to 340 for a crop of 224
+AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # boxes of _resized_crop: fraction of the frame's area, width / height
+OPERATIONS, MAGNITUDE, DEVIATION = 4, 9.0, 0.5  # timm's rand-m9-n4-mstd0.5-inc1
+GRAY = 0.2  # probability of grayscale clips in _rand_augment
 
 
 def _uniform(low: float, high: float) -> float:
@@ -40,46 +42,46 @@ def resize_short_side(frames: Tensor, size: int, antialias: bool, pixels: str = 
     """Resize frames bilinearly to a short side of ``size`` pixels, like the published code named by ``pixels``.
 
     The TAdaConv authors' and pytorchvideo's code resizes floats, so the result is float32 ``(T, C, H, W)`` from 0 to
-    255, not rounded; otherwise it is uint8. Frames of this size are returned unchanged, as uint8. "tam" is equal to
-    PIL's filter and "mmaction2" to OpenCV's, up to 1 of 255, because the libraries round filter weights differently.
+    255, not rounded; otherwise it is uint8. Frames that already have this size are returned unchanged, as uint8. "tam"
+    matches PIL's filter and "mmaction2" OpenCV's, up to 1 of 255, as the libraries round filter weights differently.
     """
     height, width = frames.shape[-2:]
     short, long = min(height, width), max(height, width)
     if short == size:
         return frames
     if pixels == "mmaction2":
-        other = int(long * (size / short) + 0.5)
+        resized_long = int(long * (size / short) + 0.5)
     elif pixels == "tam":
-        other = int(size * long / short)  # an exact multiple stays one here, and not always below
+        resized_long = int(size * long / short)  # exact if the result is an integer, unlike the formula below
     else:
-        other = int(long / short * size)
-    target = [size, other] if height <= width else [other, size]
-    if pixels not in FLOATS:
+        resized_long = int(long / short * size)
+    target = [size, resized_long] if height <= width else [resized_long, size]
+    if pixels not in FLOAT_PIXELS:
         return F.resize(frames, target, antialias=antialias)
-    out = torch.empty((*frames.shape[:-2], *target))
-    for frame, target_frame in zip(frames, out, strict=True):  # one by one: all frames as floats would take gigabytes
-        target_frame.copy_(interpolate(frame[None].float(), target, mode="bilinear", antialias=antialias)[0])
-    return out
+    result = torch.empty((*frames.shape[:-2], *target))
+    for frame, resized in zip(frames, result, strict=True):  # one by one: all frames as floats would take gigabytes
+        resized.copy_(interpolate(frame[None].float(), target, mode="bilinear", antialias=antialias)[0])
+    return result
 
 
-def _stops(room: int, crops: int, pixels: str) -> tuple[int, int, int]:
-    """Return the first, middle and last position of a crop along a side that is ``room`` pixels longer."""
+def _crop_positions(excess: int, crops: int, pixels: str) -> tuple[int, int, int]:
+    """Return the first, middle and last position of a crop along a side that is ``excess`` pixels longer."""
     if pixels == "pytorchvideo":
-        return 0, -(-room // 2), room
+        return 0, -(-excess // 2), excess
     if pixels == "tam" and crops == 1:  # torchvision's center crop
-        return 0, round(room / 2), room
-    steps = STEPS.get((pixels, crops), 1)
-    last = room // steps * steps
+        return 0, round(excess / 2), excess
+    steps = CROP_STEPS.get((pixels, crops), 1)
+    last = excess // steps * steps
     return 0, last // 2, last
 
 
 def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> list[Tensor]:
     """Return the spatial views of a test video, squares of ``size`` pixels that share the memory of ``frames``.
 
-    One crop is the center. Three are left, center, right (or top, center, bottom). Ten are the corners (upper left,
-    upper right, lower left, lower right), the center, and the mirror images of these five (MMAction2's TenCrop).
-    Positions are those of the published code named by ``pixels``. The TAM authors' code positions three crops along the
-    width of portrait videos too, where they coincide.
+    A single crop is the center. Three crops are left, center, right (portrait videos: top, center, bottom). Ten crops
+    are the corners (upper left, upper right, lower left, lower right), the center, and the mirror images of these five,
+    like MMAction2's TenCrop. ``pixels`` names the published code whose positions are used. The TAM authors' code
+    spreads three crops over the width of portrait videos too, where they coincide.
 
     Raises:
         ConfigError: ``crops`` is not 1, 3 or 10, or the frames are smaller than the crop.
@@ -89,7 +91,9 @@ def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> 
         raise ConfigError(f"crops is {crops!r}; choose from {', '.join(map(str, CROPS))}.")
     if min(height, width) < size:
         raise ConfigError(f"a crop of {size} does not fit into {height} x {width}; resize must be at least crop.")
-    (top, middle, bottom), (left, center, right) = (_stops(side - size, crops, pixels) for side in (height, width))
+    (top, middle, bottom), (left, center, right) = (
+        _crop_positions(side - size, crops, pixels) for side in (height, width)
+    )
     if crops == 1:
         positions = [(middle, center)]
     elif crops == 3:
@@ -103,7 +107,10 @@ def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> 
 
 
 def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A square of ``train_crop`` pixels from the clip resized to a random short side; cut first, resized after."""
+    """Crop a square of ``train_crop`` pixels from the clip at a random short side.
+
+    The clip is cropped before it is resized, which is cheaper.
+    """
     height, width = frames.shape[-2:]
     short = min(height, width)
     side = max(1, round(short / _uniform(1.0, SHORT_SIDE_RANGE)))
@@ -113,10 +120,11 @@ def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A box of one of four scales, slightly stretched at most, at one of 13 fixed positions, resized to a square.
+    """Crop a box at one of 13 fixed positions and resize it to a square.
 
-    As the TAM authors', it cuts videos of any size; they kept them at short side 256, MMAction2 resizes them to it
-    first, which comes to the same but for rounding. Both take 222 to 226 pixels for 224; here they stay what they are.
+    The sides of the box are one of four scales of the short side, or two neighboring ones. Like the TAM authors' code,
+    this crops videos of any size. Their videos have a short side of 256, and MMAction2 first resizes to it, which is
+    the same except for rounding. Unlike in both, sides of 222 to 226 pixels are not rounded to 224.
     """
     height, width = frames.shape[-2:]
     sides = [max(1, int(min(height, width) * scale)) for scale in MULTI_SCALES]
@@ -130,19 +138,19 @@ def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _resized_crop(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A box of random size and shape, resized to a square."""
+    """Crop a box of random size and aspect ratio and resize it to a square."""
     size = [protocol.train_crop, protocol.train_crop]
     return v2.RandomResizedCrop(size, AREAS, RATIOS, antialias=protocol.antialias)(frames)
 
 
 def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
-    """A box of random size and shape, four operations of RandAugment, and gray at times; alike on every frame.
+    """Apply a random resized crop, four operations of RandAugment and random grayscale, the same for every frame.
 
-    The published runs name timm's "rand-m9-n4-mstd0.5-inc1": four operations drawn with replacement, each left out half
-    of the time, each of a magnitude drawn around 9 of 10 with deviation .5. torchvision's RandAugment is asked for one
-    operation at a time to keep this. What differs: it has "identity" where timm has "invert" and "solarise-add", it
-    posterises to 4 bits where timm goes to 1, and it fills with gray. The published code augments before it crops; here
-    the crop comes first, so that the cost does not grow with the size of the videos.
+    The published configurations use timm's "rand-m9-n4-mstd0.5-inc1": four operations drawn with replacement, each
+    applied with probability 0.5 and with a magnitude drawn around 9 of 10 with standard deviation 0.5. torchvision's
+    RandAugment therefore runs once per operation. Differences to timm: "identity" replaces "invert" and "solarize-add",
+    posterizing keeps at least 4 bits instead of 1, and the fill color is gray. The published code augments before it
+    crops; here the crop comes first, so that the cost does not depend on the size of the videos.
     """
     clip = _resized_crop(frames, protocol)
     for _ in range(OPERATIONS):
@@ -171,11 +179,11 @@ def train_clip(
     Args:
         frames: uint8 ``(T, C, H, W)``.
         protocol: ``augment`` and ``train_crop``.
-        flip: mirror half of the clips.
-        erasing: probability that a box of 2 to 33 % of the area becomes the gray of the protocol's mean, which is 0
+        flip: whether to mirror half of the clips.
+        erasing: probability of filling a box of 2 to 33 % of the area with the gray of the protocol's mean, which is 0
             after normalization (Random Erasing, arXiv 1708.04896).
-        color_jitter: brightness, contrast and saturation are multiplied by 1 - color_jitter to 1 + color_jitter; the
-            hue is not changed (like the option of timm and PySlowFast; 0.4 is usual).
+        color_jitter: multiplies brightness, contrast and saturation by 1 - color_jitter to 1 + color_jitter. The hue
+            does not change, as with the option of timm and PySlowFast; 0.4 is usual.
 
     Returns:
         The clip, uint8 ``(T, C, train_crop, train_crop)``, and whether it is mirrored.
@@ -191,14 +199,14 @@ def train_clip(
 
 
 def normalize(video: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Normalize frames from 0 to 255, uint8 or float ``(..., T, C, H, W)``, to floats ``(..., C, T, H, W)``.
+    """Normalize frames ``(..., T, C, H, W)``, uint8 or float from 0 to 255, to floats ``(..., C, T, H, W)``.
 
-    Published code divides by 255 first. In single precision, the difference is at most 1e-6 for the means and standard
-    deviations in use.
+    Published code divides by 255 first. For the means and standard deviations in use, the results differ by at most
+    1e-6 in single precision.
     """
-    if video.shape[-3] != len(mean):  # other channel counts repeat R, G, B cyclically
+    if video.shape[-3] != len(mean):  # networks with other channel counts get R, G, B repeated cyclically
         video = video[..., [i % video.shape[-3] for i in range(len(mean))], :, :]
     shift = torch.tensor(mean, device=video.device)[:, None, None] * 255
     scale = torch.tensor(std, device=video.device)[:, None, None] * 255
-    # the transpose is a view: networks fold frames into the batch, which undoes it without a copy
+    # The transpose is a view: networks fold frames into the batch, which undoes it without a copy.
     return (video - shift).div_(scale).transpose(-4, -3)

@@ -15,7 +15,7 @@ from odd_videos import B_FRAMES, VARIABLE, encode
 
 from zoo.errors import DataError
 from zoo.video.decoding import VideoReader, open_video
-from zoo.video.pixels import rgb
+from zoo.video.pixels import to_rgb
 from zoo.video.source import Source
 
 CONTAINERS = ("mp4", "mov", "matroska", "avi", "nut", "mpegts")
@@ -50,7 +50,7 @@ def sequential(path: Path) -> torch.Tensor:
     """All frames, decoded from the first packet to the last by PyAV alone."""
     reformatter = VideoReformatter()
     with av.open(str(path), metadata_errors="replace") as container:
-        frames = [rgb(frame, reformatter) for frame in container.decode(video=0)]
+        frames = [to_rgb(frame, reformatter) for frame in container.decode(video=0)]
     return torch.from_numpy(np.stack(frames)).permute(0, 3, 1, 2)
 
 

@@ -14,7 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, DEFAULT_PROTOCOL
 from zoo.video import transforms
-from zoo.video.transforms import AUGMENTATIONS, FLOATS, normalize, resize_short_side, train_clip, view_crops
+from zoo.video.transforms import AUGMENTATIONS, FLOAT_PIXELS, normalize, resize_short_side, train_clip, view_crops
 
 SIZES = [(240, 320), (241, 427), (256, 340), (540, 959), (427, 241)]  # height, width
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the smallest deviations
@@ -49,7 +49,7 @@ def test_long_sides(height: int, width: int, size: int, tadaconv: int, tam: int,
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-@pytest.mark.parametrize("pixels", FLOATS)
+@pytest.mark.parametrize("pixels", FLOAT_PIXELS)
 def test_floats_are_not_rounded(height: int, width: int, pixels: str) -> None:
     """TAdaConv: / 255, bilinear without a filter, normalize. pytorchvideo resizes last: the same but for 1e-6."""
     frames, short = noise(height, width), min(height, width)
