@@ -116,7 +116,7 @@ class VideoReader:
         self._stream = video_stream(self._container, str(self.source))
 
     def _seek(self, target: int) -> None:
-        """Seek to a key frame at or before a time in the stream's time base, or to the first packet if the container cannot seek."""
+        """Seek to a key frame at or before a time, or to the first packet if the container cannot seek."""
         if self._seekable:
             try:
                 self._container.seek(target, stream=self._stream)
