@@ -1,6 +1,6 @@
-"""The protocol: how clips were cut from videos when weights were trained and tested.
+"""The protocol: how clips are sampled and preprocessed for training and testing.
 
-It travels with every network, so that testing uses the published views unless told otherwise.
+It is stored with every network, so that tests use the published views by default.
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ CHOICES = {
     "pixels": ("plain", "tadaconv", "tam", "mmaction2", "pytorchvideo"),
 }
 CROPS = (1, 3, 10)
-SPANS = ("interval", "dense", "duration", "offset")  # samplings of a stretch, whose length needs an interval
-# Smallest and largest values. They leave a wide margin around published ones and keep a file from asking for
-# more memory or time than a machine has.
+SPANS = (
+    "interval",
+    "dense",
+    "duration",
+    "offset",
+)  # samplings of a part of the video; its length depends on the interval
+# Smallest and largest values: far beyond all published ones, but low enough that a malicious file cannot exhaust memory
+# or time.
 BOUNDS = {
     "num_frames": (1, 1024),
     "interval": (1, 65536),
@@ -33,7 +38,7 @@ BOUNDS = {
     "train_crop": (1, 4096),
     "clips": (1, 256),
 }
-MAX_PIXELS = 2**27  # of a clip: num_frames x side x side, where side is the larger of resize and train_crop
+MAX_PIXELS = 2**27  # of a clip: num_frames * side**2, where side is the larger of resize and train_crop
 MAX_MEAN = 1000.0  # of mean, in absolute value, and of std
 MIN_STD = 1e-4
 MAX_CLASSES = 100_000
@@ -43,29 +48,31 @@ MAX_LABEL = 1000  # characters of a class name or of a head's name
 
 @dataclass(frozen=True)
 class Protocol:
-    """Frames, pixels and views of a network.
+    """Sampling, preprocessing and views of a network's clips.
 
     num_frames: frames in a clip.
-    sampling: which frames, as released: "interval" and "segment" by the TAdaConv authors, "dense" and "uniform" by the
-        TAM authors, "twice" and "spread" by MMAction2 (TSM, TSN), "duration" and "middle" by pytorchvideo (Kinetics,
-        Something-Something), "offset" by PySlowFast (MViT); see ``zoo/video/sampling.py``.
-    interval: frames between samples, of the file for "dense", else at 30 frames a second; None where a clip spans the
-        video.
+    sampling: method that picks the frames: "interval" and "segment" of the TAdaConv authors, "dense" and "uniform" of
+        the TAM authors, "twice" and "spread" of MMAction2 (TSM, TSN), "duration" and "middle" of pytorchvideo
+        (Kinetics, Something-Something), "offset" of PySlowFast (MViT); see ``zoo/video/sampling.py``.
+    interval: frames between samples, counted in the file for "dense", otherwise at 30 frames per second; None if a
+        clip spans the video.
     mean, std: of RGB in [0, 1].
     resize, crop: short side after resizing and side of the square test crop, pixels.
-    antialias: whether resizing filters before it shrinks (PIL does, the TAdaConv code does not).
-    clips, crops: temporal and spatial views of a test video. 1 crop is the center; 3 lie along the long side; 10 are
-        the corners, the center, and the mirror images of these five.
-    average: over views, of softmax scores ("prob") or of raw scores ("logit").
-    train_crop, augment, flip, flip_pairs: side of the training crop, how it is made, whether it is mirrored, and
-        which class indices trade places when it is. "short_side" crops a clip of random size (TAda2D), "multi_scale"
-        one of four scales (TAM authors); "rand_augment" crops 8 to 100 % of the area, then applies RandAugment and
-        sometimes turns gray (TAdaConvNeXtV2, TAdaFormer); "resized_crop" does the first half of that.
-    heads: names and class counts of several classifiers side by side, whose probabilities add up to 1 each; empty for
-        the one there usually is.
-    pixels: whose arithmetic makes the views of a test video: whether frames are resized as floats ("tadaconv",
-        "pytorchvideo") or as bytes, how the long side is rounded, and where crops lie; see
-        ``zoo/video/transforms.py``. "plain" is nobody's: bytes, and crops from edge to edge.
+    antialias: whether resizing applies a low-pass filter (PIL does, the TAdaConv code does not).
+    clips, crops: temporal and spatial views of a test video. 1: the center; 3: along the long side; 10: the
+        corners, the center, and their mirror images.
+    average: scores that are averaged over views: softmax scores ("prob") or raw scores ("logit").
+    train_crop: side of the training crop, pixels.
+    augment: method of the training crop. "short_side" resizes to a random size, then crops (TAda2D); "multi_scale"
+        crops at one of four scales (TAM authors); "rand_augment" crops 8 to 100 % of the area, then applies
+        RandAugment and sometimes converts to gray (TAdaConvNeXtV2, TAdaFormer); "resized_crop" only crops 8 to 100 %.
+    flip, flip_pairs: whether training crops are mirrored at random, and the pairs of class indices that are swapped
+        when they are.
+    heads: names and class counts of parallel classifiers, each with probabilities that sum to 1; empty for a single
+        classifier.
+    pixels: codebase whose arithmetic the views of a test video reproduce: whether frames are resized as floats
+        ("tadaconv", "pytorchvideo") or as bytes, how the long side is rounded, and where crops lie; see
+        ``zoo/video/transforms.py``. "plain" reproduces none: bytes, and crops from edge to edge.
     """
 
     num_frames: int
@@ -88,16 +95,20 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "protocol") -> Protocol:
-        """Build from YAML or JSON; unknown, missing or impossible values are errors that name ``where``."""
+        """Create a protocol from the values in YAML or JSON.
+
+        Raises:
+            ConfigError: unknown, missing or invalid values; the message begins with ``where``.
+        """
         if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
             raise ConfigError(f"{where}: expected a block of protocol fields, got {brief(values)}.")
-        known = {f.name for f in fields(cls)}
-        later = {f.name: f.default for f in fields(cls) if f.default is not MISSING and f.name != "flip_pairs"}
-        values = later | dict(values)  # files of earlier versions do not have them
-        for problem, names in (("unknown", set(values) - known), ("missing", known - set(values))):
+        field_names = {f.name for f in fields(cls)}
+        optional = {f.name: f.default for f in fields(cls) if f.default is not MISSING and f.name != "flip_pairs"}
+        values = optional | dict(values)  # files of earlier versions lack these fields
+        for problem, names in (("unknown", set(values) - field_names), ("missing", field_names - set(values))):
             if names:
-                few = ", ".join(printable(name[:80]) for name in sorted(names)[:8])
-                raise ConfigError(f"{where}: {problem} protocol fields {few}.")
+                listed = ", ".join(printable(name[:80]) for name in sorted(names)[:8])
+                raise ConfigError(f"{where}: {problem} protocol fields {listed}.")
         try:
             check_protocol(values)
         except ConfigError as error:
@@ -111,20 +122,20 @@ class Protocol:
         return cls(**(values | lists))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; the inverse of ``from_dict``."""
+        """Return plain values for JSON; the inverse of ``from_dict``."""
         return asdict(self)
 
     def transform(self, crops: int = 1) -> ClipTransform:
-        """The pixel transform of testing, as a callable like those of torchvision, for custom loops.
+        """Return the test-time transform of the pixels, for custom loops; callable like those of torchvision.
 
         Args:
             crops: spatial views: 1, 3 or 10.
 
         Returns:
-            a callable: uint8 frames ``(T, 3, H, W)`` -> float32 ``(3, T, S, S)``, or ``(crops, 3, T, S, S)``.
+            Callable: uint8 frames ``(T, 3, H, W)`` -> float32 ``(3, T, S, S)``, or ``(crops, 3, T, S, S)``.
 
         Raises:
-            ConfigError: another number of crops.
+            ConfigError: ``crops`` has another value.
         """
         from zoo.video.views import ClipTransform  # imports torchvision
 
@@ -133,28 +144,31 @@ class Protocol:
         return ClipTransform(replace(self, crops=crops))
 
     def with_frames(self, num_frames: int) -> Protocol:
-        """The same stretch of video cut into another number of frames."""
+        """Return the protocol for another number of frames; a clip still covers the same part of the video."""
         interval = self.interval
         if interval is not None:
             interval = max(1, interval * self.num_frames // num_frames)
         return replace(self, num_frames=num_frames, interval=interval)
 
     def with_size(self, image_size: int) -> Protocol:
-        """Train and test at another size; the short side keeps its ratio to the test crop."""
+        """Return the protocol for another crop size; the ratio of the short side to the test crop stays the same."""
         resize = max(image_size, round(self.resize * image_size / self.crop))
         return replace(self, resize=resize, crop=image_size, train_crop=image_size)
 
     def with_channels(self, channels: int) -> Protocol:
-        """Mean and std for another number of input channels, cycling through those of RGB."""
+        """Return the protocol for another number of input channels; mean and std repeat those of RGB."""
         if channels == len(self.mean):
             return self
         cycle = [i % len(self.mean) for i in range(channels)]
         return replace(self, mean=tuple(self.mean[i] for i in cycle), std=tuple(self.std[i] for i in cycle))
 
     def with_classes(self, order: Sequence[int]) -> Protocol:
-        """For a classifier whose output i is the old output ``order[i]``; none of the old ones: no pairs are left."""
-        new = {old: i for i, old in enumerate(order)}
-        pairs = tuple((new[a], new[b]) for a, b in self.flip_pairs if a in new and b in new)
+        """Return the protocol for a classifier whose output ``i`` is the former output ``order[i]``.
+
+        Flip pairs of other former outputs are dropped: all of them if ``order`` is empty.
+        """
+        new_index = {old: i for i, old in enumerate(order)}
+        pairs = tuple((new_index[a], new_index[b]) for a, b in self.flip_pairs if a in new_index and b in new_index)
         return replace(self, flip_pairs=pairs, heads=())
 
     def __str__(self) -> str:
@@ -170,7 +184,7 @@ def check_protocol(values: Mapping[str, Any]) -> None:
     """Check the type and range of every field, and the fields that depend on each other.
 
     Raises:
-        ConfigError: naming the field, its value and what it may be.
+        ConfigError: names the field, its value and the valid values.
     """
     for name, allowed in CHOICES.items():
         if not isinstance(values[name], str) or values[name] not in allowed:
@@ -184,7 +198,10 @@ def check_protocol(values: Mapping[str, Any]) -> None:
         if name != "interval" or values[name] is not None:
             check_int(name, values[name], low, high)
     if (values["interval"] is None) == (values["sampling"] in SPANS):
-        raise ConfigError(f"interval is {values['interval']} with sampling {values['sampling']!r}.")
+        needs = "needs an" if values["interval"] is None else "has no"
+        raise ConfigError(
+            f"interval is {values['interval']} with sampling {values['sampling']!r}, which {needs} interval."
+        )
     if values["crop"] > values["resize"]:
         raise ConfigError(f"a crop of {values['crop']} does not fit into resize {values['resize']}.")
     side = max(values["resize"], values["train_crop"])
@@ -192,9 +209,9 @@ def check_protocol(values: Mapping[str, Any]) -> None:
         raise ConfigError(
             f"a clip has {values['num_frames']} frames of {side} x {side} pixels; at most {MAX_PIXELS} are allowed."
         )
-    for name, least in (("mean", -MAX_MEAN), ("std", MIN_STD)):
+    for name, minimum in (("mean", -MAX_MEAN), ("std", MIN_STD)):
         for number, value in enumerate(_check_list(name, values[name])):
-            check_number(f"{name}[{number}]", value, least, MAX_MEAN)
+            check_number(f"{name}[{number}]", value, minimum, MAX_MEAN)
     if not len(values["mean"]) == len(values["std"]) > 0:
         raise ConfigError(f"mean has {len(values['mean'])} values and std {len(values['std'])}; give one per channel.")
     _check_flip_pairs(values["flip_pairs"])
@@ -215,7 +232,7 @@ def _check_flip_pairs(pairs: Any) -> None:
         for index in (a, b):
             check_int(name, index, 0, MAX_CLASSES - 1)
         if a == b or partners.setdefault(a, b) != b or partners.setdefault(b, a) != a:
-            raise ConfigError(f"{name} is {brief(pair)}; it must be two classes that are in no other pair.")
+            raise ConfigError(f"{name} is {brief(pair)}; it must be two different classes that are in no other pair.")
 
 
 def _check_heads(heads: Any) -> None:
@@ -230,7 +247,7 @@ def _check_heads(heads: Any) -> None:
         raise ConfigError(f"heads has {len(names)} classifiers; give at most {MAX_HEADS}, with different names.")
 
 
-# Of a network made by zoo.create: nobody has published how it is tested, so the whole video, one view.
+# Protocol of networks of zoo.create, which have no published one: the entire video, one view.
 DEFAULT_PROTOCOL = Protocol(
     num_frames=8, sampling="segment", interval=None, mean=(0.45, 0.45, 0.45), std=(0.225, 0.225, 0.225),
     resize=224, crop=224, antialias=True, clips=1, crops=1, average="prob",

@@ -1,4 +1,4 @@
-"""TAdaConvNeXt and TAdaConvNeXtV2: ConvNeXt whose depthwise convolutions adapt to every frame.
+"""TAdaConvNeXt and TAdaConvNeXtV2: ConvNeXt with depthwise convolutions that adapt to every frame.
 
 Sources: version 1, arXiv 2110.06178, section 4.1; version 2, arXiv 2308.05787, section 4; the host, arXiv 2201.03545.
 Frames are folded into the batch, as in the video ResNet; the stem halves their number.
@@ -28,7 +28,7 @@ class ChannelNorm(nn.LayerNorm):
     """LayerNorm over the channels of ``(N, C, H, W)``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape; free of copies in channels-last memory."""
+        """Normalize; the shape is unchanged. Channels-last memory is not copied."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
@@ -38,9 +38,9 @@ class ConvNeXtBlock(nn.Module):
     Args:
         conv: ``(channels) -> module``, the adaptive depthwise convolution.
         aggregate: add ``LN_0(avgpool_3x1x1(y))`` to the norm; ``LN_0`` starts at zero.
-        activation: of the MLP.
+        activation: activation function of the MLP.
         layer_scale: initial value of gamma.
-        drop_path: probability of leaving the block out, per clip.
+        drop_path: probability of dropping the block, per clip.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class Stem(nn.Module):
-    """Patches of 4 x 4 pixels and a few frames -> channels; the number of frames is halved."""
+    """Embed patches of 4 x 4 pixels and two or three frames; the number of frames is halved."""
 
     def __init__(self, in_channels: int, channels: int, kernel: tuple[int, int, int], padding: int) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ class TAdaConvNeXt(VideoNetwork):
     """TAdaConvNeXt (version 1) and TAdaConvNeXtV2.
 
     Args:
-        version: of TAdaConv and of its network, 1 or 2.
-        depths: blocks of the four stages.
-        width: channels of the first stage; each later stage has twice those of the one before.
-        num_frames: T of a clip; any T of 2 or more can be given to ``forward``.
-        drop_path_rate: probability of leaving out the last block; it grows linearly from 0 at the first.
-        layer_scale: initial value of the blocks' layer scale.
-        routing: options of the routing function. Version 1: ``{"norm": "layer", "calibrate_bias": True}`` is the
-            paper's second variant. Version 2: ``head_dim``.
+        version: version of TAdaConv and of the network, 1 or 2.
+        depths: number of blocks in each of the four stages.
+        width: channels of the first stage; they double at every later stage.
+        num_frames: T of a clip; ``forward`` accepts any T of 2 or more.
+        drop_path_rate: drop path rate of the last block; the rates grow linearly from 0 at the first.
+        layer_scale: initial value of the layer scale of the blocks.
+        routing: options of the routing function. Version 1: ``{"norm": "layer", "calibrate_bias": True}`` selects
+            the second variant of the paper. Version 2: ``head_dim``.
     """
 
     def __init__(
@@ -127,13 +127,16 @@ class TAdaConvNeXt(VideoNetwork):
         operator: Callable[..., nn.Module] = TAdaConv2d
         options: dict[str, Any] = {"bias": True}
         if version == 2:
-            operator, options["head_dim"] = TAdaConv2dV2, width // 2  # one head in the first stage, twice in each next
+            operator, options["head_dim"] = (
+                TAdaConv2dV2,
+                width // 2,
+            )  # one head in the first stage; the number doubles at every later stage
         options |= routing or {}
 
         def conv(channels: int) -> nn.Module:
             return operator(channels, channels, 7, padding=3, groups=channels, **options)
 
-        # ConvNeXt's stem goes to the middle frame of three, as published, or to both of two, which is our choice
+        # version 2: the middle one of three frames gets ConvNeXt's stem, as published; version 1: both frames (our choice)
         self.inflation = "center" if version == 2 else "mean"
         self.stem = Stem(in_channels, width, (3, 4, 4) if version == 2 else (2, 4, 4), padding=version - 1)
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()
@@ -158,7 +161,7 @@ class TAdaConvNeXt(VideoNetwork):
         self._initialize()
 
     def _initialize(self) -> None:
-        """As ConvNeXt; the routing functions initialize themselves, so that they start at one."""
+        """Initialize as ConvNeXt. Routing functions are skipped: their own initialization makes their output one."""
         for name, module in self.named_modules():
             if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)) and "routing" not in name:
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -168,12 +171,12 @@ class TAdaConvNeXt(VideoNetwork):
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T', H / 32, W / 32)``.
 
-        T' is ``(T + 1) // 2`` in version 2, ``T // 2`` in version 1, which does not see an odd last frame.
+        T' is ``(T + 1) // 2`` in version 2, ``T // 2`` in version 1, which ignores an odd last frame.
         """
         self.check_clip(x)
         if x.shape[2] < 2 or min(x.shape[3:]) < 32:
             raise ConfigError(f"TAdaConvNeXt takes clips of 2 frames and 32 x 32 pixels or more; got {tuple(x.shape)}.")
-        num_frames = (x.shape[2] + self.version - 1) // 2  # without padding, version 1 loses an odd last frame
+        num_frames = (x.shape[2] + self.version - 1) // 2  # version 1 has no padding and ignores an odd last frame
         x = self.stem(x)
         for number, stage in enumerate(self.stages):
             if number:
@@ -188,16 +191,16 @@ class TAdaConvNeXt(VideoNetwork):
         return pooled if pre_logits else self.fc(pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stem, then the blocks (or stages); a stage's down-sampling goes with its first block."""
+        """Group the stem, then the blocks (or stages); downsampling layers belong to the first block after them."""
         blocks = r"stages\.(\d+)\." if coarse else r"stages\.(\d+)\.(\d+)\."
         return {"stem": r"stem\.", "blocks": [blocks, (r"downsamples\.(\d+)\.", 1)]}
 
     def no_weight_decay(self) -> set[str]:
-        """The layer scales."""
+        """Return the names of the layer scales."""
         return {name for name, _ in self.named_parameters() if name.endswith(".gamma")}
 
     def operator_keys(self) -> set[str]:
-        """The routing functions and the second norms: what ConvNeXt does not have."""
+        """Return the state-dict keys of the routing functions and second norms, which ConvNeXt does not have."""
         return {key for key in self.state_dict() if ".routing." in key or ".pool_norm." in key}
 
 

@@ -1,11 +1,13 @@
 """TAM in other image networks: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt-50 of torchvision.
 
-Source: arXiv 2005.06803, table 3, which names the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50 32x4d)
-but not the places in them. ResNeXt has TANet's: behind the first 1x1 of every bottleneck, in front of its 3x3. The
-places in the others are our choice after it: in front of the depthwise 3x3 of every block that has a 1x1 before it
-(ShuffleNetV2's second branch; MobileNetV2 after the expansion, which its first block lacks), and, in Inception, once
-in every mixed block: in front of the second convolution of its longest branch, or, in the last reduction, of the 3x3
-branch.
+Source: arXiv 2005.06803, table 3, which lists the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50 32x4d)
+but not the positions of TAM in them. In ResNeXt the position is that of TANet: between the first 1x1 and the 3x3
+convolution of every bottleneck. The positions in the others are our choice by analogy:
+
+- ShuffleNetV2, MobileNetV2: before the depthwise 3x3 convolution of every block that has a 1x1 before it (in
+  ShuffleNetV2's second branch; in MobileNetV2 after the expansion, which the first block lacks).
+- InceptionV3: once in every mixed block, before the second convolution of the longest branch, or of the 3x3 branch in
+  the last reduction.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from zoo.models.temporalize import TemporalNetwork, temporalize
 
 @dataclass(frozen=True)
 class Host:
-    """An image network of torchvision, and where its blocks take a temporal operator.
+    """An image network of torchvision and the positions of temporal operators in it.
 
-    builder: its function in ``torchvision.models``; options: of that.
-    where: names of the convolutions with an operator, shell patterns.
-    min_size: height and width that it needs at least, pixels.
+    builder: name of the function in ``torchvision.models``.
+    where: names of the convolutions that get an operator, as shell patterns.
+    options: arguments of the builder.
+    min_size: minimum height and width of its input, pixels.
     """
 
     builder: str
@@ -47,7 +50,7 @@ HOSTS: dict[str, Host] = {
             "Mixed_7a.branch3x3_2.conv",
             "Mixed_7[bc].branch3x3dbl_2.conv",
         ),
-        # the auxiliary classifier only serves training from scratch; the protocol carries the mean and std
+        # the auxiliary classifier is for training from scratch only; the protocol has the mean and std
         {"aux_logits": False, "transform_input": False, "init_weights": True},
         min_size=75,
     ),
@@ -65,19 +68,19 @@ def build_host(
     drop_rate: float = 0.5,
     op_options: Mapping[str, Any] | None = None,
 ) -> TemporalNetwork:
-    """A video network of a torchvision host with random weights.
+    """Create a video network from a torchvision host, with random weights.
 
     Args:
         name: a key of ``HOSTS``.
         op: "none", or an operator of ``temporalize``.
-        num_frames: T of a clip. TAM is built for it; the other operators take T from the clip.
+        num_frames: T of a clip. TAM requires it; the other operators accept any T.
         drop_rate: probability of dropout before the classifier.
-        op_options: of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
+        op_options: options of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
 
     Raises:
-        ConfigError, UnknownNameError: options that it cannot be built with.
+        ConfigError, UnknownNameError: an option is invalid.
     """
-    import torchvision  # not at the top: importing the zoo is light
+    import torchvision  # here, because importing zoo must not import torchvision
 
     check_num_classes(num_classes)
     check_counts(num_frames=num_frames, in_channels=in_channels)

@@ -1,7 +1,7 @@
 """MViT-B, built by pytorchvideo's builder for compatibility with its published files.
 
 Sources: "Multiscale Vision Transformers", ICCV 2021, arXiv 2104.11227; pytorchvideo 0.1.5, ``models/hub``. The first
-token is the class token; blocks 1, 3 and 14 halve height and width of the others' grid.
+token is the class token; blocks 1, 3 and 14 halve the height and width of the grid of the others.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zoo.models.vit import resample_grid
 
 
 class _BuilderNumbersOnCpu(TorchFunctionMode):
-    """Create tensors whose values the builder reads on the CPU, even if the network is built on the meta device."""
+    """Create the tensors whose values the builder reads on the CPU, even within a meta device context."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         device = {"device": "cpu"} if func in (torch.ones, torch.linspace) else {}
@@ -36,7 +36,7 @@ class PTVMViT(VideoNetwork):
         num_frames: T of a clip, even.
         image_size: height and width of a clip, a multiple of 4.
         width: channels of the first block, a multiple of 8.
-        drop_path_rate: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
+        drop_path_rate: drop path rate of the last block; the rates grow linearly from 0 at the first.
     """
 
     head_prefix = "net.head.proj."
@@ -61,7 +61,7 @@ class PTVMViT(VideoNetwork):
         for option, value, step in (("num_frames", num_frames, 2), ("image_size", image_size, 4), ("width", width, 8)):
             if value < step or value % step:
                 raise ConfigError(f"{option} is {value}; for MViT it must be a multiple of {step}.")
-        doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]  # blocks in front of which channels and heads double
+        doubled = [[1, 2.0], [3, 2.0], [14, 2.0]]  # (block, factor): channels and heads double before these blocks
         with _BuilderNumbersOnCpu():
             net = builders("vision_transformers").create_multiscale_vision_transformers(
                 spatial_size=image_size,
@@ -116,7 +116,7 @@ class PTVMViT(VideoNetwork):
         return pooled if pre_logits else self.get_classifier()(pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stem and embeddings, then the blocks."""
+        """Group the stem and embeddings, then the blocks."""
         return {"stem": r"net\.(patch_embed|cls_positional_encoding)\.", "blocks": r"net\.blocks\.(\d+)\."}
 
     def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
@@ -129,7 +129,7 @@ class PTVMViT(VideoNetwork):
         return [key]
 
     def adapt_frames(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Interpolate the temporal position embedding, linearly."""
+        """Resample the temporal position embedding, linear."""
         key = "net.cls_positional_encoding.pos_embed_temporal"
         frames = self.net.cls_positional_encoding.num_temporal_patch
         if key not in tensors or tensors[key].shape[1] == frames:

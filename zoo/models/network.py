@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from zoo.ops.frames import inflate
 from zoo.ops.operator import FrameSized
 from zoo.protocol import Protocol
 from zoo.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from zoo.adapt import LoadReport
 
 
 class Feature(NamedTuple):
@@ -39,12 +42,12 @@ class VideoNetwork(nn.Module):
         num_frames: T of the clips that the network was built for; only some networks require this T.
         in_channels: C of the clips.
         num_features: input channels of the classifier.
-        feature_info: stages, first to last.
+        feature_info: stages in the order of the forward pass.
         dropout: dropout before the classifier.
         head_prefix: prefix of the classifier's keys in the state dict.
         inflation: how an image kernel is inflated over frames; see ``zoo.ops.frames.inflate``.
         stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
-        report: LoadReport, if the network comes from ``zoo.load`` or ``zoo.create``.
+        report: account of loaded, adapted and untrained tensors; None unless ``zoo.load`` or ``zoo.create`` built it.
     """
 
     num_frames: int
@@ -56,7 +59,7 @@ class VideoNetwork(nn.Module):
     stem_key = "stem.conv.weight"
     inflation = "mean"
     grad_checkpointing = False
-    report: Any = None  # a LoadReport; zoo.adapt imports this module
+    report: LoadReport | None = None
 
     @property
     def stem_keys(self) -> tuple[str, ...]:
@@ -174,7 +177,7 @@ class VideoNetwork(nn.Module):
     # the classifier ----------------------------------------------------------------------------------------------
 
     def get_classifier(self) -> nn.Module:
-        """The linear layer that computes the logits, or an ``nn.Identity`` if ``num_classes`` is 0."""
+        """Return the linear layer that computes the logits, or an ``nn.Identity`` if ``num_classes`` is 0."""
         return self.get_submodule(self.head_prefix.removesuffix("."))
 
     def set_classifier(self, classifier: nn.Module) -> None:
@@ -191,8 +194,8 @@ class VideoNetwork(nn.Module):
         """
         check_num_classes(num_classes)
         old = self.get_classifier()
-        like = next((p for p in (*old.parameters(), *self.parameters()) if p.is_floating_point()), torch.empty(0))
-        new = linear_classifier(self.num_features, num_classes).to(like)
+        reference = next((p for p in (*old.parameters(), *self.parameters()) if p.is_floating_point()), torch.empty(0))
+        new = linear_classifier(self.num_features, num_classes).to(reference)  # same device and dtype
         if isinstance(new, nn.Linear):
             nn.init.normal_(new.weight, std=0.01)
             nn.init.zeros_(new.bias)
@@ -204,7 +207,7 @@ class VideoNetwork(nn.Module):
     # for training ------------------------------------------------------------------------------------------------
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Regular expressions that sort parameters by depth, as in timm: "stem", then "blocks".
+        """Return regular expressions that group parameters by depth, as in timm: "stem", then "blocks".
 
         ``layer_depths`` uses them. The groups of a pattern are the numbers of a block; ``(pattern, offset)`` adds an
         offset to the first group.
@@ -215,7 +218,7 @@ class VideoNetwork(nn.Module):
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters, besides norms and biases, without weight decay in the published recipes."""
+        """Return the names of parameters, besides norms and biases, without weight decay in the published recipes."""
         return set()
 
     def set_drop_path(self, rate: float) -> None:
@@ -247,16 +250,16 @@ class VideoNetwork(nn.Module):
     # for loading -------------------------------------------------------------------------------------------------
 
     def operator_keys(self) -> set[str]:
-        """State-dict keys of the temporal operator, which the corresponding image network does not have."""
+        """Return the state-dict keys of the temporal operator, which the corresponding image network does not have."""
         return set()
 
     def frame_sized_modules(self) -> dict[str, FrameSized]:
-        """Modules with layers whose size is the number of frames, by name."""
+        """Return the modules with parameters whose size depends on the number of frames, by name."""
         modules = {name: module for name, module in self.named_modules() if isinstance(module, FrameSized)}
         return {name: module for name, module in modules.items() if module.frame_sized_keys()}
 
     def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
-        """Options of a network for another number of frames, whose ``adapt_frames`` accepts this network's tensors."""
+        """Return the options of a network for ``num_frames`` frames that ``adapt_frames`` can fill from this one."""
         options = dict(options, num_frames=num_frames)
         for module in self.frame_sized_modules().values():
             options["op_options"] = dict(options.get("op_options") or {}, **module.options_for_frames())
@@ -288,27 +291,27 @@ class VideoNetwork(nn.Module):
 
 
 def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
-    """A linear layer, or an identity for 0 classes."""
+    """Create a linear layer, or an identity for 0 classes."""
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()
 
 
 def checkpoint_contexts(block: nn.Module) -> tuple[Any, Any]:
-    """Context managers for the first forward pass and for the recomputation of a checkpointed block."""
+    """Return the context managers for the first forward pass and for the recomputation of a checkpointed block."""
     return contextlib.nullcontext(), _frozen_statistics(block)
 
 
 @contextlib.contextmanager
 def _frozen_statistics(block: nn.Module) -> Iterator[None]:
-    """Batch norms normalize as in training, without updating their running statistics."""
+    """Within the context, batch norms use batch statistics and do not update their running statistics."""
     norms = [m for m in block.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     norms = [m for m in norms if m.num_batches_tracked is not None]
-    before = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]  # type: ignore[union-attr]
+    states = [(m.momentum, m.num_batches_tracked.clone()) for m in norms]  # type: ignore[union-attr]
     for norm in norms:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+        for norm, (momentum, count) in zip(norms, states, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)  # type: ignore[union-attr]
 

@@ -1,9 +1,9 @@
-"""Baselines built by pytorchvideo's own builders, for compatibility with its published files.
+"""Baselines built by pytorchvideo, for compatibility with its published files.
 
 C2D, I3D, Slow, SlowFast, R(2+1)D, CSN and X3D; MViT is in ``zoo.models.mvit``.
 
-Sources: pytorchvideo 0.1.5; ``models/hub`` there has the builder arguments of each published file. The library has
-been unmaintained since 2022. It is only imported when such a network is built, and only its builders are used.
+Source: pytorchvideo 0.1.5; its ``models/hub`` has the builder arguments of each published file. The library has been
+unmaintained since 2022. It is imported only when such a network is built, and only its builders are used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_odd, check_rate
 from zoo.models.network import Feature, VideoNetwork
 
-SIDE = 7  # window of the heads' average: the feature map of a 224-pixel training crop
+SIDE = 7  # pooling window of the heads: the feature map of a 224-pixel training crop
 
 
 def builders(module: str) -> Any:
@@ -32,7 +32,7 @@ def builders(module: str) -> Any:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch.jit.script, in a layer that is not used here
+            warnings.simplefilter("ignore", FutureWarning)  # of torch.jit.script, in an unused layer
             return importlib.import_module(f"pytorchvideo.models.{module}")
     except ImportError as error:
         raise ConfigError(
@@ -44,8 +44,8 @@ def builders(module: str) -> Any:
 class HeadPool(nn.Module):
     """Average over all frames and over windows of ``side`` x ``side`` positions, with stride 1.
 
-    Replaces the pooling of the builders' heads, whose fixed size fails with fewer frames or smaller feature maps. Here,
-    smaller maps are averaged entirely.
+    Replaces the pooling of the builders' heads, whose fixed size fails for fewer frames or smaller feature maps. This
+    class averages the entire map if it is smaller than the window.
     """
 
     def __init__(self, side: int) -> None:
@@ -64,7 +64,7 @@ class PTVNet(VideoNetwork):
     Args:
         module, builder: ``pytorchvideo.models.<module>.<builder>``.
         arguments: arguments of the builder, as in pytorchvideo's hub.
-        num_frames: T of a clip; another T can be given to ``forward``.
+        num_frames: T of a clip; ``forward`` accepts any T.
         width: channels of the stem (of X3D: before its width factor of 2).
     """
 
@@ -88,7 +88,7 @@ class PTVNet(VideoNetwork):
         check_rate("drop_rate", drop_rate)
         self.num_frames, self.in_channels = num_frames, in_channels
         sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes or 1}
-        # the head's own dropout is left out: `dropout` below acts in its place
+        # the head's dropout is disabled: `dropout` below replaces it
         net = getattr(builders(module), builder)(**arguments, **sizes, dropout_rate=0, head_activation=None)
         self.net: Any = net
         self.head_prefix = f"net.blocks.{len(net.blocks) - 1}.proj."
@@ -100,7 +100,7 @@ class PTVNet(VideoNetwork):
                 channels = blocks[-1].branch2.conv_c.out_channels
                 self.feature_info.append(Feature(name, channels, 4 * 2 ** len(self.feature_info)))
         head = net.blocks[-1]
-        if hasattr(head.pool, "pre_conv"):  # X3D convolves before and after it averages
+        if hasattr(head.pool, "pre_conv"):  # X3D has convolutions before and after the pooling
             head.pool.pool = HeadPool(head.pool.pool.kernel_size[1])
         else:
             head.pool = HeadPool(SIDE)
@@ -110,14 +110,16 @@ class PTVNet(VideoNetwork):
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:
-        """Arguments of the builder for these sizes."""
+        """Return the builder arguments for these sizes."""
         return {"input_channel": in_channels, "stem_dim_out": width}
 
     def check_clip(self, x: Tensor) -> None:
         """Raise a ConfigError unless ``x`` is a batch of clips that this network accepts."""
         super().check_clip(x)
         if x.shape[2] < 2 and any(isinstance(block, nn.MaxPool3d) for block in self.net.blocks):
-            raise ConfigError(f"this network pools pairs of frames: clips need 2 frames or more, got {x.shape[2]}.")
+            raise ConfigError(
+                f"this network pools pairs of frames; clips must have 2 frames or more, got {x.shape[2]}."
+            )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T', H / 32, W / 32)``."""
@@ -135,19 +137,19 @@ class PTVNet(VideoNetwork):
         return pooled if pre_logits else self.get_classifier()(pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stem, then residual blocks (or stages)."""
+        """Group the stem, then the residual blocks (or stages)."""
         blocks = r"net\.blocks\.(\d+)\.res_blocks\." + ("" if coarse else r"(\d+)\.")
         return {"stem": r"net\.blocks\.0\.", "blocks": blocks}
 
 
 class PTVX3D(PTVNet):
-    """X3D (arXiv 2004.04730); its head averages over the feature map of its own training crop.
+    """X3D (arXiv 2004.04730); its head averages over the feature map of the training crop.
 
     The head's convolutions widen the maps of ``forward_features`` to ``num_features``.
 
     Args:
         crop: side of the training crop, pixels.
-        depth_factor: 2.2, or 5 of X3D-L.
+        depth_factor: 2.2, or 5 for X3D-L.
     """
 
     stem_key = "net.blocks.0.conv.conv_t.weight"  # the spatial convolution, despite its name
@@ -159,7 +161,7 @@ class PTVX3D(PTVNet):
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:
-        """Arguments of the builder for these sizes."""
+        """Return the builder arguments for these sizes."""
         return {"input_channel": in_channels, "stem_dim_in": width}
 
 
@@ -168,12 +170,12 @@ class PTVSlowFast(PTVNet):
 
     Args:
         depth: 50 or 101.
-        num_frames: T of the fast pathway, a multiple of ``alpha``; the slow one takes ``T / alpha`` frames of it.
-        width: channels of the slow pathway's stem; the fast one has an eighth. A multiple of 8.
-        alpha: 4; the published R50 4x16 has 8.
+        num_frames: T of the fast pathway, a multiple of ``alpha``; the slow pathway has ``T / alpha`` frames.
+        width: channels of the slow pathway's stem, a multiple of 8; the fast pathway has an eighth of them.
+        alpha: ratio of the frame rates of the pathways: 4, or 8 in the published R50 4x16.
         fusion_kernel: frames of the convolutions from the fast to the slow pathway: 7, or 5 as in the published R101
             and R50 4x16.
-        arguments: others of ``create_slowfast``.
+        arguments: other arguments of ``create_slowfast``.
     """
 
     stem_keys = tuple(f"net.blocks.0.multipathway_blocks.{pathway}.conv.weight" for pathway in range(2))
@@ -212,7 +214,7 @@ class PTVSlowFast(PTVNet):
 
     @staticmethod
     def sizes(in_channels: int, width: int) -> dict[str, Any]:
-        """Arguments of the builder for these sizes."""
+        """Return the builder arguments for these sizes."""
         return {"input_channels": (in_channels, in_channels), "stem_dim_outs": (width, width // 8)}
 
     def _check_frames(self, frames: int) -> None:
@@ -223,16 +225,16 @@ class PTVSlowFast(PTVNet):
             )
 
     def pathways(self, x: Tensor) -> list[Tensor]:
-        """Clips -> inputs of the slow pathway, ``T / alpha`` frames from first to last, and of the fast pathway."""
+        """Return the inputs of the slow pathway, ``T / alpha`` frames from first to last, and of the fast pathway."""
         frames = x.shape[2]
         slow = frames // self.alpha
-        # linspace(0, frames - 1, slow) truncated, as published, in whole numbers
+        # linspace(0, frames - 1, slow) truncated as published, in integer arithmetic
         return [x[:, :, [i * (frames - 1) // max(slow - 1, 1) for i in range(slow)]], x]
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> feature maps ``(B, num_features, T / alpha, H / 32, W / 32)``.
 
-        The slow pathway's channels, then the fast one's, averaged over the ``alpha`` frames of each slow one.
+        The channels of the slow pathway come first. Those of the fast pathway are averaged over ``alpha`` frames.
         """
         self.check_clip(x)
         self._check_frames(x.shape[2])
@@ -246,18 +248,18 @@ class PTVSlowFast(PTVNet):
         return torch.cat([slow, fast.unflatten(2, (-1, self.alpha)).mean(3)], dim=1)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stems, then blocks (or stages) of both pathways; fusion layers belong to the next stage."""
+        """Group the stems, then the blocks (or stages) of both pathways; fusion layers belong to the next stage."""
         blocks = r"net\.blocks\.(\d+)\.multipathway_blocks\.\d+\.res_blocks\." + ("" if coarse else r"(\d+)\.")
-        joints = (r"net\.blocks\.(\d+)\.multipathway_fusion\.", 1)
-        return {"stem": r"net\.blocks\.0\.", "blocks": [blocks, joints]}
+        fusion = (r"net\.blocks\.(\d+)\.multipathway_fusion\.", 1)
+        return {"stem": r"net\.blocks\.0\.", "blocks": [blocks, fusion]}
 
 
 _POINT, _LINE = (1, 1, 1), (3, 1, 1)
 SLOW = {"stem_conv_kernel_size": (1, 7, 7)}
-_POOLED = {"stage1_pool": nn.MaxPool3d}  # over pairs of frames, behind the first stage
+_POOLED = {"stage1_pool": nn.MaxPool3d}  # over pairs of frames, after the first stage
 _C2D = SLOW | _POOLED | {"stage_conv_a_kernel_size": (_POINT,) * 4}
-_EVERY_OTHER = (_LINE, [_LINE, _POINT], [_LINE, _POINT], [_POINT, _LINE])
-_I3D = {"stem_conv_kernel_size": (5, 7, 7)} | _POOLED | {"stage_conv_a_kernel_size": _EVERY_OTHER}
+_ALTERNATING = (_LINE, [_LINE, _POINT], [_LINE, _POINT], [_POINT, _LINE])
+_I3D = {"stem_conv_kernel_size": (5, 7, 7)} | _POOLED | {"stage_conv_a_kernel_size": _ALTERNATING}
 _CSN = {"model_depth": 101, "stem_pool": nn.MaxPool3d}
 _RES4 = (_LINE,) * 6 + (_POINT,) * 17  # R101_50_50: temporal kernels in six of the 23 blocks
 _R101_50_50 = {"stage_conv_a_kernel_sizes": ((_POINT, _POINT, _RES4, _LINE), (_LINE, _LINE, _RES4, _LINE))}

@@ -1,8 +1,8 @@
-"""One video ResNet, many temporal operators.
+"""Video ResNet with interchangeable temporal operators.
 
 TAda2D, TANet, STAM-R50, C2D (TSN) and the comparison networks of the papers are the ImageNet ResNet of arXiv 1512.03385
 with a different temporal operator in its residual blocks. Frames are folded into the batch, ``(B*T, C, H, W)``, so a
-2D ImageNet checkpoint fits without inflation, and only the operators see ``T``.
+2D ImageNet checkpoint fits without inflation. Only the operators use ``T``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ STAGES = (2, 3, 4, 5)
 
 
 class ResidualBlock(nn.Module):
-    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block; the stride sits in the 3x3 and in the shortcut."""
+    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block; the stride is in the first 3x3 convolution and in the shortcut."""
 
     def __init__(
         self,
@@ -54,12 +54,14 @@ class ResidualBlock(nn.Module):
         self.temporal, self.position = None, op.position
         if op.temporal is not None:
             if op.position == "after_conv3" and not bottleneck:
-                raise ConfigError("a basic block (ResNet-18) has no third convolution; use a bottleneck or style c.")
+                raise ConfigError(
+                    "a basic block (ResNet-18) has no third convolution; use a bottleneck network or style c."
+                )
             channels = {"before_conv1": in_channels, "after_conv1": width, "after_conv2": width}
             self.temporal = op.temporal(channels.get(op.position, out_channels))
         self.non_local = non_local(out_channels) if non_local else None
-        same = stride == 1 and in_channels == out_channels
-        self.downsample = None if same else ConvBN(in_channels, out_channels, 1, stride)
+        same_shape = stride == 1 and in_channels == out_channels
+        self.downsample = None if same_shape else ConvBN(in_channels, out_channels, 1, stride)
 
     def _at(self, position: str, x: Tensor, num_frames: int) -> Tensor:
         if self.temporal is None or self.position != position:
@@ -88,14 +90,14 @@ class VideoResNet(VideoNetwork):
         op: a key of ``zoo.ops.operator.OPERATORS``: "none" (C2D), "tadaconv" (TAda2D), "tadaconv_v2",
             "tam" (TANet), "stam", "pool", "tconv", "tsm", "tei", "i3d".
         depth: 18, 50 or 101.
-        num_frames: T of a clip. TAM is built for it; the other operators take T from the clip.
+        num_frames: T of a clip. TAM requires it; the other operators accept any T.
         width: channels of the first stage, 64 in the published networks.
         drop_rate: probability of dropout before the classifier.
-        stem_pool: max-pool after the stem, as in image ResNets. TAda2D has none: its first block has stride 2
-            instead, at no cost in parameters, and weights trained one way are wrong the other way.
-        op_stages: stages with the operator, of 2 to 5.
-        op_options: of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
-        non_local: non-local blocks besides; options of ``zoo.ops.non_local.non_local_at``, ``{}`` for defaults.
+        stem_pool: max-pooling after the stem, as in image ResNets. In TAda2D, the first block has stride 2 instead.
+            Both have the same parameters, but weights trained with one are wrong for the other.
+        op_stages: stages with the operator, from 2 to 5.
+        op_options: options of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
+        non_local: options of additional non-local blocks, see ``zoo.ops.non_local.non_local_at``; ``{}`` for defaults.
     """
 
     def __init__(
@@ -122,7 +124,7 @@ class VideoResNet(VideoNetwork):
         if depth not in DEPTHS:
             raise ConfigError(f"depth is {depth}; a video ResNet has depth {', '.join(map(str, DEPTHS))}.")
         if not isinstance(op_stages, (list, tuple)) or not set(op_stages) <= set(STAGES):
-            raise ConfigError(f"op_stages is {op_stages!r}; give a list of stages, which are 2, 3, 4 and 5.")
+            raise ConfigError(f"op_stages is {op_stages!r}; it must be a list of stages from 2 to 5.")
         bottleneck, blocks = DEPTHS[depth]
         self.op, self.depth, self.width, self.stem_pool = op, depth, width, stem_pool
         self.pools_time_first = OPERATORS[op].pools_time_first
@@ -136,7 +138,7 @@ class VideoResNet(VideoNetwork):
             for index in range(count):
                 stride = 2 if index == 0 and (number > 0 or not stem_pool) else 1
                 position = BlockPosition(STAGES[number], index, count, num_frames)
-                modules = OPERATORS[op].block(position, **(op_options or {}))  # in all stages: wrong options are named
+                modules = OPERATORS[op].block(position, **(op_options or {}))  # in all stages, to validate the options
                 if position.stage not in op_stages:
                     modules = BlockModules()
                 attention = None if non_local is None else non_local_at(position, **non_local)
@@ -151,7 +153,7 @@ class VideoResNet(VideoNetwork):
 
     def _initialize(self, num_classes: int) -> None:
         for module in self.modules():
-            # the operators initialize themselves: identity, where they have one, must survive
+            # the operators initialize themselves, many of them as the identity
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         self.reset_classifier(num_classes)
@@ -161,7 +163,7 @@ class VideoResNet(VideoNetwork):
         self.check_clip(x)
         num_frames = x.shape[2]
         x = x.transpose(1, 2).flatten(0, 1)  # (B*T, C, H, W)
-        x = x.contiguous(memory_format=torch.channels_last)  # every layer keeps it; 10 to 25 % faster on a CPU
+        x = x.contiguous(memory_format=torch.channels_last)  # preserved by every layer; 10 to 25 % faster on a CPU
         x = F.relu(self.stem(x, num_frames), inplace=True)
         if self.stem_pool:
             x = F.max_pool2d(x, 3, stride=2, padding=1)
@@ -176,17 +178,17 @@ class VideoResNet(VideoNetwork):
         if self.pools_time_first:
             pooled = self.dropout(frames.mean(2))
         else:
-            # C2D and TANet classify frames and average scores; the classifier is linear, so averaging first is
-            # the same, but dropout must act on each frame as it was trained
+            # C2D and TANet classify frames and average the scores. The classifier is linear, so averaging first is
+            # equivalent, but dropout must be applied to each frame, as in training.
             pooled = self.dropout(frames).mean(2)
         return pooled if pre_logits else self.fc(pooled)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stem, then residual blocks (or stages)."""
+        """Group the stem, then the residual blocks (or stages)."""
         return {"stem": r"stem\.", "blocks": r"layer(\d+)\." if coarse else r"layer(\d+)\.(\d+)\."}
 
     def operator_keys(self) -> set[str]:
-        """State-dict keys that the image network of the same shape does not have."""
+        """Return the state-dict keys that the image network of the same shape does not have."""
         with torch.device("meta"):
             host = VideoResNet("none", self.depth, width=self.width, num_classes=2, in_channels=self.in_channels)
         return set(self.state_dict()) - set(host.state_dict())

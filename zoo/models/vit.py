@@ -1,7 +1,8 @@
-"""TAdaFormer: CLIP's vision transformer with a temporally-adaptive depthwise convolution in front of every attention.
+"""TAdaFormer: CLIP's vision transformer with a temporally adaptive depthwise convolution before every attention layer.
 
 Sources: arXiv 2308.05787, section 4; the host, arXiv 2103.00020. The stem turns every two frames into one temporal
-token; each has its own class token, and attention stays within it, so only the TAda blocks mix frames.
+token. Each temporal token has its own class token, and attention is computed within it, so only the TAda blocks mix
+information across time.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from zoo.ops.tadaconv_v2 import quick_gelu
 
 
 class TemporalLinear(nn.Module):
-    """A linear layer that sees the frame before and after: a 3 x 1 x 1 convolution on tokens."""
+    """A linear layer over each frame and its two neighbors: a 3 x 1 x 1 convolution on tokens."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -31,31 +32,31 @@ class TemporalLinear(nn.Module):
         nn.init.trunc_normal_(self.weight, std=0.02)
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
-        """``(B*T, L, C_in)`` -> ``(B*T, L, C_out)``; zeros beyond the ends."""
+        """``(B*T, L, C_in)`` -> ``(B*T, L, C_out)``; zero padding in time."""
         if compiles_for_cpu(x):
             tokens = x.unflatten(0, (-1, num_frames)).permute(0, 2, 3, 1).flatten(0, 1)  # (B*L, C_in, T)
             y = F.conv1d(tokens, self.weight, self.bias, padding=1)
             return y.unflatten(0, (-1, x.shape[1])).permute(0, 3, 1, 2).flatten(0, 1)
-        # one product for the three taps, whose results are then shifted: they are narrower than the input
+        # one matrix product for the three taps, then shifts of the outputs, which are narrower than the inputs
         taps = F.linear(x, self.weight.permute(2, 0, 1).flatten(0, 1)).unflatten(0, (-1, num_frames))
-        before, here, after = taps.chunk(3, dim=-1)  # (B, T, L, C_out)
-        y = here + self.bias
-        y = y + F.pad(before[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(after[:, 1:], (0, 0, 0, 0, 0, 1))
+        previous, current, following = taps.chunk(3, dim=-1)  # (B, T, L, C_out)
+        y = current + self.bias
+        y = y + F.pad(previous[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(following[:, 1:], (0, 0, 0, 0, 0, 1))
         return y.flatten(0, 1)
 
 
 class TAdaBlock(nn.Module):
-    """Project to half the width, depthwise TAdaConv 3x3, temporal aggregation, QuickGELU, project back from zero.
+    """Projection to half the width, depthwise TAdaConv 3x3, temporal aggregation, QuickGELU, zero-initialized projection.
 
     Args:
-        temporal_projection: the first projection sees three frames (the Something-Something form).
+        temporal_projection: the first projection spans three frames, as in the Something-Something networks.
     """
 
     def __init__(self, channels: int, temporal_projection: bool) -> None:
         super().__init__()
         inner = channels // 2
         self.pre: nn.Module = TemporalLinear(channels, inner) if temporal_projection else nn.Linear(channels, inner)
-        # not zero-initialized: alpha is what the routing function says, without the usual one added
+        # not zero-initialized: alpha is the output of the routing function, without the usual addition of one
         self.conv = TAdaConv2dV2(inner, inner, 3, padding=1, groups=inner, zero_init=False)
         self.aggregation = TAdaAggregation(inner)
         self.proj = nn.Linear(inner, channels)
@@ -95,7 +96,7 @@ class Attention(nn.Module):
 class TAdaFormerBlock(nn.Module):
     """``x += TAda(patches)``; ``x += attention(LN x)``; (``x += TAda2(patches)``;) ``x += MLP(LN x)``.
 
-    Drop path leaves out each of the branches by a draw of its own, all with the same probability, as the official code.
+    Drop path drops each branch independently with the same probability, as in the official code.
     """
 
     def __init__(
@@ -112,7 +113,7 @@ class TAdaFormerBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, num_frames: int, grid: int, class_only: bool = False) -> Tensor:
-        """Tokens ``(B*T, 1 + grid * grid, C)`` -> same shape, or the class tokens alone, ``(B*T, 1, C)``."""
+        """Tokens ``(B*T, 1 + grid * grid, C)`` -> same shape, or only the class tokens, ``(B*T, 1, C)``."""
         x = self._add_tada(self.tada, x, num_frames, grid)
         queries = 1 if class_only else x.shape[1]
         x = x[:, :queries] + self.drop_path(self.attn(self.norm1(x), queries), num_frames)
@@ -122,7 +123,7 @@ class TAdaFormerBlock(nn.Module):
         return x + self.drop_path(y, num_frames)
 
     def _add_tada(self, tada: TAdaBlock, x: Tensor, num_frames: int, grid: int) -> Tensor:
-        """Add a TAda block's output to the patch tokens; class tokens have no position in the frame and stay."""
+        """Add a TAda block's output to the patch tokens; class tokens, without position in the frame, do not change."""
         patches = x[:, 1:]
         y = self.drop_path(tada(patches, num_frames, grid), num_frames)
         return torch.cat([x[:, :1], patches + y], dim=1)
@@ -132,17 +133,18 @@ class TAdaFormer(VideoNetwork):
     """TAdaFormer.
 
     Args:
-        num_frames: T of a clip; any T of 2 or more can be given to ``forward``.
-        image_size: height and width of a clip, which the position embedding has the size of; a multiple of ``patch``.
-        patch: pixels of a patch's side.
-        width, depth, heads: of the transformer.
-        temporal_projection, double_tada: the first projection of a TAda block sees three frames, and a second TAda
-            block follows attention. The published Something-Something networks have both, the Kinetics ones neither.
-        drop_path_rate: probability of leaving out the last block's branches; it grows linearly from 0 at the first.
+        num_frames: T of a clip; ``forward`` accepts any T of 2 or more.
+        image_size: height and width of a clip, a multiple of ``patch``; determines the size of the position embedding.
+        patch: side of a patch in pixels.
+        width, depth, heads: size of the transformer.
+        temporal_projection: the first projection of a TAda block spans three frames.
+        double_tada: a second TAda block follows attention. The published Something-Something networks have both this
+            and ``temporal_projection``, the Kinetics networks neither.
+        drop_path_rate: drop path rate of the last block; the rates grow linearly from 0 at the first.
     """
 
     stem_key = "stem.weight"
-    inflation = "center"  # CLIP's stem goes to the middle frame of three, as published
+    inflation = "center"  # the middle one of three frames gets CLIP's stem, as published
 
     def __init__(
         self,
@@ -189,7 +191,7 @@ class TAdaFormer(VideoNetwork):
         self.reset_classifier(num_classes)
 
     def _near(self, size: int) -> int:
-        """The nearest size in pixels that is a whole number of patches."""
+        """Return the multiple of the patch size nearest to ``size``, in pixels."""
         return max(round(size / self.patch), 1) * self.patch
 
     def _tokens(self, x: Tensor, class_only: bool) -> Tensor:
@@ -200,8 +202,8 @@ class TAdaFormer(VideoNetwork):
             near = self._near(max(x.shape[3:]))
             raise ConfigError(
                 f"this network was built for frames of {self.image_size} x {self.image_size} pixels and got "
-                f"{tuple(x.shape)}; cut squares, and load it with image_size={near} for those: its position embedding "
-                "is then resampled."
+                f"{tuple(x.shape)}; crop frames to squares and load it with image_size={near}, which resamples its "
+                "position embedding."
             )
         y = self.stem(x)  # (B, C, T', grid, grid)
         num_frames = y.shape[2]
@@ -226,24 +228,24 @@ class TAdaFormer(VideoNetwork):
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)``, normalized floats -> logits ``(B, num_classes)``."""
-        # Only class tokens reach the classifier, so the last block need not compute the others: 6 % less of B/16, 3 %
-        # of L/14. In training it does, so that every parameter has a gradient, if a zero one, as distribution expects.
+        # Only class tokens reach the classifier, so the last block need not compute the others, which saves 6 % of B/16
+        # and 3 % of L/14. In training it does, because DDP expects a gradient, even if zero, for every parameter.
         return self.forward_head(self._tokens(x, class_only=not self.training))
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stem and embeddings, then the blocks."""
+        """Group the stem and embeddings, then the blocks."""
         return {"stem": r"stem\.|class_embedding|pos_embed|norm_pre\.", "blocks": r"blocks\.(\d+)\."}
 
     def no_weight_decay(self) -> set[str]:
-        """The embeddings."""
+        """Return the names of the embeddings."""
         return {"class_embedding", "pos_embed"}
 
     def operator_keys(self) -> set[str]:
-        """The TAda blocks."""
+        """Return the state-dict keys of the TAda blocks."""
         return {key for key in self.state_dict() if ".tada." in key or ".tada2." in key}
 
     def adapt_size(self, tensors: dict[str, Tensor]) -> list[str]:
-        """Resample the spatial position embedding; the class token's row stays. The official code cannot."""
+        """Resample the spatial position embedding, except the row of the class token."""
         table = tensors.get("pos_embed")
         if table is None or table.shape == self.pos_embed.shape:
             return []
@@ -252,10 +254,10 @@ class TAdaFormer(VideoNetwork):
 
 
 def resample_grid(table: Tensor, grid: int) -> Tensor:
-    """Position embeddings ``(old * old, C)`` -> ``(grid * grid, C)``, bicubic."""
+    """Resample position embeddings ``(old * old, C)`` to ``(grid * grid, C)``, bicubic."""
     old = round(table.shape[0] ** 0.5)
     if old * old != table.shape[0]:
-        raise ConfigError(f"a position embedding of {table.shape[0]} places is not of a square image.")
+        raise ConfigError(f"a position embedding with {table.shape[0]} rows does not belong to a square image.")
     maps = table.float().T.unflatten(1, (old, old))[None]
     maps = F.interpolate(maps, (grid, grid), mode="bicubic", antialias=True)
     return maps[0].flatten(1).T.to(table.dtype)

@@ -51,7 +51,7 @@ class TorchcodecReader(VideoReader):
     decoders have the same frames, also in segments. PyAV decodes instead
 
     - if torchcodec fails or returns a frame with another time, so that PyAV decides whether the file is damaged;
-    - if frames have no display times: in AVI files with B frames, such as those of HMDB51, torchcodec counts frames
+    - if frames have no display times: in AVI files with B-frames, such as those of HMDB51, torchcodec counts frames
       that do not exist;
     - if the display matrix mirrors the video: torchcodec applies only its rotation.
 
@@ -98,19 +98,19 @@ class TorchcodecReader(VideoReader):
         except (DataError, av.FFmpegError):
             return True  # PyAV decodes instead, and reports the damage
 
-    def _unique(self, wanted: np.ndarray, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _stack(self, numbers: np.ndarray, transform: Callable[[Tensor], Tensor] | None = None) -> Tensor:
         if self._decoder is not None:
-            chunks = np.split(wanted, range(CHUNK, len(wanted), CHUNK))
+            chunks = np.split(numbers, range(CHUNK, len(numbers), CHUNK))
             with contextlib.suppress(*FAILURES):
                 frames = [transform(self._chunk(chunk)) if transform else self._chunk(chunk) for chunk in chunks]
                 return frames[0] if len(frames) == 1 else torch.cat(frames)
-        return super()._unique(wanted, transform)
+        return super()._stack(numbers, transform)
 
-    def _chunk(self, wanted: np.ndarray) -> Tensor:
+    def _chunk(self, numbers: np.ndarray) -> Tensor:
         assert self._times is not None
-        batch = self._decoder.get_frames_at(wanted.tolist())
+        batch = self._decoder.get_frames_at(numbers.tolist())
         self._check_time()
         times = np.rint(batch.pts_seconds.numpy() / float(self._stream.time_base))
-        if not np.array_equal(times, self._times[wanted]):
+        if not np.array_equal(times, self._times[numbers]):
             raise RuntimeError("torchcodec returned other frames")
         return batch.data

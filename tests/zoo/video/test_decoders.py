@@ -126,7 +126,7 @@ def test_unusual_videos_decode_to_the_written_frames(kind: str, tmp_path: Path, 
 def test_torchcodec_decodes_common_files_without_fallback(kind: str, tmp_path: Path, odd: Odd) -> None:
     with TorchcodecReader(put(odd(kind), tmp_path / "v.mp4")) as reader:
         numbers = np.arange(FRAMES)
-        assert torch.equal(reader._chunk(numbers), VideoReader._unique(reader, numbers))
+        assert torch.equal(reader._chunk(numbers), VideoReader._stack(reader, numbers))
 
 
 def test_frame_rate_is_the_average_one(tmp_path: Path, odd: Odd) -> None:
@@ -172,16 +172,16 @@ def test_frames_are_changed_a_few_at_a_time(tmp_path: Path, odd: Odd) -> None:
 
 
 def test_frames_are_in_memory_once(tmp_path: Path, odd: Odd) -> None:
-    class Kept(VideoReader):
-        def _unique(
-            self, wanted: np.ndarray, each: Callable[[torch.Tensor], torch.Tensor] | None = None
+    class RecordingReader(VideoReader):
+        def _stack(
+            self, numbers: np.ndarray, each: Callable[[torch.Tensor], torch.Tensor] | None = None
         ) -> torch.Tensor:
-            self.made = super()._unique(wanted, each)
-            return self.made
+            self.stacked = super()._stack(numbers, each)
+            return self.stacked
 
-    with Kept(put(odd("h264"), tmp_path / "v.mp4")) as reader:
+    with RecordingReader(put(odd("h264"), tmp_path / "v.mp4")) as reader:
         frames = reader.frames(range(FRAMES))
-        assert frames is reader.made
+        assert frames is reader.stacked
         assert torch.equal(reader.frames([3, 1, 3]), frames[[3, 1, 3]])
     tracemalloc.start()
     stack_images((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
@@ -209,7 +209,7 @@ def test_spans_read_only_their_packets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["mpeg4_avi", "mpeg1"])
 def test_spans_need_display_times(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.avi")
-    with pytest.raises(DataError, match=r"v.avi has no display times to find a part by"):
+    with pytest.raises(DataError, match=r"v.avi has no reliable display times"):
         open_video(Source(str(path), (0.0, 0.5)), DECODER)
 
 
@@ -266,7 +266,7 @@ def test_both_decoders_of_a_large_video_have_separate_positions(
         assert isinstance(reader, TorchcodecReader) and reader._decoder is not None
         for n in range(200):  # PyAV goes on where torchcodec fails
             assert torch.equal(reader.frames([199 - n])[0], everything[199 - n])
-            assert torch.equal(VideoReader._unique(reader, np.array([n]))[0], everything[n])
+            assert torch.equal(VideoReader._stack(reader, np.array([n]))[0], everything[n])
 
 
 def test_cover_image_is_not_a_video(tmp_path: Path) -> None:
