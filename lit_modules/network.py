@@ -12,7 +12,6 @@ from typing import Any
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 import zoo
-from zoo.adapt import LoadReport
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_rate
 from zoo.index import load_index
@@ -146,7 +145,7 @@ def match_classes(network: VideoNetwork, class_names: Sequence[str]) -> str | No
     if labels == names:
         return None
     if labels is not None and set(names) <= set(labels):
-        order, report = [labels.index(name) for name in names], _report(network)
+        order, report = [labels.index(name) for name in names], network.report
         rows = {key: value[order].clone() for key, value in network.get_classifier().state_dict().items()}
         if len(names) < len(labels):
             network.reset_classifier(len(names))
@@ -204,21 +203,14 @@ def check_classes(network: VideoNetwork, config: Mapping[str, Any]) -> None:
 # untrained parts -------------------------------------------------------------------------------------------------
 
 
-def _report(network: VideoNetwork) -> LoadReport:
-    """Return the load report of a network from ``zoo.load`` or ``zoo.create``."""
-    report = network.report
-    assert report is not None
-    return report
-
-
 def has_untrained_head(network: VideoNetwork) -> bool:
     """Whether the classifier of a network is untrained."""
-    return any(key.startswith(network.head_prefix) for key in _report(network).untrained)
+    return any(key.startswith(network.head_prefix) for key in network.report.untrained)
 
 
 def is_untrained(network: VideoNetwork) -> bool:
     """Whether a network has untrained parts, or weights that were trained for another network."""
-    report = _report(network)
+    report = network.report
     return bool(report.still_untrained(dict(network.named_parameters()))) if report.untrained else report.start_only
 
 
@@ -236,7 +228,7 @@ def describe_untrained(network: VideoNetwork, name: str, head_change: str | None
         name: name of the network.
         head_change: change of its classifier, see ``match_classes``.
     """
-    report = _report(network)
+    report = network.report
     parts = report.untrained_parts
     entry = load_index().entries.get(str(network.spec.provenance.get("entry")))
     if report.untrained and len(report.untrained) == len(network.state_dict()):

@@ -45,133 +45,27 @@ class Published(NamedTuple):
 # github.com/liu-zhy/temporal-adaptive-module, scripts/train_tam_*.sh. Rows without a released file have the
 # values of the row that the comment in our file names.
 TADA_8 = Published("sgd", lr=0.24, clips=128, gpus=8, weight_decay=1e-4, epochs=100, warmup_epochs=8, start_lr=1e-2)
-TADA_16 = Published("sgd", lr=0.12, clips=64, gpus=8, weight_decay=1e-4, epochs=100, warmup_epochs=8, start_lr=1e-2)
-TADA_SSV_8 = Published("sgd", lr=0.48, clips=128, gpus=8, weight_decay=1e-4, epochs=64, warmup_epochs=4, start_lr=1e-4)
-TADA_SSV_16 = Published("sgd", lr=0.24, clips=64, gpus=8, weight_decay=1e-4, epochs=64, warmup_epochs=4, start_lr=1e-4)
+TADA_16 = TADA_8._replace(lr=0.12, clips=64)
+TADA_SSV_8 = TADA_8._replace(lr=0.48, epochs=64, warmup_epochs=4, start_lr=1e-4)
+TADA_SSV_16 = TADA_SSV_8._replace(lr=0.24, clips=64)
 NEXT_T = Published(
-    "adamw",
-    lr=5e-4,
-    clips=512,
-    gpus=32,
-    weight_decay=0.02,
-    epochs=100,
-    warmup_epochs=8,
-    start_lr=1e-6,
-    drop_path_rate=0.2,
+    "adamw", 5e-4, clips=512, gpus=32, weight_decay=0.02, epochs=100, warmup_epochs=8, start_lr=1e-6, drop_path_rate=0.2
 )
-NEXT_S = Published(
-    "adamw",
-    lr=2.5e-4,
-    clips=256,
-    gpus=32,
-    weight_decay=0.02,
-    epochs=100,
-    warmup_epochs=8,
-    start_lr=1e-6,
-    drop_path_rate=0.4,
-)
-NEXT_B = Published(
-    "adamw",
-    lr=2.5e-4,
-    clips=256,
-    gpus=32,
-    weight_decay=0.02,
-    epochs=100,
-    warmup_epochs=8,
-    start_lr=1e-6,
-    drop_path_rate=0.6,
-)
-NEXT_SSV_T = Published(
-    "adamw",
-    lr=5e-4,
-    clips=512,
-    gpus=32,
-    weight_decay=0.02,
-    epochs=64,
-    warmup_epochs=2.5,
-    start_lr=1e-6,
-    drop_path_rate=0.3,
-)
-NEXT_SSV_S = Published(
-    "adamw",
-    lr=2.5e-4,
-    clips=256,
-    gpus=32,
-    weight_decay=0.02,
-    epochs=64,
-    warmup_epochs=2.5,
-    start_lr=1e-6,
-    drop_path_rate=0.5,
-)
-NEXT_SSV_B = Published(
-    "adamw",
-    lr=2.5e-4,
-    clips=256,
-    gpus=32,
-    weight_decay=0.02,
-    epochs=64,
-    warmup_epochs=2.5,
-    start_lr=1e-6,
-    drop_path_rate=0.6,
-)
+NEXT_S = NEXT_T._replace(lr=2.5e-4, clips=256, drop_path_rate=0.4)
+NEXT_B = NEXT_S._replace(drop_path_rate=0.6)
+NEXT_SSV_T = NEXT_T._replace(epochs=64, warmup_epochs=2.5, drop_path_rate=0.3)
+NEXT_SSV_S = NEXT_S._replace(epochs=64, warmup_epochs=2.5, drop_path_rate=0.5)
+NEXT_SSV_B = NEXT_SSV_S._replace(drop_path_rate=0.6)
 FORMER_B = Published(
-    "adamw",
-    lr=5e-5,
-    clips=256,
-    gpus=8,
-    weight_decay=0.05,
-    epochs=30,
-    warmup_epochs=5,
-    start_lr=1e-6,
-    end_lr=1e-6,
-    label_smoothing=0.1,
-    layer_decay=0.7,
-)
-FORMER_L = Published(
-    "adamw",
-    lr=2e-5,
-    clips=64,
-    gpus=16,
-    weight_decay=0.05,
-    epochs=24,
-    warmup_epochs=5,
-    start_lr=1e-6,
-    end_lr=1e-6,
-    label_smoothing=0.1,
-    layer_decay=0.85,
-)
-FORMER_SSV_B = Published(
-    "adamw",
-    lr=5e-4,
-    clips=256,
-    gpus=8,
-    weight_decay=0.05,
-    epochs=24,
-    warmup_epochs=4,
-    start_lr=1e-8,
-    end_lr=1e-6,
-    label_smoothing=0.1,
-    layer_decay=0.7,
-)
-FORMER_SSV_L = Published(
-    "adamw",
-    lr=2.5e-4,
-    clips=128,
-    gpus=8,
-    weight_decay=0.05,
-    epochs=24,
-    warmup_epochs=4,
-    start_lr=1e-8,
-    end_lr=1e-6,
-    drop_path_rate=0.2,
-    label_smoothing=0.1,
-    layer_decay=0.85,
-)
+    "adamw", 5e-5, clips=256, gpus=8, weight_decay=0.05, epochs=30, warmup_epochs=5, start_lr=1e-6, end_lr=1e-6,
+    label_smoothing=0.1, layer_decay=0.7,
+)  # fmt: skip
+FORMER_L = FORMER_B._replace(lr=2e-5, clips=64, gpus=16, epochs=24, layer_decay=0.85)
+FORMER_SSV_B = FORMER_B._replace(lr=5e-4, epochs=24, warmup_epochs=4, start_lr=1e-8)
+FORMER_SSV_L = FORMER_SSV_B._replace(lr=2.5e-4, clips=128, drop_path_rate=0.2, layer_decay=0.85)
 TAM = Published("sgd", lr=0.01, clips=64, gpus=8, weight_decay=1e-4, epochs=100, warmup_epochs=0, start_lr=0.01)
-TAM_SSV1 = Published(
-    "sgd", lr=0.01, clips=64, gpus=4, weight_decay=1e-3, epochs=50, warmup_epochs=0, start_lr=0.01, drop_rate=0.6
-)
-TAM_SSV2 = Published("sgd", lr=0.02, clips=128, gpus=4, weight_decay=5e-4, epochs=50, warmup_epochs=0, start_lr=0.02)
+TAM_SSV1 = TAM._replace(gpus=4, weight_decay=1e-3, epochs=50, drop_rate=0.6)
+TAM_SSV2 = TAM._replace(lr=0.02, start_lr=0.02, clips=128, gpus=4, weight_decay=5e-4, epochs=50)
 
 RECIPES = {
     "k400/tada2d_r50_8x8": TADA_8, "k400/tada2d_r50_16x5": TADA_16,
@@ -378,15 +272,8 @@ def test_recipe_has_the_published_optimizer_and_schedule(file: str) -> None:
         for epoch in range(row.epochs):
             assert factor(100 * epoch) == pytest.approx(0.1 ** sum(epoch >= step for step in steps)), epoch
     else:
-        for epoch in (
-            0,
-            row.warmup_epochs / 2,
-            row.warmup_epochs - 0.01,
-            row.warmup_epochs,
-            row.epochs / 2,
-            row.epochs - 1,
-            row.epochs,
-        ):
+        warmup, end = row.warmup_epochs, row.epochs
+        for epoch in (0, warmup / 2, warmup - 0.01, warmup, end / 2, end - 1, end):
             expected = published_rate(row, recipe == "TAdaFormer", epoch)
             assert row.lr * factor(round(100 * epoch)) == pytest.approx(expected, rel=1e-4, abs=1e-12), epoch
 

@@ -106,7 +106,7 @@ def test_checkpoints_and_hidden_configs_are_validated_alike(saved: Path, tmp_pat
     with pytest.raises(ConfigError, match=r"run\.ckpt: std\[0\] is 0.0"):
         zoo.load(path)
     for odd, says in (
-        (torch.zeros(3), r"run\.ckpt has an invalid 'tempozoo_config': it holds a StoredTensor"),
+        (torch.zeros(3), r"run\.ckpt has an invalid 'tempozoo_config': it contains a StoredTensor"),
         (10**600, r"run\.ckpt"),
     ):
         torch.save({"state_dict": {}, CONFIG_KEY: network.spec.to_config() | {"provenance": {"x": odd}}}, path)

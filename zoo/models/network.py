@@ -47,7 +47,6 @@ class VideoNetwork(nn.Module):
         head_prefix: prefix of the classifier's keys in the state dict.
         inflation: how an image kernel is inflated over frames; see ``zoo.ops.frames.inflate``.
         stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
-        report: account of loaded, adapted and untrained tensors; None unless ``zoo.load`` or ``zoo.create`` built it.
     """
 
     num_frames: int
@@ -59,7 +58,7 @@ class VideoNetwork(nn.Module):
     stem_key = "stem.conv.weight"
     inflation = "mean"
     grad_checkpointing = False
-    report: LoadReport | None = None
+    _report: LoadReport | None = None  # of networks from zoo.load and zoo.create
 
     @property
     def stem_keys(self) -> tuple[str, ...]:
@@ -94,6 +93,21 @@ class VideoNetwork(nn.Module):
         if not isinstance(spec, ModelSpec):
             raise ConfigError(f"model.spec is a {type(spec).__name__}; it must be a ModelSpec.")
         self._spec = spec
+
+    @property
+    def report(self) -> LoadReport:
+        """Account of loaded, adapted and untrained tensors.
+
+        Raises:
+            ConfigError: the network is not from ``zoo.load`` or ``zoo.create``.
+        """
+        if self._report is None:
+            raise ConfigError(f"This {type(self).__name__} has no report: it is not from zoo.load or zoo.create.")
+        return self._report
+
+    @report.setter
+    def report(self, report: LoadReport) -> None:
+        self._report = report
 
     @property
     def has_spec(self) -> bool:
@@ -200,9 +214,9 @@ class VideoNetwork(nn.Module):
             nn.init.normal_(new.weight, std=0.01)
             nn.init.zeros_(new.bias)
         self.set_classifier(new)
-        if self.report is not None:
+        if self._report is not None:
             keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
-            self.report = self.report.with_initialized(self, keys)
+            self.report = self._report.with_initialized(self, keys)
 
     # for training ------------------------------------------------------------------------------------------------
 
