@@ -67,6 +67,13 @@ def search(arguments: Arguments) -> None:
     search_command(arguments)
 
 
+def export(arguments: Arguments) -> None:
+    """Export a network to ONNX, PyTorch's exported programs or OpenVINO."""
+    from zoo.inference.commands import export_network_command  # imports decoders
+
+    export_network_command(arguments)
+
+
 class Command(NamedTuple):
     """Subcommand of ``tempozoo``.
 
@@ -110,6 +117,7 @@ COMMANDS: dict[str, Command] = {
         search,
         {"find similar videos": "tempozoo search clip.mp4 --features FOLDER"},
     ),
+    "export": Command(export, {"export to ONNX, pt2, OpenVINO": "tempozoo export runs/mine --to onnx"}),
     "data": Command(
         data_tools,
         {

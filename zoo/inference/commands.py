@@ -259,3 +259,24 @@ def search_command(arguments: Sequence[str]) -> None:
     for match in search(list(folder.read()), query.mean(0), args.top):
         window = "" if match.start is None else f"  {match.start:.2f} - {match.end:.2f} s"
         print(f"{match.similarity:7.4f}  {printable(match.video)}{window}")
+
+
+def export_network_command(arguments: Sequence[str]) -> None:
+    """Export a network to another runtime."""
+    from zoo.inference.exporting import FORMATS, export_network
+
+    parser = argparse.ArgumentParser(
+        "tempozoo export",
+        description="Export a network with class names and protocol, compare it with the original at other batch "
+        "sizes, and write an example script beside it.",
+    )
+    parser.add_argument("network", help="network, as of `tempozoo fit --from`")
+    parser.add_argument("--to", dest="format", required=True, choices=list(FORMATS), help="format of the file")
+    parser.add_argument("--out", metavar="FILE", help="file (default: the name of the network)")
+    args = parser.parse_args(list(arguments))
+    network = load(resolve_network(args.network))
+    name = Path(args.network).stem if os.sep in args.network else args.network
+    path = Path(expand_home(args.out or f"{name}{FORMATS[args.format]}"))
+    report = export_network(network, path, args.format)
+    print(report)
+    print(f"Example: {report.example}")
