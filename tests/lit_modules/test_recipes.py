@@ -366,7 +366,7 @@ def test_run_is_tested_with_ten_crops(
     summary = json.loads((tmp_path / "test.json").read_text())
     assert summary["videos"] == 12
     assert (summary["protocol"]["clips"], summary["protocol"]["crops"]) == (2, 10)
-    assert "five of ten crops are mirror images" in caplog.text  # MotionClips are never flipped
+    assert "five of the ten crops are mirrored" in caplog.text  # MotionClips are never flipped
 
 
 def test_run_predicts_and_is_exported(

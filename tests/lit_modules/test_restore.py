@@ -31,7 +31,7 @@ def content(run: Path) -> Content:
     return read_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
-def first_key(state: Content) -> str:
+def first_weight(state: Content) -> str:
     return next(key for key, value in state["state_dict"].items() if value.ndim > 1)
 
 
@@ -45,8 +45,8 @@ def callback_state(state: Content, name: str) -> Content:
 
 
 CHANGES: dict[str, tuple[str, Callable[[Content], object]]] = {
-    "missing weight": ("the weights", lambda s: s["state_dict"].pop(first_key(s))),
-    "weight of another shape": ("the weights", lambda s: s["state_dict"].update({first_key(s): torch.zeros(1)})),
+    "missing weight": ("the weights", lambda s: s["state_dict"].pop(first_weight(s))),
+    "weight of another shape": ("the weights", lambda s: s["state_dict"].update({first_weight(s): torch.zeros(1)})),
     "additional weight": ("the weights", lambda s: s["state_dict"].update(more=torch.zeros(1))),
     "no loops": ("the progress of the loops", lambda s: s.update(loops={})),
     "loops without an epoch": ("the progress of the loops", lambda s: fit_loop(s).pop("epoch_progress")),
