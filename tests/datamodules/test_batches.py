@@ -36,9 +36,8 @@ def test_every_video_is_tested_once_with_any_number_of_processes(count: int, wor
     shards = np.sort(np.arange(count) % 4) if sharded else None
     parts = samplers(count, world, 2, shuffle=False, shards=shards)
     assert sorted(n for part in parts for batch in numbers(part) for n in batch) == list(range(count))
-    (length,) = {
-        len(part) for part in parts
-    }  # equal for all processes, if necessary with an empty last batch, because they synchronize
+    # Processes synchronize, so all have the same number of batches, if necessary with an empty last one.
+    (length,) = {len(part) for part in parts}
     assert [len(list(part)) for part in parts] == [length] * world
 
 

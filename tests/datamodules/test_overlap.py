@@ -133,10 +133,12 @@ def test_same_list_for_all_splits_is_refused(tmp_path: Path, caplog: pytest.LogC
 
 
 def test_unreadable_splits_are_not_compared(tmp_path: Path) -> None:
-    rows = [("path", "label"), *((write_video(tmp_path / f"{n}.mp4", n).name, "xy"[n % 2]) for n in range(6))]
-    absent = write_csv(tmp_path / "absent.csv", [*rows[:1], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    some = write_csv(tmp_path / "some.csv", [*rows[:2], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    test = write_csv(tmp_path / "test.csv", rows)
+    header = ("path", "label")
+    rows = [(write_video(tmp_path / f"{number}.mp4", number).name, "xy"[number % 2]) for number in range(6)]
+    missing = [("gone.mp4", "x"), ("lost.mp4", "y")]
+    absent = write_csv(tmp_path / "absent.csv", [header, *missing])
+    some = write_csv(tmp_path / "some.csv", [header, ("0.mp4", "x"), *missing])
+    test = write_csv(tmp_path / "test.csv", [header, *rows])
     for train in (absent, tmp_path / "none.csv"):
         data = set_up(VideoList(train, test=test, classes=write_classes(tmp_path), num_workers=0), "test")
         assert len(data.datasets["test"]) == 6

@@ -56,7 +56,7 @@ def test_rotated_phone_videos_are_decoded_upright(tmp_path: Path) -> None:
     with VideoReader(path) as reader:
         frame = reader.frames([0])[0].float().mean(0)
     assert frame.shape == (64, 48)
-    assert frame[:32].mean() > 200 > 50 > frame[32:].mean()  # after a clockwise turn, the left half is offset the top
+    assert frame[:32].mean() > 200 > 50 > frame[32:].mean()  # after a clockwise turn, the left half is at the top
 
 
 def bad_files(folder: Path) -> dict[str, Path]:

@@ -111,7 +111,7 @@ def test_unusual_videos_decode_to_the_written_frames(kind: str, tmp_path: Path, 
         frames = reader.frames(range(len(reader)))
         assert frames.dtype == torch.uint8 and frames.shape == expected.shape
         decoded, encoded = frames[:, None, :, ::3, ::4].float(), expected[None, :, :, ::3, ::4].float()
-        distance = (decoded - encoded).abs().mean((2, 3, 4))  # (decoded, written)
+        distance = (decoded - encoded).abs().mean((2, 3, 4))  # (decoded, encoded)
         assert distance.argmin(1).tolist() == list(range(len(expected)))
         assert distance.diagonal().max() < 7
         numbers = torch.randint(len(reader), (9,))
