@@ -274,9 +274,8 @@ def check(case: Case, damaged: Path) -> bool:
             read_all(case)
     except DataError as error:
         message = str(error)
-        names = [
-            str(file) for file in case.files
-        ]  # the error may name another file, with which the damaged one conflicts
+        # The error may name another file, with which the damaged one conflicts.
+        names = [str(file) for file in case.files]
         if damaged.name == "shards.json" or "test_split" in damaged.name:  # these are named by their folder
             names = [str(damaged.parent)]
         assert any(name in message for name in names), message[:500]

@@ -1,4 +1,4 @@
-"""Which videos are read when, by whom: every one once, the same for any number of processes, and after a resume."""
+"""Order and batches of videos: each is read once, in the same steps for any number of processes and after a resume."""
 
 from __future__ import annotations
 
@@ -32,27 +32,28 @@ def numbers(batches: Any) -> list[list[int]]:
 @pytest.mark.parametrize("count", [1, 2, 7, 16, 33])
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_every_video_is_tested_once_whatever_the_number_of_processes(count: int, world: int, sharded: bool) -> None:
+def test_every_video_is_tested_once_with_any_number_of_processes(count: int, world: int, sharded: bool) -> None:
     shards = np.sort(np.arange(count) % 4) if sharded else None
     parts = samplers(count, world, 2, shuffle=False, shards=shards)
     assert sorted(n for part in parts for batch in numbers(part) for n in batch) == list(range(count))
-    (length,) = {len(part) for part in parts}  # with an empty batch at the end, if need be: what they do together
+    # Processes synchronize, so all have the same number of batches, if necessary with an empty last one.
+    (length,) = {len(part) for part in parts}
     assert [len(list(part)) for part in parts] == [length] * world
 
 
-@pytest.mark.parametrize(("count", "left"), [(32, 0), (33, 1), (39, 7), (5, 0)])
+@pytest.mark.parametrize(("count", "dropped"), [(32, 0), (33, 1), (39, 7), (5, 0)])
 @pytest.mark.parametrize("sharded", [False, True])
-def test_an_epoch_of_training_holds_each_video_at_most_once(count: int, left: int, sharded: bool) -> None:
+def test_training_epoch_has_each_video_at_most_once(count: int, dropped: int, sharded: bool) -> None:
     shards = np.arange(count) // 5 if sharded else None
     for world in (1, 2):
         parts = samplers(count, world, 8 // world, shuffle=True, shards=shards)
         steps = [numbers(part) for part in parts]
-        assert len({len(batches) for batches in steps}) == 1  # else a process waits for the others for ever
-        seen = [n for batches in steps for batch in batches for n in batch]
-        assert len(seen) == len(set(seen)) == count - (left or (count % world if sharded else 0))
+        assert len({len(batches) for batches in steps}) == 1  # otherwise a process would wait for the others forever
+        videos = [n for batches in steps for batch in batches for n in batch]
+        assert len(videos) == len(set(videos)) == count - (dropped or (count % world if sharded else 0))
 
 
-def test_a_step_holds_the_same_videos_however_many_processes_share_it() -> None:
+def test_step_has_the_same_videos_with_any_number_of_processes() -> None:
     one = numbers(samplers(40, 1, 8, shuffle=True, seed=3)[0])
     two = [numbers(part) for part in samplers(40, 2, 4, shuffle=True, seed=3)]
     assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip_longest(*two)]
@@ -60,30 +61,30 @@ def test_a_step_holds_the_same_videos_however_many_processes_share_it() -> None:
     assert all(seeds[n] == s for part in samplers(40, 2, 4, shuffle=True, seed=3) for batch in part for n, s in batch)
 
 
-def test_order_and_seeds_follow_from_seed_and_epoch_alone() -> None:
-    (first,) = samplers(20, 1, 4, shuffle=True, seed=1)
+def test_order_and_seeds_depend_only_on_seed_and_epoch() -> None:
+    (sampler,) = samplers(20, 1, 4, shuffle=True, seed=1)
     epochs = []
     for epoch in (0, 1, 0):
-        first.set_epoch(epoch)
-        epochs.append(list(first))
+        sampler.set_epoch(epoch)
+        epochs.append(list(sampler))
     assert epochs[0] == epochs[2]
     assert numbers(epochs[0]) != numbers(epochs[1])
     assert {s for batch in epochs[0] for _, s in batch}.isdisjoint(s for batch in epochs[1] for _, s in batch)
-    (other,) = samplers(20, 1, 4, shuffle=True, seed=2)
-    assert numbers(other) != numbers(epochs[0])
+    (other_sampler,) = samplers(20, 1, 4, shuffle=True, seed=2)
+    assert numbers(other_sampler) != numbers(epochs[0])
     assert len({derived_seed(0, e, n) for e in range(20) for n in range(50)}) == 1000
 
 
-def test_shards_are_read_one_after_another_and_mostly_by_one_process() -> None:
+def test_shards_are_read_sequentially_and_mostly_by_one_process() -> None:
     shards = np.arange(40_000) // 1000
     for part in samplers(40_000, 4, 10, shuffle=True, shards=shards):
         order = np.array([n for batch in numbers(part) for n in batch])
         assert len(set(shards[order])) == 10  # of 40
         assert len(set(shards[order[:4000]])) <= 6
-        assert len(set(order[:10] // 10)) >= 8  # shuffled none the less
+        assert len(set(order[:10] // 10)) >= 8  # but shuffled
 
 
-def test_too_few_videos_for_the_processes_are_an_error() -> None:
+def test_fewer_videos_than_processes_are_refused() -> None:
     with pytest.raises(DataError, match="There are 2 training videos for 3 processes; use fewer"):
         BatchSampler(2, 1, shuffle=True, world_size=3)
 
@@ -99,37 +100,37 @@ def loader(workers: int = 0, **changes: Any) -> ClipLoader:
     return ClipLoader(Numbers(), sampler, num_workers=workers, collate_fn=list)
 
 
-class Refused(Dataset[Any]):
+class FailingDataset(Dataset[Any]):
     def __getitem__(self, draw: tuple[int, int]) -> int:
         raise ConfigError("host: it has to answer ConfigError: twice")
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_worker_error_has_no_traceback_in_its_message(workers: int) -> None:
-    made = ClipLoader(Refused(), BatchSampler(4, 2, shuffle=False), num_workers=workers)
-    with pytest.raises(ConfigError) as caught:
-        next(iter(made))
-    made.close()
-    assert str(caught.value).endswith("twice") and "Traceback" not in str(caught.value)
+    loader = ClipLoader(FailingDataset(), BatchSampler(4, 2, shuffle=False), num_workers=workers)
+    with pytest.raises(ConfigError) as error:
+        next(iter(loader))
+    loader.close()
+    assert str(error.value).endswith("twice") and "Traceback" not in str(error.value)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_resumes_after_the_yielded_batches(workers: int) -> None:
-    whole = list(loader())
+    expected = list(loader())
     for stop in range(7):
         first = loader(workers)
-        handed = list(islice(first, stop if stop < 6 else None))
+        yielded = list(islice(first, stop if stop < 6 else None))
         state = first.state_dict()
         second = loader(workers)
         second.load_state_dict(state)
-        rest = list(second)
-        assert len(rest) == (6 - stop if stop < 6 else 6)
+        remaining = list(second)
+        assert len(remaining) == (6 - stop if stop < 6 else 6)
         if stop < 6:
-            assert handed + rest == whole
-            assert len(list(second)) == 6  # and the next epoch is whole
+            assert yielded + remaining == expected
+            assert len(list(second)) == 6  # the next epoch is complete
         else:
             first.sampler.set_epoch(1)
-            assert rest == list(first)
+            assert remaining == list(first)
 
 
 def test_resuming_with_other_batches_is_refused() -> None:
@@ -144,10 +145,10 @@ def test_resuming_with_other_batches_is_refused() -> None:
         with pytest.raises(ConfigError, match=message):
             loader(**change).load_state_dict(state)
         loader(**change).load_state_dict(state | {"batches": 0})
-        behind = loader()
-        list(islice(behind, 6))  # as Lightning leaves it: the last batch taken, the end not seen
+        finished = loader()
+        list(islice(finished, 6))  # like Lightning, which takes the last batch without reaching the end of the iterator
         other = loader(**change)
-        other.load_state_dict(behind.state_dict())
+        other.load_state_dict(finished.state_dict())
         assert (other.sampler.epoch, other.sampler.start) == (1, 0)
 
 
@@ -167,35 +168,35 @@ def test_within_returns_result_or_raises_error() -> None:
 
 @pytest.mark.parametrize("blocking", [lambda: time.sleep(3), lambda: torch.zeros(1) + time.sleep(3)])
 def test_within_abandons_slow_work(blocking: Callable[[], Any]) -> None:
-    begin = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(DataError, match="a.mp4 took longer than 0.2 s to decode"):
         within(0.2, "a.mp4", blocking)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - start < 2
 
 
 def test_late_work_leaves_no_thread_and_no_result() -> None:
     class Frames:
         pass
 
-    made: list[weakref.ref[Frames]] = []
+    references: list[weakref.ref[Frames]] = []
 
     def late(error: bool) -> Frames:
         time.sleep(0.2)
         frames = Frames()
-        made.append(weakref.ref(frames))
+        references.append(weakref.ref(frames))
         if error:
-            raise ValueError("too late")  # its traceback has the frames as well
+            raise ValueError("too late")  # its traceback refers to the frames as well
         return frames
 
     before = threading.active_count()
     for number in range(6):
         with pytest.raises(DataError):
             within(0.01, "a.mp4", functools.partial(late, number % 2 == 0))
-    end = time.monotonic() + 10
-    while threading.active_count() > before and time.monotonic() < end:
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
         time.sleep(0.05)
     assert threading.active_count() <= before
-    assert [frames() for frames in made] == [None] * 6
+    assert [frames() for frames in references] == [None] * 6
 
 
 def test_decoding_thread_is_reused_and_replaced_after_a_time_out() -> None:
@@ -204,5 +205,5 @@ def test_decoding_thread_is_reused_and_replaced_after_a_time_out() -> None:
     with pytest.raises(DataError):
         within(0.1, "a.mp4", lambda: time.sleep(1))
     assert within(5, "a.mp4", threading.get_ident) != first
-    with ThreadPoolExecutor(2) as pool:  # no caller gets what another asked for
+    with ThreadPoolExecutor(2) as pool:  # no caller gets the result of another
         assert list(pool.map(lambda n: within(5, "a.mp4", lambda: n), range(100))) == list(range(100))

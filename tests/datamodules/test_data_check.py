@@ -1,4 +1,4 @@
-"""`tempozoo data check` and `stats` agree with each other and with what a run can read, and say so by exit status."""
+"""`tempozoo data check` and `stats`: agreement with each other and with testing, exit status, and messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def damage_one_frame(path: Path, number: int) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three videos that can be read and three that cannot, one of them damaged in a single frame."""
+    """Three readable videos and three unreadable ones, one of which has a single damaged frame."""
     root = tmp_path / "videos"
     numbered_video(root / "a" / "good.mp4", 30, (32, 32))
     encode(root / "a" / "av1.mp4", "libsvtav1", frames=30, size=(64, 64))
@@ -58,7 +58,7 @@ BAD = {"a/one_bad_frame.mp4", "a/cut.mp4", "a/narrow.mp4"}
 
 
 def readable(root: Path, name: str) -> bool:
-    """Whether a data set can read all frames of a video, as testing does."""
+    """Whether testing can read all frames of a video."""
     records = VideoRecords.of([root / name])
     return not VideoDataset(records, EVERY_FRAME, "test", flip=False)[0]["skipped"]
 
@@ -67,12 +67,12 @@ def test_check_stats_and_testing_agree(folder: Path) -> None:
     report = check(str(folder), workers=1)
     assert {row.path for row in report.bad} == BAD
     assert {row.path for row in report.rows if not readable(folder, row.path)} == BAD
-    found = stats(str(folder), workers=1)
-    assert (len(found.videos), found.bad) == (3, 3)
-    assert sorted(video.codec for video in found.videos) == ["av1", "h264", "h264"]
+    statistics = stats(str(folder), workers=1)
+    assert (len(statistics.videos), statistics.bad) == (3, 3)
+    assert sorted(video.codec for video in statistics.videos) == ["av1", "h264", "h264"]
 
 
-def test_exit_status_says_whether_all_videos_can_be_read(
+def test_exit_status_is_1_if_videos_are_unreadable(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["data", "check", str(folder), "--out", str(tmp_path / "out"), "--workers", "1"]
@@ -109,20 +109,20 @@ def test_problems_of_videos_in_shards_name_the_shard(folder: Path, tmp_path: Pat
     assert bad.problem.endswith(f"The video is in the shard {packed / 'x-000.tar'}.")
 
 
-def test_long_videos_are_checked_in_part_and_reported(
+def test_long_videos_are_checked_partially_and_reported(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     row = check_video(Source(str(folder / "a/good.mp4"), name="a/good.mp4"), "pyav", time_limit=1e-6)
     assert (row.frames, row.decoded, row.problem) == (30, 1, "")
-    whole = Checked("b.mp4", 30, 25.0, 32, 32, 1.2, 30)
-    monkeypatch.setattr(check_module, "check", lambda *_: Report([row, whole]))
+    complete = Checked("b.mp4", 30, 25.0, 32, 32, 1.2, 30)
+    monkeypatch.setattr(check_module, "check", lambda *_: Report([row, complete]))
     assert main(["data", "check", str(folder), "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     assert "2 of 2 videos can be read." in printed
     assert "1 videos are too long to decode all of their frames in 60 s. Only a part was checked" in printed
 
 
-def test_sizes_and_durations_have_fitting_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_and_durations_have_readable_units(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [format_bytes(n) for n in (12, 91_500, 91_500_000, 2.5e9, 3e12)] == [
         "12 bytes", "91.5 kB", "91.5 MB", "2.5 GB", "3.0 TB",
     ]  # fmt: skip
@@ -136,14 +136,14 @@ def test_check_reads_frames_by_random_access(tmp_path: Path, monkeypatch: pytest
     calls: list[list[int]] = []
     frames = VideoReader.frames
 
-    def spy(self: VideoReader, indices: Any, each: Any = None) -> Any:
+    def spy(self: VideoReader, indices: Any, transform: Any = None) -> Any:
         calls.append(list(indices))
-        return frames(self, indices, each)
+        return frames(self, indices, transform)
 
     monkeypatch.setattr(VideoReader, "frames", spy)
     path = encode(tmp_path / "v.mp4", frames=60)
     check_video(Source(str(path)), "pyav")
-    spread, whole = calls
-    assert whole == list(range(60))
-    assert len(spread) == 16 and (spread[0], spread[-1]) == (0, 59)
-    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(spread))
+    scattered, sequential = calls
+    assert sequential == list(range(60))
+    assert len(scattered) == 16 and (scattered[0], scattered[-1]) == (0, 59)
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(scattered))

@@ -1,4 +1,4 @@
-"""`tempozoo data check`, `prepare` and `stats`: what they find and write, and what is left when they are killed."""
+"""`tempozoo data check`, `prepare` and `stats`: results, written files, and recovery after a crash."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 from numbered_videos import numbered_video
-from odd_videos import BAD_KINDS, ODD_KINDS, make_bad, make_odd
+from odd_videos import BAD_KINDS, ODD_KINDS, VARIABLE, make_bad, make_odd
 from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
@@ -38,17 +38,17 @@ from zoo.video.decoding import open_video
 
 
 def digests(root: Path) -> dict[str, str]:
-    """Every regular file below a folder with what is in it, and every link with where it leads."""
-    found = {}
+    """SHA-256 of every regular file below a folder, and target of every link, by path."""
+    digests_by_path = {}
     for path in root.rglob("*"):
         if path.is_symlink():
-            found[str(path)] = str(path.readlink())
+            digests_by_path[str(path)] = str(path.readlink())
         elif path.is_file() and path.stat().st_size < 1 << 30:
-            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    return found
+            digests_by_path[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return digests_by_path
 
 
-def rows(file: Path) -> list[dict[str, str]]:
+def read_csv(file: Path) -> list[dict[str, str]]:
     with file.open(newline="", encoding="utf-8") as text:
         return list(csv.DictReader(text))
 
@@ -58,8 +58,8 @@ def leftovers(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def another() -> Iterator[subprocess.Popen[str]]:
-    """A process of its own that does the command it is told; it takes its time to start, so it starts first."""
+def second_process() -> Iterator[subprocess.Popen[str]]:
+    """A process that runs a command from its standard input; it starts first, because its imports take time."""
     lines = (
         "import os, sys",
         "from datamodules.tools.commands import data",
@@ -77,29 +77,27 @@ def another() -> Iterator[subprocess.Popen[str]]:
 
 
 def test_crash_or_hang_loses_one_item() -> None:
-    done = each(os.path.basename, ["a/1", "b/2", 3, "c/4"], "names", workers=2)
-    assert done[:2] == ["1", "2"] and done[3] == "4" and isinstance(done[2], DataError)
+    results = each(os.path.basename, ["a/1", "b/2", 3, "c/4"], "names", workers=2)
+    assert results[:2] == ["1", "2"] and results[3] == "4" and isinstance(results[2], DataError)
     crashed = each(ctypes.string_at, [0, 0], "crashing", workers=1)
     assert all(re.search("crash.*SIGSEGV", str(error)) for error in crashed)
-    hangs_with_the_lock = functools.partial(re.sub, r"(a+)+$", "x")  # which takes longer than there is time
+    hangs_with_the_lock = functools.partial(re.sub, r"(a+)+$", "x")  # exponential time, holding the GIL
     start = time.monotonic()
-    done = each(hangs_with_the_lock, ["aa", "a" * 60 + "b", "ca"], "hanging", workers=2, time_limit=1.0)
-    assert (done[0], done[2]) == ("x", "cx") and "longer than 1 s" in str(done[1])
+    results = each(hangs_with_the_lock, ["aa", "a" * 60 + "b", "ca"], "hanging", workers=2, time_limit=1.0)
+    assert (results[0], results[2]) == ("x", "cx") and "longer than 1 s" in str(results[1])
     assert time.monotonic() - start < 10
 
 
 # check -----------------------------------------------------------------------------------------------------------
 
 
-def test_check_finds_every_kind_of_bad_file_and_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_check_reports_exactly_the_unreadable_videos(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tmp_path / "videos"
     good = [f"{name}/{number}.mp4" for name in "ab" for number in range(2)]
     for name in good:
         numbered_video(root / name, 10)
     (root / "bad").mkdir()
-    kinds = [kind for kind in BAD_KINDS if kind != "folder"]  # one without frames is no video to any verb
+    kinds = [kind for kind in BAD_KINDS if kind != "folder"]  # a folder without frames is not a video
     for kind in kinds:
         make_bad(kind, root / "bad" / f"{kind}.mp4")
     frames = root / "frames" / "v1"
@@ -109,24 +107,24 @@ def test_check_finds_every_kind_of_bad_file_and_nothing_else(
     before = digests(root)
     command = ["data", "check", str(root), "--out", str(tmp_path / "out"), "--time-limit", "2", "--workers", "2"]
     assert main(command) == 1
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert digests(root) == before
-    found = {row["path"]: row for row in rows(tmp_path / "out" / "check.csv")}
-    assert sorted(found) == sorted([*good, "frames/v1", *(f"bad/{kind}.mp4" for kind in kinds)])
-    assert {name for name, row in found.items() if row["problem"]} == {f"bad/{kind}.mp4" for kind in kinds}
-    first = found["a/0.mp4"]
+    rows = {row["path"]: row for row in read_csv(tmp_path / "out" / "check.csv")}
+    assert sorted(rows) == sorted([*good, "frames/v1", *(f"bad/{kind}.mp4" for kind in kinds)])
+    assert {name for name, row in rows.items() if row["problem"]} == {f"bad/{kind}.mp4" for kind in kinds}
+    first = rows["a/0.mp4"]
     assert [first[n] for n in ("frames", "width", "height", "seconds", "decoded")] == ["10", "64", "48", "0.4", "10"]
-    assert [found["frames/v1"][n] for n in ("frames", "width", "height")] == ["3", "40", "30"]
-    assert f"5 of {5 + len(kinds)} videos can be read" in told
-    assert f"--data.exclude {tmp_path / 'out' / 'exclude.txt'}" in told
+    assert [rows["frames/v1"][n] for n in ("frames", "width", "height")] == ["3", "40", "30"]
+    assert f"5 of {5 + len(kinds)} videos can be read" in printed
+    assert f"--data.exclude {tmp_path / 'out' / 'exclude.txt'}" in printed
     lines = (tmp_path / "out" / "exclude.txt").read_text().splitlines()
     assert lines[0].startswith("# ") and sorted(lines[1:]) == sorted(f"bad/{kind}.mp4" for kind in kinds)
-    kept = VideoFolder(root, exclude=tmp_path / "out" / "exclude.txt", num_workers=0)
-    records = kept._exclude("test", kept.tree.records(kept.tree.names))
+    module = VideoFolder(root, exclude=tmp_path / "out" / "exclude.txt", num_workers=0)
+    records = module._exclude("test", module.tree.records(module.tree.names))
     assert len(records) == len(good)
 
 
-def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path) -> None:
+def test_check_reports_paths_relative_to_the_root(tmp_path: Path) -> None:
     for name in ("1", "2", "34"):
         (tmp_path / name).mkdir()
         for number in range(1, 4):
@@ -135,13 +133,13 @@ def test_check_names_the_video_or_the_frame_relative_to_the_root(tmp_path: Path)
     (tmp_path / "34" / "00003.jpg").write_bytes(b"\xff")
     (tmp_path / "a.mp4").write_bytes(b"")
     (tmp_path / "b.mp4").symlink_to("nowhere")
-    found = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
+    problems = {row.path: row.problem for row in check(str(tmp_path), workers=1).rows}
     (alone,) = check(str(tmp_path / "1"), workers=1).rows
     reason = "00001.jpg cannot be read as an image: cannot identify image file"
-    assert found["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
-    assert found["34"].startswith("34/00003.jpg cannot be read as an image") and found["2"] == ""
-    assert found["a.mp4"] == "a.mp4 is empty (0 bytes)."
-    assert found["b.mp4"] == "There is no video b.mp4: a broken link."
+    assert problems["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
+    assert problems["34"].startswith("34/00003.jpg cannot be read as an image") and problems["2"] == ""
+    assert problems["a.mp4"] == "a.mp4 is empty (0 bytes)."
+    assert problems["b.mp4"] == "There is no video b.mp4: a broken link."
 
 
 def test_names_that_exclude_txt_cannot_represent_are_reported(
@@ -158,7 +156,7 @@ def test_names_that_exclude_txt_cannot_represent_are_reported(
     assert (tmp_path / "exclude.txt").read_text().splitlines()[1:] == ["e.mp4"]
 
 
-def test_check_needs_something_to_check(tmp_path: Path) -> None:
+def test_check_refuses_empty_and_missing_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos or folders of frames"):
         data(["check", str(tmp_path)])
     with pytest.raises(DataError, match="no folder"):
@@ -168,8 +166,8 @@ def test_check_needs_something_to_check(tmp_path: Path) -> None:
 # prepare ---------------------------------------------------------------------------------------------------------
 
 
-def seen(path: Path) -> tuple[torch.Tensor, list[float], list[bool]]:
-    """Frames, their times in seconds after the first one's, and which are key frames."""
+def read_video(path: Path) -> tuple[torch.Tensor, list[float], list[bool]]:
+    """Frames, their times in seconds after the first frame, and whether each is a key frame."""
     with open_video(path) as reader:
         frames = reader.frames(range(len(reader)))
     with av.open(str(path)) as container:
@@ -179,63 +177,70 @@ def seen(path: Path) -> tuple[torch.Tensor, list[float], list[bool]]:
 
 
 @pytest.mark.parametrize("kind", ODD_KINDS)
-def test_prepared_videos_show_the_same_frames(tmp_path: Path, kind: str) -> None:
+def test_prepared_videos_have_the_same_frames(tmp_path: Path, kind: str) -> None:
     source = make_odd(kind, tmp_path / kind)
     encode(source, tmp_path / "out.mp4", Encoding(short_side=64, gop=4, crf=0))
-    frames, times, keys = seen(tmp_path / "out.mp4")
+    frames, times, keys = read_video(tmp_path / "out.mp4")
     with open_video(source) as reader:
         expected = reader.frames(range(len(reader)))
     height, width = (2 * round(side / 2) for side in expected.shape[-2:])
     assert frames.shape == (len(expected), 3, height, width)
     expected = F.resize(expected, [height, width], antialias=True)
-    assert (frames.float() - expected.float()).abs().mean() < 5  # of 255: 4:2:0 and a resize of one pixel cost that
+    # The error of 4:2:0 and of resizing by one pixel is less than 5 of 255.
+    assert (frames.float() - expected.float()).abs().mean() < 5
     assert all(any(keys[at : at + 4]) for at in range(len(keys) - 3))
     if kind.startswith("variable_rate"):
-        from odd_videos import VARIABLE
-
         assert np.allclose(times, np.array(VARIABLE) / 100 - VARIABLE[0] / 100, atol=1e-3)
     else:
         assert np.allclose(np.diff(times), np.median(np.diff(times)) if len(times) > 1 else 0, atol=2e-3)
 
 
 def test_prepare_shrinks_videos_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root, to = tmp_path / "videos", tmp_path / "small"
+    root, target = tmp_path / "videos", tmp_path / "small"
     numbered_video(root / "train" / "a" / "tall.mp4", 20, (90, 60))
     numbered_video(root / "train" / "b" / "wide.v1.mkv", 20, (48, 80))
     (root / "labels.csv").write_text("path,label\n")
-    (root / "cover.jpg").write_bytes(b"not asked for")
+    (root / "cover.jpg").write_bytes(b"not a video")
     for kind in ("cut_50", "flipped", "text", "endless"):
         make_bad(kind, root / f"{kind}.mp4")
     before = digests(root)
-    command = ["prepare", str(root), "--to", str(to), "--short-side", "32", "--gop", "5", "--time-limit", "2"]
+    options = ["--to", str(target), "--short-side", "32", "--gop", "5", "--time-limit", "2"]
+    command = ["prepare", str(root), *options]
     data(command)
-    assert "2 videos are ready" in (told := capsys.readouterr().out) and "4 videos cannot be read" in told
-    assert {row["path"] for row in rows(to / "prepare.csv")} == {"cut_50.mp4", "flipped.mp4", "text.mp4", "endless.mp4"}
-    visible = sorted(str(p.relative_to(to)) for p in to.rglob("*") if p.is_file() and not p.name.startswith("."))
+    assert "2 videos are ready" in (printed := capsys.readouterr().out) and "4 videos cannot be read" in printed
+    assert {row["path"] for row in read_csv(target / "prepare.csv")} == {
+        "cut_50.mp4",
+        "flipped.mp4",
+        "text.mp4",
+        "endless.mp4",
+    }
+    visible = sorted(
+        str(p.relative_to(target)) for p in target.rglob("*") if p.is_file() and not p.name.startswith(".")
+    )
     videos = ["train/a/tall.mp4", "train/b/wide.v1.mp4"]
     assert visible == sorted(["labels.csv", "prepare.csv", "prepare.json", *videos])
-    assert not leftovers(to) and digests(root) == before
-    frames, _, keys = seen(to / "train/a/tall.mp4")
+    assert not leftovers(target) and digests(root) == before
+    frames, _, keys = read_video(target / "train/a/tall.mp4")
     assert frames.shape == (20, 3, 48, 32) and sum(keys) >= 4
     assert (frames.float().mean((1, 2, 3)) - 8 * torch.arange(20)).abs().max() < 4
-    assert seen(to / "train/b/wide.v1.mp4")[0].shape == (20, 3, 32, 54)
+    assert read_video(target / "train/b/wide.v1.mp4")[0].shape == (20, 3, 32, 54)
 
-    written = {name: (to / name).stat().st_mtime_ns for name in videos}
+    written = {name: (target / name).stat().st_mtime_ns for name in videos}
     for kind in ("text", "endless"):
         (root / f"{kind}.mp4").unlink()
     numbered_video(root / "text.mp4", 8)
-    (to / "train" / ".a.mp4.0123456789ab.mp4").write_bytes(b"half a video")  # of a run that was killed
+    (target / "train" / ".a.mp4.0123456789ab.mp4").write_bytes(b"partial video")  # left by a killed run
     data(command)
-    assert not leftovers(to)
-    assert "3 videos are ready" in (told := capsys.readouterr().out) and "1 of them new" in told
-    assert written == {name: (to / name).stat().st_mtime_ns for name in videos}
-    os.utime(root / "train/a/tall.mp4", (time.time() + 60,) * 2)  # changed since
+    assert not leftovers(target)
+    assert "3 videos are ready" in (printed := capsys.readouterr().out) and "1 of them new" in printed
+    assert written == {name: (target / name).stat().st_mtime_ns for name in videos}
+    os.utime(root / "train/a/tall.mp4", (time.time() + 60,) * 2)  # changed after it was prepared
     data(command)
     assert "1 of them new" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="short_side 32, not 64"):
         data([*command, "--short-side", "64"])
     with pytest.raises(ConfigError, match="source"):
-        data(["prepare", str(root / "train"), *command[2:]])
+        data(["prepare", str(root / "train"), *options])
 
 
 def test_prepare_refuses_lossy_or_ambiguous_input(tmp_path: Path) -> None:
@@ -243,9 +248,9 @@ def test_prepare_refuses_lossy_or_ambiguous_input(tmp_path: Path) -> None:
     for name in ("a/x.mp4", "a/x.avi"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"")
-    for to in (root, root / "small", tmp_path):
+    for target in (root, root / "small", tmp_path):
         with pytest.raises(ConfigError, match="must not contain each other"):
-            data(["prepare", str(root), "--to", str(to)])
+            data(["prepare", str(root), "--to", str(target)])
     with pytest.raises(DataError, match=r"a/x.avi and a/x.mp4 would both become a/x.mp4"):
         data(["prepare", str(root), "--to", str(tmp_path / "small")])
     with pytest.raises(ConfigError, match="https://host/videos is a URL; prepare needs a local folder"):
@@ -272,26 +277,26 @@ def test_full_disk_is_reported_and_leaves_no_file(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "out") == []
 
 
-def test_killed_prepare_resumes(tmp_path: Path, another: subprocess.Popen[str]) -> None:
-    root, to = tmp_path / "videos", tmp_path / "small"
+def test_killed_prepare_resumes(tmp_path: Path, second_process: subprocess.Popen[str]) -> None:
+    root, target = tmp_path / "videos", tmp_path / "small"
     for number in range(8):
         numbered_video(root / f"{number}.mp4", 30, (240, 320))
-    command = ["prepare", str(root), "--to", str(to), "--workers", "2"]
-    print(command, file=another.stdin, flush=True)
-    end = time.monotonic() + 120
-    while len(done := sorted(to.glob("[0-9].mp4"))) < 2 and time.monotonic() < end:
+    command = ["prepare", str(root), "--to", str(target), "--workers", "2"]
+    print(command, file=second_process.stdin, flush=True)
+    deadline = time.monotonic() + 120
+    while len(prepared := sorted(target.glob("[0-9].mp4"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.002)
-    another.kill()
-    another.wait()
-    written = {path: path.stat().st_mtime_ns for path in done}
-    assert 2 <= len(written) < 8, "it was killed too early or too late to see anything"
+    second_process.kill()
+    second_process.wait()
+    written = {path: path.stat().st_mtime_ns for path in prepared}
+    assert 2 <= len(written) < 8, "the process was killed too early or too late for this test"
     data(command)
-    assert sorted(path.name for path in to.glob("*.mp4")) == [f"{number}.mp4" for number in range(8)]
+    assert sorted(path.name for path in target.glob("*.mp4")) == [f"{number}.mp4" for number in range(8)]
     assert written == {path: path.stat().st_mtime_ns for path in written}
     for number in range(8):
-        with open_video(to / f"{number}.mp4") as reader:
+        with open_video(target / f"{number}.mp4") as reader:
             assert len(reader) == 30
-    assert not leftovers(to)
+    assert not leftovers(target)
 
 
 # stats -----------------------------------------------------------------------------------------------------------
@@ -303,15 +308,15 @@ def test_stats_agree_with_packets(tmp_path: Path, capsys: pytest.CaptureFixture[
             numbered_video(tmp_path / "Training" / name / f"{number}.mp4", 20, (360, 400), sc_threshold="0")
     (tmp_path / "Training" / "left" / "bad.mp4").write_bytes(b"nothing")
     data(["stats", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "5 videos (5 checked: 4 can be read, 1 cannot)" in told and "h264 100 %" in told
-    assert re.search(r"Training/left\W+4\b", told) and re.search(r"Training/right\W+1\b", told)
-    assert re.search(r"short side\W+360\W+360\W+360", told) and re.search(r"seconds\W+0\.8\W", told)
-    assert "2 folders of 1 to 4 videos" in told
-    assert "short side of 360" in told and "since the last key frame" not in told and "data prepare" in told
-    found = stats(str(tmp_path), limit=2)
-    assert len(found.videos) + found.bad == 2 and len(found.names) == 5
-    assert found.videos[0].gop == pytest.approx(20 / 3) and found.videos[0].fps == 25
-    small = found._replace(videos=[v._replace(width=340, height=256) for v in found.videos])
+    printed = capsys.readouterr().out
+    assert "5 videos (5 checked: 4 can be read, 1 cannot)" in printed and "h264 100 %" in printed
+    assert re.search(r"Training/left\W+4\b", printed) and re.search(r"Training/right\W+1\b", printed)
+    assert re.search(r"short side\W+360\W+360\W+360", printed) and re.search(r"seconds\W+0\.8\W", printed)
+    assert "2 folders of 1 to 4 videos" in printed
+    assert "short side of 360" in printed and "since the last key frame" not in printed and "data prepare" in printed
+    statistics = stats(str(tmp_path), limit=2)
+    assert len(statistics.videos) + statistics.bad == 2 and len(statistics.names) == 5
+    assert statistics.videos[0].gop == pytest.approx(20 / 3) and statistics.videos[0].fps == 25
+    small = statistics._replace(videos=[v._replace(width=340, height=256) for v in statistics.videos])
     assert "would hardly speed up" in advice(small)[0]
     assert "250 or more frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]

@@ -25,9 +25,16 @@ from zoo.video.decoding import open_video
 
 def ucf_lists(root: Path, counts: tuple[int, int] | None = None, split: int = 1) -> None:
     """Write official files: groups 1 to 7 for testing, 8 to 25 for training; ``counts`` limits the number of lines."""
-    clips = [(c, f"v_{c}_g{g:02d}_c{k:02d}") for k in range(1, 7) for g in range(1, 26) for c in UCF_CLASSES]
-    train = [f"{c}/{name}.avi {UCF_CLASSES.index(c) + 1}" for c, name in clips if int(name[-6:-4]) > 7]
-    test = [f"{c}/{name}.avi" for c, name in clips if int(name[-6:-4]) <= 7]
+    train: list[str] = []
+    test: list[str] = []
+    for clip in range(1, 7):
+        for group in range(1, 26):
+            for number, name in enumerate(UCF_CLASSES, start=1):
+                path = f"{name}/v_{name}_g{group:02d}_c{clip:02d}.avi"
+                if group <= 7:
+                    test.append(path)
+                else:
+                    train.append(f"{path} {number}")
     train_count, test_count = counts or (2 * 101 * 18, 2 * 101 * 7)
     write_lines(root / "classInd.txt", [f"{n} {name}\r" for n, name in enumerate(UCF_CLASSES, start=1)])
     write_lines(root / f"trainlist{split:02d}.txt", train[:train_count])
@@ -81,7 +88,7 @@ def test_ucf101_validation_split_does_not_divide_groups(tmp_path: Path) -> None:
 
     def groups(split: str, **options: Any) -> list[str]:
         data = UCF101(tmp_path, val_fraction=0.2, max_missing=1.0, **options)
-        return [name[-11:-8] for name in relative_paths(data, data.split_records(split))]
+        return [name.split("_")[2] for name in relative_paths(data, data.split_records(split))]
 
     train, val = Counter(groups("train")), Counter(groups("val"))
     assert len(train) == 14 and len(val) == 4  # of the 18 groups
@@ -129,16 +136,21 @@ def test_hmdb51_reads_the_official_lists(tmp_path: Path, caplog: pytest.LogCaptu
     assert len(HMDB) == len(set(HMDB)) == 51
     assert sorted(HMDB) == list(HMDB)
     hmdb_lists(tmp_path / "testTrainMulti_7030_splits", 2)
-    names = [f"hmdb51/{name}/#a b_{name}_{i}.avi" for name in ("wave", "chew") for i in (0, 69, 70, 99, 100)]
-    touch_files(tmp_path, *names, "flat/#a b_sit_0.mp4")
+
+    def videos(name: str, *numbers: int) -> list[str]:
+        return [f"hmdb51/{name}/#a b_{name}_{number}.avi" for number in numbers]
+
+    for name in ("wave", "chew"):  # two for training, two for testing, one unused
+        touch_files(tmp_path, *videos(name, 0, 69, 70, 99, 100))
+    touch_files(tmp_path, "flat/#a b_sit_0.mp4")
     data = HMDB51(tmp_path, split=2, max_missing=1.0)
     with caplog.at_level(logging.WARNING):
         train, test = data.split_records("train"), data.split_records("test")
     assert not caplog.text
     assert (train.listed, test.listed) == (3570, 1530)
-    assert relative_paths(data, train) == [names[5], names[6], "flat/#a b_sit_0.mp4", names[0], names[1]]
+    assert relative_paths(data, train) == [*videos("chew", 0, 69), "flat/#a b_sit_0.mp4", *videos("wave", 0, 69)]
     assert [HMDB[n] for n in train.labels] == ["chew", "chew", "sit", "wave", "wave"]
-    assert relative_paths(data, test) == names[7:9] + names[2:4]
+    assert relative_paths(data, test) == videos("chew", 70, 99) + videos("wave", 70, 99)
     assert relative_paths(data, data.split_records("val")) == relative_paths(data, test)
     with pytest.raises(DataError, match=r"no annotation file brush_hair_test_split1\.txt"):
         HMDB51(tmp_path).split_records("train")
@@ -203,7 +215,7 @@ def test_mmaction_lists_of_frames(tmp_path: Path) -> None:
     with open_video(records.source(0), frame_rate=data.frame_rate) as reader:
         assert (len(reader), reader.fps, frame_numbers(reader.frames(range(6)))) == (6, 12.0, list(range(6)))
     batch = next(iter(set_up(data, "test").test_dataloader()))
-    assert batch["label"].tolist()[:1] == [1]
+    assert batch["label"][0] == 1
     write_lines(test, ["b 5 1"])  # the folder has four frames
     source = MMActionList(test=test, kind="frames").split_records("test").source(0)
     with pytest.raises(DataError, match=r"b has 4 frames; frames 0 to 5 are not among them"):

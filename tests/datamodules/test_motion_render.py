@@ -1,4 +1,4 @@
-"""MotionClips: what is drawn, what is written, and that only the order of frames tells the label."""
+"""MotionClips: rendered clips, written files, and no cue to the label except the order of frames."""
 
 import itertools
 import json
@@ -29,21 +29,21 @@ def decode(path: Path) -> np.ndarray:
 
 
 def labeled_mass(clip: np.ndarray) -> np.ndarray:
-    """(T, H, W): how far each pixel is from the mid-gray of backgrounds, nought below a threshold."""
+    """Distance of each pixel from the gray of the background, (T, H, W); 0 below a threshold."""
     gray = clip.astype(float).mean(axis=3)
     distance = np.abs(gray - np.median(gray, axis=(1, 2), keepdims=True))
     return np.where(distance > 50, distance, 0)
 
 
-def measures(clip: np.ndarray) -> np.ndarray:
-    """(T, 4): x and y of the labeled mass, its spread, and how much of it there is."""
+def measure(clip: np.ndarray) -> np.ndarray:
+    """Center x and y, spread and amount of the labeled mass, (T, 4)."""
     mass = labeled_mass(clip)
-    at = np.arange(clip.shape[1])
+    positions = np.arange(clip.shape[1])
     total = mass.sum(axis=(1, 2)) + 1e-6
-    x = (mass.sum(axis=1) * at).sum(axis=1) / total
-    y = (mass.sum(axis=2) * at).sum(axis=1) / total
-    spread = ((at - x[:, None]) ** 2 * mass.sum(axis=1)).sum(axis=1) / total
-    spread += ((at - y[:, None]) ** 2 * mass.sum(axis=2)).sum(axis=1) / total
+    x = (mass.sum(axis=1) * positions).sum(axis=1) / total
+    y = (mass.sum(axis=2) * positions).sum(axis=1) / total
+    spread = ((positions - x[:, None]) ** 2 * mass.sum(axis=1)).sum(axis=1) / total
+    spread += ((positions - y[:, None]) ** 2 * mass.sum(axis=2)).sum(axis=1) / total
     return np.stack([x, y, np.sqrt(spread), total / 1000], axis=1)
 
 
@@ -53,7 +53,7 @@ def test_names_are_six_pairs_in_order():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_every_second_class_is_the_first_reversed(style):
+def test_second_class_of_a_pair_is_the_first_reversed(style):
     for first, second in MOTION_PAIRS:
         forwards = render_clip(first, 5, frames=9, size=48, style=style)
         assert forwards.shape == (9, 48, 48, 3) and forwards.dtype == np.uint8
@@ -62,7 +62,7 @@ def test_every_second_class_is_the_first_reversed(style):
         assert not np.array_equal(forwards, forwards[::-1])
 
 
-def test_same_arguments_same_clip_and_each_argument_counts():
+def test_equal_arguments_give_equal_clips_and_others_do_not():
     clip = render_clip("meets", 7)
     assert clip.shape == (24, 64, 64, 3)
     assert np.array_equal(clip, render_clip("meets", 7))
@@ -77,7 +77,7 @@ def test_scene_does_not_depend_on_the_global_generator():
     assert np.array_equal(first, render_clip("appears", 2, frames=4, size=32))
 
 
-def test_styles_share_nothing():
+def test_styles_have_no_element_in_common():
     for field in ("shapes", "textures", "backgrounds", "hues"):
         assert not set(getattr(STYLES["a"], field)) & set(getattr(STYLES["b"], field))
     ranges = sorted(STYLES["a"].hues + STYLES["b"].hues)
@@ -86,19 +86,19 @@ def test_styles_share_nothing():
 
 
 @pytest.mark.parametrize("style", STYLES)
-def test_clips_show_what_their_label_says(style):
-    # Means over scenes: a single one may be blurred by the pattern of its background.
+def test_clips_show_the_motion_of_their_label(style):
+    # Means over scenes, because the background of a single scene may distort its measures.
     change = {}
     for label in MOTION_CLASSES:
-        seen = [measures(render_clip(label, 50 + i, frames=8, style=style)) for i in range(12)]
-        change[label] = np.mean([clip[-2:].mean(axis=0) - clip[:2].mean(axis=0) for clip in seen], axis=0)
+        measures = [measure(render_clip(label, 50 + i, frames=8, style=style)) for i in range(12)]
+        change[label] = np.mean([clip[-2:].mean(axis=0) - clip[:2].mean(axis=0) for clip in measures], axis=0)
     x, y, spread, amount = range(4)
     assert change["moves_left"][x] < -15 and change["moves_right"][x] > 15
     assert change["moves_up"][y] < -15 and change["moves_down"][y] > 15
     assert change["approaches"][spread] > 3 and change["recedes"][spread] < -3
     assert change["appears"][amount] > 5 and change["vanishes"][amount] < -5
     assert change["meets"][spread] < -5 and change["parts"][spread] > 5
-    for label in (*MOTION_CLASSES[:4], "meets", "parts"):
+    for label in ("moves_left", "moves_right", "moves_up", "moves_down", "meets", "parts"):
         assert abs(change[label][amount]) < 5, label
 
 
@@ -111,7 +111,7 @@ def test_turning_is_clockwise_on_screen_and_slow_enough_to_follow(style):
         steps = np.degrees(np.diff(actor.angle))
         assert actor.shape in STYLES[style].oriented
         assert (steps > 0).all() and steps.max() <= 35 and 120 <= steps.sum() <= 240
-    # A growing angle turns the drawn shape's long axis from right to down, y being down.
+    # A growing angle turns the long axis of the shape from right to down (y points down).
     still = motion_render._sprite(np.random.default_rng(0), STYLES["a"], ("bar",), 2, True)
     white = motion_render.replace(still, colors=np.ones((2, 3)), angle=np.radians([0.0, 30.0]))
     video = np.zeros((2, 64, 64, 3), np.float32)
@@ -128,19 +128,19 @@ def test_shapes_are_filled_and_lie_within_their_reach(shape):
     assert inside.any() and np.hypot(x, y)[inside].max() <= motion_render.REACH
 
 
-def test_no_cue_in_single_frames():
+def test_single_frames_have_no_cue_to_the_label():
     for first, second in MOTION_PAIRS:
         stats = []
         for label, offset in ((first, 0), (second, 1000)):
             clips = [render_clip(label, offset + i, frames=6, size=32) for i in range(40)]
-            values = [[*clip.mean(axis=(0, 1, 2)), clip.std(), *measures(clip).mean(axis=0)] for clip in clips]
+            values = [[*clip.mean(axis=(0, 1, 2)), clip.std(), *measure(clip).mean(axis=0)] for clip in clips]
             stats.append(np.array(values))
         gap = stats[0].mean(axis=0) - stats[1].mean(axis=0)
         error = np.sqrt(stats[0].var(axis=0) / 40 + stats[1].var(axis=0) / 40)
         assert (np.abs(gap) < 4 * error).all(), (first, gap / error)
 
 
-def test_video_is_intra_only_complete_and_close_to_the_drawing(tmp_path):
+def test_video_is_intra_only_complete_and_close_to_the_rendering(tmp_path):
     for label in ("moves_left", "turns_clockwise", "meets"):
         for style in STYLES:
             clip = render_clip(label, 3, style=style)
@@ -159,7 +159,7 @@ def test_video_is_intra_only_complete_and_close_to_the_drawing(tmp_path):
             assert all(packet.pts == packet.dts for packet in packets)
 
 
-def test_compression_leaves_no_arrow_of_time(tmp_path):
+def test_compression_does_not_reveal_the_direction_of_time(tmp_path):
     clip = render_clip("approaches", 11)
     write_video(tmp_path / "forwards.mp4", clip)
     write_video(tmp_path / "backwards.mp4", clip[::-1])
@@ -167,7 +167,7 @@ def test_compression_leaves_no_arrow_of_time(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(2, 31, 32, 3), (2, 32, 31, 3)])
-def test_odd_sizes_are_refused_by_name(tmp_path, shape):
+def test_odd_sizes_are_refused(tmp_path, shape):
     with pytest.raises(ValueError, match=f"{shape[2]}x{shape[1]}"):
         write_video(tmp_path / "odd.mp4", np.zeros(shape, np.uint8))
     assert not list(tmp_path.iterdir())
@@ -176,12 +176,12 @@ def test_odd_sizes_are_refused_by_name(tmp_path, shape):
 @pytest.mark.parametrize(
     "frames", [np.zeros((2, 32, 32), np.uint8), np.zeros((0, 32, 32, 3), np.uint8), np.zeros((2, 32, 32, 3))]
 )
-def test_other_arrays_than_rgb_bytes_are_refused(tmp_path, frames):
+def test_arrays_other_than_rgb_bytes_are_refused(tmp_path, frames):
     with pytest.raises(DataError, match="uint8"):
         write_video(tmp_path / "wrong.mp4", frames)
 
 
-def test_failure_half_way_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+def test_failed_writing_keeps_the_old_file_and_no_temporary_file(tmp_path, monkeypatch):
     path = tmp_path / "clip.mp4"
     clip = render_clip("appears", 0, frames=6, size=32)
     write_video(path, clip)
@@ -193,7 +193,7 @@ def test_failure_half_way_keeps_the_old_file_and_leaves_no_other(tmp_path, monke
         def from_ndarray(array, format):
             calls.append(1)
             if len(calls) == 4:
-                assert len(list(tmp_path.iterdir())) == 2, "the temporary file lies beside the video"
+                assert len(list(tmp_path.iterdir())) == 2, "the temporary file is next to the video"
                 raise KeyboardInterrupt
             return convert(array, format=format)
 
@@ -203,7 +203,7 @@ def test_failure_half_way_keeps_the_old_file_and_leaves_no_other(tmp_path, monke
     assert [p.name for p in tmp_path.iterdir()] == ["clip.mp4"] and path.read_bytes() == before
 
 
-def test_data_set_layout_and_a_second_call_rewrites_nothing(tmp_path):
+def test_second_call_rewrites_nothing(tmp_path):
     root = tmp_path / "clips"
     assert write_motion_clips(root, **SMALL) == root
     videos = sorted(p.relative_to(root).as_posix() for p in root.rglob("*.mp4"))
@@ -215,13 +215,13 @@ def test_data_set_layout_and_a_second_call_rewrites_nothing(tmp_path):
         "train/vanishes/vanishes_0000.mp4",
         "train/vanishes/vanishes_0001.mp4",
     ]
-    noted = json.loads((root / "motionclips.json").read_text())
-    assert noted["clips_per_class"] == {"train": 2, "test": 1} and noted["seed"] == 0
+    manifest = json.loads((root / "motionclips.json").read_text())
+    assert manifest["clips_per_class"] == {"train": 2, "test": 1} and manifest["seed"] == 0
     assert not [p for p in root.rglob("*") if p.name.startswith(".")]
     drawn = [decode(root / video) for video in videos]
     for i, one in enumerate(drawn):
         for other in drawn[i + 1 :]:
-            # Neither the same scene nor the same one played backwards.
+            # The scenes differ, also when one is played backwards.
             assert np.abs(one.astype(int) - other).mean() > 3
             assert np.abs(one[::-1].astype(int) - other).mean() > 3
     times = {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()}
@@ -229,7 +229,7 @@ def test_data_set_layout_and_a_second_call_rewrites_nothing(tmp_path):
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == times
 
 
-def test_same_arguments_write_the_same_pixels_elsewhere(tmp_path):
+def test_equal_arguments_write_equal_pixels_in_another_folder(tmp_path):
     one, other = (write_motion_clips(tmp_path / name, **SMALL) for name in ("one", "other"))
     for path in one.rglob("*.mp4"):
         assert np.array_equal(decode(path), decode(other / path.relative_to(one)))
@@ -238,13 +238,13 @@ def test_same_arguments_write_the_same_pixels_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"style": "b"}, {"clips_per_class": {"train": 2}}, {"classes": ("appears",)}]
 )
-def test_other_arguments_in_the_same_folder_are_an_error(tmp_path, change):
+def test_other_arguments_in_the_same_folder_are_refused(tmp_path, change):
     write_motion_clips(tmp_path, **SMALL)
     with pytest.raises(ValueError, match=rf"{next(iter(change))} is .*, not .*another folder"):
         write_motion_clips(tmp_path, **SMALL | change)
 
 
-def test_interrupted_writing_is_completed_and_leaves_no_mark_of_completion(tmp_path, monkeypatch):
+def test_interrupted_writing_is_completed_by_the_next_call(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         written = []
 
@@ -262,21 +262,21 @@ def test_interrupted_writing_is_completed_and_leaves_no_mark_of_completion(tmp_p
     assert len(list(tmp_path.rglob("*.mp4"))) == 6 and (tmp_path / "motionclips.json").exists()
 
 
-def test_videos_of_another_interrupted_writing_are_not_taken_in(tmp_path):
+def test_videos_of_other_interrupted_arguments_are_refused(tmp_path):
     write_motion_clips(tmp_path, **SMALL)
     (tmp_path / "motionclips.json").unlink()
     with pytest.raises(DataError, match="appears_0001.mp4"):
         write_motion_clips(tmp_path, **SMALL | {"clips_per_class": {"train": 1, "test": 1}})
 
 
-def test_unreadable_manifest_is_named(tmp_path):
+def test_unreadable_manifest_is_reported(tmp_path):
     (tmp_path / "motionclips.json").write_text("{")
     with pytest.raises(DataError, match="motionclips.json"):
         write_motion_clips(tmp_path, **SMALL)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"classes": ("appears", "explodes")}, "'explodes'.*moves_left"),
         ({"classes": ()}, "classes is empty"),
@@ -292,8 +292,8 @@ def test_unreadable_manifest_is_named(tmp_path):
         ({"seed": -1}, "seed=-1"),
     ],
 )
-def test_wrong_arguments_are_named_before_anything_is_written(tmp_path, change, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_arguments_are_refused_before_writing(tmp_path, change, message):
+    with pytest.raises(ValueError, match=message):
         write_motion_clips(tmp_path / "clips", **SMALL | change)
     assert not (tmp_path / "clips").exists()
 

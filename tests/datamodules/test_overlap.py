@@ -35,7 +35,7 @@ def write_video(path: Path, seed: int, size: int = 300) -> Path:
 
 
 def write_split_folders(root: Path, parts: tuple[str, ...] = ("train", "val", "test"), count: int = 4) -> Path:
-    """Write different videos of equal size in split folders with the classes a and b."""
+    """Write different videos of equal size into split folders with the classes a and b."""
     for number, part in enumerate(parts):
         for label, name in enumerate("ab"):
             for index in range(count):
@@ -127,26 +127,21 @@ def test_same_list_for_all_splits_is_refused(tmp_path: Path, caplog: pytest.LogC
         ]
         with pytest.raises(DataError, match=r"6 of 6 test videos are also training .*; 6 of 6 test .* validation"):
             set_up(VideoList(one, val=one, test=test, num_workers=0), "test")
-    set_up(
-        VideoList(one, num_workers=0), "test"
-    )  # tests on validation videos, an automatic split of the training videos
-    set_up(VideoList(test=one, num_workers=0), "test")  # no other split
+    # Without test=, the videos are those of the validation split. With test= alone, there is no other split.
+    set_up(VideoList(one, num_workers=0), "test")
+    set_up(VideoList(test=one, num_workers=0), "test")
 
 
 def test_unreadable_splits_are_not_compared(tmp_path: Path) -> None:
-    rows = [("path", "label"), *((write_video(tmp_path / f"{n}.mp4", n).name, "xy"[n % 2]) for n in range(6))]
-    absent = write_csv(tmp_path / "absent.csv", [*rows[:1], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    some = write_csv(tmp_path / "some.csv", [*rows[:2], ("gone.mp4", "x"), ("lost.mp4", "y")])
-    test = write_csv(tmp_path / "test.csv", rows)
+    header = ("path", "label")
+    rows = [(write_video(tmp_path / f"{number}.mp4", number).name, "xy"[number % 2]) for number in range(6)]
+    missing = [("gone.mp4", "x"), ("lost.mp4", "y")]
+    absent = write_csv(tmp_path / "absent.csv", [header, *missing])
+    some = write_csv(tmp_path / "some.csv", [header, ("0.mp4", "x"), *missing])
+    test = write_csv(tmp_path / "test.csv", [header, *rows])
     for train in (absent, tmp_path / "none.csv"):
-        assert (
-            len(
-                set_up(VideoList(train, test=test, classes=write_classes(tmp_path), num_workers=0), "test").datasets[
-                    "test"
-                ]
-            )
-            == 6
-        )
+        data = set_up(VideoList(train, test=test, classes=write_classes(tmp_path), num_workers=0), "test")
+        assert len(data.datasets["test"]) == 6
     with pytest.raises(DataError, match="1 of 6 test videos are also training videos"):
         set_up(VideoList(some, val=absent, test=test, classes=write_classes(tmp_path), num_workers=0), "test")
 

@@ -1,4 +1,4 @@
-"""The list of videos: as small as its texts, and shared by workers."""
+"""The list of videos: compact in memory and when sent to workers."""
 
 from __future__ import annotations
 

@@ -255,16 +255,10 @@ def test_repeated_files_to_predict_count_once_and_do_not_mix_with_shards(motion_
     assert len(VideoFiles([video, motion_folder / "val", video]).split_records("predict")) == 12
     relative = Path(os.path.relpath(video))
     (tmp_path / "link.mp4").symlink_to(video)
-    assert (
-        len(
-            VideoFiles([relative, f"./{relative}", video, relative.parent, tmp_path / "link.mp4"]).split_records(
-                "predict"
-            )
-        )
-        == 3
-    )
+    same_video = [relative, f"./{relative}", video, tmp_path / "link.mp4"]
+    assert len(VideoFiles([*same_video, relative.parent]).split_records("predict")) == 3
     shards = pack_folder(motion_folder / "val", tmp_path / "s")
-    with pytest.raises(DataError, match="in shards and video files cannot be mixed in video command"):
+    with pytest.raises(DataError, match="in shards and video files cannot be mixed in one command"):
         VideoFiles([video, shards])
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="There are no videos below"):

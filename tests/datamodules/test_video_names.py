@@ -1,4 +1,4 @@
-"""File names: whatever a file system allows can be opened, checked, prepared and indexed, and is printed harmlessly."""
+"""File names: videos of any valid name can be opened, checked, prepared and indexed, and are printed safely."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_can_be_opened(name: bytes, video: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    path = Path(os.fsdecode(name))  # relative: FFmpeg takes what is before the first colon for a protocol
+    path = Path(os.fsdecode(name))  # relative, because FFmpeg interprets text before a colon as a protocol
     path.write_bytes(video)
     for source in (path, tmp_path / path):
         with open_video(source) as reader:
@@ -46,9 +46,9 @@ def folder(video: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.chdir(tmp_path)
     root = Path("12:30 videos \x1b[1m")
     for number, name in enumerate(NAMES):
-        home = root / ("train" if number % 2 else "test") / os.fsdecode(name.removesuffix(b".mp4"))
-        home.mkdir(parents=True)
-        (home / os.fsdecode(name)).write_bytes(video)
+        parent = root / ("train" if number % 2 else "test") / os.fsdecode(name.removesuffix(b".mp4"))
+        parent.mkdir(parents=True)
+        (parent / os.fsdecode(name)).write_bytes(video)
     return root
 
 
@@ -79,11 +79,11 @@ def test_stats_print_folders_of_any_name(folder: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("shards", [None, "1000"])
 def test_prepare_keeps_any_name(shards: str | None, folder: Path) -> None:
-    to = Path("small:\u00e9")
-    result = prepare(folder, to, Encoding(short_side=32), shards, workers=1)
+    target = Path("small:\u00e9")
+    result = prepare(folder, target, Encoding(short_side=32), shards, workers=1)
     assert not result.problems and len(result.done) == len(NAMES)
-    assert main(["data", "check", str(to), "--out", "out", "--workers", "1"]) == 0
-    assert sorted(VideoFolder(to, num_workers=0).tree.names) == sorted(result.done)
+    assert main(["data", "check", str(target), "--out", "out", "--workers", "1"]) == 0
+    assert sorted(VideoFolder(target, num_workers=0).tree.names) == sorted(result.done)
 
 
 def test_shards_of_any_name_can_be_indexed(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""The published index with one change, as a file."""
+"""Write a copy of the published index with one change."""
 
 from __future__ import annotations
 

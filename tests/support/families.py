@@ -1,4 +1,4 @@
-"""Small networks of every family of architectures, with few blocks, for tests that are slow on large ones."""
+"""Small networks of every architecture family, for tests that are slow with large networks."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Builder = Callable[[pytest.MonkeyPatch], nn.Module]
 Shape = tuple[int, int, int, int, int]
 
 SMALL: dict[str, Any] = {"width": 16, "num_classes": 4, "num_frames": 4, "drop_rate": 0.0}
-BLOCKS = (1, 1, 0, 0)  # in each stage of a ResNet
-SQUARE = (3, 3, 4, 32, 32)  # in a ResNet, maps of 8 x 8 and 4 x 4, which fill whole vectors
+BLOCKS = (1, 1, 0, 0)  # blocks per stage of a ResNet
+SQUARE = (3, 3, 4, 32, 32)  # feature maps of 8 x 8 and 4 x 4 in a ResNet, a multiple of the vector width
 STAND_INS = [name for name, operator in OPERATORS.items() if operator.stand_in]
-ODD = (3, 3, 4, 33, 47)  # maps of 9 x 12 and 5 x 6
+ODD = (3, 3, 4, 33, 47)  # feature maps of 9 x 12 and 5 x 6
 
 
 def build(family: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
-    """A network of a family, in which no branch is zero."""
+    """Build a network of a family, with random noise on all tensors, so that no branch is zero."""
     network = FAMILIES[family][0](monkeypatch)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
@@ -42,12 +42,12 @@ def build(family: str, monkeypatch: pytest.MonkeyPatch) -> nn.Module:
 
 
 def clips_for(family: str, count: int = 3) -> Tensor:
-    """Random clips of the size that the family is tested with."""
+    """Random clips of the input size of a family."""
     return torch.randn(count, *FAMILIES[family][1][1:], generator=torch.Generator().manual_seed(1))
 
 
 def resnet_of(arch: str, *blocks: int, **options: Any) -> Builder:
-    """A builder of a ResNet with so many blocks in each stage."""
+    """Return a builder of a ResNet with the given number of blocks per stage."""
 
     def make(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         for depth, (bottleneck, _) in resnet.DEPTHS.items():
@@ -62,7 +62,7 @@ def tam_of(**options: Any) -> Builder:
 
 
 def host(op: str) -> nn.Module:
-    """A small image network with plain, strided, grouped and dilated convolutions, made a video network."""
+    """Convert a small image network with plain, strided, grouped and dilated convolutions to a video network."""
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3, 4, 1), nn.BatchNorm2d(16), nn.ReLU(),
         nn.Conv2d(16, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
@@ -74,7 +74,7 @@ def host(op: str) -> nn.Module:
 
 
 def shallow(make: Callable[[], nn.Module]) -> Builder:
-    """A builder of a network of pytorchvideo with one block in each stage."""
+    """Return a builder of a pytorchvideo network with one block per stage."""
 
     def build(monkeypatch: pytest.MonkeyPatch) -> nn.Module:
         for module in ("resnet", "slowfast"):

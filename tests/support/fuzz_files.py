@@ -1,7 +1,7 @@
-"""Changes small weight files at random and reads them, in a process of its own; the memory it takes is measured.
+"""Read randomly damaged weight files, and measure time and memory.
 
-``python tests/support/fuzz_files.py KIND SECONDS FIRST_SEED`` prints a line for each violation, with the seed. To read
-the file of one seed again, pass 0 seconds and the seed. Seeds give the same files on every machine.
+``python tests/support/fuzz_files.py KIND SECONDS FIRST_SEED`` prints a line for each violation, with the seed. Pass 0
+seconds to repeat a single seed. A seed gives the same file on every machine.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from zoo.errors import CheckpointError
 from zoo.weights.files import check_archive, read_tensors
 from zoo.weights.lightning_checkpoint import CONFIG_KEY, read_checkpoint, read_run
 
-MEMORY = 32 << 20  # bytes that reading may take, besides MULTIPLE times the size of the file
-MULTIPLE = 80  # an empty dictionary takes a byte in a pickle, and 72 in memory
-SECONDS = 20.0  # for one file; the machine may be busy
+MEMORY = 32 << 20  # allowed memory in bytes, in addition to MULTIPLE times the size of the file
+MULTIPLE = 80  # an empty dictionary needs one byte in a pickle, and 72 in memory
+SECONDS = 20.0  # limit for one file, with a margin for a busy machine
 NUMBERS = (0, 1, 2, 3, 7, 64, 255, 256, 65535, 2**28, 2**31 - 1, -1, -2, -(2**31))
 JUNK: tuple[Any, ...] = (
     None,
@@ -68,7 +68,7 @@ def call(name: str, *arguments: bytes) -> bytes:
 
 
 def snippets(canary: Path) -> list[bytes]:
-    """Pieces of pickles that leave one value more on the stack, or change the last one."""
+    """Pieces of pickles that push one value on the stack or change the last one."""
     large = [number(2**31 - 1), number(2**28), number(-1)]
     grow = [
         call(f"{name}", size)
@@ -109,7 +109,7 @@ def snippets(canary: Path) -> list[bytes]:
 
 
 class Fuzzer:
-    """Makes a changed file of one kind for each seed."""
+    """Creates a damaged file of one kind for each seed."""
 
     def __init__(self, kind: str, canary: Path) -> None:
         self.kind, self.snippets = kind, snippets(canary)
@@ -145,7 +145,7 @@ class Fuzzer:
         return bytes(data)
 
     def pickled(self, data: bytes) -> bytes:
-        """A pickle with some of its opcodes, or their arguments, changed."""
+        """Return a pickle with some opcodes or arguments changed."""
         steps = [(opcode, at) for opcode, _, at in pickletools.genops(data)]
         ends = [at for _, at in steps[1:]] + [len(data)]
         pieces = [data[at:end] for (_, at), end in zip(steps, ends, strict=True)]
@@ -190,7 +190,7 @@ class Fuzzer:
         return zipped({n: self.pickled(d) if n.endswith("/data.pkl") else d for n, d in self.parts().items()})
 
     def zip_parts(self) -> bytes:
-        """Parts that are missing, doubled, renamed, compressed, or of another size."""
+        """Return an archive with a part that is missing, repeated, renamed, compressed or of another size."""
         parts = list(self.parts().items())
         at = self.draw.randrange(len(parts))
         name, data = parts[at]
@@ -214,22 +214,22 @@ class Fuzzer:
         return zipped(parts)
 
     def zip_fields(self) -> bytes:
-        """Fields of the local headers, the directory, or its end."""
+        """Return an archive with changed fields in the local headers, the directory, or its end record."""
         data = bytearray(self.base)
         marks = {b"PK\x03\x04": range(4, 30, 2), b"PK\x01\x02": range(4, 46, 2), b"PK\x05\x06": range(4, 22, 2)}
         for _ in range(self.draw.randint(1, 2)):
             mark, fields = self.draw.choice(list(marks.items()))
-            places = [at for at in range(len(data)) if data[at : at + 4] == mark]
-            if not places:
+            positions = [at for at in range(len(data)) if data[at : at + 4] == mark]
+            if not positions:
                 break
-            at = self.draw.choice(places) + self.draw.choice(fields)
+            at = self.draw.choice(positions) + self.draw.choice(fields)
             width = self.draw.choice("hi")
             value = self.draw.choice([n for n in NUMBERS if width == "i" or -(2**15) <= n < 2**15])
             data[at : at + struct.calcsize(width)] = struct.pack(f"<{width}", value)
         return bytes(data)
 
     def header(self) -> bytes:
-        """A value in the JSON of a safetensors header, or the header's length."""
+        """Return a safetensors file with changed values in the header, or another length of the header."""
         (length,) = struct.unpack("<Q", self.base[:8])
         header, body = json.loads(self.base[8 : 8 + length]), self.base[8 + length :]
         for _ in range(self.draw.randint(1, 3)):
@@ -246,7 +246,7 @@ class Fuzzer:
 
 
 def base(kind: str) -> bytes:
-    """A small valid file."""
+    """Return a small valid file of a kind."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3))
     module.register_buffer("transposed", torch.arange(6.0).view(2, 3).t())
@@ -270,14 +270,14 @@ def base(kind: str) -> bytes:
 
 
 def peak(reset: bool = False) -> int:
-    """Most resident memory of this process so far, in bytes; since then, once it is reset."""
+    """Return the peak resident memory of this process in bytes, since the start or the last reset."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5")
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) << 10
 
 
 def violation(path: Path, kind: str) -> str | None:
-    """What is wrong with how a file is read, if anything."""
+    """Read a file; return a description of the wrong behavior, or None."""
     for read in (read_checkpoint, read_run) if kind == "ckpt" else (read_tensors, check_archive):
         before, start = peak(reset=True), time.monotonic()
         try:
@@ -314,7 +314,7 @@ def main(kind: str, seconds: float, first: int) -> None:
             path.write_bytes(fuzzer.file(seed))
             problem = violation(path, kind)
             if os.path.lexists(canary):
-                problem = "it ran code"
+                problem = "reading executed code"
                 canary.rmdir()
             if problem:
                 print(f"VIOLATION {kind} seed {seed}: {problem}", flush=True)

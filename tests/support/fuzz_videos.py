@@ -23,7 +23,7 @@ from zoo.errors import DataError
 from zoo.video.decoding import open_video
 from zoo.video.source import Source
 
-LIMIT = 2.0  # seconds for a video
+LIMIT = 2.0  # deadline of a video in seconds
 SPECIAL = (
     b"\0\0\0\0",
     b"\0\0\0\1",
@@ -67,10 +67,12 @@ BASES: dict[str, Callable[[Path], Path]] = {
 
 
 def mutate(data: bytes, random: np.random.Generator) -> bytes:
-    """A file with one to three kinds of damage."""
+    """Return a copy with one to three kinds of damage."""
     content = bytearray(data)
     for _ in range(random.integers(1, 4)):
-        end = len(content) if random.random() < 0.5 else min(len(content), 1500)  # headers are where it matters most
+        end = (
+            len(content) if random.random() < 0.5 else min(len(content), 1500)
+        )  # damage to headers has the most effects
         kind = random.integers(6)
         at = int(random.integers(max(1, end)))
         size = int(random.integers(1, 400))
@@ -92,7 +94,7 @@ def mutate(data: bytes, random: np.random.Generator) -> bytes:
 
 
 def read(folder: Path, seed: int) -> str:
-    """Read the video of a seed; returns "frames", "error", or what should not have happened."""
+    """Read the video of a seed; return "frames", "error", or a description of the wrong behavior."""
     random = np.random.default_rng(seed)
     base = sorted(BASES)[random.integers(len(BASES))]
     original = folder / f"{base}.base"
@@ -108,8 +110,8 @@ def read(folder: Path, seed: int) -> str:
     try:
         with open_video(source, deadline=time.monotonic() + LIMIT) as reader:
             count = len(reader)
-            shown = reader.frames([count - 1, count // 3], lambda frames: frames[..., :1, :1])
-            assert len(shown) == 2
+            frames = reader.frames([count - 1, count // 3], lambda frames: frames[..., :1, :1])
+            assert len(frames) == 2
             reader.frames(range(min(count, 50)), lambda frames: frames[..., :1, :1])
         return "frames"
     except DataError as error:
@@ -123,16 +125,18 @@ def read(folder: Path, seed: int) -> str:
 
 def main() -> None:
     folder, seed, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    read(folder, seed)  # imports and allocations that every process makes once
+    read(folder, seed)  # imports and one-time allocations
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     end = time.monotonic() + seconds
     while True:
         print(json.dumps({"seed": seed}), flush=True)
         start = time.monotonic()
         outcome = read(folder, seed)
-        took = time.monotonic() - start
+        elapsed = time.monotonic() - start
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
-        print(json.dumps({"seed": seed, "outcome": outcome, "seconds": round(took, 2), "megabytes": grown}), flush=True)
+        print(
+            json.dumps({"seed": seed, "outcome": outcome, "seconds": round(elapsed, 2), "megabytes": grown}), flush=True
+        )
         seed += 1
         if time.monotonic() >= end:
             return

@@ -20,7 +20,7 @@ import numpy as np
 
 FRAMES = 24
 IDENTITY = ((1, 0), (0, 1))
-MATRICES = {  # of the display matrix: (x, y) is shown at (ax + cy, bx + dy)
+MATRICES = {  # ((a, b), (c, d)) of the display matrix: (x, y) is displayed at (ax + cy, bx + dy)
     "turned_90": ((0, 1), (-1, 0)),
     "turned_180": ((-1, 0), (0, -1)),
     "turned_270": ((0, -1), (1, 0)),
@@ -41,7 +41,7 @@ B_FRAMES = {"g": "8", "bf": "2", "crf": "16"}
 
 
 def pictures(frames: int, size: tuple[int, int], gray: bool = False) -> np.ndarray:
-    """uint8 ``(frames, H, W, 3)``: a brightness of 8 n in frame n, a moving square, colors and some noise."""
+    """Images ``(frames, H, W, 3)``, uint8: brightness 8 n in frame n, a moving square, colors and noise."""
     height, width = size
     noise = np.random.default_rng(0).integers(-8, 9, (frames, height, width, 3))
     tint = np.linspace(0, 30, width)[None, :, None] * np.array([1, -1, 2])
@@ -104,14 +104,14 @@ def with_matrix(path: Path, kind: str) -> Path:
 
 
 def _copied_from(path: Path, seconds: float) -> Path:
-    """Cut without encoding, between key frames: what comes before is in the file, and is not to be shown."""
-    source = io.BytesIO(_whole())
-    with av.open(source) as whole, av.open(str(path), "w", format="mp4") as out:
-        stream = whole.streams.video[0]
+    """Copy a video from a time between key frames; the file contains earlier frames that must not be displayed."""
+    content = io.BytesIO(_faststart())
+    with av.open(content) as source, av.open(str(path), "w", format="mp4") as out:
+        stream = source.streams.video[0]
         copy = out.add_stream_from_template(stream)
         shift = round(seconds / stream.time_base)
-        whole.seek(shift, stream=stream)
-        for packet in whole.demux(stream):
+        source.seek(shift, stream=stream)
+        for packet in source.demux(stream):
             if packet.dts is not None:
                 packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
                 packet.stream = copy
@@ -132,7 +132,7 @@ def _with_sound(path: Path) -> Path:
 
 
 class _Pipe:
-    """A file that can be written, and nothing else."""
+    """A file object that only supports writing."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -144,9 +144,9 @@ class _Pipe:
 
 
 def _bottom_up(path: Path) -> Path:
-    """Rows of pixels from the last to the first, as Windows stores bitmaps: a height above 0 says so."""
+    """Write pixel rows from bottom to top, like Windows bitmaps; a positive height in the header declares it."""
     data = encode(path, "rawvideo", "avi", pix_fmt="bgr24").read_bytes()
-    at = data.index(b"strf") + 16  # of BITMAPINFOHEADER, behind its size and width
+    at = data.index(b"strf") + 16  # height in BITMAPINFOHEADER, after size and width
     height = int.from_bytes(data[at : at + 4], "little", signed=True)
     path.write_bytes(data[:at] + abs(height).to_bytes(4, "little") + data[at + 4 :])
     return path
@@ -221,7 +221,7 @@ def _only_sound(path: Path) -> None:
 
 
 def _no_frames(path: Path) -> None:
-    """A header that promises a video, and nothing after it."""
+    """Write the header of a video without any frames."""
     with av.open(str(path), "w", format="matroska") as out:
         stream: Any = out.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
@@ -229,35 +229,35 @@ def _no_frames(path: Path) -> None:
 
 
 @functools.cache
-def _whole() -> bytes:
-    """Of a file whose index comes first, so that it opens when the rest is cut off or changed."""
+def _faststart() -> bytes:
+    """Return a file whose index comes first, so that it can be opened when the rest is truncated or changed."""
     with tempfile.TemporaryDirectory() as folder:
-        path = encode(Path(folder, "whole.mp4"), options=B_FRAMES, mux={"movflags": "faststart"})
+        path = encode(Path(folder, "faststart.mp4"), options=B_FRAMES, mux={"movflags": "faststart"})
         return path.read_bytes()
 
 
 def _cut(path: Path, percent: int) -> None:
-    path.write_bytes(_whole()[: len(_whole()) * percent // 100])
+    path.write_bytes(_faststart()[: len(_faststart()) * percent // 100])
 
 
 def flipped(data: bytes, share: float = 0.02, seed: int = 0) -> bytes:
-    """With some bytes changed, all over the second half."""
+    """Change a share of the bytes, at random positions in the second half."""
     changed = np.frombuffer(data, dtype=np.uint8).copy()
     generator = np.random.default_rng(seed)
-    places = generator.integers(len(data) // 2, len(data), max(1, int(share * len(data))))
-    changed[places] ^= generator.integers(1, 256, len(places), dtype=np.uint8)
+    positions = generator.integers(len(data) // 2, len(data), max(1, int(share * len(data))))
+    changed[positions] ^= generator.integers(1, 256, len(positions), dtype=np.uint8)
     return changed.tobytes()
 
 
 def _endless(path: Path) -> None:
-    """A start that is fine and then a hole of a terabyte, which takes no place on the disk: zeros without end."""
+    """Write a valid start and a sparse terabyte of zeros, which takes no disk space."""
     encode(path, "mpeg1video", "mpeg")
     os.truncate(path, 1 << 40)
 
 
 def _unreadable(path: Path) -> None:
     encode(path).chmod(0)
-    if os.access(path, os.R_OK):  # root reads whatever its mode is; but nobody the start of this
+    if os.access(path, os.R_OK):  # root ignores file modes, but cannot read the start of this file
         path.unlink()
         path.symlink_to("/proc/self/mem")
 
@@ -267,7 +267,7 @@ BAD: dict[str, Callable[[Path], object]] = {
     "cut_10": lambda p: _cut(p, 10),
     "cut_50": lambda p: _cut(p, 50),
     "cut_90": lambda p: _cut(p, 90),
-    "flipped": lambda p: p.write_bytes(flipped(_whole())),
+    "flipped": lambda p: p.write_bytes(flipped(_faststart())),
     "only_sound": _only_sound,
     "no_frames": _no_frames,
     "unreadable": _unreadable,
@@ -283,12 +283,12 @@ BAD_KINDS = tuple(BAD)
 
 
 def make_odd(kind: str, path: Path) -> Path:
-    """An odd video, with frames to see."""
+    """Write an unusual, valid video."""
     ODD[kind](path)
     return path
 
 
 def make_bad(kind: str, path: Path) -> Path:
-    """A file that is no video, or a damaged one."""
+    """Write a damaged video, or a file that is not a video."""
     BAD[kind](path)
     return path

@@ -1,4 +1,4 @@
-"""Callbacks for runs of other processes: a signal at a given hook, a disk that is full."""
+"""Callbacks for runs in other processes: a signal at a given hook, a full disk."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Signal(Callback):
 
 
 class FullDisk(Callback):
-    """Lets the first process fail to write checkpoints from the second epoch on."""
+    """Fails to write checkpoints in the first process, from the second epoch on."""
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        """Fail from now on."""
+        """Replace the writing of checkpoints by an error."""
         if trainer.is_global_zero and trainer.current_epoch == 1:
             trainer.strategy.checkpoint_io.save_checkpoint = self._fail
 

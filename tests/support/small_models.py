@@ -1,4 +1,4 @@
-"""Networks that build in milliseconds."""
+"""Options of small networks, which are built in milliseconds."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ FOUR = ("appears", "vanishes", "meets", "parts")
 
 
 def small(arch: str, **options: Any) -> Any:
-    """A small network of one of our own architectures, for clips (B, 3, 4, 32, 32) and four classes."""
+    """Create a small network for clips ``(B, 3, 4, 32, 32)`` and four classes; not for pytorchvideo architectures."""
     return zoo.create(arch, **((VIT if has_option(arch, "patch") else SMALL) | options))

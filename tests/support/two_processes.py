@@ -1,4 +1,4 @@
-"""``tempozoo`` on two processes of this machine, started by torchrun; as a program, with FSDP on processors."""
+"""Run ``tempozoo`` in two processes, started by torchrun. As a script, it adds strategies for FSDP on the CPU."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
 
 
 def two_processes(arguments: list[str], strategy: str = "ddp") -> subprocess.CompletedProcess[str]:
-    """Run a command; ``strategy`` is "ddp", "fsdp_cpu" or "fsdp_cpu_blocks" (every block a unit of its own)."""
+    """Run a command; ``strategy`` is "ddp", "fsdp_cpu" or "fsdp_cpu_blocks" (each block is an FSDP unit)."""
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0",
            "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", __file__, *arguments,
            "--trainer.devices", "2", "--trainer.strategy", strategy,
-           "--trainer.enable_progress_bar", "true"]  # fmt: skip  # which only one process has
+           "--trainer.enable_progress_bar", "true"]  # fmt: skip  # shown by one process only
     return subprocess.run(run, capture_output=True, text=True, env=os.environ | ENVIRONMENT, timeout=240)
 
 
 def register() -> None:
-    """FSDP without an accelerator, which Lightning refuses under its own name."""
+    """Register FSDP strategies for the CPU; Lightning's own FSDP strategy refuses to run without a GPU."""
     import torch
     from lightning.pytorch.strategies import FSDPStrategy, StrategyRegistry
     from torch.distributed.fsdp import FullyShardedDataParallel

@@ -1,4 +1,4 @@
-"""A callback for runs of other processes: notes the videos of every step, and kills its process at one of them."""
+"""A callback for runs in other processes: records the videos of every step, and can kill its process at a step."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Watch(Callback):
     """Appends a line to ``folder/seen-RANK.jsonl`` for each training step.
 
     Args:
-        kill: "RANK EPOCH BATCH": where kill -9 strikes, once that step is done.
-        stop: "EPOCH BATCH": where an exception does.
-        pause: "EPOCH BATCH": which takes more than a second.
+        kill: "RANK EPOCH BATCH": kill the process with SIGKILL after this step.
+        stop: "EPOCH BATCH": raise an exception after this step.
+        pause: "EPOCH BATCH": sleep for more than a second after this step.
     """
 
     def __init__(self, folder: str, kill: str = "", stop: str = "", pause: str = "") -> None:
@@ -26,11 +26,11 @@ class Watch(Callback):
         self.kill, self.stop, self.pause = ([int(part) for part in text.split()] for text in (kill, stop, pause))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Note the step; perhaps die."""
+        """Record the step, then kill, sleep or raise if configured."""
         rank = trainer.global_rank
-        seen = {"epoch": trainer.current_epoch, "batch": batch_idx, "paths": batch["path"]}
+        step = {"epoch": trainer.current_epoch, "batch": batch_idx, "paths": batch["path"]}
         with (self.folder / f"seen-{rank}.jsonl").open("a") as file:
-            file.write(json.dumps(seen | {"loss": float(outputs["loss"])}) + "\n")
+            file.write(json.dumps(step | {"loss": float(outputs["loss"])}) + "\n")
         if self.kill == [rank, trainer.current_epoch, batch_idx]:
             os.kill(os.getpid(), signal.SIGKILL)
         if self.pause == [trainer.current_epoch, batch_idx]:
@@ -39,6 +39,6 @@ class Watch(Callback):
             raise RuntimeError("stopped")
 
     def seen(self) -> list[dict[str, Any]]:
-        """What all processes noted."""
+        """The recorded steps of all processes."""
         files = sorted(self.folder.glob("seen-*.jsonl"))
         return [json.loads(line) for file in files for line in file.read_text().splitlines()]

@@ -42,7 +42,7 @@ def open_member(
 ) -> io.BytesIO | io.BufferedReader:
     """Open one video in a shard as a file object.
 
-    Small videos, and remote videos of which all is read, are fetched in one request; others are read block by block.
+    Small videos, and remote videos that are read completely, are fetched in one request. Others are read in blocks.
 
     Args:
         path, byte_span, name: see ``read_member``.

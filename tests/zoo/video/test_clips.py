@@ -1,4 +1,4 @@
-"""Frame-exact decoding with PyAV, and files that are no good."""
+"""Frame-exact decoding with PyAV, and damaged files."""
 
 from __future__ import annotations
 
@@ -9,29 +9,24 @@ import av
 import numpy as np
 import pytest
 import torch
-from numbered_videos import numbered_video
+from numbered_videos import frame_numbers, numbered_video
 
 from zoo.errors import DataError
 from zoo.video.decoding import VideoReader
-
-
-def brightness(frames: torch.Tensor) -> list[int]:
-    return [round(float(f.float().mean()) / 8) for f in frames]
-
 
 # decoding --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "with a space.avi"])
-@pytest.mark.parametrize("wanted", [[0], [29], [5, 4, 3], [0, 0, 7, 7], [0, 13, 28], list(range(30)), [17, 2, 29]])
-def test_frames_are_exact_in_any_order(name: str, wanted: list[int], tmp_path: Path) -> None:
+@pytest.mark.parametrize("numbers", [[0], [29], [5, 4, 3], [0, 0, 7, 7], [0, 13, 28], list(range(30)), [17, 2, 29]])
+def test_frames_are_exact_in_any_order(name: str, numbers: list[int], tmp_path: Path) -> None:
     with VideoReader(numbered_video(tmp_path / name, 30)) as reader:
         assert len(reader) == 30
         assert reader.fps == 25
-        frames = reader.frames(wanted)
-    assert frames.shape == (len(wanted), 3, 48, 64)
+        frames = reader.frames(numbers)
+    assert frames.shape == (len(numbers), 3, 48, 64)
     assert frames.dtype == torch.uint8
-    assert brightness(frames) == wanted
+    assert frame_numbers(frames) == numbers
 
 
 def test_out_of_range_frames_raise_index_error(tmp_path: Path) -> None:
@@ -40,36 +35,36 @@ def test_out_of_range_frames_raise_index_error(tmp_path: Path) -> None:
 
 
 def test_rotated_phone_videos_are_decoded_upright(tmp_path: Path) -> None:
-    """A display matrix of 90 degrees turns frames, so that height and width trade places."""
-    picture = np.zeros((48, 64, 3), dtype=np.uint8)
-    picture[:, :32] = 255  # left half white
+    """A display matrix of 90 degrees swaps height and width."""
+    image = np.zeros((48, 64, 3), dtype=np.uint8)
+    image[:, :32] = 255  # left half white
     path = tmp_path / "v.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=25)
         stream.height, stream.width, stream.pix_fmt = 48, 64, "yuv420p"
-        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
-    lying = path.read_bytes()
-    # the 3x3 matrix in the track header, identity as written; turned by hand, as PyAV cannot write one
+    original = path.read_bytes()
+    # Replace the identity matrix in the track header by a rotation, because PyAV cannot write one.
     one = (1 << 16).to_bytes(4, "big")
     zero, w = bytes(4), (1 << 30).to_bytes(4, "big")
     identity = one + zero + zero + zero + one + zero + zero + zero + w
-    at = lying.index(identity, lying.index(b"tkhd"))
+    offset = original.index(identity, original.index(b"tkhd"))
     minus = (-(1 << 16)).to_bytes(4, "big", signed=True)
-    turned = zero + one + zero + minus + zero + zero + zero + zero + w
-    path.write_bytes(lying[:at] + turned + lying[at + 36 :])
+    rotation = zero + one + zero + minus + zero + zero + zero + zero + w
+    path.write_bytes(original[:offset] + rotation + original[offset + 36 :])
     with VideoReader(path) as reader:
         frame = reader.frames([0])[0].float().mean(0)
     assert frame.shape == (64, 48)
-    assert frame[:32].mean() > 200 > 50 > frame[32:].mean()  # turned clockwise, left comes to be the top
+    assert frame[:32].mean() > 200 > 50 > frame[32:].mean()  # after a clockwise turn, the left half is at the top
 
 
 def bad_files(folder: Path) -> dict[str, Path]:
-    """One file of each kind that users have, by kind."""
-    whole = numbered_video(folder / "whole.mp4", 30).read_bytes()
+    """Write one unreadable file of each kind."""
+    complete = numbered_video(folder / "whole.mp4", 30).read_bytes()
     kinds = {
         "empty": b"",
-        "half": whole[: len(whole) // 2],
+        "half": complete[: len(complete) // 2],
         "text": b"this is not a video" * 50,
         "noise": bytes(np.random.default_rng(0).integers(0, 256, 5000, dtype=np.uint8)),
     }
@@ -98,7 +93,7 @@ def test_errors_name_the_damaged_file(tmp_path: Path) -> None:
 
 
 def test_truncated_file_is_refused_on_opening(tmp_path: Path) -> None:
-    """Its start would decode; but a clip of half a video is a clip of another video."""
+    """The start of the file could be decoded, but clips of half a video differ from those of the video."""
     path = numbered_video(tmp_path / "v.mkv", 30)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DataError, match=r"v.mkv is truncated: it has \d+ of \d+ bytes"):

@@ -1,7 +1,7 @@
-"""The decoders: the same frames of odd videos, the same errors for bad ones, in bounded time and memory.
+"""Both decoders: the same frames of unusual videos, the same errors for bad files, in bounded time and memory.
 
-torchcodec needs FFmpeg's libraries. PyAV's wheel brings some, under names of its own: a folder of links with the usual
-names makes them loadable. So all of this file runs twice, the second time with torchcodec in a process of its own.
+All tests run twice, the second time with torchcodec in another process. torchcodec needs FFmpeg's libraries. PyAV's
+wheel contains them under other names; a folder of links with the usual names makes them loadable.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def put(content: bytes, path: Path) -> Path:
 
 
 def ffmpeg_of_pyav(folder: Path) -> Path:
-    """Links lib*.so.N to the libraries in PyAV's wheel, of the names that torchcodec looks for."""
+    """Create links to the libraries in PyAV's wheel, with the names that torchcodec searches for."""
     for file in Path(av.__file__).parents[1].joinpath("av.libs").glob("lib*.so.*"):
         name = re.match(r"(lib(?:av|sw)[a-z]+)-\w+\.so\.(\d+)", file.name)
         if name:
@@ -57,20 +57,20 @@ def ffmpeg_of_pyav(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.skipif(DECODER != "pyav", reason="this is that process")
-def test_torchcodec_passes_the_same_checks(tmp_path: Path) -> None:
+@pytest.mark.skipif(DECODER != "pyav", reason="runs in that process")
+def test_torchcodec_passes_the_same_tests(tmp_path: Path) -> None:
     if importlib.util.find_spec("torchcodec") is None or not any(ffmpeg_of_pyav(tmp_path).iterdir()):
         pytest.skip("torchcodec, or a wheel of PyAV with FFmpeg's libraries, is not installed")
     environment = os.environ | {CHOICE: "torchcodec", "LD_LIBRARY_PATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout
-    assert re.search(r"(\d+) passed, 1 skipped", done.stdout), done.stdout[-500:]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stdout
+    assert re.search(r"(\d+) passed, 1 skipped", process.stdout), process.stdout[-500:]
 
 
 @pytest.fixture(scope="session")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
-    """The bytes of an odd video; each is made once."""
+    """A function that returns the bytes of an odd video; each is encoded once."""
     folder = tmp_path_factory.mktemp("odd")
     return functools.cache(lambda kind: make_odd(kind, folder / kind).read_bytes())
 
@@ -78,9 +78,13 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Odd:
 # the same frames -------------------------------------------------------------------------------------------------
 
 
-def written(kind: str) -> np.ndarray:
-    """What went into the file, ``(n, H, W, 3)``, as it is to be shown."""
-    size = (37, 53) if "odd_size" in kind else (64, 64) if kind.startswith("av1") else (48, 64)
+def encoded_frames(kind: str) -> np.ndarray:
+    """The encoded frames ``(n, H, W, 3)``, as players show them."""
+    size = (48, 64)
+    if "odd_size" in kind:
+        size = (37, 53)
+    elif kind.startswith("av1"):
+        size = (64, 64)
     video = pictures(1 if kind == "single_frame" else FRAMES, size, gray=kind in ("gray", "paletted"))
     if kind == "bottom_up_avi":
         video = video[:, ::-1]
@@ -101,27 +105,27 @@ def written(kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ODD_KINDS)
 def test_unusual_videos_decode_to_the_written_frames(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.mp4")
-    wanted = torch.from_numpy(written(kind).copy()).permute(0, 3, 1, 2)
+    expected = torch.from_numpy(encoded_frames(kind).copy()).permute(0, 3, 1, 2)
     with open_video(path, DECODER) as reader:
-        assert len(reader) == len(wanted)
+        assert len(reader) == len(expected)
         frames = reader.frames(range(len(reader)))
-        assert frames.dtype == torch.uint8 and frames.shape == wanted.shape
-        read, known = frames[:, None, :, ::3, ::4].float(), wanted[None, :, :, ::3, ::4].float()
-        distance = (read - known).abs().mean((2, 3, 4))  # (read, written)
-        assert distance.argmin(1).tolist() == list(range(len(wanted)))
+        assert frames.dtype == torch.uint8 and frames.shape == expected.shape
+        decoded, encoded = frames[:, None, :, ::3, ::4].float(), expected[None, :, :, ::3, ::4].float()
+        distance = (decoded - encoded).abs().mean((2, 3, 4))  # (decoded, encoded)
+        assert distance.argmin(1).tolist() == list(range(len(expected)))
         assert distance.diagonal().max() < 7
-        some = torch.randint(len(reader), (9,))
-        assert torch.equal(reader.frames(some.numpy()), frames[some])
+        numbers = torch.randint(len(reader), (9,))
+        assert torch.equal(reader.frames(numbers.numpy()), frames[numbers])
         fps = reader.fps
-    for number in {len(wanted) // 2, len(wanted) - 1}:
+    for number in {len(expected) // 2, len(expected) - 1}:
         with open_video(path, DECODER) as reader:
             assert torch.equal(reader.frames([number])[0], frames[number])
-    with VideoReader(path) as reader:  # to the bit, whatever the decoder
-        assert (len(reader), reader.fps) == (len(wanted), fps)
+    with VideoReader(path) as reader:  # bit-identical with both decoders
+        assert (len(reader), reader.fps) == (len(expected), fps)
         assert torch.equal(reader.frames(range(len(reader))), frames)
 
 
-@pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
+@pytest.mark.skipif(DECODER != "torchcodec", reason="torchcodec only")
 @pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mpeg4_mp4", "mpeg4_avi_without_b_frames", "turned_90"])
 def test_torchcodec_decodes_common_files_without_fallback(kind: str, tmp_path: Path, odd: Odd) -> None:
     with TorchcodecReader(put(odd(kind), tmp_path / "v.mp4")) as reader:
@@ -129,7 +133,7 @@ def test_torchcodec_decodes_common_files_without_fallback(kind: str, tmp_path: P
         assert torch.equal(reader._chunk(numbers), VideoReader._stack(reader, numbers))
 
 
-def test_frame_rate_is_the_average_one(tmp_path: Path, odd: Odd) -> None:
+def test_frame_rate_is_the_average_rate(tmp_path: Path, odd: Odd) -> None:
     with open_video(put(odd("h264"), tmp_path / "v.mp4"), DECODER) as reader:
         assert reader.fps == 25
     with open_video(put(odd("variable_rate"), tmp_path / "w.mp4"), DECODER) as reader:
@@ -142,89 +146,89 @@ def test_frame_rate_is_the_average_one(tmp_path: Path, odd: Odd) -> None:
 def test_spans_are_the_frames_between_two_times(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.mp4")
     with open_video(path, DECODER) as reader:
-        whole = reader.frames(range(FRAMES))
+        all_frames = reader.frames(range(FRAMES))
     for start, stop in [(0.0, 0.2), (0.4, 0.41), (0.35, 0.61), (0.88, 9.0)]:
         with open_video(Source(str(path), (start, stop)), DECODER) as reader:
             numbers = [n for n in range(FRAMES) if start <= n / 25 < stop]
             assert len(reader) == len(numbers)
-            assert torch.equal(reader.frames(range(len(numbers))), whole[numbers])
-            assert torch.equal(reader.frames([len(numbers) - 1])[0], whole[numbers[-1]])
+            assert torch.equal(reader.frames(range(len(numbers))), all_frames[numbers])
+            assert torch.equal(reader.frames([len(numbers) - 1])[0], all_frames[numbers[-1]])
             assert reader.fps == 25
     for span in [(1.0, 2.0), (0.41, 0.42), (0.5, 0.2), (-2.0, -1.0)]:
         with pytest.raises(DataError, match=r"v.mp4 has no frames from -?[\d.]+ s to"):
             open_video(Source(str(path), span), DECODER)
 
 
-def test_frames_are_changed_a_few_at_a_time(tmp_path: Path, odd: Odd) -> None:
+def test_frames_are_transformed_a_few_at_a_time(tmp_path: Path, odd: Odd) -> None:
     path = encode(tmp_path / "long.mp4", frames=2 * FRAMES)
 
-    def half(frames: torch.Tensor) -> torch.Tensor:
-        seen.append(len(frames))
+    def halve(frames: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(frames))
         return frames[..., ::2, ::2].float()
 
     for video in (path, put(odd("mpeg4_avi"), tmp_path / "b.avi")):
-        seen: list[int] = []
+        sizes: list[int] = []
         with open_video(video, DECODER) as reader:
             numbers = [5, 3, 3, *range(len(reader))]
-            assert torch.equal(reader.frames(numbers, half), reader.frames(numbers)[..., ::2, ::2].float())
-        assert sum(seen) == len(reader)
-        assert max(seen) <= 16
+            assert torch.equal(reader.frames(numbers, halve), reader.frames(numbers)[..., ::2, ::2].float())
+        assert sum(sizes) == len(reader)
+        assert max(sizes) <= 16
 
 
-def test_frames_are_in_memory_once(tmp_path: Path, odd: Odd) -> None:
+def test_frames_are_not_copied(tmp_path: Path, odd: Odd) -> None:
     class RecordingReader(VideoReader):
         def _stack(
-            self, numbers: np.ndarray, each: Callable[[torch.Tensor], torch.Tensor] | None = None
+            self, numbers: np.ndarray, transform: Callable[[torch.Tensor], torch.Tensor] | None = None
         ) -> torch.Tensor:
-            self.stacked = super()._stack(numbers, each)
-            return self.stacked
+            self.decoded = super()._stack(numbers, transform)
+            return self.decoded
 
     with RecordingReader(put(odd("h264"), tmp_path / "v.mp4")) as reader:
         frames = reader.frames(range(FRAMES))
-        assert frames is reader.stacked
+        assert frames is reader.decoded
         assert torch.equal(reader.frames([3, 1, 3]), frames[[3, 1, 3]])
     tracemalloc.start()
     stack_images((np.full((64, 64, 3), n, np.uint8) for n in range(FRAMES)), FRAMES, "v.mp4")
-    most = tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 1.5 * FRAMES * 64 * 64 * 3
+    assert peak < 1.5 * FRAMES * 64 * 64 * 3
 
 
 def test_spans_read_only_their_packets(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mp4", "mpeg4", frames=400, size=(16, 16), options={"g": "10"})
-    seen = []
+    packets = []
 
     class Counting(VideoReader):
         def _packets(self):
             for packet in super()._packets():
-                seen.append(packet)
+                packets.append(packet)
                 yield packet
 
     with Counting(Source(str(path), (12.0, 13.0))) as reader:
         assert len(reader) == 25
         reader.frames([0, 24])
-    assert len(seen) < 100  # of 400, twice
+    assert len(packets) < 100  # of 400, twice
 
 
 @pytest.mark.parametrize("kind", ["mpeg4_avi", "mpeg1"])
 def test_spans_need_display_times(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.avi")
-    with pytest.raises(DataError, match=r"v.avi has no reliable display times"):
+    with pytest.raises(DataError, match=r"v.avi has no display times to find a part by"):
         open_video(Source(str(path), (0.0, 0.5)), DECODER)
 
 
-def test_videos_inside_a_shard(tmp_path: Path) -> None:
+def test_videos_in_shards_have_the_same_frames(tmp_path: Path) -> None:
     videos = [make_odd(kind, tmp_path / f"{kind}.mp4") for kind in ("vp9", "h264")]
     with tarfile.open(tmp_path / "s.tar", "w") as shard:
         for video in videos:
             shard.add(video, video.name)
     with tarfile.open(tmp_path / "s.tar") as shard:
-        places = {member.name: (member.offset_data, member.size) for member in shard}
+        byte_spans = {member.name: (member.offset_data, member.size) for member in shard}
     for video in videos:
-        source = Source(str(tmp_path / "s.tar"), (0.2, 0.6), places[video.name], name=video.name)
-        with open_video(source, DECODER) as inside, open_video(Source(str(video), (0.2, 0.6)), DECODER) as alone:
-            assert len(inside) == len(alone) == 10
-            assert torch.equal(inside.frames(range(10)), alone.frames(range(10)))
+        source = Source(str(tmp_path / "s.tar"), (0.2, 0.6), byte_spans[video.name], name=video.name)
+        with open_video(source, DECODER) as inside, open_video(Source(str(video), (0.2, 0.6)), DECODER) as outside:
+            assert len(inside) == len(outside) == 10
+            assert torch.equal(inside.frames(range(10)), outside.frames(range(10)))
 
 
 @pytest.mark.parametrize("kind", ["lossless_rgb", "odd_size", "huge_gop", "fragmented", "mpegts", "paletted"])
@@ -235,24 +239,23 @@ def test_large_videos_inside_a_shard_are_read_block_by_block(
     monkeypatch.setattr(shard_member, "CACHED_BLOCKS", 2)
     video = put(odd(kind), tmp_path / "v.mp4")
     pack(tmp_path, [video.name], tmp_path / "s.tar")
-    ((_, *place, _),) = scan(str(tmp_path / "s.tar"))[0]
+    ((_, offset, size, _),) = scan(str(tmp_path / "s.tar"))[0]
     for span in (None, (0.2, 0.6)) if kind != "paletted" else (None,):
-        source = Source(str(tmp_path / "s.tar"), span, (place[0], place[1]), "v.mp4")
-        with open_video(source, DECODER) as inside, open_video(Source(str(video), span), DECODER) as alone:
+        source = Source(str(tmp_path / "s.tar"), span, (offset, size), "v.mp4")
+        with open_video(source, DECODER) as inside, open_video(Source(str(video), span), DECODER) as outside:
             assert isinstance(inside, VideoReader) and isinstance(inside._file, io.BufferedReader)
             assert getattr(inside, "_decoder", None) is None or DECODER == "torchcodec"
-            wanted = [len(alone) - 1, 0, len(alone) // 2]
-            assert len(inside) == len(alone)
-            assert torch.equal(inside.frames(wanted), alone.frames(wanted))
-            everything = alone.frames(range(len(alone)))
-            assert torch.equal(inside.frames(range(len(alone))), everything)
-    size = video.stat().st_size
-    os.truncate(tmp_path / "s.tar", place[0] + size // 2)
+            numbers = [len(outside) - 1, 0, len(outside) // 2]
+            assert len(inside) == len(outside)
+            assert torch.equal(inside.frames(numbers), outside.frames(numbers))
+            all_frames = outside.frames(range(len(outside)))
+            assert torch.equal(inside.frames(range(len(outside))), all_frames)
+    os.truncate(tmp_path / "s.tar", offset + size // 2)
     with pytest.raises(DataError, match=r"^v.mp4 in .*s.tar ends \d+ bytes too early"):
-        decode(Source(str(tmp_path / "s.tar"), None, (place[0], place[1]), "v.mp4"))
+        decode(Source(str(tmp_path / "s.tar"), None, (offset, size), "v.mp4"))
 
 
-@pytest.mark.skipif(DECODER != "torchcodec", reason="of torchcodec only")
+@pytest.mark.skipif(DECODER != "torchcodec", reason="torchcodec only")
 def test_both_decoders_of_a_large_video_have_separate_positions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,17 +264,17 @@ def test_both_decoders_of_a_large_video_have_separate_positions(
     write_video(tmp_path / "v.mp4", noise)
     pack(tmp_path, ["v.mp4"], tmp_path / "s.tar")
     ((_, offset, size, _),) = scan(str(tmp_path / "s.tar"))[0]
-    everything = decode(tmp_path / "v.mp4")
+    all_frames = decode(tmp_path / "v.mp4")
     with open_video(Source(str(tmp_path / "s.tar"), None, (offset, size), "v.mp4"), DECODER) as reader:
         assert isinstance(reader, TorchcodecReader) and reader._decoder is not None
-        for n in range(200):  # PyAV goes on where torchcodec fails
-            assert torch.equal(reader.frames([199 - n])[0], everything[199 - n])
-            assert torch.equal(VideoReader._stack(reader, np.array([n]))[0], everything[n])
+        for n in range(200):  # PyAV continues after failures of torchcodec
+            assert torch.equal(reader.frames([199 - n])[0], all_frames[199 - n])
+            assert torch.equal(VideoReader._stack(reader, np.array([n]))[0], all_frames[n])
 
 
 def test_cover_image_is_not_a_video(tmp_path: Path) -> None:
     if int(av.__version__.split(".")[0]) < 15:
-        pytest.skip("PyAV does not tell pictures from videos")
+        pytest.skip("This version of PyAV does not distinguish cover pictures from videos")
     for name, flags in (("song.mp4", COVER), ("video.mp4", 0)):
         with av.open(str(tmp_path / name), "w") as out:
             sound = out.add_stream("aac", rate=16000)
@@ -322,7 +325,7 @@ def decode(path: Path | Source, seconds: float = 60.0, decoder: str = DECODER) -
 
 
 @pytest.mark.parametrize("kind", BAD_KINDS)
-def test_bad_files_are_errors_in_bounded_time(kind: str, tmp_path: Path) -> None:
+def test_bad_files_raise_errors_in_bounded_time(kind: str, tmp_path: Path) -> None:
     path = make_bad(kind, tmp_path / f"{kind}.mp4")
     start = time.monotonic()
     with pytest.raises(DataError, match=f"{kind}.mp4"):
@@ -361,8 +364,8 @@ def test_matroska_files_cut_in_their_first_bytes_are_refused(kind: str, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["h264", "hevc", "vp9", "mpeg4_mp4", "mjpeg_avi", "flv"])
-def test_changed_bytes_are_judged_alike_each_time(kind: str, tmp_path: Path, odd: Odd) -> None:
-    """And by both decoders, but for frames with gaps that the decoder filled, which torchcodec cannot tell."""
+def test_damaged_files_give_the_same_outcome_each_time(kind: str, tmp_path: Path, odd: Odd) -> None:
+    """Both decoders return the same, except for frames with concealed damage, which torchcodec does not report."""
     path = put(odd(kind), tmp_path / "v.mp4")
     data, verdicts = path.read_bytes(), []
 
@@ -374,15 +377,15 @@ def test_changed_bytes_are_judged_alike_each_time(kind: str, tmp_path: Path, odd
 
     for seed in range(6):
         path.write_bytes(flipped(data, 0.004, seed))
-        found = verdict(DECODER)
-        assert verdict(DECODER) == found
+        outcome = verdict(DECODER)
+        assert verdict(DECODER) == outcome
         reference = verdict("pyav")
-        assert found == reference or "is corrupt" in reference
+        assert outcome == reference or "is corrupt" in reference
         verdicts.append(reference)
     assert any("v.mp4" in verdict for verdict in verdicts)
 
 
-def test_a_deadline_in_the_past(tmp_path: Path, odd: Odd) -> None:
+def test_deadline_in_the_past_raises_an_error(tmp_path: Path, odd: Odd) -> None:
     path = put(odd("h264"), tmp_path / "v.mp4")
     with pytest.raises(DataError, match=r"v.mp4 took longer than 0 s"):
         open_video(path, DECODER, deadline=time.monotonic() - 1)
@@ -392,7 +395,7 @@ def test_a_deadline_in_the_past(tmp_path: Path, odd: Odd) -> None:
             reader.frames([0])
 
 
-def test_missing_files_are_named(tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_files_and_decoders_are_reported(tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch) -> None:
     path = put(odd("h264"), tmp_path / "v.mp4")
     with pytest.raises(ConfigError, match="decoder is 'decord'; choose from pyav, torchcodec"):
         open_video(path, "decord")

@@ -1,4 +1,4 @@
-"""A data set cannot make FFmpeg open another file or address: a watched file stays unopened."""
+"""A data set cannot make FFmpeg open another file or URL; a watched file shows whether it was opened."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IN_OPEN, IN_NONBLOCK = 0x20, 0o4000
 
 
 class Canary:
-    """A video that tells whether anything has opened it."""
+    """A video file that records whether it has been opened."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -55,7 +55,7 @@ def canary(tmp_path: Path) -> Iterator[Canary]:
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    """A port at which nobody has called by the end of the test."""
+    """A port; the test fails if anything connects to it."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.05)
         yield server.getsockname()[1]
@@ -113,19 +113,19 @@ def test_playlist_error_states_the_reason(tmp_path: Path) -> None:
 
 
 def with_external_track(data: bytes, target: str) -> bytes:
-    """A QuickTime file whose data reference is a Macintosh alias to another file."""
+    """Replace the data reference of a QuickTime file by a Macintosh alias to another file."""
     name = target.encode()
-    # alias record: 150 bytes, of which FFmpeg reads the volume and levels; then type 2, the absolute path
+    # Alias record: 150 bytes, of which FFmpeg reads the volume and levels, then type 2: the absolute path.
     record = bytes(50) + struct.pack(">hh", 1, 1) + bytes(96) + struct.pack(">HH", 2, len(name)) + name
     record += bytes(len(name) % 2) + struct.pack(">HH", 0xFFFF, 0)
     alias = struct.pack(">I4sI", 12 + len(record), b"alis", 0) + record
-    at = data.index(b"dref") - 4
-    size = int.from_bytes(data[at : at + 4], "big")
+    offset = data.index(b"dref") - 4
+    size = int.from_bytes(data[offset : offset + 4], "big")
     dref = struct.pack(">I4sII", 16 + len(alias), b"dref", 0, 1) + alias
     grown = len(dref) - size
-    data = data[:at] + dref + data[at + size :]
-    for box in (b"dinf", b"minf", b"mdia", b"trak", b"moov"):  # those around it, which grow with it
-        start = data.rindex(box, 0, at) - 4
+    data = data[:offset] + dref + data[offset + size :]
+    for box in (b"dinf", b"minf", b"mdia", b"trak", b"moov"):  # the enclosing boxes grow with it
+        start = data.rindex(box, 0, offset) - 4
         length = int.from_bytes(data[start : start + 4], "big") + grown
         data = data[:start] + length.to_bytes(4, "big") + data[start + 4 :]
     return data
@@ -133,14 +133,14 @@ def with_external_track(data: bytes, target: str) -> bytes:
 
 def test_external_tracks_of_quicktime_files_are_not_opened(canary: Canary) -> None:
     path = canary.path.with_name("movie.mov")
-    data = encode(path, container="mov").read_bytes()  # its index is at the end, so that no offset changes
+    data = encode(path, container="mov").read_bytes()  # the index is at the end, so no offset changes
     path.write_bytes(with_external_track(data, str(canary.path)))
     with pytest.raises(DataError, match=r"movie.mov"), open_video(path) as reader:
         reader.frames([0])
     assert not canary.opened
 
 
-def test_numbered_pictures_are_not_read_as_a_video(tmp_path: Path) -> None:
+def test_numbered_images_are_not_read_as_a_video(tmp_path: Path) -> None:
     for name in ("frame1.png", "frame2.png"):
         encode(tmp_path / name, "png", "image2", frames=1, pix_fmt="rgb24", mux={"update": "1"})
     with pytest.raises(DataError, match=r"There is no video .*frame%d.png"):

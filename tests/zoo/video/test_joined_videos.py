@@ -1,4 +1,4 @@
-"""Files joined byte by byte (``cat a b``): all frames where the format allows it, else an error with the cause."""
+"""Concatenated files (``cat a b``): all frames if the format allows it, otherwise an error that states the cause."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from datamodules.tools.encode import encode as prepare_video
 from zoo.errors import DataError
 from zoo.video.decoding import open_video
 
-LEGAL: dict[str, dict[str, Any]] = {
+JOINABLE: dict[str, dict[str, Any]] = {
     "mpegts": {"container": "mpegts", "options": {"g": "8", "bf": "2"}},
     "mpegts_mpeg2": {"codec": "mpeg2video", "container": "mpegts", "options": {"g": "8"}},
     "mpeg_program_stream": {"codec": "mpeg2video", "container": "mpeg"},
@@ -41,13 +41,13 @@ def read(path: Path) -> torch.Tensor:
         return reader.frames(range(len(reader)))
 
 
-def parts(folder: Path, settings: dict[str, Any]) -> tuple[Path, Path]:
+def encode_parts(folder: Path, settings: dict[str, Any]) -> tuple[Path, Path]:
     return encode(folder / "a", frames=40, **settings), encode(folder / "b", frames=30, **settings)
 
 
-@pytest.mark.parametrize("kind", LEGAL)
-def test_joined_streams_have_the_frames_of_all_parts(kind: str, tmp_path: Path) -> None:
-    first, second = parts(tmp_path, LEGAL[kind])
+@pytest.mark.parametrize("kind", JOINABLE)
+def test_concatenated_streams_have_the_frames_of_all_parts(kind: str, tmp_path: Path) -> None:
+    first, second = encode_parts(tmp_path, JOINABLE[kind])
     joined = tmp_path / "joined"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
     expected = torch.cat([read(first), read(second)])
@@ -58,7 +58,7 @@ def test_joined_streams_have_the_frames_of_all_parts(kind: str, tmp_path: Path) 
 
 
 def test_concatenated_streams_are_prepared_completely(tmp_path: Path) -> None:
-    first, second = parts(tmp_path, LEGAL["mpegts"])
+    first, second = encode_parts(tmp_path, JOINABLE["mpegts"])
     joined = tmp_path / "joined.ts"
     joined.write_bytes(first.read_bytes() + second.read_bytes())
     assert prepare_video(joined, tmp_path / "out.mp4", Encoding(short_side=48)) == 70
@@ -66,8 +66,8 @@ def test_concatenated_streams_are_prepared_completely(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_joined_files_with_headers_are_refused(kind: str, tmp_path: Path) -> None:
-    first, second = parts(tmp_path, REFUSED[kind])
+def test_concatenated_files_with_headers_are_refused(kind: str, tmp_path: Path) -> None:
+    first, second = encode_parts(tmp_path, REFUSED[kind])
     assert len(read(first)) == 40
     for content in (first.read_bytes() + second.read_bytes(), 2 * first.read_bytes()):
         (tmp_path / "joined.x").write_bytes(content)
@@ -82,7 +82,7 @@ def test_trailing_bytes_are_ignored(tmp_path: Path) -> None:
         assert len(read(path)) == 10
 
 
-def test_a_packet_lost_within_a_stream_is_damage(tmp_path: Path) -> None:
+def test_missing_packet_is_reported_as_damage(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.ts", container="mpegts", options={"g": "8", "bf": "0"}, frames=40)
     data = path.read_bytes()
     middle = len(data) // 2 // 188 * 188

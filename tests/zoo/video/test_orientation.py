@@ -1,4 +1,4 @@
-"""Display matrices: turned and mirrored videos come out as players show them."""
+"""Display matrices: rotated and mirrored videos are decoded as players show them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoo.video.pixels import orientation
 
 @pytest.mark.parametrize("kind", MATRICES)
 def test_orientation_follows_the_definition_of_the_matrix(kind: str, tmp_path: Path) -> None:
-    """Each corner of a picture lands where the matrix sends it."""
+    """The matrix maps each corner of an image to its position."""
     with av.open(str(with_matrix(tmp_path / "v.mp4", kind))) as container:
         mirrored, turns = orientation(next(container.decode(video=0)))
     corners = np.arange(4).reshape(2, 2)

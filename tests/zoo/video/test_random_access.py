@@ -1,4 +1,4 @@
-"""Random access: frames by number are those of plain sequential decoding, whatever the codec and the container."""
+"""Random access: frames by number equal those of sequential decoding, for all codecs and containers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zoo.video.source import Source
 
 CONTAINERS = ("mp4", "mov", "matroska", "avi", "nut", "mpegts")
 
-# Every software encoder for video in PyAV's wheel, with a pixel format if it is not its first one
+# All software video encoders in PyAV's wheel, with settings that differ from the defaults
 ENCODERS: dict[str, dict[str, Any]] = {
     "libx264": {}, "libx264rgb": {}, "libx265": {}, "libsvtav1": {}, "libvpx": {}, "libvpx-vp9": {},
     "mpeg1video": {}, "mpeg2video": {}, "mpeg4": {}, "msmpeg4": {}, "msmpeg4v2": {}, "wmv1": {}, "wmv2": {}, "flv": {},
@@ -36,7 +36,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "apng": {"container": "apng"}, "rv10": {"container": "rm", "size": (144, 176)},
     "rv20": {"container": "rm", "size": (144, 176)},
 }  # fmt: skip
-# The same under another name, by name or by hardware; and codecs of single pictures, which no container of videos holds
+# Other names of these encoders, hardware encoders, and image codecs, which video containers do not support
 ALIASES = {"av1", "h264", "hevc", "vp8", "vp9", "webp"}
 HARDWARE = ("_nvenc", "_qsv", "_amf", "_v4l2m2m", "_cuvid", "_vaapi", "_videotoolbox", "_mf")
 PICTURES = {
@@ -46,8 +46,8 @@ PICTURES = {
 }  # fmt: skip
 
 
-def sequential(path: Path) -> torch.Tensor:
-    """All frames, decoded from the first packet to the last by PyAV alone."""
+def decode_sequentially(path: Path) -> torch.Tensor:
+    """Decode all frames in order, with PyAV only."""
     reformatter = VideoReformatter()
     with av.open(str(path), metadata_errors="replace") as container:
         frames = [to_rgb(frame, reformatter) for frame in container.decode(video=0)]
@@ -55,8 +55,8 @@ def sequential(path: Path) -> torch.Tensor:
 
 
 def check_random_access(path: Path) -> None:
-    """Every frame alone, runs with gaps, and scattered frames are those of sequential decoding."""
-    expected = sequential(path)
+    """Compare single frames, regular steps and scattered frames with sequential decoding."""
+    expected = decode_sequentially(path)
     count = len(expected)
     with open_video(path) as reader:
         assert len(reader) == count
@@ -151,7 +151,7 @@ def test_random_access_is_exact_for_every_encoder_and_container(encoder: str, tm
     for container in containers:
         try:
             path = encode(tmp_path / container, encoder, container, **settings)
-            sequential(path)
+            decode_sequentially(path)
         except (av.FFmpegError, ValueError, OSError, IndexError):  # the container cannot hold this codec
             continue
         check_random_access(path)
@@ -201,12 +201,10 @@ CUT: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("first", ["key frame", "frame 3"])
 @pytest.mark.parametrize("kind", CUT)
-def test_streams_cut_without_encoding_have_the_frames_that_can_be_decoded(
-    kind: str, first: str, tmp_path: Path
-) -> None:
-    whole = encode(tmp_path / "whole", frames=40, **CUT[kind])
+def test_streams_cut_without_encoding_have_their_decodable_frames(kind: str, first: str, tmp_path: Path) -> None:
+    complete = encode(tmp_path / "whole", frames=40, **CUT[kind])
     path = tmp_path / "cut"
-    with av.open(str(whole)) as source, av.open(str(path), "w", format=CUT[kind]["container"]) as out:
+    with av.open(str(complete)) as source, av.open(str(path), "w", format=CUT[kind]["container"]) as out:
         stream = source.streams.video[0]
         copy = out.add_stream_from_template(stream)
         copied = False

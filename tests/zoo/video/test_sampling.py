@@ -1,7 +1,7 @@
-"""Samplers against tables of frame numbers worked out by hand from the formulas of the released code.
+"""Samplers compared with tables of frame numbers, computed by hand from the formulas of the released code.
 
-Rows were computed in fractions from the formula in the comment above them, not with the package. In it: L frames at f a
-second, T of them in a clip, interval I, clip k of n.
+The rows were computed with exact fractions from the formula in the comment above them, not with the package. Symbols: L
+frames at f frames per second, T frames in a clip, interval I, clip k of n.
 """
 
 from __future__ import annotations
@@ -121,21 +121,21 @@ TABLE: list[tuple[str, int, int | None, int, float, tuple[int, int], list[int]]]
 # fmt: on
 
 
-def protocol(sampling: str, frames: int = 8, interval: int | None = 8) -> Protocol:
+def make_protocol(sampling: str, frames: int = 8, interval: int | None = 8) -> Protocol:
     interval = interval if sampling in SPANS else None
     return replace(DEFAULT_PROTOCOL, sampling=sampling, num_frames=frames, interval=interval)
 
 
-@pytest.mark.parametrize(("sampling", "frames", "interval", "total", "fps", "view", "wanted"), TABLE)
-def test_test_clips_are_those_of_the_released_code(
-    sampling: str, frames: int, interval: int | None, total: int, fps: float, view: tuple[int, int], wanted: list[int]
+@pytest.mark.parametrize(("sampling", "frames", "interval", "total", "fps", "view", "expected"), TABLE)
+def test_test_clips_match_the_released_code(
+    sampling: str, frames: int, interval: int | None, total: int, fps: float, view: tuple[int, int], expected: list[int]
 ) -> None:
-    numbers = sample(protocol(sampling, frames, interval), total, fps, view)
-    assert numbers.tolist() == wanted
+    numbers = sample(make_protocol(sampling, frames, interval), total, fps, view)
+    assert numbers.tolist() == expected
     assert numbers.dtype == np.int64
 
 
-def test_every_sampler_has_a_table_and_every_entry_a_sampler() -> None:
+def test_tables_and_index_cover_every_sampler() -> None:
     assert {row[0] for row in TABLE} == set(SAMPLERS) == set(CHOICES["sampling"])
     assert {total for *_, total, _, _, _ in TABLE} >= {1, 5, 31, 97, 300, 301}
     assert {fps for *_, fps, _, _ in TABLE} >= {12, 25, 29.97, 50, 60}
@@ -146,27 +146,27 @@ def test_every_sampler_has_a_table_and_every_entry_a_sampler() -> None:
 
 def test_invalid_views_are_refused() -> None:
     with pytest.raises(ConfigError, match="1 or 2 test clips, not 3"):
-        sample(protocol("twice"), 100, 30.0, (0, 3))
+        sample(make_protocol("twice"), 100, 30.0, (0, 3))
     with pytest.raises(ConfigError, match="A video without frames"):
-        sample(protocol("segment"), 0, 30.0)
+        sample(make_protocol("segment"), 0, 30.0)
 
 
 # training --------------------------------------------------------------------------------------------------------
 
 
-def drawn(p: Protocol, total: int, fps: float = 30.0, count: int = 400) -> np.ndarray:
+def training_clips(protocol: Protocol, total: int, fps: float = 30.0, count: int = 400) -> np.ndarray:
     torch.manual_seed(0)
-    return np.stack([sample(p, total, fps) for _ in range(count)])
+    return np.stack([sample(protocol, total, fps) for _ in range(count)])
 
 
 @pytest.mark.parametrize("sampling", list(SAMPLERS))
 @pytest.mark.parametrize("total", [1, 3, 8, 65, 500])
-def test_training_clips_stay_inside_vary_and_follow_the_seed(sampling: str, total: int) -> None:
-    clips = drawn(protocol(sampling), total, count=200)
+def test_training_clips_are_in_range_random_and_reproducible(sampling: str, total: int) -> None:
+    clips = training_clips(make_protocol(sampling), total, count=200)
     assert clips.shape == (200, 8)
     assert clips.min() >= 0
     assert clips.max() <= total - 1
-    assert (clips == drawn(protocol(sampling), total, count=200)).all()
+    assert (clips == training_clips(make_protocol(sampling), total, count=200)).all()
     if total == 500:
         assert (np.diff(clips) >= 0).all()
         assert len({tuple(clip) for clip in clips.tolist()}) > 100
@@ -175,17 +175,17 @@ def test_training_clips_stay_inside_vary_and_follow_the_seed(sampling: str, tota
 
 
 @pytest.mark.parametrize("sampling", ["interval", "offset", "duration"])
-def test_training_starts_are_uniform_and_clips_as_long_as_in_testing(sampling: str) -> None:
-    starts = drawn(protocol(sampling), 364, fps=60.0)[:, 0]  # c = 128: starts are in 0 to 236
+def test_training_starts_are_uniform_and_clips_as_long_as_test_clips(sampling: str) -> None:
+    starts = training_clips(make_protocol(sampling), 364, fps=60.0)[:, 0]  # c = 128: starts are from 0 to 236
     assert starts.min() < 6 and 230 < starts.max() <= 236
     assert abs(starts.mean() - 118) < 4 * 236 / 12**0.5 / 20  # four standard errors
-    spans = {int(clip[-1] - clip[0]) for clip in drawn(protocol(sampling), 364, fps=60.0)}
+    spans = {int(clip[-1] - clip[0]) for clip in training_clips(make_protocol(sampling), 364, fps=60.0)}
     assert spans <= {126, 127, 128}
 
 
-def test_segments_are_rounded_as_released() -> None:
-    """A position in [0, 10) is rounded: 0 and 10 come half as often as 1 to 9; the last frame takes all above 78.5."""
-    clips = drawn(protocol("segment"), 80, count=4000)
+def test_segment_positions_are_rounded_like_the_released_code() -> None:
+    """Positions in [0, 10) are rounded: 0 and 10 are half as frequent as 1 to 9. Above 78.5, all become frame 79."""
+    clips = training_clips(make_protocol("segment"), 80, count=4000)
     first = Counter(clips[:, 0].tolist())
     assert set(first) == set(range(11))
     assert all(320 < first[i] < 480 for i in range(1, 10))  # 400 +- 19
@@ -194,30 +194,30 @@ def test_segments_are_rounded_as_released() -> None:
 
 
 def test_dense_clip_never_starts_at_the_last_position() -> None:
-    """randint(0, P - 1) leaves out its upper end: of P = 11 places, 10 are drawn."""
-    starts = Counter(drawn(protocol("dense"), 74, count=2000)[:, 0].tolist())
+    """randint(0, P - 1) excludes its upper end: of P = 11 starts, 10 are drawn."""
+    starts = Counter(training_clips(make_protocol("dense"), 74, count=2000)[:, 0].tolist())
     assert set(starts) == set(range(10))
     assert all(140 < count < 260 for count in starts.values())  # 200 +- 13
-    assert set(drawn(protocol("dense"), 65, count=20)[:, 0]) == {0}
+    assert set(training_clips(make_protocol("dense"), 65, count=20)[:, 0]) == {0}
 
 
 @pytest.mark.parametrize("sampling", ["uniform", "twice", "spread"])
-def test_parts_are_whole_frames_in_training(sampling: str) -> None:
-    """L // T frames a part: the last 97 - 8 * 12 = 1 frame is never drawn."""
-    clips = drawn(protocol(sampling), 97)
+def test_training_parts_have_an_integer_number_of_frames(sampling: str) -> None:
+    """Parts have L // T frames: the last 97 - 8 * 12 = 1 frame is never drawn."""
+    clips = training_clips(make_protocol(sampling), 97)
     for i in range(8):
         assert set(clips[:, i].tolist()) == set(range(12 * i, 12 * i + 12))
 
 
-def test_videos_shorter_than_a_clip_in_training() -> None:
+def test_training_clips_of_short_videos_repeat_frames() -> None:
     """TAM: the first frame. MMAction2: round(i L / T) modulo L, here 0, .375, .75, 1.125, 1.5, 1.875, 2.25, 2.625."""
-    assert sample(protocol("uniform"), 3, 30.0).tolist() == [0] * 8
+    assert sample(make_protocol("uniform"), 3, 30.0).tolist() == [0] * 8
     for sampling in ("twice", "spread"):
-        assert sample(protocol(sampling), 3, 30.0).tolist() == [0, 0, 1, 1, 2, 2, 2, 0]
+        assert sample(make_protocol(sampling), 3, 30.0).tolist() == [0, 0, 1, 1, 2, 2, 2, 0]
 
 
-def test_parts_of_pytorchvideo_share_their_borders() -> None:
-    """g = 12: every border frame may be drawn for both of its parts."""
-    clips = drawn(protocol("middle"), 97, count=1000)
+def test_neighboring_parts_of_middle_sampling_share_a_frame() -> None:
+    """g = 12: a frame on the border of two parts may be drawn for both."""
+    clips = training_clips(make_protocol("middle"), 97, count=1000)
     for i in range(8):
         assert set(clips[:, i].tolist()) == set(range(12 * i, 12 * i + 13))

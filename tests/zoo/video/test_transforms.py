@@ -1,4 +1,4 @@
-"""Pixels: the views of a test video as released, to the pixel, and what training makes of a clip."""
+"""Transforms: views of test videos, equal to the released code, and augmented training clips."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.video import transforms
 from zoo.video.transforms import AUGMENTATIONS, FLOAT_PIXELS, normalize, resize_short_side, train_clip, view_crops
 
 SIZES = [(240, 320), (241, 427), (256, 340), (540, 959), (427, 241)]  # height, width
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of the smallest deviations
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # the smallest deviations in use
 
 
 def noise(height: int, width: int, frames: int = 2) -> torch.Tensor:
@@ -40,46 +40,48 @@ def noise(height: int, width: int, frames: int = 2) -> torch.Tensor:
         (256, 455, 256, 455, 455, 455),
     ],
 )
-def test_long_sides(height: int, width: int, size: int, tadaconv: int, tam: int, mmaction2: int) -> None:
+def test_long_side_matches_the_released_code(
+    height: int, width: int, size: int, tadaconv: int, tam: int, mmaction2: int
+) -> None:
     """TAdaConv int(w / h * s), as pytorchvideo; TAM int(s * w / h) (torchvision); MMAction2 int(w * (s / h) + .5)."""
-    wanted = {"plain": tadaconv, "tadaconv": tadaconv, "pytorchvideo": tadaconv, "tam": tam, "mmaction2": mmaction2}
-    for pixels, long in wanted.items():
+    expected = {"plain": tadaconv, "tadaconv": tadaconv, "pytorchvideo": tadaconv, "tam": tam, "mmaction2": mmaction2}
+    for pixels, long in expected.items():
         for frames, shape in ((noise(height, width, 1), (size, long)), (noise(width, height, 1), (long, size))):
             assert resize_short_side(frames, size, True, pixels).shape[-2:] == shape
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("pixels", FLOAT_PIXELS)
-def test_floats_are_not_rounded(height: int, width: int, pixels: str) -> None:
-    """TAdaConv: / 255, bilinear without a filter, normalize. pytorchvideo resizes last: the same but for 1e-6."""
+def test_resized_floats_are_not_rounded(height: int, width: int, pixels: str) -> None:
+    """TAdaConv divides by 255, resizes without a filter, normalizes; pytorchvideo resizes last, equal within 1e-6."""
     frames, short = noise(height, width), min(height, width)
     target = [256 if side == short else int(side / short * 256) for side in (height, width)]
     resized = interpolate(frames.float() / 255, target, mode="bilinear", align_corners=False)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    wanted = (resized - mean) / std
-    ours = resize_short_side(frames, 256, False, pixels)
-    assert ours.dtype == (torch.uint8 if short == 256 else torch.float32)
-    torch.testing.assert_close(normalize(ours, MEAN, STD), wanted.transpose(0, 1), rtol=0, atol=2e-6)
+    expected = (resized - mean) / std
+    result = resize_short_side(frames, 256, False, pixels)
+    assert result.dtype == (torch.uint8 if short == 256 else torch.float32)
+    torch.testing.assert_close(normalize(result, MEAN, STD), expected.transpose(0, 1), rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_tam_resizes_as_pil_does(height: int, width: int) -> None:
+def test_tam_resizing_matches_pil(height: int, width: int) -> None:
     frames = noise(height, width, 1)
-    ours = resize_short_side(frames, 256, True, "tam")
+    result = resize_short_side(frames, 256, True, "tam")
     picture = Image.fromarray(frames[0].permute(1, 2, 0).numpy())
-    wanted = np.asarray(picture.resize((ours.shape[3], ours.shape[2]), Image.Resampling.BILINEAR))
-    difference = np.abs(ours[0].permute(1, 2, 0).numpy().astype(int) - wanted)
+    expected = np.asarray(picture.resize((result.shape[3], result.shape[2]), Image.Resampling.BILINEAR))
+    difference = np.abs(result[0].permute(1, 2, 0).numpy().astype(int) - expected)
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.01
 
 
 def bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The textbook: pixel centers at halves, weights of the two nearest, edges repeated. ``(H, W)`` in float64."""
+    """Resize ``(H, W)`` in float64 by the definition: pixel centers at halves, two nearest pixels, repeated edges."""
     for axis, size in enumerate((height, width)):
-        at = ((np.arange(size) + 0.5) * frame.shape[axis] / size - 0.5).clip(0, frame.shape[axis] - 1)
-        low = np.floor(at).astype(int)
+        positions = ((np.arange(size) + 0.5) * frame.shape[axis] / size - 0.5).clip(0, frame.shape[axis] - 1)
+        low = np.floor(positions).astype(int)
         high = np.minimum(low + 1, frame.shape[axis] - 1)
-        weight = (at - low)[:, None] if axis == 0 else at - low
+        weight = (positions - low)[:, None] if axis == 0 else positions - low
         frame = frame.take(low, axis) * (1 - weight) + frame.take(high, axis) * weight
     return frame
 
@@ -87,14 +89,14 @@ def bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize(("height", "width"), SIZES)
 @pytest.mark.parametrize("pixels", ["mmaction2", "tadaconv"])
 def test_bilinear_resizing_matches_the_definition(height: int, width: int, pixels: str) -> None:
-    """Torch's floats to within 0.05 of 255 levels; MMAction2's frames, bytes, to within one, as OpenCV's are."""
+    """Floats of torch differ by less than 0.05 of 255, bytes of MMAction2 by about one, like those of OpenCV."""
     frames = noise(height, width, 1)
-    ours = resize_short_side(frames, 256, False, pixels)
-    wanted = bilinear(frames[0, 0].numpy().astype(float), *ours.shape[-2:])
-    assert np.abs(ours[0, 0].numpy() - wanted).max() < (0.05 if pixels == "tadaconv" else 1.01)
+    result = resize_short_side(frames, 256, False, pixels)
+    expected = bilinear(frames[0, 0].numpy().astype(float), *result.shape[-2:])
+    assert np.abs(result[0, 0].numpy() - expected).max() < (0.05 if pixels == "tadaconv" else 1.01)
 
 
-def corners(height: int, width: int, size: int, crops: int, pixels: str) -> list[tuple[int, int]]:
+def view_corners(height: int, width: int, size: int, crops: int, pixels: str) -> list[tuple[int, int]]:
     """Row and column of the upper left pixel of each view."""
     frame = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
     return [(int(view[0, 0, 0]), int(view[1, 0, 0])) for view in view_crops(frame, size, crops, pixels)]
@@ -110,35 +112,35 @@ def corners(height: int, width: int, size: int, crops: int, pixels: str) -> list
         ("tam", (0, 98, 196)),  # ops/transforms.py, GroupFullResSample: multiples of m // 4 = 49
     ],
 )
-def test_three_crops(pixels: str, stops: tuple[int, int, int]) -> None:
+def test_positions_of_three_crops(pixels: str, stops: tuple[int, int, int]) -> None:
     """m = 455 - 256 = 199."""
-    assert corners(256, 455, 256, 3, pixels) == [(0, stop) for stop in stops]
-    upright = [(0, 0)] * 3 if pixels == "tam" else [(stop, 0) for stop in stops]
-    assert corners(455, 256, 256, 3, pixels) == ([(98, 0)] * 3 if pixels == "tam" else upright)
-    assert corners(256, 256, 256, 3, pixels) == [(0, 0)] * 3
+    assert view_corners(256, 455, 256, 3, pixels) == [(0, stop) for stop in stops]
+    portrait = [(0, 0)] * 3 if pixels == "tam" else [(stop, 0) for stop in stops]
+    assert view_corners(455, 256, 256, 3, pixels) == ([(98, 0)] * 3 if pixels == "tam" else portrait)
+    assert view_corners(256, 256, 256, 3, pixels) == [(0, 0)] * 3
 
 
 @pytest.mark.parametrize(
     ("width", "tadaconv", "tam", "pytorchvideo"), [(341, 58, 58, 59), (343, 59, 60, 60), (344, 60, 60, 60)]
 )
-def test_one_crop(width: int, tadaconv: int, tam: int, pytorchvideo: int) -> None:
+def test_position_of_one_crop(width: int, tadaconv: int, tam: int, pytorchvideo: int) -> None:
     """m = 117, 119, 120: m // 2 (MMAction2's CenterCrop too), round(m / 2) with halves to even, ceil(m / 2)."""
     for pixels, left in (("plain", tadaconv), ("tadaconv", tadaconv), ("mmaction2", tadaconv), ("tam", tam)):
-        assert corners(256, width, 224, 1, pixels) == [(16, left)]
-    assert corners(256, width, 224, 1, "pytorchvideo") == [(16, pytorchvideo)]
+        assert view_corners(256, width, 224, 1, pixels) == [(16, left)]
+    assert view_corners(256, width, 224, 1, "pytorchvideo") == [(16, pytorchvideo)]
 
 
 def test_ten_crops_are_corners_center_and_their_mirror_images() -> None:
     frames = noise(44, 100)
     views = view_crops(frames, 40, 10)
     assert len(views) == 10
-    for view, mirrored, wanted in zip(views[:5], views[5:], F.five_crop(frames, [40, 40]), strict=True):
-        assert torch.equal(view, wanted)
-        assert torch.equal(mirrored, F.horizontal_flip(wanted))
-    # MMAction2's TenCrop: multiples of 231 // 4 = 57 and 32 // 4 = 8; mirrored views begin at their right end
+    for view, mirrored, expected in zip(views[:5], views[5:], F.five_crop(frames, [40, 40]), strict=True):
+        assert torch.equal(view, expected)
+        assert torch.equal(mirrored, F.horizontal_flip(expected))
+    # MMAction2's TenCrop: multiples of 231 // 4 = 57 and 32 // 4 = 8; mirrored views begin at their right edge
     released = [(0, 0), (0, 228), (32, 0), (32, 228), (16, 114)]
     mirrored = [(row, column + 223) for row, column in released]
-    assert corners(256, 455, 224, 10, "mmaction2") == released + mirrored
+    assert view_corners(256, 455, 224, 10, "mmaction2") == released + mirrored
 
 
 def test_invalid_views_are_refused() -> None:
@@ -149,7 +151,7 @@ def test_invalid_views_are_refused() -> None:
         view_crops(noise(44, 100), 48, 10)
 
 
-def test_views_cost_no_copies() -> None:
+def test_views_are_not_copied() -> None:
     frames = noise(64, 100)
     assert resize_short_side(frames, 64, True, "tadaconv") is frames
     for crops in (1, 3):
@@ -158,43 +160,45 @@ def test_views_cost_no_copies() -> None:
 
 
 def test_bytes_and_floats_share_a_batch() -> None:
-    """Videos of the right size stay bytes; in one batch with resized ones they become floats, of the same values."""
-    kept, resized = (resize_short_side(noise(*size), 64, False, "tadaconv")[..., :64] for size in ((64, 90), (80, 100)))
-    batch = torch.stack([kept, resized])
+    """Videos that need no resizing stay bytes; in a batch with resized ones, they become floats of the same values."""
+    unchanged, resized = (
+        resize_short_side(noise(*size), 64, False, "tadaconv")[..., :64] for size in ((64, 90), (80, 100))
+    )
+    batch = torch.stack([unchanged, resized])
     assert batch.dtype == torch.float32
-    torch.testing.assert_close(normalize(batch, MEAN, STD)[0], normalize(kept, MEAN, STD))
+    torch.testing.assert_close(normalize(batch, MEAN, STD)[0], normalize(unchanged, MEAN, STD))
 
 
 def test_normalize_uses_mean_and_std_of_the_protocol() -> None:
     video = noise(5, 6, 8).view(2, 4, 3, 5, 6)
     mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    wanted = ((video.float() / 255 - mean) / std).transpose(1, 2)
-    torch.testing.assert_close(normalize(video, MEAN, STD), wanted, rtol=0, atol=2e-6)
-    torch.testing.assert_close(normalize(video.float(), MEAN, STD), wanted, rtol=0, atol=2e-6)
+    expected = ((video.float() / 255 - mean) / std).transpose(1, 2)
+    torch.testing.assert_close(normalize(video, MEAN, STD), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(normalize(video.float(), MEAN, STD), expected, rtol=0, atol=2e-6)
     assert normalize(video, MEAN[:1], STD[:1]).shape == (2, 1, 4, 5, 6)
 
 
 # training --------------------------------------------------------------------------------------------------------
 
 
-def trained(frames: torch.Tensor, augment: str = "short_side", crop: int = 32, **options: float) -> torch.Tensor:
+def augment_clip(frames: torch.Tensor, augment: str = "short_side", crop: int = 32, **options: float) -> torch.Tensor:
     return train_clip(frames, replace(DEFAULT_PROTOCOL, augment=augment, train_crop=crop), flip=False, **options)[0]
 
 
 @pytest.mark.parametrize("augment", list(AUGMENTATIONS))
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("options", [{}, {"erasing": 0.5, "color_jitter": 0.4}])
-def test_frames_are_treated_alike_and_a_seed_fixes_the_clip(augment: str, channels: int, options: dict) -> None:
+def test_augmentation_is_equal_for_all_frames_and_reproducible(augment: str, channels: int, options: dict) -> None:
     clip = noise(40, 60, 1)[:, :channels].expand(3, -1, -1, -1)
-    kept = clip.clone()
-    first, again = (
-        [(torch.manual_seed(seed), trained(clip, augment, **options))[1] for seed in range(20)] for _ in range(2)
+    original = clip.clone()
+    first, second = (
+        [(torch.manual_seed(seed), augment_clip(clip, augment, **options))[1] for seed in range(20)] for _ in range(2)
     )
-    assert all(m.shape == (3, channels, 32, 32) and m.dtype == torch.uint8 and m.is_contiguous() for m in first)
-    assert all(torch.equal(m[0], m[1]) and torch.equal(m[0], m[2]) for m in first)
-    assert all(map(torch.equal, first, again))
-    assert len({m.numpy().tobytes() for m in first}) >= (15 if augment == "multi_scale" else 20)  # 130 boxes
-    assert torch.equal(clip, kept)
+    assert all(c.shape == (3, channels, 32, 32) and c.dtype == torch.uint8 and c.is_contiguous() for c in first)
+    assert all(torch.equal(c[0], c[1]) and torch.equal(c[0], c[2]) for c in first)
+    assert all(map(torch.equal, first, second))
+    assert len({c.numpy().tobytes() for c in first}) >= (15 if augment == "multi_scale" else 20)  # 130 boxes
+    assert torch.equal(clip, original)
     assert set(AUGMENTATIONS) == set(CHOICES["augment"])
 
 
@@ -211,17 +215,17 @@ def test_crops_vary_and_are_mirrored_half_of_the_time(augment: str) -> None:
 
 
 def boxes(augment: str, height: int, width: int, count: int) -> np.ndarray:
-    """Top, left, height, width of the boxes that an augmentation cuts from a frame whose pixels are their places."""
+    """Top, left, height and width of the boxes that an augmentation crops, from a frame whose pixels are positions."""
     torch.manual_seed(0)
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     frame = torch.stack([rows, columns, rows])[None].to(torch.uint8)
-    found = []
+    result = []
     for _ in range(count):
-        clip = trained(frame, augment, 64).long()
+        clip = augment_clip(frame, augment, 64).long()
         (top, left, _), (bottom, right, _) = clip.amin((0, 2, 3)).tolist(), clip.amax((0, 2, 3)).tolist()
-        # the antialiased ends of a ramp are pulled in by about a pixel and a half
-        found.append((top, left, (bottom - top + 3) * 64 / 66, (right - left + 3) * 64 / 66))
-    return np.array(found)
+        # antialiasing shortens each end of a ramp by about 1.5 pixels
+        result.append((top, left, (bottom - top + 3) * 64 / 66, (right - left + 3) * 64 / 66))
+    return np.array(result)
 
 
 def only_crops(patch: pytest.MonkeyPatch) -> None:
@@ -238,7 +242,7 @@ def test_single_pixel_frames_do_not_stop_a_run(augment: str, height: int, width:
 
 
 @pytest.mark.parametrize("augment", ["rand_augment", "resized_crop"])
-def test_boxes_are_of_the_published_sizes(augment: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_boxes_have_the_published_sizes(augment: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """8 to 100 % of the area, 3:4 to 4:3 (TAdaConv V2's configurations)."""
     only_crops(monkeypatch)
     _, _, height, width = boxes(augment, 200, 250, 200).T
@@ -247,46 +251,46 @@ def test_boxes_are_of_the_published_sizes(augment: str, monkeypatch: pytest.Monk
     assert 0.70 < ratios.min() < 0.80 and 1.25 < ratios.max() < 1.42
 
 
-def test_multi_scale_boxes_are_those_of_the_released_list() -> None:
-    """TAM GroupMultiScaleCrop: sides int(200 s) of s = 1, .875, .75, .66, neighbors in the list at most; 13 places."""
-    pairs, places = set(), set()
+def test_multi_scale_boxes_match_the_released_code() -> None:
+    """TAM GroupMultiScaleCrop: sides int(200 s) for s = 1, .875, .75, .66, equal or neighbors; 13 positions."""
+    pairs, positions = set(), set()
     for top, left, height, width in boxes("multi_scale", 200, 250, 600):
-        h, w = (min((200, 175, 150, 132), key=lambda side: abs(side - found)) for found in (height, width))
+        h, w = (min((200, 175, 150, 132), key=lambda side: abs(side - length)) for length in (height, width))
         pairs.add((h, w))
         if (h, w) == (132, 132):  # steps of 68 // 4 = 17 and 118 // 4 = 29
-            places.add((round(top / 17), round(left / 29)))
+            positions.add((round(top / 17), round(left / 29)))
     sides = [200, 175, 150, 132]
     assert pairs == {(a, b) for i, a in enumerate(sides) for j, b in enumerate(sides) if abs(i - j) <= 1}
-    assert places == {
+    assert positions == {
         (0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)
     }  # fmt: skip
 
 
 def test_rand_augment_is_as_strong_as_published(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fifth of all clips are gray, one operation in two is left out, brightness changes by nine tenths."""
+    """A fifth of the clips are gray, half of the operations are not applied, brightness changes by up to 90 %."""
     torch.manual_seed(0)
     for name in ("AREAS", "RATIOS"):
         monkeypatch.setattr(transforms, name, (1.0, 1.0))
     square = noise(32, 32, 1)
     with monkeypatch.context() as patch:
         patch.setattr(transforms, "OPERATIONS", 0)
-        made = [trained(square, "rand_augment") for _ in range(400)]
-        assert 50 < sum(bool((m == m[:, :1]).all()) for m in made) < 115  # 80 +- 8
+        clips = [augment_clip(square, "rand_augment") for _ in range(400)]
+        assert 50 < sum(bool((clip == clip[:, :1]).all()) for clip in clips) < 115  # 80 +- 8
     monkeypatch.setattr(transforms, "GRAY", 0.0)
-    same = sum(torch.equal(trained(square, "rand_augment"), square) for _ in range(400))
-    assert 20 < same < 75  # 42 +- 6: (1/2 + 1/14)^4, and a little more where the contrast is full already
+    same = sum(torch.equal(augment_clip(square, "rand_augment"), square) for _ in range(400))
+    assert 20 < same < 75  # 42 +- 6: (1/2 + 1/14)^4, and slightly more for clips of full contrast
     monkeypatch.setattr(transforms, "OPERATIONS", 1)
     plain = torch.full((1, 3, 33, 33), 100, dtype=torch.uint8)
-    center = {int(trained(plain, "rand_augment", 33)[0, 0, 16, 16]) for _ in range(400)}
+    center = {int(augment_clip(plain, "rand_augment", 33)[0, 0, 16, 16]) for _ in range(400)}
     assert not {value for value in center if 40 < value < 90 or value > 195}
     assert min(center) < 40
     assert max(center) > 160
 
 
-def test_erased_boxes_are_zero_to_the_network() -> None:
+def test_erased_boxes_are_zero_after_normalization() -> None:
     torch.manual_seed(0)
     white = torch.full((2, 3, 40, 40), 255, dtype=torch.uint8)
-    clips = [trained(white, erasing=0.25) for _ in range(400)]
+    clips = [augment_clip(white, erasing=0.25) for _ in range(400)]
     erased = [clip for clip in clips if (clip != 255).any()]
     assert 70 < len(erased) < 130  # 100 +- 9
     shares = [float((clip != 255).float().mean()) for clip in erased]
@@ -299,9 +303,9 @@ def test_erased_boxes_are_zero_to_the_network() -> None:
 def test_color_jitter_follows_its_strength_and_keeps_hues() -> None:
     torch.manual_seed(0)
     gray = torch.full((1, 3, 40, 40), 100, dtype=torch.uint8)
-    levels = np.array([int(trained(gray, color_jitter=0.4).float().mean()) for _ in range(300)])
+    levels = np.array([int(augment_clip(gray, color_jitter=0.4).float().mean()) for _ in range(300)])
     assert 58 <= levels.min() < 66 and 134 < levels.max() <= 141  # brightness 0.6 to 1.4; gray has no contrast
     red = gray * torch.tensor([2, 1, 1], dtype=torch.uint8)[:, None, None]
     for _ in range(50):
-        channels = trained(red, color_jitter=0.4)[0].float().mean((1, 2))
+        channels = augment_clip(red, color_jitter=0.4)[0].float().mean((1, 2))
         assert channels[0] > channels[1] and abs(channels[1] - channels[2]) < 1.5

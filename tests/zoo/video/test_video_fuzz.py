@@ -1,4 +1,4 @@
-"""Damaged videos of any kind give frames or a DataError that names the file: no crash, no hang, bounded memory."""
+"""Damaged videos give frames or a DataError that names the file, without crash or hang, in bounded memory."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from zoo.errors import DataError
 from zoo.video.containers import MAX_PIXELS, read_packets
 from zoo.video.decoding import open_video
 
-MEGABYTES = 1024  # that the process may grow by
-SECONDS = 10.0  # for one video, whose deadline is 2 s: one call of the decoder may pass it
+MEGABYTES = 1024  # allowed growth of the process
+SECONDS = 10.0  # for one video with a deadline of 2 s, which a single call of the decoder may exceed
 
 
 def run_fuzzer(folder: Path, first_seed: int, seconds: float) -> list[dict[str, Any]]:
-    """Outcomes of as many seeds as there is time for.
+    """Return the outcomes of all seeds within the given time.
 
     Raises:
         AssertionError: the process crashed or hung; the message has the seed.
@@ -34,12 +34,12 @@ def run_fuzzer(folder: Path, first_seed: int, seconds: float) -> list[dict[str, 
     environment = os.environ | {"PYTHONPATH": PYTHONPATH, "OMP_NUM_THREADS": "1"}
     with (folder / "log").open("w+") as log:
         try:
-            # output to a file: encoders write what they like to stderr, and a pipe of a killed process loses lines
+            # Write to a file: a pipe would lose lines if the process is killed. Encoders print messages to stderr.
             status = subprocess.run(
                 command, env=environment, stdout=log, stderr=subprocess.DEVNULL, timeout=seconds + 60
             ).returncode
         except subprocess.TimeoutExpired:
-            status = "a hang"
+            status = "timeout"
         log.seek(0)
         lines = [json.loads(line) for line in log if line.startswith("{")]
     assert lines, f"the fuzzer did not start: {status}"
@@ -66,7 +66,7 @@ def test_many_mutated_videos_give_frames_or_an_error(tmp_path: Path) -> None:
     check_outcomes(run_fuzzer(tmp_path, first_seed=1_000_000, seconds=300))
 
 
-def test_a_crash_is_reported_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_crash_is_reported_with_its_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "fuzz_videos.py").write_text(
         "import os, signal\nprint('{\"seed\": 7}', flush=True)\nos.kill(os.getpid(), signal.SIGSEGV)\n"
     )
@@ -75,10 +75,10 @@ def test_a_crash_is_reported_with_its_seed(tmp_path: Path, monkeypatch: pytest.M
         run_fuzzer(tmp_path, first_seed=7, seconds=0)
 
 
-def test_frames_of_absurd_sizes_are_refused(tmp_path: Path) -> None:
+def test_oversized_frames_are_refused(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mov", "qtrle", "mov", frames=1, pix_fmt="gray", gray=True)
     data = path.read_bytes()
-    at = data.index(b"rle ", data.index(b"stsd")) + 28  # width and height in the sample description
+    at = data.index(b"rle ", data.index(b"stsd")) + 28  # position of width and height in the sample description
     size = np.array([12000, 12000], ">u2").tobytes()
     path.write_bytes(data[:at] + size + data[at + 4 :])
     with pytest.raises(DataError, match=rf"v.mov has frames of 12000 x 12000 pixels; at most {MAX_PIXELS} pixels"):
@@ -94,22 +94,22 @@ def test_fragments_that_claim_more_frames_than_bytes_are_refused(tmp_path: Path)
         open_video(path)
 
 
-def test_a_video_whose_edit_list_shows_nothing_has_no_frames(tmp_path: Path) -> None:
+def test_video_with_an_empty_edit_list_has_no_frames(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mp4", options=B_FRAMES)
     data = path.read_bytes()
-    at = data.index(b"elst") + 16  # behind version, number of entries and duration: the time of the first frame
+    at = data.index(b"elst") + 16  # the time of the first frame, after version, number of entries and duration
     path.write_bytes(data[:at] + (1 << 20).to_bytes(4, "big") + data[at + 4 :])
     with pytest.raises(DataError, match="v.mp4 has no frames"):
         open_video(path)
 
 
-def test_nothing_is_requested_behind_the_last_packet() -> None:
-    """PyAV reads memory that it has not set if another stream begins late in the file, as in recordings."""
+def test_no_packet_is_requested_after_the_last() -> None:
+    """Otherwise PyAV would read uninitialized memory if another stream begins late in the file, as in recordings."""
 
     class Container:
         def demux(self, stream: object) -> Iterator[SimpleNamespace]:
             yield SimpleNamespace(size=10, pts=0, dts=0)
-            yield SimpleNamespace(size=0, pts=40, dts=40)  # an empty frame, as AVI files have them
+            yield SimpleNamespace(size=0, pts=40, dts=40)  # an empty frame, as in AVI files
             yield SimpleNamespace(size=0, pts=None, dts=None)
             raise IndexError("list index out of range")
 
