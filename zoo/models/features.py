@@ -28,7 +28,7 @@ class FeatureInfo(list[Feature]):
 
 
 class FeatureExtractor(nn.Module):
-    """A network without classifier that returns the feature maps of its stages.
+    """A network without a classifier that returns the feature maps of its stages.
 
     Every map is ``(B, C, T', H', W')``: C and H' follow from ``feature_info``; T' is smaller than T in networks that
     reduce the number of frames. In vision transformers every block is a stage, and its patch tokens are the map, before

@@ -1,4 +1,4 @@
-"""Networks without classifier, and the feature maps of ``features_only=True``."""
+"""Networks without a classifier, and the feature maps of ``features_only=True``."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def test_invalid_feature_arguments_are_refused() -> None:
     for indices in ((4,), "1", (), (-5,)):
         with pytest.raises(ConfigError, match="it must be a list of integers from -4 to 3"):
             small("tanet_r18", features_only=True, out_indices=indices)
-    with pytest.raises(ConfigError, match="num_classes is 1; .* or 0 for a network without classifier"):
+    with pytest.raises(ConfigError, match="num_classes is 1; .* or 0 for a network without a classifier"):
         small("tanet_r18").reset_classifier(1)
 
 

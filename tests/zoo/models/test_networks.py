@@ -257,7 +257,7 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("tanet_r18", {**SMALL, "op_options": {"beta": 0}}, "beta is 0"),
         ("tanet_r18", {**SMALL, "op_options": {"alpha": 0}}, "alpha is 0"),
         ("c2d_pool_r18", {**SMALL, "op_options": {"kernel_size": 2.5}}, "kernel_size is 2.5"),
-        ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "give a list of stages|a value in op_stages is a set"),
+        ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "must be a list of stages|a value in op_stages is a set"),
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [9], [], []]}}, "in stage 3 each below 2"),
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "must be four lists"),
         ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
