@@ -167,7 +167,7 @@ def test_a_run_pushes_its_best_checkpoint_with_its_test_and_no_path(
     data = fit[11:17]
     test = ["test", "--from", str(more), *data, "--data.num_workers", "0", "--data.clips", "2", "--data.crops", "3"]
     assert main([*test, *fit[-4:], "--out", str(out / "test")]) == 0
-    with pytest.raises(ConfigError, match="a test of other weights"):
+    with pytest.raises(ConfigError, match="belongs to other weights"):
         quiet(best, "alice/net", results=out / "test")
     quiet(more, "alice/net", results=out / "test", dataset="four motions", message="with a test")
     assert "with a test" in str(hub.requests)  # so what a commit says is looked at as well

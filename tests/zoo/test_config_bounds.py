@@ -58,7 +58,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"protocol__num_frames": 8}, "num_frames is 4 in options and 8 in protocol"),
     ({"protocol__flip_pairs": [[0, 4]]}, r"flip_pairs\[0\] is \[0, 4\]; classes are 0 to 3"),
     ({"protocol__flip_pairs": [[0, -1]]}, r"flip_pairs\[0\] is -1"),
-    ({"protocol__flip_pairs": [[0, 1], [1, 2]]}, r"flip_pairs\[1\] is \[1, 2\]; it must be two classes"),
+    ({"protocol__flip_pairs": [[0, 1], [1, 2]]}, r"flip_pairs\[1\] is \[1, 2\]; it must be two different classes"),
     ({"protocol__heads": [["verb", 2], ["noun", 3]]}, "heads have 5 classes in all, num_classes is 4"),
     ({"protocol__heads": [["verb\u001b", 4]]}, r"the name of heads\[0\] is 'verb\\x1b'"),
     ({"protocol__\u001b[31m": 1}, r"unknown protocol fields \\x1b\[31m"),

@@ -179,7 +179,7 @@ def test_non_finite_weights_are_saved_with_a_warning_and_never_pushed(
         model.stem.bn.running_var[0] = float("inf")
     zoo.save(model, tmp_path / "saved")
     assert "stem.bn.running_var, fc.weight have NaN or infinite values" in caplog.text
-    with pytest.raises(ConfigError, match="stem.bn.running_var, fc.weight hold NaN or infinite values"):
+    with pytest.raises(ConfigError, match="stem.bn.running_var, fc.weight contain NaN or infinite values"):
         zoo.push(model, "alice/net")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,6 +13,9 @@ from zoo.models.network import Feature, VideoNetwork
 from zoo.protocol import Protocol
 from zoo.spec import ModelSpec
 from zoo.text import brief
+
+if TYPE_CHECKING:
+    from zoo.adapt import LoadReport
 
 
 class FeatureInfo(list[Feature]):
@@ -70,8 +73,8 @@ class FeatureExtractor(nn.Module):
         return self.network.protocol
 
     @property
-    def report(self) -> Any:
-        """LoadReport of the network."""
+    def report(self) -> LoadReport | None:
+        """Load report of the network."""
         return self.network.report
 
     def forward(self, x: Tensor) -> list[Tensor]:
