@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: ``fit`` saves its state after the current optimizer step and ends; other commands end at once."""
+"""Handle Ctrl-C and SIGTERM: ``fit`` saves its state after the current optimizer step; other commands exit at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, WeightAveraging
 
-STOP_SECONDS = 120.0  # time for several processes to reach a point where all can stop
+STOP_SECONDS = 120.0  # time limit for all processes to reach a common stopping point
 
 
 def exit_status(signum: int) -> int:
@@ -61,16 +61,16 @@ class StopOnSignal(Checkpoint):
     # handlers ----------------------------------------------------------------------------------------------------
 
     def _install(self, handler: Any) -> None:
-        """Replace Lightning's handlers, which the Trainer set before and removes at its end.
+        """Replace the signal handlers of the Trainer, which restores the original ones when it ends.
 
-        Lightning's handler communicates with other processes, which can hang, and it does not end a test.
+        Lightning's handler communicates with other processes, which can hang, and it does not stop a test.
         """
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(signum, handler)
 
     def _record(self, signum: int, frame: Any) -> None:
-        if os.getpid() != self._pid:  # a worker that has just been forked
+        if os.getpid() != self._pid:  # in a forked worker
             return
         if self.signum is not None:
             self._at_once = True
@@ -99,14 +99,14 @@ class StopOnSignal(Checkpoint):
         self._install(exit_now)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """From now on, stop only where the run can be resumed."""
+        """Let signals stop training only at points from which it can resume."""
         self._processes = trainer.world_size
         self._install(self._record)
 
     # points where training can stop ----------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop if there was a signal; save unless a callback saved the end of the last epoch."""
+        """Stop if there was a signal; save unless a callback has saved the end of the last epoch."""
         if self._must_stop(trainer):
             self._stop(trainer, save=not self._is_current(trainer))
 
@@ -150,14 +150,14 @@ class StopOnSignal(Checkpoint):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         """Save the state if the signal also ended the data loading workers and so caused the exception."""
-        alone = trainer.world_size == 1 and isinstance(exception, Exception)
-        if alone and self.signum and not self._at_once and not self._in_step and trainer.training and not self.saved:
+        can_save = trainer.world_size == 1 and isinstance(exception, Exception)
+        if can_save and self.signum and not self._at_once and not self._in_step and trainer.training and not self.saved:
             self._save(trainer)
 
     # stopping ----------------------------------------------------------------------------------------------------
 
     def _must_stop(self, trainer: L.Trainer) -> bool:
-        """Whether any process received a signal; all processes must ask at the same time."""
+        """Whether any process received a signal; all processes must call this at the same time."""
         if trainer.world_size == 1:
             return self.signum is not None
         return trainer.strategy.reduce_boolean_decision(self.signum is not None, all=False)
@@ -167,8 +167,8 @@ class StopOnSignal(Checkpoint):
             self._watchdog.cancel()
         if save:
             self._save(trainer)
-        self.signum = self.signum or int(signal.SIGTERM)  # if only another process received a signal
-        # a launcher kills all processes when one of them fails, even if the first is still at work
+        self.signum = self.signum or int(signal.SIGTERM)  # another process received the signal
+        # a launcher kills all processes when one fails, even while the first is still saving
         raise SystemExit(exit_status(self.signum) if trainer.is_global_zero else 0)
 
     def _save(self, trainer: L.Trainer) -> None:
@@ -180,7 +180,7 @@ class StopOnSignal(Checkpoint):
         self.saved = True
 
     def _is_current(self, trainer: L.Trainer) -> bool:
-        """Whether a callback saved the end of the epoch to ``path``."""
+        """Whether a callback has saved the end of the epoch to ``path``."""
         self.saved = any(
             isinstance(callback, ModelCheckpoint)
             and Path(callback._last_checkpoint_saved) == self.path
@@ -199,7 +199,7 @@ class StopOnSignal(Checkpoint):
 def _restart_validation(trainer: L.Trainer) -> None:
     """Set the progress of a validation so that a resumed run repeats all of it.
 
-    Lightning repeats a validation that stopped within a batch, here the first one, and skips others.
+    Lightning repeats a validation only if it stopped within a batch, so the progress is set to within the first batch.
     """
     progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
     tracker: Any  # a _ProcessedTracker, which the annotations of Lightning do not declare

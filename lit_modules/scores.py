@@ -1,4 +1,4 @@
-"""Scores by video, gathered from all processes, and metrics that do not depend on the number of processes."""
+"""Gather the scores of videos from all processes, and compute metrics from them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ def gather_by_name(part: Mapping[str, T]) -> dict[str, T]:
         return dict(part)
     parts: list[Mapping[str, T]] = [{}] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, dict(part))
-    return {name: value for each in parts for name, value in each.items()}
+    return {name: value for mapping in parts for name, value in mapping.items()}
 
 
 def gather_scores(part: Scores) -> Scores:
-    """Merge the scores of all processes, in every process; a video that several processes scored counts once.
+    """Merge the scores of all processes, in every process; a video scored by several processes is counted once.
 
-    Scores are stacked before they are sent: they are views of a batch, and pickling each would copy the whole batch.
+    Scores are stacked first, because each is a view of a batch and pickling a view copies the entire batch.
     """
     if not (part and torch.distributed.is_available() and torch.distributed.is_initialized()):
         packed: dict[str, Any] = {}
@@ -46,13 +46,13 @@ def gather_scores(part: Scores) -> Scores:
 
 
 def compute_metrics(scores: Scores, heads: Mapping[str, int] | None = None) -> dict[str, float]:
-    """Return the metrics of scored videos; empty without videos.
+    """Return the metrics of scored videos; empty if there are no videos.
 
     ``top1``, ``top5`` (with more than five classes) and ``mean_class`` (mean over the classes that have videos) are
     accuracies from 0 to 1. ``top1_low`` and ``top1_high`` are the 95 % interval of ``top1``. ``majority_class`` is the
     top-1 accuracy of always predicting the most frequent class. ``loss`` is the cross-entropy. With several heads,
-    there are ``verb_top1``, ``verb_top5`` and so on, and ``action_top1`` and ``action_top5`` of all heads together,
-    which are also ``top1`` and ``top5``.
+    there are metrics of each head (``verb_top1``, ``verb_top5``, ...) and of all heads together (``action_top1`` and
+    ``action_top5``; ``top1`` and ``top5`` are the same values).
     """
     if not scores:
         return {}
@@ -143,12 +143,12 @@ def references(
 
 
 def wilson_interval(share: float, count: float, z: float = Z95) -> tuple[float, float]:
-    """Return Wilson's score interval of a share of ``count`` videos.
+    """Return Wilson's score interval of the proportion ``share`` of ``count`` videos.
 
     E. B. Wilson, "Probable inference, the law of succession, and statistical inference", J. Am. Stat. Assoc. 22 (1927),
     209-212.
     """
     center = share + z**2 / (2 * count)
-    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    margin = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
     scale = 1 + z**2 / count
-    return max((center - half) / scale, 0.0), min((center + half) / scale, 1.0)
+    return max((center - margin) / scale, 0.0), min((center + margin) / scale, 1.0)

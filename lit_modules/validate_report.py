@@ -22,5 +22,7 @@ class ValidateReport(Callback):
         module = classifier(pl_module)
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         metrics = {name.removeprefix(PREFIX): value for name, value in logged.items() if name.startswith(PREFIX)}
-        print_line(f"{trainer.ckpt_path or module.network.report.name}: {len(module.scores)} validation videos")
+        report = module.network.report
+        assert report is not None
+        print_line(f"{trainer.ckpt_path or report.name}: {len(module.scores)} validation videos")
         Console().print(metric_table(metrics, module.scores, module.heads, sum(module.head_sizes)))

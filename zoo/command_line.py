@@ -1,4 +1,4 @@
-"""What the commands share: notes to the user, run folders as network names, suggestions for misspelled words."""
+"""Helpers of all commands: notes to the user, run folders as network names, suggestions for misspelled words."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CHECKPOINT_FOLDER = "checkpoints"  # of a run, with best.ckpt and last.ckpt
 
 
 def note(message: str) -> None:
-    """Print a line, once where several processes run the same command."""
+    """Print a line; if several processes run the same command, only the first prints it."""
     if all(os.environ.get(rank, "0") == "0" for rank in ("LOCAL_RANK", "RANK", "SLURM_PROCID")):
         print(printable(message), flush=True)
 
@@ -39,19 +39,20 @@ def expand_home(path: str) -> str:
 
 
 def resolve_network(name: str) -> str:
-    """What ``zoo.load`` takes for a name of the command line.
+    """Return the argument of ``zoo.load`` for a network name of the command line.
 
-    A run's folder stands for its best checkpoint, or its last one if there is no best. Other names are unchanged.
+    The folder of a run is replaced by its best checkpoint, or by the last one if there is no best. Other names are
+    unchanged.
 
     Raises:
-        CheckpointError: a run without checkpoints, or a published file, which needs the name of its index entry.
+        CheckpointError: a run has no checkpoints, or the name is a published file without its index entry.
     """
     if name in load_index().entries:
         return name
     name = expand_home(name)
     folder = Path(name)
     if folder.is_file():
-        _refuse_published(folder)
+        _reject_published(folder)
     if not folder.is_dir() or (folder / WEIGHTS_FILE).exists():
         return name
     for checkpoint in ("best.ckpt", "last.ckpt"):
@@ -64,8 +65,8 @@ def resolve_network(name: str) -> str:
     return name
 
 
-def _refuse_published(path: Path) -> None:
-    """Refuse a published file and name the index entries that it fits; leave other files to ``zoo.load``."""
+def _reject_published(path: Path) -> None:
+    """Raise a CheckpointError for a published file, naming its possible index entries; accept all other files."""
     if path.suffix == SUFFIX or (path.suffix == SAFETENSORS and path.with_name(CONFIG_FILE).exists()):
         return
     try:

@@ -49,7 +49,7 @@ def _matching(patterns: Iterable[str]) -> list[str]:
     names: dict[str, None] = {}
     for pattern in patterns:
         matches = list_models(pattern)
-        if not matches and any(sign in pattern for sign in "*?["):
+        if not matches and any(char in pattern for char in "*?["):
             raise _no_match(pattern)
         names.update(dict.fromkeys(matches or [_entry(pattern).name]))
     return list(names)
@@ -59,12 +59,12 @@ def _for_each(names: Sequence[str], verb: str, act: Callable[[str], str]) -> Non
     """Call ``act`` with each name and print its result. A failure does not stop the others.
 
     Args:
-        names: of the index.
+        names: names of index entries.
         verb: past participle for the error, such as "downloaded".
-        act: returns the line to print; a ZooError is a failure.
+        act: returns the line to print; raises a ZooError for a failure.
 
     Raises:
-        ZooError: after the last name, if any failed.
+        ZooError: at least one name failed. Raised after the last name.
     """
     failed, skipped = 0, []
     with skip_unreachable_hosts():
@@ -124,7 +124,7 @@ def list_command(arguments: Sequence[str]) -> None:
 def info_command(arguments: Sequence[str]) -> None:
     """Print the index entry of a network."""
     parser = argparse.ArgumentParser("tempozoo info", description="Describe a network of the index.")
-    parser.add_argument("name", help="a name of `tempozoo list`")
+    parser.add_argument("name", help="name of an index entry, see `tempozoo list`")
     e = _entry(parser.parse_args(arguments).name)
     labels = e.class_names()
     record = read_digests().get(e.name)

@@ -29,13 +29,13 @@ class UnknownNameError(ZooError):
     """A model, architecture, operator or label that does not exist."""
 
     @classmethod
-    def of(cls, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownNameError:
-        """Create the error for ``name``, with similar names among ``known`` and a final ``hint``."""
-        known = list(known)
+    def of(cls, kind: str, name: str, valid: Iterable[str], hint: str = "") -> UnknownNameError:
+        """Create the error for ``name``, with similar names among ``valid`` and a final ``hint``."""
+        valid = list(valid)
         if len(name) > 200:  # longer than any valid name; finding similar ones would take seconds
             return cls(f"There is no {kind} called {brief(name)}. {hint}".rstrip())
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        near += [k for k in known if name and k not in near and (k.startswith(name) or name.startswith(k))][:5]
+        near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+        near += [k for k in valid if name and k not in near and (k.startswith(name) or name.startswith(k))][:5]
         text = f"There is no {kind} called {name!r}."
         if near:
             text += " Did you mean " + " or ".join(repr(n) for n in near) + "?"
@@ -94,7 +94,7 @@ def check_int(name: str, value: Any, low: int, high: int | None = None) -> None:
     """Raise a ConfigError unless ``value`` is an integer (not a bool) from ``low`` to ``high``.
 
     Args:
-        name: of the value in the message.
+        name: name of the value in the message.
     """
     numbers = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
     is_int = isinstance(value, int) and not isinstance(value, bool)
@@ -109,7 +109,7 @@ def check_number(name: str, value: Any, low: float, high: float) -> None:
 
 
 def check_counts(**values: Any) -> None:
-    """Raise a ConfigError unless all values are integers of at least 1; ``num_classes``: of at least 2."""
+    """Raise a ConfigError unless all values are integers of at least 1 (``num_classes``: at least 2)."""
     for name, value in values.items():
         check_int(name, value, 2 if name == "num_classes" else 1)
 
@@ -121,7 +121,7 @@ def check_num_classes(value: Any, high: int | None = None) -> None:
     try:
         check_int("num_classes", value, 2, high)
     except ConfigError as error:
-        raise ConfigError(f"{str(error).removesuffix('.')}, or 0 for a network without classifier.") from None
+        raise ConfigError(f"{str(error).removesuffix('.')}, or 0 for a network without a classifier.") from None
 
 
 def check_rate(name: str, value: float) -> None:

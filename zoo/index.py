@@ -22,7 +22,7 @@ from zoo.text import brief, is_printable, printable
 
 _HERE = Path(__file__).parent
 BUNDLED = _HERE / "bundled"
-# kind of source -> form of its URLs
+# kind of source -> regular expression of its URLs
 SOURCE_KINDS = {
     "gdrive_file": r"https://drive\.google\.com/file/d/[\w-]{25,}/view",
     "gdrive_folder": r"https://drive\.google\.com/drive/folders/[\w-]{25,}",
@@ -30,15 +30,15 @@ SOURCE_KINDS = {
     "hf": r"hf-hub:[\w.-]+/[\w.-]+(@[\w.-]+)?",
     "bundled": r"zoo/bundled/[\w.]+",
 }
-WITH_FILE = ("gdrive_folder", "hf")  # kinds whose URL has several files
+KINDS_WITH_FILE = ("gdrive_folder", "hf")  # kinds whose URL has several files
 
 
 def index_path() -> Path:
-    """Path of the index: TEMPOZOO_INDEX, or the file in the installed package or at the top of the repository."""
-    if own := os.environ.get("TEMPOZOO_INDEX"):
-        return Path(own)
-    inside = _HERE / "checkpoints_index.yaml"
-    return inside if inside.is_file() else _HERE.parent / "checkpoints_index.yaml"
+    """Return the path of the index: TEMPOZOO_INDEX, or the file in the installed package or in the repository root."""
+    if path := os.environ.get("TEMPOZOO_INDEX"):
+        return Path(path)
+    packaged = _HERE / "checkpoints_index.yaml"
+    return packaged if packaged.is_file() else _HERE.parent / "checkpoints_index.yaml"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Entry:
 
     @property
     def spec(self) -> ModelSpec:
-        """Specification of the network as it was trained."""
+        """Spec of the network as it was trained."""
         return ModelSpec(self.arch, self.options, self.protocol, self.class_names(), {"entry": self.name})
 
     @property
@@ -141,15 +141,15 @@ _TYPES: dict[str, tuple[type, ...]] = {
 def _parse(cls: type, values: Any, where: str) -> Any:
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where}: expected a block of fields, got {brief(values)}.")
-    known = {f.name: f for f in fields(cls)}
-    unknown = sorted(set(values) - set(known))
-    required = {n for n, f in known.items() if f.default is MISSING and f.default_factory is MISSING}
+    cls_fields = {f.name: f for f in fields(cls)}
+    unknown = sorted(set(values) - set(cls_fields))
+    required = {n for n, f in cls_fields.items() if f.default is MISSING and f.default_factory is MISSING}
     missing = sorted(required - set(values))
     for problem, names in (("unknown", unknown), ("missing", missing)):
         if names:
             raise ConfigError(f"{where}: {problem} field {printable(', '.join(names))}.")
     for name, value in values.items():
-        _check_field(value, str(known[name].type), f"{where}.{name}")
+        _check_field(value, str(cls_fields[name].type), f"{where}.{name}")
     return cls(**values)
 
 
@@ -168,7 +168,7 @@ def _check_field(value: Any, annotation: str, at: str) -> None:
 
 
 def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper], where: str) -> Entry:
-    """Parse one block under ``models:``."""
+    """Parse one block under ``models:``; a ConfigError names the invalid field."""
     at = f"{where}: models.{printable(name)}"
     if not isinstance(block, Mapping):
         raise ConfigError(f"{at}: expected a block of fields, got {brief(block)}.")
@@ -215,13 +215,15 @@ def _check_source(source: Source, at: str) -> None:
         raise ConfigError(
             f"{at}: {brief(source.url)} is not a URL of kind {source.kind}; see other entries for the form."
         )
-    if (source.file is not None) != (source.kind in WITH_FILE):
-        raise ConfigError(f"{at}: file: is required for kinds {' and '.join(WITH_FILE)}, and invalid for the others.")
+    if (source.file is not None) != (source.kind in KINDS_WITH_FILE):
+        raise ConfigError(
+            f"{at}: file: is required for kinds {' and '.join(KINDS_WITH_FILE)}, and invalid for the others."
+        )
 
 
 @dataclass(frozen=True)
 class Index:
-    """All entries in the order of the file, and networks without public weights with an explanation."""
+    """All entries in the order of the file, and explanations for networks without public weights."""
 
     path: Path
     entries: Mapping[str, Entry] = field(default_factory=dict)
@@ -262,7 +264,7 @@ class Index:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML loader that refuses duplicate keys, of which the standard loader silently drops all but the last."""
+    """YAML loader that rejects duplicate keys; the standard loader silently keeps the last one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Check the keys of a mapping, then construct it."""
@@ -286,7 +288,7 @@ def parse_index(path: Path) -> Index:
         raise ConfigError(f"The index {path} is not UTF-8 text: {error}.") from error
     try:
         content = yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of a number or date
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: invalid number or date
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if (
         not isinstance(content, Mapping)
@@ -302,21 +304,21 @@ def parse_index(path: Path) -> Index:
     for part in ("papers", "models"):
         if not isinstance(content[part], Mapping):
             raise ConfigError(f"{path}: {part}: expected a block of names, got {brief(content[part])}.")
-    for key, values in shared.items():  # also those that no entry uses
+    for key, values in shared.items():  # unused ones too
         Protocol.from_dict(values or {}, f"{path}: protocols.{key}")
     papers = {key: _parse(Paper, value, f"{path}: papers.{key}") for key, value in content["papers"].items()}
     models = {name: parse_entry(name, block, papers, str(path)) for name, block in content["models"].items()}
-    _check_once(models, str(path))
+    _check_unique_files(models, str(path))
     unreleased = content.get("unreleased", {})
     if not isinstance(unreleased, Mapping) or not all(isinstance(text, str) for text in unreleased.values()):
         raise ConfigError(f"{path}: unreleased: expected `name: explanation`, got {brief(unreleased)}.")
-    if both := sorted(set(unreleased) & set(models)):
-        raise ConfigError(f"{path}: {', '.join(both)} cannot be both in models: and in unreleased:.")
+    if duplicates := sorted(set(unreleased) & set(models)):
+        raise ConfigError(f"{path}: {', '.join(duplicates)} cannot be both in models: and in unreleased:.")
     return Index(path, models, unreleased)
 
 
-def _check_once(models: Mapping[str, Entry], where: str) -> None:
-    """Refuse two trained networks with the same file; image weights may be used by several entries."""
+def _check_unique_files(models: Mapping[str, Entry], where: str) -> None:
+    """Reject two trained networks with the same file; several entries may start from the same image weights."""
     names: dict[Source, str] = {}
     for name, entry in models.items():
         for source in () if entry.init else entry.sources:
@@ -329,7 +331,7 @@ _parsed = functools.cache(parse_index)
 
 
 def load_index() -> Index:
-    """Return the parsed index at ``index_path()``; cached."""
+    """Return the parsed index at ``index_path()``; each path is parsed once."""
     return _parsed(index_path())
 
 

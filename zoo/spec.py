@@ -1,7 +1,7 @@
 """ModelSpec: architecture, options, labels, protocol and provenance of a network, and their validation.
 
-A spec may come from an index entry, a folder, a ``.ckpt`` or a repository of the Hub, so from anywhere: it is validated
-before anything is built from it.
+A spec may come from an index entry, a folder, a ``.ckpt`` or a repository of the Hub. It is untrusted, so it is
+validated before a network is built from it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zoo.text import brief, is_printable, printable
 FORMAT = 1
 UNTRAINED = "operator_untrained"  # in the provenance of converted image weights
 
-# Smallest and largest values of options that are whole numbers.
+# Smallest and largest values of integer options.
 COUNTS = {
     "num_frames": BOUNDS["num_frames"],
     "in_channels": (1, 1024),
@@ -35,10 +35,10 @@ COUNTS = {
 RATES = ("drop_rate", "drop_path_rate")  # at least 0 and below 1
 NUMBERS = {"layer_scale": (0.0, 1000.0)}
 FLAGS = ("stem_pool", "temporal_projection", "double_tada")
-# options with values of their own, such as those of an operator, in which any number has these limits
+# options with nested values, such as those of an operator; the limits below apply to each value in them
 NESTED = ("op_options", "non_local", "routing", "op_stages", "adapted", "hidden", "parts")
 MAX_NESTED_INT, MAX_NESTED_FLOAT, MAX_NESTED_TEXT, MAX_NESTED_ITEMS = 65536, 1e6, 100, 1000
-# of the provenance, which is read by people only
+# limits of the provenance, which is informative only
 MAX_DEPTH, MAX_ITEMS, MAX_TEXT, MAX_INT = 8, 100_000, 10_000, 2**63
 
 
@@ -68,16 +68,16 @@ def package_version() -> str:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What a network is: the single description shared by index entries, saved folders, ``.ckpt`` files and networks.
+    """Description of a network, shared by index entries, saved folders, ``.ckpt`` files and networks.
 
-    A network's ``spec`` changes only by being replaced (``dataclasses.replace``, or the methods below).
+    Specs are immutable: ``dataclasses.replace`` and the methods below return changed copies.
 
     Attributes:
         arch: key of ``zoo.models.ARCHITECTURES``.
-        options: of the architecture; always with ``num_classes`` and ``num_frames``. Do not modify.
-        protocol: how clips are made for it.
+        options: options of the architecture, including ``num_classes`` and ``num_frames``. Do not modify.
+        protocol: how clips are sampled and preprocessed.
         labels: class names in the order of the logits, or None.
-        provenance: where the weights come from; plain values as in JSON.
+        provenance: origin of the weights, as plain JSON values.
     """
 
     arch: str
@@ -102,43 +102,43 @@ class ModelSpec:
         return self.options.get("in_channels", 3)
 
     def with_options(self, **changes: Any) -> ModelSpec:
-        """The same with other options of the architecture."""
+        """Return a copy with other options of the architecture."""
         return replace(self, options={**self.options, **changes})
 
     def with_labels(self, labels: Sequence[str] | None) -> ModelSpec:
-        """The same with other class names.
+        """Return a copy with other class names.
 
         Raises:
-            ConfigError: not one text for each class.
+            ConfigError: ``labels`` is not a sequence of one string per class.
         """
         if labels is not None:
             check_labels("labels", labels, self.num_classes, MAX_LABEL)
         return replace(self, labels=None if labels is None else tuple(labels))
 
     def with_classes(self, num_classes: int, order: Sequence[int] = ()) -> ModelSpec:
-        """The spec after the classifier was replaced.
+        """Return the spec after the classifier was replaced.
 
         Args:
-            num_classes: number of logits now.
-            order: the former class of each logit; empty if they are new classes.
+            num_classes: new number of logits.
+            order: former class index of each logit; empty if the classes are new.
         """
         labels = None if self.labels is None or not order else tuple(self.labels[index] for index in order)
         spec = self.with_options(num_classes=num_classes)
         return replace(spec, labels=labels, protocol=self.protocol.with_classes(order))
 
     def check(self) -> None:
-        """Validate every field, and that the fields agree.
+        """Validate every field and the agreement of the fields.
 
         Raises:
-            UnknownNameError: no such architecture.
-            ConfigError: names the field, its value and what it may be.
+            UnknownNameError: the architecture does not exist.
+            ConfigError: a value is invalid; the message names the field, its value and the valid values.
         """
         check_protocol(self.protocol.to_dict())
         check_description(self.arch, self.options, self.protocol, self.labels)
         check_provenance(self.provenance)
 
     def to_config(self) -> dict[str, Any]:
-        """The content of config.json; the version of the package joins the provenance."""
+        """Return the content of config.json, with the version of this package in the provenance."""
         return {
             "tempozoo": FORMAT,
             "arch": self.arch,
@@ -150,10 +150,10 @@ class ModelSpec:
 
     @classmethod
     def from_config(cls, config: Any, where: str) -> ModelSpec:
-        """The spec in a config.json, or in a ``.ckpt``.
+        """Create a spec from the content of a config.json, or from the config in a ``.ckpt``.
 
         Raises:
-            ConfigError: naming ``where``, the field, its value and what it may be.
+            ConfigError: a value is invalid; the message names ``where``, the field, its value and the valid values.
         """
         protocol = check_config(config, where)
         labels = None if config["labels"] is None else tuple(config["labels"])
@@ -168,7 +168,7 @@ def check_config(config: Any, where: str) -> Protocol:
     """Validate a config.json, or the config in a ``.ckpt``, and return its protocol.
 
     Raises:
-        ConfigError: naming ``where``, the field, its value and what it may be.
+        ConfigError: a value is invalid; the message names ``where``, the field, its value and the valid values.
     """
     where = printable(where)
     if not isinstance(config, Mapping) or "tempozoo" not in config:
@@ -204,13 +204,13 @@ def check_description(arch: str, options: Mapping[str, Any], protocol: Protocol,
     """Validate an architecture, its options and labels, and their agreement with a (valid) protocol.
 
     Raises:
-        UnknownNameError: no such architecture.
-        ConfigError: naming the field, its value and what it may be.
+        UnknownNameError: the architecture does not exist.
+        ConfigError: a value is invalid; the message names the field, its value and the valid values.
     """
-    from zoo.models import ARCHITECTURES  # whose networks have a spec
+    from zoo.models import ARCHITECTURES  # imports this module
 
     if arch not in ARCHITECTURES:
-        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES holds them all.")
+        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES lists all.")
     check_options(options)
     classes, frames, channels = options["num_classes"], options["num_frames"], options.get("in_channels", 3)
     if frames != protocol.num_frames:
@@ -230,14 +230,14 @@ def check_description(arch: str, options: Mapping[str, Any], protocol: Protocol,
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Validate the type and range of an architecture's options; whether it has them is for its builder to say.
+    """Validate the type and range of options. Their names are validated when the architecture is built.
 
     Raises:
-        ConfigError: naming the option, its value and what it may be.
+        ConfigError: a value is invalid; the message names the option, its value and the valid values.
     """
     for name, value in options.items():
         if not isinstance(name, str) or not name.isidentifier() or len(name) > MAX_NESTED_TEXT:
-            raise ConfigError(f"the name of an option is {brief(name)}; it must be a word, such as num_frames.")
+            raise ConfigError(f"the name of an option is {brief(name)}; it must be an identifier, such as num_frames.")
         if name == "num_classes":
             check_num_classes(value, MAX_CLASSES)
         elif name in COUNTS:
@@ -261,19 +261,19 @@ def _check_nested(name: str, value: Any) -> None:
             check_number(f"a number in {name}", inner, -MAX_NESTED_FLOAT, MAX_NESTED_FLOAT)
         elif isinstance(inner, str) and (len(inner) > MAX_NESTED_TEXT or not is_printable(inner)):
             raise ConfigError(
-                f"a text in {name} is {brief(inner)}; it may have {MAX_NESTED_TEXT} characters in a line."
+                f"a text in {name} is {brief(inner)}; it must be one line of at most {MAX_NESTED_TEXT} characters."
             )
 
 
 def check_provenance(provenance: Any) -> None:
-    """Refuse a provenance that is not made of plain values (as in JSON) of bounded depth, number and size.
+    """Check that a provenance consists of plain JSON values of bounded depth, number and size.
 
     Raises:
-        ConfigError: naming the value.
+        ConfigError: a value is invalid; the message names it.
     """
     for inner in _walk("provenance", provenance, MAX_DEPTH, MAX_ITEMS):
         if isinstance(inner, str) and len(inner) > MAX_TEXT:
-            raise ConfigError(f"a text in provenance has {len(inner)} characters; the most is {MAX_TEXT}.")
+            raise ConfigError(f"a text in provenance has {len(inner)} characters; at most {MAX_TEXT} are allowed.")
         if isinstance(inner, int) and abs(inner) > MAX_INT:
             raise ConfigError(f"a number in provenance is {brief(inner)}; it must be within 64 bits.")
     if not isinstance(provenance.get(UNTRAINED, False), bool):
@@ -281,7 +281,7 @@ def check_provenance(provenance: Any) -> None:
 
 
 def _walk(name: str, value: Any, depth: int, items: int) -> list[Any]:
-    """All keys and plain values inside ``value``; others, and too many or too deep ones, are refused."""
+    """Return all keys and plain values inside ``value``; raise a ConfigError for other, too many or too deep values."""
     plain: list[Any] = []
     level: list[Any] = [value]
     for _ in range(depth):
@@ -289,7 +289,7 @@ def _walk(name: str, value: Any, depth: int, items: int) -> list[Any]:
         for item in level:
             if isinstance(item, Mapping):
                 if not all(isinstance(key, str) for key in item):
-                    raise ConfigError(f"a key in {name} is not text; it must be as in JSON.")
+                    raise ConfigError(f"a key in {name} is not text; keys must be strings, as in JSON.")
                 plain.extend(item)
                 deeper.extend(item.values())
             elif isinstance(item, (list, tuple)):
@@ -297,10 +297,10 @@ def _walk(name: str, value: Any, depth: int, items: int) -> list[Any]:
             elif item is None or isinstance(item, (bool, int, float, str)):
                 plain.append(item)
             else:
-                raise ConfigError(f"a value in {name} is a {type(item).__name__}; it must be plain, as in JSON.")
+                raise ConfigError(f"a value in {name} is a {type(item).__name__}; it must be a plain JSON value.")
         if len(plain) + len(deeper) > items:
-            raise ConfigError(f"{name} holds over {items} values; that is the most.")
+            raise ConfigError(f"{name} has more than {items} values; at most {items} are allowed.")
         level = deeper
     if level:
-        raise ConfigError(f"{name} is nested more than {depth} levels deep; that is the most.")
+        raise ConfigError(f"{name} is nested more than {depth} levels deep; at most {depth} are allowed.")
     return plain

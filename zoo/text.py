@@ -1,4 +1,4 @@
-"""Text and JSON from files: made safe to print, and read with limits."""
+"""Escape text from files for printing, and parse JSON with limits."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 MAX_JSON = 8 << 20  # characters or bytes; published configs have at most 60 thousand
-MAX_DIGITS = 300  # of an integer: about the largest finite float
+MAX_DIGITS = 300  # of an integer; the largest finite float has 309
 
-# Characters that reorder the text around them (Unicode's bidirectional formatting characters).
+# Unicode's bidirectional formatting characters, which reorder the text around them.
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 # Control characters (C0, C1, DEL), lone surrogates, line and paragraph separators.
 _CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
@@ -19,13 +19,15 @@ _CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 def is_printable(text: str) -> bool:
     """Whether ``text`` is one line without control characters; letters of any script are allowed."""
-    return text.isprintable() or not any(map(_is_control, text))  # the former is fast, and stricter
+    return text.isprintable() or not any(
+        map(_is_control, text)
+    )  # str.isprintable is faster, but also rejects harmless characters
 
 
 def printable(text: str) -> str:
-    r"""``text`` as one line in which control characters are escapes such as ``\x1b`` or ``\u202e``.
+    r"""Return ``text`` as one line, with control characters replaced by escapes such as ``\x1b`` or ``\u202e``.
 
-    A terminal then shows a label or name from a file without obeying it. Letters of any script stay as they are.
+    A label or name from a file can then not control the terminal. Letters of any script are unchanged.
     """
     if is_printable(text):
         return text
@@ -40,10 +42,10 @@ def _escape(char: str) -> str:
     return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
-def one_line(text: str, most: int = 80) -> str:
-    """``text`` from a file or server for a message: one printable line of at most ``most`` characters."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return text if len(text) <= most else f"{text[:most]}..."
+def one_line(text: str, max_length: int = 80) -> str:
+    """Return text from a file or server as one printable line of at most ``max_length`` characters, for messages."""
+    text = "".join(char if char.isprintable() else "?" for char in text[: max_length + 1])
+    return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
 class _Brief(reprlib.Repr):
@@ -53,20 +55,20 @@ class _Brief(reprlib.Repr):
         self.maxdict = 12
 
     def repr_int(self, x: int, level: int) -> str:
-        """Python refuses to print integers of more than 4300 digits."""
+        """Abbreviate long integers; Python refuses to print integers of more than 4300 digits."""
         return repr(x) if abs(x) < 10**40 else f"an integer of {x.bit_length()} bits"
 
 
 def brief(value: Any) -> str:
-    """``repr(value)`` cut to about a hundred characters, for messages; safe to print."""
+    """Return ``repr(value)`` cut to about a hundred characters and without control characters, for messages."""
     return printable(_Brief().repr(value))
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON that may come from anywhere.
+    """Parse JSON from an untrusted source.
 
     Raises:
-        ValueError: not JSON, longer than ``MAX_JSON``, a key given twice, or an integer of over ``MAX_DIGITS`` digits.
+        ValueError: not JSON, longer than ``MAX_JSON``, a duplicate key, or an integer over ``MAX_DIGITS`` digits.
     """
     if len(text) > MAX_JSON:
         raise ValueError(f"it is longer than {MAX_JSON >> 20} MiB")
@@ -81,7 +83,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: its content is not UTF-8, or refused by ``parse_json``.
+        ValueError: its content is not UTF-8, or ``parse_json`` rejects it.
     """
     with path.open("rb") as file:
         content = file.read(MAX_JSON + 1)
@@ -94,8 +96,8 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {brief(twice)} is given twice")
+        duplicate = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {brief(duplicate)} occurs more than once")
     return values
 
 

@@ -1,4 +1,4 @@
-"""Arguments of the public functions: a wrong type or value is an error of the package that names it."""
+"""Arguments of public functions: a wrong type or value raises a ConfigError that names the argument."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ WRONG_TYPES: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("argument", "value"), [(name, value) for name in WRONG_TYPES for value in WRONG_TYPES[name]])
-def test_load_refuses_wrong_types(argument: str, value: Any) -> None:
+def test_load_rejects_wrong_types(argument: str, value: Any) -> None:
     arguments: dict[str, Any] = {"name": NAME} | {argument: value}
     with pytest.raises(ConfigError, match=f"^{argument} is .*; it must be"):
         zoo.load(arguments.pop("name"), **arguments)
@@ -44,14 +44,14 @@ def test_load_refuses_wrong_types(argument: str, value: Any) -> None:
     ],
     ids=lambda value: value[:12].replace("\0", "0") if isinstance(value, str) else f"{value.bit_length()} bits",
 )  # fmt: skip
-def test_load_refuses_values_out_of_range(argument: str, value: Any) -> None:
+def test_load_rejects_values_out_of_range(argument: str, value: Any) -> None:
     arguments: dict[str, Any] = {"name": NAME} | {argument: value}
     with pytest.raises(ConfigError, match=f"^{argument} is ") as caught:
         zoo.load(arguments.pop("name"), **arguments)
     assert len(str(caught.value)) < 300
 
 
-def test_load_takes_paths_as_text_and_as_path(tmp_path: Path) -> None:
+def test_load_accepts_paths_as_str_and_path(tmp_path: Path) -> None:
     folder = zoo.save(small("tanet_r18"), str(tmp_path / "saved"))
     assert zoo.load(folder) is not None and zoo.load(str(folder)) is not None
     with pytest.raises(ZooError, match=r"\\udc80"):
@@ -90,14 +90,14 @@ CALLS: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("call", list(CALLS))
-def test_public_functions_refuse_wrong_types(call: str) -> None:
-    function, says = CALLS[call]
-    with pytest.raises(ConfigError, match=says):
+def test_public_functions_reject_wrong_types(call: str) -> None:
+    function, message = CALLS[call]
+    with pytest.raises(ConfigError, match=message):
         function()
 
 
-def test_whatever_create_builds_can_be_saved(tmp_path: Path) -> None:
-    """create refuses what save would refuse, before a training is lost."""
+def test_networks_of_create_can_be_saved(tmp_path: Path) -> None:
+    """create rejects everything that save would reject, so that no training is lost."""
     for options in ({"num_frames": 2000}, {"num_classes": 200_000}, {"in_channels": 2000}, {"width": 10_000}):
         with pytest.raises(ConfigError, match=next(iter(options))):
             zoo.create("c2d_r18", **options)

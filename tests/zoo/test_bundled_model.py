@@ -12,7 +12,7 @@ from zoo.index import BUNDLED
 NAMES = zoo.list_models()
 
 
-def test_the_bundled_network_loads_offline_and_is_as_described() -> None:
+def test_bundled_network_loads_offline_and_matches_its_entry() -> None:
     (name,) = [n for n in NAMES if zoo.info(n).sources[0].kind == "bundled"]
     entry = zoo.info(name)
     model: Any = zoo.load(name)
@@ -24,15 +24,15 @@ def test_the_bundled_network_loads_offline_and_is_as_described() -> None:
     assert (BUNDLED / name / "model.safetensors").stat().st_size < 4e6
 
 
-def test_the_bundled_network_knows_its_motions() -> None:
-    """On clips drawn for this test: nearly all right, and played backwards the opposite is seen."""
+def test_bundled_network_recognizes_motions_and_their_direction() -> None:
+    """Rendered clips are classified correctly, and reversed clips as the opposite motion."""
     from datamodules.motion_render import MOTION_PAIRS, render_clip
     from zoo.video.sampling import sample
     from zoo.video.transforms import normalize
 
     model: Any = zoo.load("tanet_r18.motionclips8")
     partner = {a: b for pair in MOTION_PAIRS for a, b in (pair, pair[::-1])}
-    right, opposite = [], []
+    correct, opposite = [], []
     for label in model.labels:
         for seed in range(5):
             frames = render_clip(label, 10**6 + seed)
@@ -41,8 +41,8 @@ def test_the_bundled_network_knows_its_motions() -> None:
                 torch.from_numpy(frames).permute(0, 3, 1, 2)[None], model.protocol.mean, model.protocol.std
             )
             with torch.no_grad():
-                guesses = model(torch.cat([clip, clip.flip(2)])).argmax(1).tolist()
-            right.append(model.labels[guesses[0]] == label)
-            opposite.append(model.labels[guesses[1]] == partner[label])
-    assert sum(right) >= 0.85 * len(right)
+                predictions = model(torch.cat([clip, clip.flip(2)])).argmax(1).tolist()
+            correct.append(model.labels[predictions[0]] == label)
+            opposite.append(model.labels[predictions[1]] == partner[label])
+    assert sum(correct) >= 0.85 * len(correct)
     assert sum(opposite) >= 0.85 * len(opposite)

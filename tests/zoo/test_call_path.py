@@ -29,7 +29,7 @@ PATH = [
 
 
 def trace_files(function: Any) -> list[str]:
-    """The files of ``zoo`` in the order of their first calls, except ops/, models/ and leaf modules."""
+    """Return the files of ``zoo`` in the order of their first calls, except ops/, models/ and leaf modules."""
     package = Path(zoo.__file__).parent
     files: list[str] = []
 
@@ -56,7 +56,7 @@ def test_cached_load_passes_through_eight_files(tmp_path: Path, monkeypatch: pyt
     assert set(files) == set(PATH)
 
 
-def test_the_documented_path_is_the_tested_one() -> None:
+def test_documented_call_path_is_the_tested_one() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     block = text.split("**A cached load**")[1].split("```")[1]
     documented = re.findall(r"^zoo/([\w/]+\.py)", block, re.MULTILINE)

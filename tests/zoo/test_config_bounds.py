@@ -1,4 +1,4 @@
-"""config.json: every field has a type and a range, and a value outside them is named with its file."""
+"""config.json: the type and range of every field are validated; errors name the file and the field."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 def rewrite(folder: Path, **changes: Any) -> None:
-    """Change fields of config.json: ``protocol__std=...`` is that of a part."""
+    """Change fields of config.json; ``protocol__std=...`` changes a nested field."""
     file = folder / "config.json"
     config = json.loads(file.read_text())
     config.pop("sha256", None)
@@ -58,7 +58,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"protocol__num_frames": 8}, "num_frames is 4 in options and 8 in protocol"),
     ({"protocol__flip_pairs": [[0, 4]]}, r"flip_pairs\[0\] is \[0, 4\]; classes are 0 to 3"),
     ({"protocol__flip_pairs": [[0, -1]]}, r"flip_pairs\[0\] is -1"),
-    ({"protocol__flip_pairs": [[0, 1], [1, 2]]}, r"flip_pairs\[1\] is \[1, 2\]; it must be two classes"),
+    ({"protocol__flip_pairs": [[0, 1], [1, 2]]}, r"flip_pairs\[1\] is \[1, 2\]; it must be two different classes"),
     ({"protocol__heads": [["verb", 2], ["noun", 3]]}, "heads have 5 classes in all, num_classes is 4"),
     ({"protocol__heads": [["verb\u001b", 4]]}, r"the name of heads\[0\] is 'verb\\x1b'"),
     ({"protocol__\u001b[31m": 1}, r"unknown protocol fields \\x1b\[31m"),
@@ -77,8 +77,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"labels": ["a", "b", "c", "d" * 1001]}, r"labels\[3\] is 'ddd.*; it must be one line of 1 to 1000 characters"),
     ({"labels": ["a", "b", "c", "a"]}, r"labels\[3\] is 'a', the same as labels\[0\]"),
     ({"labels": ["a", "b", "c", 4]}, r"labels\[3\] is 4"),
-    ({"provenance": {"a": "x" * 10_001}}, "a text in provenance has 10001 characters; the most is 10000"),
-    ({"provenance": {"a": [0] * 100_001}}, "provenance holds over 100000 values"),
+    ({"provenance": {"a": "x" * 10_001}}, "a text in provenance has 10001 characters; at most 10000"),
+    ({"provenance": {"a": [0] * 100_001}}, "provenance has more than 100000 values"),
     ({"provenance": {"a": 2**64}}, "a number in provenance"),
     ({"provenance": {"operator_untrained": 1}}, "provenance.operator_untrained is 1"),
     ({"arch": "tanet_r19"}, "There is no architecture called 'tanet_r19'. Did you mean"),
@@ -86,18 +86,18 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("changes", "says"), BAD)
-def test_load_names_file_field_and_range(changes: dict[str, Any], says: str, saved: Path) -> None:
+@pytest.mark.parametrize(("changes", "message"), BAD)
+def test_load_names_file_field_and_range(changes: dict[str, Any], message: str, saved: Path) -> None:
     rewrite(saved, **changes)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         zoo.load(saved)
     assert str(caught.value).startswith(f"{saved / 'config.json'}: ")
     assert str(caught.value).isprintable()
-    with pytest.raises(ConfigError, match=says):  # also if only the architecture is used
+    with pytest.raises(ConfigError, match=message):  # even if only the architecture is used
         zoo.load(saved, pretrained=False)
 
 
-def test_checkpoints_and_hidden_configs_are_validated_alike(saved: Path, tmp_path: Path) -> None:
+def test_configs_in_checkpoints_are_validated(saved: Path, tmp_path: Path) -> None:
     network = zoo.load(saved)
     config: dict[str, Any] = json.loads(json.dumps(network.spec.to_config()))
     config["protocol"]["std"] = [0.0, 0.0, 0.0]
@@ -105,25 +105,29 @@ def test_checkpoints_and_hidden_configs_are_validated_alike(saved: Path, tmp_pat
     torch.save({"state_dict": {f"network.{k}": v for k, v in network.state_dict().items()}, CONFIG_KEY: config}, path)
     with pytest.raises(ConfigError, match=r"run\.ckpt: std\[0\] is 0.0"):
         zoo.load(path)
+<<<<<<< HEAD
     for odd, says in (
+=======
+    for value, message in (
+>>>>>>> zoo2
         (torch.zeros(3), r"run\.ckpt has an invalid 'tempozoo_config': it contains a StoredTensor"),
         (10**600, r"run\.ckpt"),
     ):
-        torch.save({"state_dict": {}, CONFIG_KEY: network.spec.to_config() | {"provenance": {"x": odd}}}, path)
-        with pytest.raises((ConfigError, CheckpointError), match=says):
+        torch.save({"state_dict": {}, CONFIG_KEY: network.spec.to_config() | {"provenance": {"x": value}}}, path)
+        with pytest.raises((ConfigError, CheckpointError), match=message):
             zoo.load(path)
 
 
 @pytest.mark.parametrize("pretrained", [True, False])
-def test_a_config_takes_no_more_memory_than_its_file(pretrained: bool, saved: Path) -> None:
-    """Options within their ranges, of a network of 10^11 numbers: refused before it has memory."""
+def test_load_allocates_no_more_memory_than_the_file_has(pretrained: bool, saved: Path) -> None:
+    """Valid options of a network with 10^11 values are rejected before it is allocated."""
     rewrite(saved, options__width=8192)
     with pytest.raises(CheckpointError, match="does not fit the network"):
         zoo.load(saved, pretrained=pretrained)
 
 
-def test_an_untrained_operator_takes_bounded_memory(tmp_path: Path) -> None:
-    """Of a start for fine-tuning, the operator is not in the file: its options could ask for any size."""
+def test_untrained_operator_has_bounded_memory(tmp_path: Path) -> None:
+    """The file has no tensors of an untrained operator, so its options could request any size."""
     from zoo.weights.model_folder import write_model
 
     network = small("tanet_r18")
@@ -146,7 +150,7 @@ def test_every_index_entry_is_within_the_ranges() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"metrics": {"test_top1": float("nan")}}, "the percentage top1 is nan"),
         ({"metrics": {"test_top1": "a"}}, "not a test.json|percentage top1"),
@@ -154,7 +158,7 @@ def test_every_index_entry_is_within_the_ranges() -> None:
         ({"protocol": {"clips": "1e9", "crops": 1, "num_frames": 4, "crop": 32}}, "views is '1e9x1'"),
     ],
 )
-def test_results_out_of_range_are_refused(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+def test_results_out_of_range_are_rejected(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     from zoo.provenance import fingerprint
 
     tensors = {"a": torch.zeros(2)}
@@ -163,14 +167,14 @@ def test_results_out_of_range_are_refused(change: dict[str, Any], says: str, tmp
         "weights": fingerprint(tensors), "videos": 3, "listed": 3,
     }  # fmt: skip
     (tmp_path / "test.json").write_text(json.dumps(results | change))
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=message):
         read_results(tmp_path, tensors)
     (tmp_path / "test.json").write_text('{"metrics": ' + "9" * 5000 + "}")
     with pytest.raises(ConfigError, match="test.json is not a test.json .*5000 digits"):
         read_results(tmp_path, tensors)
 
 
-def test_a_run_refuses_class_names_that_its_checkpoints_could_not_hold() -> None:
+def test_class_names_that_checkpoints_cannot_store_are_rejected() -> None:
     from lit_modules.network import match_classes
 
     for names in (["a", "b\x1b[31m"], ["a", "b" * 2000], ["a", "a"], ["a", " "]):

@@ -1,4 +1,4 @@
-"""Mutated config.json files: a network that works, or an error of the package that names the file."""
+"""Mutated config.json files result in a working network or in a ZooError that names the file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import zoo
 from zoo.errors import ZooError
 
 CLIP = torch.zeros(1, 3, 4, 32, 32)
-SECONDS = 10.0  # for one file; machines that run tests are busy
-# what a mutation puts in place of a value
+SECONDS = 10.0  # time limit for one file, generous for busy machines
+# values that a mutation inserts
 VALUES: list[Any] = [
     None, True, False, 0, 1, -1, 2, 3, 4, 8, 16, 255, 65536, 10**6, 10**9, 2**63, 10**200, 0.0, -0.0, 0.5, 1e-30, 1e300,
     float("nan"), float("inf"), float("-inf"), "", "x", "4", "prob", "\x1b[31m", "\u202eabc", "\ud800", "名前",
@@ -40,12 +40,12 @@ KEYS = [
     "std",
     "x",
 ]
-# texts that JSON parsers take differently
+# texts that JSON parsers interpret differently
 RAW = ["", "null", "[]", "{", '{"a": 1, "a": 2}', "9" * 5000, "[" * 100_000, "NaN", '{"tempozoo": 1e400}', "\ufeff{}"]
 
 
 def containers(value: Any) -> list[Any]:
-    """All dictionaries and non-empty lists inside a value, itself included."""
+    """Return all dictionaries and non-empty lists inside a value, including itself."""
     result, left = [], [value]
     while left:
         item = left.pop()
@@ -84,7 +84,7 @@ def mutate(config: Any, draw: random.Random) -> None:
 
 
 def outcome(folder: Path, text: str) -> str | None:
-    """What is wrong with how ``zoo.load`` takes a config.json of this text; None if nothing is."""
+    """Load a network with this config.json; return a description of the failure, or None."""
     (folder / "config.json").write_text(text, encoding="utf-8", errors="surrogatepass")
     start, problem = time.monotonic(), None
     try:
@@ -124,18 +124,18 @@ def check(arch: str, seed: int, count: int, tmp_path: Path, **options: Any) -> N
 
 
 @pytest.mark.parametrize(("arch", "seed"), [("tanet_r18", 1), ("tadaformer_b16", 2)])
-def test_load_survives_mutated_configs(arch: str, seed: int, tmp_path: Path) -> None:
+def test_load_handles_mutated_configs(arch: str, seed: int, tmp_path: Path) -> None:
     check(arch, seed, 300, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3, 6))
 @pytest.mark.parametrize("arch", ["tanet_r18", "nonlocal_r18", "stam_r18", "tadaconvnextv2_tiny", "tadaformer_b16"])
-def test_load_survives_many_mutated_configs(arch: str, seed: int, tmp_path: Path) -> None:
+def test_load_handles_many_mutated_configs(arch: str, seed: int, tmp_path: Path) -> None:
     check(arch, seed, 1000, tmp_path)
 
 
-def test_load_survives_odd_json(tmp_path: Path) -> None:
+def test_load_handles_unusual_json(tmp_path: Path) -> None:
     folder = zoo.save(small("tanet_r18"), tmp_path / "saved")
     problems = {text[:20]: problem for text in RAW if (problem := outcome(folder, text))}
     assert not problems

@@ -1,4 +1,4 @@
-"""Every entry of the index builds, runs forward and backward, takes another head and frame count, saves and loads."""
+"""Networks of all index entries: forward, backward, another head and frame count, saving and loading."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ import zoo
 from zoo.models import build, has_option
 
 NAMES = zoo.list_models()
-REAL = 5e7  # parameters: above, a network stays on the meta device, where only shapes are computed
+MAX_ALLOCATED = 5e7  # parameters; larger networks stay on the meta device, where only shapes are computed
 SIZE = {
     "ptv_x3d": 96,
     "ptv_mvit": 64,
     "tanet_inceptionv3": 96,
     "c2d_inceptionv3": 96,
-}  # least sensible pixels, where 64 is not enough
+}  # height and width of clips, if 64 pixels are too few or too many
 
 
 def size_for(arch: str) -> int:
-    """Pixels of a small clip the architecture can take."""
+    """Return the height and width of a small clip for the architecture."""
     if arch.startswith("tadaformer"):
         return 56 if arch.endswith("l14") else 64
     return next((size for start, size in SIZE.items() if arch.startswith(start)), 64)
 
 
 def frames_for(options: dict[str, Any]) -> int:
-    """Another frame count than the entry's, and a small one."""
+    """Return a small frame count that differs from the entry's."""
     return 8 if options["num_frames"] != 8 else 16
 
 
@@ -44,7 +44,7 @@ def on_meta(arch: str, options: dict[str, Any]) -> Any:
 
 
 def variants(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Architecture, options as published but for the image size, and the same with another head and frame count."""
+    """Return the architecture, its options with a small image size, and these with another head and frame count."""
     entry = zoo.info(name)
     options = dict(entry.options)
     if has_option(entry.arch, "image_size"):
@@ -53,8 +53,8 @@ def variants(name: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_entry_runs_and_adapts(name: str) -> None:
-    """Forward and backward at the entry's frame count, then with another head and frame count."""
+def test_every_entry_runs_with_published_and_adapted_options(name: str) -> None:
+    """Run forward and backward with the entry's options, then with another head and frame count."""
     arch, published, adapted = variants(name)
     for options in (published, adapted):
         network = on_meta(arch, options).train()
@@ -67,19 +67,19 @@ def test_every_entry_runs_and_adapts(name: str) -> None:
 
 
 def one_per_network() -> list[str]:
-    """The first entry of each architecture and form that is small enough to be real."""
+    """Return the first entry of each architecture and set of options that is small enough to allocate."""
     seen: dict[str, str] = {}
     for name in NAMES:
         entry = zoo.info(name)
-        form = {k: v for k, v in entry.options.items() if k not in ("num_classes", "num_frames")}
-        if entry.params < REAL:
-            seen.setdefault(f"{entry.arch} {form}", name)
+        variant = {k: v for k, v in entry.options.items() if k not in ("num_classes", "num_frames")}
+        if entry.params < MAX_ALLOCATED:
+            seen.setdefault(f"{entry.arch} {variant}", name)
     return list(seen.values())
 
 
 @pytest.mark.parametrize("name", one_per_network())
 def test_every_network_saves_and_loads(name: str, tmp_path: Path) -> None:
-    """On real tensors: random weights of the entry, saved, loaded, and loaded with another head and frame count."""
+    """Random weights are saved, loaded, and loaded with another head and frame count."""
     arch, options, adapted = variants(name)
     size = options.get("image_size")
     model = zoo.load(name, pretrained=False, image_size=size)
@@ -94,12 +94,12 @@ def test_every_network_saves_and_loads(name: str, tmp_path: Path) -> None:
         assert other(torch.randn(1, 3, adapted["num_frames"], pixels, pixels)).isfinite().all()
     head = {key for key in other.state_dict() if key.startswith(other.head_prefix)}
     assert set(other.report.initialized) == head
-    kept = set(state) - head - set(other.report.adapted or {})
-    assert all(torch.equal(other.state_dict()[key], state[key]) for key in kept)
+    unchanged = set(state) - head - set(other.report.adapted or {})
+    assert all(torch.equal(other.state_dict()[key], state[key]) for key in unchanged)
 
 
-def test_a_download_and_its_conversion_need_the_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Peak memory, beyond the imports; an optimizer in the file, twice the network's size, costs nothing."""
+def test_download_and_conversion_hold_the_file_in_memory_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare peak memory with that of the imports; the optimizer state in the file must not be read."""
     name = "tadaconvnextv2_tiny.in1k_k400_16f"
     listed = json.loads((GOLDEN / "tadaconvnextv2_tiny_k400_16f.json").read_text())
     tensors = {key: torch.rand(shape) for key, shape, _ in listed["state_dict"]}
@@ -109,7 +109,7 @@ def test_a_download_and_its_conversion_need_the_file_once(tmp_path: Path, monkey
     code = (
         "import sys, gdown, rich.progress, zoo\n"
         "from zoo.weights.store import get_weights\n"
-        "def peak():\n"  # not getrusage's, which begins at that of the parent
+        "def peak():\n"  # getrusage would include the peak of the parent process
         "    return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if 'VmHWM' in line)\n"
         "before = peak(); get_weights(zoo.info(sys.argv[1]), progress=False); print(peak() - before)"
     )
@@ -119,9 +119,9 @@ def test_a_download_and_its_conversion_need_the_file_once(tmp_path: Path, monkey
         net.drive_file(zoo.info(name).sources[0].url.split("/")[5], "file.pyth", file.read_bytes(), mode="warning")
         for variable, value in net.environment().items():
             monkeypatch.setenv(variable, value)
-        done = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True)
+        result = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True)
     size = sum(t.numel() * 4 for t in tensors.values())
-    assert int(done.stdout) < 1.5 * size + 40e6
+    assert int(result.stdout) < 1.5 * size + 40e6
     converted: Any = zoo.load(name)
     assert converted.report.as_trained
     total = {float(value.double().sum()) for value in converted.state_dict().values()}

@@ -1,4 +1,4 @@
-"""checkpoints_index.yaml: every entry describes its network and its publisher's protocol; mistakes are named."""
+"""checkpoints_index.yaml: entries match their networks and published protocols; invalid entries are reported."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ NAMES = zoo.list_models()
 
 
 @functools.cache
-def built(arch: str, options: str) -> Any:
-    """A network without memory, from its options as JSON."""
+def build_on_meta(arch: str, options: str) -> Any:
+    """Build a network on the meta device from its options as JSON, which can be cached."""
     with torch.device("meta"):
         return build(arch, **json.loads(options))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_entry_builds_and_is_what_it_says(name: str) -> None:
+def test_every_entry_describes_its_network(name: str) -> None:
     entry = zoo.info(name)
-    model = built(entry.arch, json.dumps(dict(entry.options)))
+    model = build_on_meta(entry.arch, json.dumps(dict(entry.options)))
     assert sum(p.numel() for p in model.parameters()) == entry.params
     assert model.num_frames == entry.protocol.num_frames == entry.options["num_frames"]
     assert entry.gmacs.input.split("x")[0] == str(model.num_frames)
@@ -47,7 +47,7 @@ def test_every_entry_builds_and_is_what_it_says(name: str) -> None:
             names[a],
             names[b],
         )
-    if entry.reported.top1 is None:  # of a network that was not trained or never tested, and the notes say so
+    if entry.reported.top1 is None:  # not trained or not tested, as stated in the notes
         assert entry.init or entry.dataset == "kinetics710"
         assert entry.notes
     assert {s.kind for s in entry.sources} != {"bundled"} or entry.sha256
@@ -55,14 +55,14 @@ def test_every_entry_builds_and_is_what_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_entry_is_tested_as_published(name: str) -> None:
-    """The views of the protocol are those of the reported accuracy, and clips last as long as the publisher's."""
+def test_every_entry_has_the_published_views(name: str) -> None:
+    """The protocol has the views of the reported accuracy and the clip duration of the publisher."""
     entry = zoo.info(name)
     protocol, reported = entry.protocol, entry.reported
     if reported.views and not entry.init:
         views = f"{protocol.clips}x{protocol.crops}"
         if entry.arch.startswith("c2d") and protocol.sampling == "spread":
-            # TSN: 25 frames in one clip; raw scores of all frames are averaged, so shorter clips give the same answer
+            # TSN: 25 frames in one clip; raw scores are averaged over frames, so several shorter clips are equivalent
             assert (reported.views, protocol.average, protocol.crops) == ("25x10", "logit", 10)
             assert 24 <= protocol.clips * protocol.num_frames <= 32
         else:
@@ -73,11 +73,11 @@ def test_every_entry_is_tested_as_published(name: str) -> None:
     if entry.converter == "tadaconv":
         assert span in (None, 64, 80, 160)  # 8x8, 16x5 and 32x5
     elif entry.converter in ("tam", "mmaction2"):
-        assert span in (None, 60, 64)  # 64 consecutive frames, of which 5 are 12 apart
+        assert span in (None, 60, 64)  # 64 consecutive frames; 5 frames have an interval of 12
 
 
-def test_the_official_list_of_version_2_is_complete() -> None:
-    """28 files: the numbers of arXiv 2308.05787's table, less Something-Something V1, plus four of Kinetics-710."""
+def test_official_list_of_version_2_is_complete() -> None:
+    """28 files: those in the tables of arXiv 2308.05787 without Something-Something V1, and four of Kinetics-710."""
     names = [*zoo.list_models("tadaconvnextv2_*"), *zoo.list_models("tadaformer_*")]
     trained = [zoo.info(name) for name in names if not zoo.info(name).init]
     assert len(trained) == len({entry.sources[0].url for entry in trained}) == 28
@@ -87,7 +87,7 @@ def test_the_official_list_of_version_2_is_complete() -> None:
     assert {e.reported.top1 for e in trained if e.dataset == "kinetics710"} == {None}
 
 
-def test_the_index_is_asked_by_pattern_data_and_architecture() -> None:
+def test_list_models_filters_by_pattern_dataset_and_architecture() -> None:
     assert zoo.list_models("tada2d*", dataset="ssv2") == ["tada2d_r50.ssv2_8f", "tada2d_r50.ssv2_16f"]
     assert len(zoo.list_models("tanet_*.mma*")) == 6
     assert zoo.list_models("tada*", dataset="kinetics710") == [
@@ -98,20 +98,20 @@ def test_the_index_is_asked_by_pattern_data_and_architecture() -> None:
     assert zoo.list_models("nothing") == []
 
 
-def test_every_address_is_well_formed_and_of_one_trained_network() -> None:
-    """parse_index refuses others (below); image weights that start several networks are the same file for all."""
+def test_sources_are_valid_and_unique() -> None:
+    """parse_index rejects duplicate files of trained networks; image weights may be used by several entries."""
     index = load_index()
     for entry in index.entries.values():
         assert entry.sources and {source.kind for source in entry.sources} <= set(SOURCE_KINDS)
-    places = {path_for(s): s for e in index.entries.values() for s in e.sources}
-    assert len(set(places.values())) == len(places)  # each address has a place of its own in the cache
+    sources = {path_for(s): s for e in index.entries.values() for s in e.sources}
+    assert len(set(sources.values())) == len(sources)  # each source has its own path in the cache
     starts: dict[str, set[str | None]] = {}
     for entry in index.entries.values():
         starts.setdefault(entry.sources[0].url, set()).add(entry.sha256 or entry.sha256_prefix)
     assert all(len(digests) == 1 for digests in starts.values())
 
 
-def test_names_without_weights_say_so_and_point_to_names_that_have_some() -> None:
+def test_unreleased_networks_name_alternatives() -> None:
     index = load_index()
     assert len(index.unreleased) == 20 and not set(index.unreleased) & set(index.entries)
     for name, text in index.unreleased.items():
@@ -122,7 +122,7 @@ def test_names_without_weights_say_so_and_point_to_names_that_have_some() -> Non
             zoo.load(name)
 
 
-def test_label_sets_start_and_end_as_published() -> None:
+def test_label_sets_have_the_published_order() -> None:
     for name, first, last, count in (
         ("kinetics400", "abseiling", "zumba", 400),
         ("ssv2", "Approaching something with your camera", "Wiping something off of something", 174),
@@ -134,7 +134,7 @@ def test_label_sets_start_and_end_as_published() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         (
             lambda c: c["models"]["tanet_r50.k400_8f"].update(color=1),
@@ -177,12 +177,12 @@ def test_label_sets_start_and_end_as_published() -> None:
         (lambda c: c.update(protocols=[1]), "protocols: expected a block"),
     ],
 )
-def test_mistakes_in_the_index_are_named(change: Any, says: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_indices_are_reported(change: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse_index(changed_index(tmp_path, change))
 
 
-def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_unreadable_index_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         parse_index(tmp_path / "none.yaml")
     (tmp_path / "bad.yaml").write_text("a: [")
@@ -193,7 +193,7 @@ def test_an_index_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         parse_index(tmp_path / "twice.yaml")
 
 
-def test_an_entry_takes_a_shared_protocol_and_changes_it() -> None:
+def test_entries_can_override_shared_protocols() -> None:
     short, long = (zoo.info(f"tadaconvnextv2_tiny.in1k_k400_{frames}f").protocol for frames in (16, 32))
     assert long == dataclasses.replace(short, num_frames=32)
     assert short.sampling == "interval" and short.interval == 5
@@ -202,7 +202,7 @@ def test_an_entry_takes_a_shared_protocol_and_changes_it() -> None:
     assert ssv2.mean == short.mean and short.flip_pairs == ()
 
 
-def test_protocols_follow_frames_and_sizes() -> None:
+def test_protocols_adapt_to_frames_and_sizes() -> None:
     k400: Protocol = zoo.info("tanet_r50.k400_8f").protocol
     assert k400.with_frames(16).interval == 4  # the same 64 frames
     small = zoo.info("tanet_r50.ssv1_8f").protocol.with_size(112)

@@ -1,4 +1,4 @@
-"""The index: values of the wrong type, out of range or unprintable are named, as are keys and numbers YAML allows."""
+"""The index: values of the wrong type, out of range or unprintable are reported, and so is unusual YAML."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ENTRY = "tanet_r50.k400_8f"
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "says"),
+    ("field", "value", "message"),
     [
         ("notes", "\x1b[31mred", r"notes is '\\x1b\[31mred'; it must be one line"),
         ("dataset", 3, "dataset is 3; its type must be str"),
@@ -28,22 +28,22 @@ ENTRY = "tanet_r50.k400_8f"
         ("sha256", 10**2000, "sha256 is an integer of .* bits"),
     ],
 )
-def test_index_values_are_validated(field: str, value: Any, says: str, tmp_path: Path) -> None:
+def test_index_values_are_validated(field: str, value: Any, message: str, tmp_path: Path) -> None:
     path = changed_index(tmp_path, lambda content: content["models"][ENTRY].update({field: value}))
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         parse_index(path)
     assert ENTRY in str(caught.value) and str(caught.value).isprintable()
 
 
 def test_reported_accuracy_must_be_a_finite_number(tmp_path: Path) -> None:
-    for value, says in ((float("nan"), "top1 is nan; it must be a finite number"), ("high", "top1 is 'high'")):
+    for value, message in ((float("nan"), "top1 is nan; it must be a finite number"), ("high", "top1 is 'high'")):
         path = changed_index(tmp_path, lambda c, value=value: c["models"][ENTRY]["reported"].update(top1=value))
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             parse_index(path)
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("schema: " + "9" * 5000, "is not valid YAML"),
         ("schema: 2020-13-45", "is not valid YAML"),
@@ -55,20 +55,20 @@ def test_reported_accuracy_must_be_a_finite_number(tmp_path: Path) -> None:
     ],
     ids=["digits", "date", "number", "list", "papers", "models", "depth"],
 )
-def test_odd_yaml_is_an_error_of_the_index(text: str, says: str, tmp_path: Path) -> None:
+def test_unusual_yaml_is_reported(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "index.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=says) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         parse_index(tmp_path / "index.yaml")
     assert "\n" not in str(caught.value)
 
 
-def test_text_that_is_not_utf8_is_an_error_of_the_index(tmp_path: Path) -> None:
+def test_index_that_is_not_utf8_is_reported(tmp_path: Path) -> None:
     (tmp_path / "index.yaml").write_bytes(b"schema: \xff")
     with pytest.raises(ConfigError, match="is not UTF-8"):
         parse_index(tmp_path / "index.yaml")
 
 
-def test_users_own_yaml_is_read_with_the_same_care(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_yaml_of_the_user_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from zoo.errors import ConfigError
     from zoo.settings import mirror
     from zoo.weights.digests import read_digests

@@ -1,4 +1,4 @@
-"""load, create, save, convert: what is taken from a file, what is adapted, and what is refused."""
+"""load, create, save and convert: loaded, adapted and rejected files and arguments."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ CLIP = torch.randn(2, 3, 4, 32, 32)
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """A small TANet as a user's own: trained for four named classes."""
+    """Save a small TANet that is trained for four named classes; return its folder."""
     network: Any = zoo.create("tanet_r18", **SMALL, labels=["a", "b", "c", "d"])
-    network.fc.bias.data += 0.1  # changed, so that it counts as trained
+    network.fc.bias.data += 0.1  # changed parameters count as trained
     return zoo.save(network, tmp_path / "saved")
 
 
 @pytest.fixture
 def resnet50(tmp_path: Path) -> Path:
-    """An ImageNet ResNet-50 file with torchvision's names."""
+    """Write a file with torchvision's ImageNet ResNet-50."""
     import torchvision
 
     path = tmp_path / "resnet50.pth"
@@ -44,14 +44,14 @@ def resnet50(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arch", ["tanet_r18", "tada2d_r18", "c2d_r18"])
-def test_saved_networks_come_back_bit_for_bit(arch: str, tmp_path: Path) -> None:
+def test_saved_networks_are_loaded_bit_for_bit(arch: str, tmp_path: Path) -> None:
     model = zoo.create(arch, **SMALL, labels=list("abcd"), image_size=64)
     for parameter in model.buffers():
         if parameter.is_floating_point():
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     folder = zoo.save(model, tmp_path / "m")
-    for place in (folder, folder / "model.safetensors"):
-        again = zoo.load(place)
+    for path in (folder, folder / "model.safetensors"):
+        again = zoo.load(path)
         assert torch.equal(again(CLIP), model(CLIP))
         assert again.spec.to_config() == model.spec.to_config()
         assert again.report.as_trained
@@ -59,7 +59,7 @@ def test_saved_networks_come_back_bit_for_bit(arch: str, tmp_path: Path) -> None
     assert {p.name for p in folder.iterdir()} == {"model.safetensors", "config.json"}
 
 
-def test_another_class_count_changes_the_head_and_nothing_else(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_num_classes_replaces_only_the_head(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         model = zoo.load(saved, num_classes=7)
     assert model(CLIP).shape == (2, 7)
@@ -72,8 +72,8 @@ def test_another_class_count_changes_the_head_and_nothing_else(saved: Path, capl
     assert zoo.load(saved, num_classes=4).report.as_trained
 
 
-def test_another_frame_count_interpolates_tam(saved: Path) -> None:
-    """A clip whose frames are each shown twice has the kernels and gates it had: same features, but for timing."""
+def test_num_frames_interpolates_tam(saved: Path) -> None:
+    """A clip in which each frame is repeated gets the same kernels."""
     model, slow = zoo.load(saved), zoo.load(saved, num_frames=8)
     assert slow(torch.randn(1, 3, 8, 32, 32)).shape == (1, 4)
     keys = [key for key in model.state_dict() if key.endswith("temporal.G.0.weight")]
@@ -85,12 +85,11 @@ def test_another_frame_count_interpolates_tam(saved: Path) -> None:
     fast_kernel = model.layer1[0].temporal.G(descriptor.flatten(0, 1))
     slow_kernel = slow.layer1[0].temporal.G(descriptor.repeat_interleave(2, 2).flatten(0, 1))
     torch.testing.assert_close(slow_kernel, fast_kernel)
-    # and it can be saved and loaded as it is
     assert zoo.load(zoo.save(slow, saved.parent / "slow")).report.as_trained
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 6])
-def test_another_channel_count_keeps_the_response_to_gray(saved: Path, channels: int) -> None:
+def test_in_channels_preserves_logits_of_gray_clips(saved: Path, channels: int) -> None:
     model, other = zoo.load(saved), zoo.load(saved, in_channels=channels)
     gray = torch.randn(2, 1, 4, 32, 32)
     torch.testing.assert_close(
@@ -100,13 +99,13 @@ def test_another_channel_count_keeps_the_response_to_gray(saved: Path, channels:
     assert len(other.protocol.mean) == channels
 
 
-def test_another_size_changes_the_protocol_only(saved: Path) -> None:
+def test_image_size_changes_only_the_protocol(saved: Path) -> None:
     model = zoo.load(saved, image_size=96)
     assert (model.protocol.crop, model.protocol.train_crop, model.protocol.resize) == (96, 96, 96)
     assert model.report.as_trained
 
 
-def test_untrained_on_request(saved: Path) -> None:
+def test_pretrained_false_builds_the_architecture_of_the_entry(saved: Path) -> None:
     model = zoo.load("tanet_r50.ssv2_8f", pretrained=False, num_classes=3)
     assert model.report.source is None
     assert not model.report.as_trained
@@ -114,10 +113,10 @@ def test_untrained_on_request(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["c2d_r50.in1k", "tada2d_r50.in1k", "tanet_r50.in1k"])
-def test_imagenet_weights_start_every_family(name: str, resnet50: Path) -> None:
+def test_imagenet_weights_initialize_all_but_operator_and_head(name: str, resnet50: Path) -> None:
     model = zoo.load(name, weights=resnet50, num_classes=5)
-    fresh = set(model.report.initialized)
-    assert fresh == model.operator_keys() | {"fc.weight", "fc.bias"}
+    initialized = set(model.report.initialized)
+    assert initialized == model.operator_keys() | {"fc.weight", "fc.bias"}
     source = torch.load(resnet50, weights_only=True)
     assert torch.equal(model.layer3[2].conv2.conv.weight, source["layer3.2.conv2.weight"])
 
@@ -130,8 +129,8 @@ def test_half_precision_files_without_counters_load(resnet50: Path, tmp_path: Pa
     assert set(model.report.adapted.values()) == {"cast from float16", "set to 0"}
 
 
-def start_from(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The index as if ``file`` was what torchvision publishes."""
+def use_index_with(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Use an index whose digest of the ImageNet ResNet-50 is that of ``file``."""
     text = re.sub(
         r"(?<=sha256_prefix: )\W*0676ba61\W*(?=\n)", f'"{sha256_of(file)[:8]}"', load_index().path.read_text()
     )
@@ -139,10 +138,10 @@ def start_from(file: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setenv("TEMPOZOO_INDEX", str(tmp_path / "index.yaml"))
 
 
-def test_converted_weights_are_found_by_name_from_then_on(
+def test_converted_weights_can_be_loaded_by_name(
     resnet50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start_from(resnet50, monkeypatch, tmp_path)
+    use_index_with(resnet50, monkeypatch, tmp_path)
     with pytest.raises(WeightsNotFoundError):
         zoo.load("c2d_r50.in1k")
     folder = zoo.convert(resnet50, "c2d_r50.in1k")
@@ -161,19 +160,19 @@ def test_converted_weights_are_found_by_name_from_then_on(
     assert torch.equal(converted["layer4.0.downsample.conv.weight"], source["layer4.0.downsample.0.weight"])
 
 
-def test_a_cached_start_still_says_that_its_operator_is_new(
+def test_cached_image_weights_report_the_untrained_operator(
     resnet50: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start_from(resnet50, monkeypatch, tmp_path)
+    use_index_with(resnet50, monkeypatch, tmp_path)
     zoo.convert(resnet50, "tanet_r50.in1k")
     direct = zoo.load("tanet_r50.in1k", weights=resnet50)
     cached = zoo.load("tanet_r50.in1k")
     assert cached.report.initialized == direct.report.initialized == tuple(sorted(cached.operator_keys()))
     assert torch.equal(cached.fc.weight, direct.fc.weight)
-    # trained and saved, it is like any other network
+    # a saved copy contains the operator
     again = zoo.load(zoo.save(cached, tmp_path / "trained"))
     assert again.report.as_trained
-    # an operator that was never trained is built for the frames asked for, as published: hidden = 2 T
+    # an untrained operator is built for the requested frames, as published: hidden = 2 T
     for model in (
         zoo.load("tanet_r50.in1k", num_frames=16),
         zoo.load("tanet_r50.in1k", weights=resnet50, num_frames=16),
@@ -182,7 +181,7 @@ def test_a_cached_start_still_says_that_its_operator_is_new(
         assert not model.report.adapted
 
 
-def test_weights_that_are_not_here_say_where_they_are(tmp_path: Path) -> None:
+def test_missing_weights_name_source_and_cache_path(tmp_path: Path) -> None:
     with pytest.raises(WeightsNotFoundError) as caught:
         zoo.load("tada2d_r50.k400_8x8", cache_dir=tmp_path)
     text = str(caught.value)
@@ -191,10 +190,10 @@ def test_weights_that_are_not_here_say_where_they_are(tmp_path: Path) -> None:
     assert "\n" not in text
 
 
-# refusals --------------------------------------------------------------------------------------------------------
+# errors -----------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_names_suggest_near_ones() -> None:
+def test_unknown_names_suggest_similar_ones() -> None:
     with pytest.raises(UnknownNameError, match=r"Did you mean .*'tada2d_r50.k400_8x8'"):
         zoo.load("tada2d_r50.k400_8x9")
     with pytest.raises(UnknownNameError, match=r"Its checkpoints: .*tanet_r50.ssv2_16f"):
@@ -203,13 +202,13 @@ def test_unknown_names_suggest_near_ones() -> None:
         zoo.load("nowhere/model")
 
 
-def test_files_that_are_no_names_say_how_to_pass_them(tmp_path: Path) -> None:
+def test_published_file_as_name_explains_the_weights_argument(tmp_path: Path) -> None:
     (tmp_path / "best.pth.tar").touch()
     with pytest.raises(CheckpointError, match=r"best.pth.tar is neither a .safetensors nor a .ckpt file.*weights="):
         zoo.load(tmp_path / "best.pth.tar")
 
 
-def test_a_checkpoint_of_another_architecture_is_named(saved: Path, resnet50: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_another_architecture_is_rejected(saved: Path, resnet50: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.pth"
     torch.save({"encoder.weight": torch.zeros(3), "decoder.weight": torch.zeros(3)}, other)
     with pytest.raises(CheckpointError, match=r"other.pth is not a file of tada2d.*2 of its 2 keys.*encoder.weight"):
@@ -225,10 +224,10 @@ def test_a_checkpoint_of_another_architecture_is_named(saved: Path, resnet50: Pa
 
 def test_one_missing_or_extra_key_is_an_error(resnet50: Path, tmp_path: Path) -> None:
     tensors = torch.load(resnet50, weights_only=True)
-    lacking = {k: v for k, v in tensors.items() if k != "layer2.1.bn2.bias"}
-    torch.save(lacking, tmp_path / "lacking.pth")
+    incomplete = {k: v for k, v in tensors.items() if k != "layer2.1.bn2.bias"}
+    torch.save(incomplete, tmp_path / "incomplete.pth")
     with pytest.raises(CheckpointError, match=r"missing layer2.1.conv2.bn.bias\. Nothing was loaded"):
-        zoo.load("c2d_r50.in1k", weights=tmp_path / "lacking.pth")
+        zoo.load("c2d_r50.in1k", weights=tmp_path / "incomplete.pth")
     torch.save(tensors | {"layer2.9.conv1.weight": torch.zeros(1)}, tmp_path / "extra.pth")
     with pytest.raises(CheckpointError, match=r"unexpected layer2.9.conv1.conv.weight"):
         zoo.load("tada2d_r50.in1k", weights=tmp_path / "extra.pth")
@@ -236,15 +235,14 @@ def test_one_missing_or_extra_key_is_an_error(resnet50: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("size", [0, 10, 2000, -100])
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
-def test_truncated_files_are_damaged_and_nothing_is_left(kind: str, size: int, resnet50: Path, tmp_path: Path) -> None:
+def test_truncated_files_are_rejected_and_leave_no_output(kind: str, size: int, resnet50: Path, tmp_path: Path) -> None:
     tensors = torch.load(resnet50, weights_only=True)
     file = tmp_path / ("cut.safetensors" if kind == "safetensors" else "cut.pth")
     if kind == "safetensors":
         save_file(tensors, file)
     else:
         torch.save(tensors, file, _use_new_zipfile_serialization=kind == "zip")
-    whole = file.read_bytes()
-    file.write_bytes(whole[:size])
+    file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(CheckpointError, match=r"cut\.\w+ (is|holds)"):
         zoo.convert(file, "c2d_r50.in1k", tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -259,7 +257,7 @@ class Canary:
 
 
 @pytest.mark.parametrize("legacy", [False, True])
-def test_a_pickle_that_would_run_code_is_refused(legacy: bool, tmp_path: Path) -> None:
+def test_pickle_that_would_run_code_is_rejected(legacy: bool, tmp_path: Path) -> None:
     canary, file = tmp_path / "canary", tmp_path / "evil.pth"
     content = {"state_dict": {"conv1.weight": torch.zeros(1)}, "more": Canary(canary)}
     torch.save(content, file, _use_new_zipfile_serialization=not legacy)
@@ -270,10 +268,10 @@ def test_a_pickle_that_would_run_code_is_refused(legacy: bool, tmp_path: Path) -
         zoo.load("tanet_r50.k400_8f", weights=file)
     assert not canary.exists()
     pickle.loads(file.read_bytes())
-    assert canary.exists()  # it would have
+    assert canary.exists()  # the payload works
 
 
-def test_web_pages_and_texts_are_told_from_checkpoints(tmp_path: Path) -> None:
+def test_web_pages_and_texts_are_rejected(tmp_path: Path) -> None:
     page = tmp_path / "page.pth"
     page.write_text("<!DOCTYPE html><html>Quota exceeded</html>")
     with pytest.raises(CheckpointError, match="web page, not a checkpoint.*quota"):
@@ -285,17 +283,17 @@ def test_web_pages_and_texts_are_told_from_checkpoints(tmp_path: Path) -> None:
         zoo.load("tanet_r50.k400_8f", weights=tmp_path / "none.pth")
 
 
-def test_numpy_scalars_of_old_checkpoints_are_read_and_left_behind(resnet50: Path, tmp_path: Path) -> None:
+def test_numpy_scalars_of_old_checkpoints_are_ignored(resnet50: Path, tmp_path: Path) -> None:
     tensors = torch.load(resnet50, weights_only=True)
     extras = {"best": np.float64(0.7), "epoch": np.int64(3), "lr": np.float32(0.1), "curve": np.arange(3.0)}
     torch.save({"state_dict": {f"module.{k}": v for k, v in tensors.items()}, **extras}, tmp_path / "old.pth")
     assert zoo.load("c2d_r50.in1k", weights=tmp_path / "old.pth").report.as_trained
 
 
-def test_bad_arguments_are_named(saved: Path, tmp_path: Path) -> None:
-    for wishes, says in (({"num_classes": 1}, "num_classes is 1"), ({"image_size": 3}, "image_size is 3")):
-        with pytest.raises(ConfigError, match=says):
-            zoo.load(saved, **wishes)
+def test_invalid_arguments_are_named(saved: Path, tmp_path: Path) -> None:
+    for arguments, message in (({"num_classes": 1}, "num_classes is 1"), ({"image_size": 3}, "image_size is 3")):
+        with pytest.raises(ConfigError, match=message):
+            zoo.load(saved, **arguments)
     with pytest.raises(ConfigError, match="has weights of its own"):
         zoo.load(saved, weights=saved / "model.safetensors")
     with pytest.raises(ConfigError, match="Linear has no spec"):
@@ -306,21 +304,21 @@ def test_bad_arguments_are_named(saved: Path, tmp_path: Path) -> None:
         zoo.load(tmp_path)
 
 
-def test_configs_of_other_formats_are_refused(saved: Path) -> None:
+def test_configs_of_other_formats_are_rejected(saved: Path) -> None:
     file = saved / "config.json"
     config = json.loads(file.read_text())
-    for change, says in (
+    for change, message in (
         ({"tempozoo": 2}, "written in format 2"),
         ({"options": {}}, "lacks options.num_classes"),
         ({"protocol": config["protocol"] | {"sampling": "guess"}}, "sampling is 'guess'; choose from"),
     ):
         file.write_text(json.dumps(config | change))
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(ConfigError, match=message):
             zoo.load(saved)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="the permissions of POSIX")
-def test_all_that_may_read_the_config_may_read_the_weights(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="requires POSIX permissions")
+def test_config_and_weights_have_the_same_permissions(tmp_path: Path) -> None:
     umask = os.umask(0o027)
     try:
         folder = zoo.save(zoo.create("tanet_r18", **SMALL), tmp_path / "shared")
@@ -332,7 +330,7 @@ def test_all_that_may_read_the_config_may_read_the_weights(tmp_path: Path) -> No
     }
 
 
-def test_a_failed_write_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_write_keeps_the_previous_files(saved: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     before = (saved / "model.safetensors").read_bytes()
 
     def full(*_: Any, **__: Any) -> None:
@@ -345,7 +343,7 @@ def test_a_failed_write_leaves_nothing(saved: Path, monkeypatch: pytest.MonkeyPa
     assert len(list(saved.iterdir())) == 2
 
 
-def test_the_report_reads_as_a_sentence() -> None:
+def test_report_is_one_line() -> None:
     report = loading.LoadReport(
         "n",
         "f.pth",

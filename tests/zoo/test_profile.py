@@ -1,4 +1,4 @@
-"""Costs against those of the official code, of torchvision, and counted by hand."""
+"""Parameters and multiply-accumulates, compared with published values and counts by hand."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from zoo.errors import ConfigError
 from zoo.models import build
 from zoo.profiling import Profile
 
-SSV2 = {"temporal_projection": True, "double_tada": True, "num_classes": 174}  # TAdaFormer as published for it
-# millions of parameters, and GMACs of one view, of the official code
+SSV2 = {"temporal_projection": True, "double_tada": True, "num_classes": 174}  # options of the published TAdaFormer
+# architecture, options, frames, size, millions of parameters and GMACs of one view of the official code
 PUBLISHED = [
     ("tada2d_r50", {}, 8, 224, 27.48, 33.02),
     ("tada2d_r50", {}, 16, 256, 27.48, 86.25),
@@ -43,7 +43,7 @@ def on_meta(arch: str, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize(("arch", "options", "frames", "size", "params", "gmacs"), PUBLISHED)
-def test_networks_cost_what_the_official_code_does(
+def test_costs_match_the_official_code(
     arch: str, options: dict, frames: int, size: int, params: float, gmacs: float
 ) -> None:
     model = on_meta(arch, num_frames=frames, **options).train()
@@ -54,20 +54,20 @@ def test_networks_cost_what_the_official_code_does(
 
 
 @pytest.mark.parametrize(("arch", "gmacs", "saved"), [("tadaformer_b16", 153.6, 9.7), ("tadaformer_l14", 702.61, 22.5)])
-def test_tadaformer_saves_what_no_classifier_reads(arch: str, gmacs: float, saved: float) -> None:
+def test_tadaformer_skips_unused_tokens_in_eval_mode(arch: str, gmacs: float, saved: float) -> None:
     costs = zoo.profile(on_meta(arch).eval(), (16, 224, 224))
     assert costs.gmacs == pytest.approx(gmacs - saved, abs=0.1)
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "published"),
-    [  # in 1e9, as listed with torchvision's weights
+    [  # GMACs as published by torchvision
         ("vit_b_16", (1, 3, 224, 224), 17.564),  # nn.MultiheadAttention
         ("swin_t", (1, 3, 224, 224), 4.491),
         ("r2plus1d_18", (16, 112, 112), 40.519),
     ],
 )
-def test_networks_of_torchvision(name: str, shape: tuple[int, ...], published: float) -> None:
+def test_costs_match_torchvision(name: str, shape: tuple[int, ...], published: float) -> None:
     import torchvision
 
     with torch.device("meta"):
@@ -75,8 +75,8 @@ def test_networks_of_torchvision(name: str, shape: tuple[int, ...], published: f
     assert zoo.profile(model, shape).gmacs == pytest.approx(published, abs=1e-3)
 
 
-def test_a_network_of_pytorchvideo() -> None:
-    """Slow R50 8x8 is listed in its model zoo with 54.52 G for one crop of 256 and 32.45 M."""
+def test_costs_match_pytorchvideo() -> None:
+    """Its model zoo lists Slow R50 8x8 with 54.52 GMACs for one crop of 256 pixels and 32.45 M parameters."""
     hub = pytest.importorskip("pytorchvideo.models.hub")
     with torch.device("meta"):
         model = hub.slow_r50(pretrained=False).eval()
@@ -84,7 +84,7 @@ def test_a_network_of_pytorchvideo() -> None:
     assert (round(costs.gmacs, 2), round(costs.params / 1e6, 2)) == (54.52, 32.45)
 
 
-class Attend(nn.Module):
+class Attention(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.qkv = nn.Linear(32, 96, bias=False)
@@ -94,12 +94,12 @@ class Attend(nn.Module):
         return F.scaled_dot_product_attention(q, k, v)
 
 
-class Chooses(nn.Module):
-    """What it does depends on what it sees, so it cannot run without values."""
+class DataDependent(nn.Module):
+    """A module whose control flow depends on its input, so it cannot run on the meta device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.attend, self.norm, self.dropout = Attend(), nn.BatchNorm1d(5), nn.Dropout(0.5)
+        self.attend, self.norm, self.dropout = Attention(), nn.BatchNorm1d(5), nn.Dropout(0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.dropout(self.norm(x))
@@ -107,13 +107,13 @@ class Chooses(nn.Module):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_attention_counts_as_two_products(dtype: torch.dtype) -> None:
-    wanted = {"qkv": 2 * 5 * 32 * 96, "(itself)": 2 * 2 * 5 * 5 * 32}
-    assert zoo.profile(Attend().to(dtype), torch.zeros(2, 5, 32, dtype=dtype)).by_module == wanted
+def test_attention_counts_as_two_matrix_products(dtype: torch.dtype) -> None:
+    expected = {"qkv": 2 * 5 * 32 * 96, "(itself)": 2 * 2 * 5 * 5 * 32}
+    assert zoo.profile(Attention().to(dtype), torch.zeros(2, 5, 32, dtype=dtype)).by_module == expected
 
 
-def test_networks_that_need_values_are_run() -> None:
-    model = Chooses().train()
+def test_data_dependent_networks_run_with_values_and_are_not_changed() -> None:
+    model = DataDependent().train()
     before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     costs = zoo.profile(model, torch.ones(3, 5, 32))
     assert costs.macs == 3 * 2 * 32 * 96 + 2 * 3 * 2 * 2 * 32
@@ -121,7 +121,7 @@ def test_networks_that_need_values_are_run() -> None:
     assert model.training and torch.equal(random, torch.get_rng_state())
 
 
-def test_the_network_stays_as_it_is() -> None:
+def test_profile_does_not_change_the_network() -> None:
     model: Any = zoo.create("tanet_r18", **SMALL).train()
     model.layer1[0].eval()
     model.stem.requires_grad_(False)
@@ -139,8 +139,8 @@ def test_the_network_stays_as_it_is() -> None:
     assert zoo.profile(model, (2, 3, 4, 32, 32)).macs == 2 * costs.macs
 
 
-def test_tam_and_stam_count_what_they_do_value_by_value() -> None:
-    """TAM: three taps at every value. STAM: one scale at every value that a tap reads."""
+def test_tam_and_stam_count_elementwise_products() -> None:
+    """TAM: three taps per value. STAM: one product per value and tap."""
     tanet, stam = (on_meta(f"{family}_r50", stem_pool=False) for family in ("tanet", "stam"))
     plain = [copy.deepcopy(network) for network in (tanet, stam)]
     for network in plain:
@@ -154,7 +154,7 @@ def test_tam_and_stam_count_what_they_do_value_by_value() -> None:
     assert extra[1] == sum(9 * 8 * c * min(sides) ** 2 * len(sides) for c, sides in sizes)
 
 
-def test_a_profile_reads_well() -> None:
+def test_profile_is_printed_as_a_table() -> None:
     costs = Profile(2_000_000, 1_500_000, 4_000_000_000, (1, 3, 8, 32, 32), {"stem": 10**9, "layer1": 3 * 10**9})
     assert str(costs).splitlines() == [
         "2.00 M parameters (1.50 M trainable), 4.00 GMACs for 1 x 3 x 8 x 32 x 32",
@@ -164,7 +164,7 @@ def test_a_profile_reads_well() -> None:
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 0, 224), (8.0, 224, 224)])
-def test_impossible_inputs_are_named(shape: Any) -> None:
+def test_invalid_inputs_are_named(shape: Any) -> None:
     with pytest.raises(ConfigError, match="the input to profile is"):
         zoo.profile(nn.Identity(), shape)
     with pytest.raises(ConfigError, match="built for 4 frames"):
@@ -187,7 +187,7 @@ def test_stam_adds_less_than_other_dynamic_convolutions() -> None:
     )
 
 
-def test_the_comparison_prints_and_writes_its_table(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_comparison_prints_and_writes_a_table(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     file = tmp_path / "costs.csv"
     monkeypatch.setattr("sys.argv", ["dynamic_convs.py", "--frames", "4", "--size", "64", "--csv", str(file)])
     main()
@@ -196,7 +196,7 @@ def test_the_comparison_prints_and_writes_its_table(tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("name", DYNAMIC)
-def test_dynamic_convolutions_mix_a_kernel_for_each_image(name: str) -> None:
+def test_dynamic_convolutions_equal_a_kernel_per_image(name: str) -> None:
     layer: Any = DYNAMIC[name](6, 8, 3, 2, 1, kernels=3).double().eval()
     x = torch.randn(4, 6, 7, 7, dtype=torch.double)
     pooled = x.mean((2, 3))
@@ -216,7 +216,7 @@ def test_dynamic_convolutions_mix_a_kernel_for_each_image(name: str) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_off_the_published_figures_without_a_reason() -> None:
+def test_differences_from_published_costs_are_explained() -> None:
     from benchmarks.costs import published
 
     rows, unexplained = published()
@@ -225,11 +225,11 @@ def test_nothing_is_off_the_published_figures_without_a_reason() -> None:
 
 
 @pytest.mark.slow
-def test_every_entry_says_what_its_network_costs() -> None:
+def test_gmacs_of_every_entry_are_correct() -> None:
     from benchmarks.costs import measure
 
     for name in zoo.list_models():
         entry = zoo.info(name)
         _, gmacs = measure(entry.arch, dict(entry.options), entry.gmacs.input)
-        if name != "tsm_r50.mma_nl_dot_k400_8f":  # there the official code computes the larger product first
+        if name != "tsm_r50.mma_nl_dot_k400_8f":  # the official code computes the larger product first
             assert gmacs == pytest.approx(entry.gmacs.value, rel=3e-3), name

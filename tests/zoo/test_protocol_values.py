@@ -1,4 +1,4 @@
-"""The protocol of every published checkpoint, figure by figure, against what its publisher says.
+"""The protocol of every published checkpoint, figure by figure, against the publisher's values.
 
 Sources: the recipe and result tables of arXiv 2110.06178 and 2308.05787 and the TAdaConv MODEL_ZOO.md @75b7839; the TAM
 README.md and scripts/test_*.sh @5fcb46f; MMAction2's configs of the names that the files have, and its metafile.yml

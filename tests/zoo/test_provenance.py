@@ -1,4 +1,4 @@
-"""Where weights come from: what networks, checkpoints and cards say of it, and what they no longer may."""
+"""Provenance: facts about the weights in networks, checkpoints and cards, and their removal once outdated."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def data(root: Path) -> VideoFolder:
 
 @pytest.fixture(scope="module")
 def checkpoint(motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One epoch of a tiny TANet, four batches."""
+    """Train a tiny TANet for one epoch of four batches; return its checkpoint."""
     folder = tmp_path_factory.mktemp("run")
     run = trainer(folder, max_epochs=1)
     run.fit(VideoClassifier("tanet_r18", num_classes=4, optimizer={"lr": 0.25}, **TINY), datamodule=data(motion_folder))
@@ -59,18 +59,18 @@ def checkpoint(motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "best.ckpt"
 
 
-def pushed(hub: LoopbackHub, model: Any, repo: str = "alice/net", **options: Any) -> tuple[str, dict[str, Any]]:
-    """The card of a push, and the provenance in its config.json."""
+def push_and_read(hub: LoopbackHub, model: Any, repo: str = "alice/net", **options: Any) -> tuple[str, dict[str, Any]]:
+    """Push a network; return the card, and the provenance in config.json."""
     push(model, repo, progress=False, **options)
     files = hub.repositories[repo].files
     return files["README.md"].decode(), json.loads(files["config.json"])["provenance"]
 
 
-def test_a_training_is_told_of_the_weights_it_made_and_of_no_others(
+def test_training_is_described_only_for_the_resulting_weights(
     checkpoint: Path, hub: LoopbackHub, tmp_path: Path
 ) -> None:
-    card, made = pushed(hub, zoo.load(checkpoint))
-    assert made["recipe"]["lr"] == 0.25 and "## Training" in card and "random weights (`tanet_r18`)" in card
+    card, provenance = push_and_read(hub, zoo.load(checkpoint))
+    assert provenance["recipe"]["lr"] == 0.25 and "## Training" in card and "random weights (`tanet_r18`)" in card
 
     changed: Any = zoo.load(checkpoint)
     changed.fc.bias.data[0] += 1
@@ -81,20 +81,20 @@ def test_a_training_is_told_of_the_weights_it_made_and_of_no_others(
         "changed": changed, "of another file": overwritten, "new classes": zoo.load(checkpoint, num_classes=7),
         "more frames": zoo.load(checkpoint, num_frames=8), "saved": zoo.save(changed, tmp_path / "saved"),
     }  # fmt: skip
-    for what, model in models.items():
-        card, made = pushed(hub, model)
-        assert set(made) == {"package", "fine_tuned_from"} | ({"initialized"} if what == "new classes" else set())
-        assert "## Training" not in card and "Started from a local checkpoint." in card, what
-        assert ("Untrained: classifier." in card) == (what == "new classes")
-    assert pushed(hub, zoo.load(checkpoint, pretrained=False))[1].keys() == {"package", "initialized"}
+    for case, model in models.items():
+        card, provenance = push_and_read(hub, model)
+        assert set(provenance) == {"package", "fine_tuned_from"} | ({"initialized"} if case == "new classes" else set())
+        assert "## Training" not in card and "Started from a local checkpoint." in card, case
+        assert ("Untrained: classifier." in card) == (case == "new classes")
+    assert push_and_read(hub, zoo.load(checkpoint, pretrained=False))[1].keys() == {"package", "initialized"}
 
 
-def test_a_module_tells_of_its_own_run(checkpoint: Path, motion_folder: Path, hub: LoopbackHub, tmp_path: Path) -> None:
+def test_module_describes_its_own_run(checkpoint: Path, motion_folder: Path, hub: LoopbackHub, tmp_path: Path) -> None:
     optimizer = OptimizerOptions("adamw", lr=5.0, decay_bias=False)
     module = VideoClassifier(str(checkpoint), optimizer=optimizer, schedule=ScheduleOptions("constant"))
-    assert pushed(hub, module)[1]["recipe"]["lr"] == 0.25  # those of the checkpoint, as yet
+    assert push_and_read(hub, module)[1]["recipe"]["lr"] == 0.25  # not trained yet: that of the checkpoint
 
-    # a run without a step is no run
+    # testing does not change the provenance
     run = trainer(tmp_path)
     run.test(module, data(motion_folder), verbose=False)
     run.save_checkpoint(tmp_path / "tested.ckpt")
@@ -103,55 +103,57 @@ def test_a_module_tells_of_its_own_run(checkpoint: Path, motion_folder: Path, hu
 
     run = trainer(tmp_path, max_steps=2)
     run.fit(module, datamodule=data(motion_folder))
-    card, made = pushed(hub, module)
-    assert made["fine_tuned_from"] == "a local checkpoint" and made["epochs"] == 0.5
-    recipe = made["recipe"]
+    card, provenance = push_and_read(hub, module)
+    assert provenance["fine_tuned_from"] == "a local checkpoint" and provenance["epochs"] == 0.5
+    recipe = provenance["recipe"]
     assert (recipe["lr"], recipe["optimizer"], recipe["decay_bias"]) == (5.0, "adamw", False)
     idle = {"momentum", "nesterov", "warmup_start", "min_lr_scale", "milestones", "gamma"}
     assert not idle & set(recipe) and r"| decay\_bias | False |" in card
-    # of what another trainer's test brings along, nothing is known
+    # another trainer may have replaced the weights, so the recipe is omitted
     trainer(tmp_path).test(module, data(motion_folder), verbose=False)
-    assert "recipe" not in pushed(hub, module)[1]
+    assert "recipe" not in push_and_read(hub, module)[1]
 
 
-def test_copies_name_what_they_are_copied_from(checkpoint: Path, hub: LoopbackHub) -> None:
-    pushed(hub, checkpoint, "alice/x")
+def test_copies_name_their_source(checkpoint: Path, hub: LoopbackHub) -> None:
+    push_and_read(hub, checkpoint, "alice/x")
     name = "hf-hub:alice/x"
-    card, made = pushed(hub, name, "alice/copy")
-    assert made["copy_of"] == name and made["recipe"]["lr"] == 0.25
+    card, provenance = push_and_read(hub, name, "alice/copy")
+    assert provenance["copy_of"] == name and provenance["recipe"]["lr"] == 0.25
     assert f"The weights of `{name}`, unchanged. Started from" in card and "base_model: alice/x\n" in card
-    card, made = pushed(hub, name, "alice/x")
-    assert "copy_of" not in made and "base_model" not in card
+    card, provenance = push_and_read(hub, name, "alice/x")
+    assert "copy_of" not in provenance and "base_model" not in card
     changed: Any = zoo.load(name)
     changed.fc.bias.data[0] += 1
-    card, made = pushed(hub, changed, "alice/further")
-    assert made["fine_tuned_from"] == name and f"Started from `{name}`." in card and "base_model: alice/x\n" in card
+    card, provenance = push_and_read(hub, changed, "alice/further")
+    assert (
+        provenance["fine_tuned_from"] == name and f"Started from `{name}`." in card and "base_model: alice/x\n" in card
+    )
 
 
-def test_only_the_published_file_is_said_to_be_published(
+def test_only_verified_files_are_described_as_published(
     hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = NAMES["web"]
     theirs, bobs = tmp_path / "theirs.pth", tmp_path / "bobs_retrained.pth"
     theirs.write_bytes(published())
     bobs.write_bytes(published(2))
-    for known in ({}, {"sha256": sha256_of(theirs)}):  # by the index, or only once it was seen
-        monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / f"index{len(known)}.yaml", **known)))
-        if not known:
-            assert "published at" not in pushed(hub, zoo.load(name, weights=theirs))[0]
+    for digest in ({}, {"sha256": sha256_of(theirs)}):  # without and with a digest in the index
+        monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / f"index{len(digest)}.yaml", **digest)))
+        if not digest:
+            assert "published at" not in push_and_read(hub, zoo.load(name, weights=theirs))[0]
         zoo.convert(theirs, name)
-        own = zoo.convert(bobs, name, tmp_path / f"own{len(known)}")
+        own = zoo.convert(bobs, name, tmp_path / f"own{len(digest)}")
         for model in (name, zoo.load(name), zoo.load(name, weights=theirs)):
-            card, _ = pushed(hub, model)
+            card, _ = push_and_read(hub, model)
             assert f"published at <{WEB}>" in card and f"The weights of `{name}` of tempozoo's index, unchanged" in card
         for model in (own, zoo.load(name, weights=bobs)):
-            card, made = pushed(hub, model)
-            assert f"a local file in the format of `{name}`" in card and made["sha256"] == sha256_of(bobs)
-            for lie in (WEB, "published at", "bobs", "trained on", zoo.info(name).license.weights):
-                assert lie not in card, lie
+            card, provenance = push_and_read(hub, model)
+            assert f"a local file in the format of `{name}`" in card and provenance["sha256"] == sha256_of(bobs)
+            for fact in (WEB, "published at", "bobs", "trained on", zoo.info(name).license.weights):
+                assert fact not in card, fact
 
 
-def test_labels_and_protocol_are_those_that_a_network_has_now(tmp_path: Path) -> None:
+def test_changed_labels_and_protocol_are_saved(tmp_path: Path) -> None:
     model = small("tanet_r18", labels=["a", "b", "c", "d"])
     model.labels, model.protocol = ("w", "x", "y", "z"), replace(model.protocol, clips=3, flip_pairs=((0, 1),))
     again: Any = zoo.load(zoo.save(model, tmp_path / "one"))
@@ -174,7 +176,7 @@ from datamodules import VideoFolder
 from lit_modules import PushToHub, TestReport, VideoClassifier
 from zoo.errors import HubError
 
-class Said(PushToHub):
+class RecordingPush(PushToHub):
     def on_fit_start(self, trainer, pl_module):
         try:
             super().on_fit_start(trainer, pl_module)
@@ -190,17 +192,15 @@ quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_ch
 two = {"accelerator": "cpu", "devices": 2, "strategy": "ddp_fork"}
 data = lambda: VideoFolder(root, batch_size=1, num_workers=0, max_bad_fraction=0.5)
 L.Trainer(callbacks=[TestReport(out)], **two, **quiet).test(module, data(), verbose=False)
-L.Trainer(callbacks=[Said("alice/net")], max_steps=1, limit_val_batches=0, **two, **quiet).fit(module, data())
+L.Trainer(callbacks=[RecordingPush("alice/net")], max_steps=1, limit_val_batches=0, **two, **quiet).fit(module, data())
 """
 
 
-def test_two_ranks_count_every_video_once_and_share_what_keeps_them_from_pushing(
-    motion_folder: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_count_every_video_once_and_share_push_errors(motion_folder: Path, tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(motion_folder, root)
     files = sorted((root / "test").rglob("*.mp4"))
-    files[0].unlink()  # an odd number, so that one of them is read by both
+    files[0].unlink()  # an odd number, so that both ranks read one of them
     for file in (files[4], files[9]):
         file.write_bytes(b"")
     out.mkdir()
@@ -209,12 +209,16 @@ def test_two_ranks_count_every_video_once_and_share_what_keeps_them_from_pushing
     environment = {key: value for key, value in os.environ.items() if key not in without}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     command = [sys.executable, "-c", TWO_RANKS, str(root), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
     summary = json.loads((out / "test.json").read_text())
     assert (summary["videos"], summary["listed"], len(summary["skipped"])) == (9, 11, 2)
     rows = [line.split(",") for line in (out / "predictions.csv").read_text().splitlines()[1:]]
-    right = [row[1] == row[2] for row in rows]
-    assert len(right) == 9 and 0 < sum(right) < 9 and summary["metrics"]["test_top1"] == pytest.approx(sum(right) / 9)
-    said = {file.read_text() for file in out.glob("rank*")}
-    assert len(list(out.glob("rank*"))) == 2 and len(said) == 1 and "needs a token" in said.pop()
+    correct = [row[1] == row[2] for row in rows]
+    assert (
+        len(correct) == 9
+        and 0 < sum(correct) < 9
+        and summary["metrics"]["test_top1"] == pytest.approx(sum(correct) / 9)
+    )
+    messages = {file.read_text() for file in out.glob("rank*")}
+    assert len(list(out.glob("rank*"))) == 2 and len(messages) == 1 and "needs a token" in messages.pop()

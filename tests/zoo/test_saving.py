@@ -1,4 +1,4 @@
-"""save and push: what PyTorch wraps around a network is taken off; what load could not build is refused."""
+"""save and push: PyTorch's wrappers are removed; networks that load could not build are rejected."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def pruned(model: Any) -> Any:
     return model
 
 
-def spectral(model: Any) -> Any:
+def spectrally_normed(model: Any) -> Any:
     nn.utils.spectral_norm(model.fc)
     return model
 
@@ -132,7 +132,7 @@ def as_integers(model: Any) -> Any:
 
 CHANGES: list[tuple[Callable[[Any], Any], str]] = [
     (pruned, r"unexpected fc.weight_orig, fc.weight_mask; missing fc.weight.*prune.remove\(module, 'weight'\)"),
-    (spectral, r"weight_u.*remove_spectral_norm"),
+    (spectrally_normed, r"weight_u.*remove_spectral_norm"),
     (weight_normed, r"weight_g, fc.weight_v.*remove_weight_norm"),
     (parametrized, r"fc.parametrizations.weight.original0.*remove_parametrizations"),
     (with_lora, r"unexpected fc.lora_A\..*merge the adapters"),
@@ -144,20 +144,20 @@ CHANGES: list[tuple[Callable[[Any], Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("change", "says"), CHANGES)
-def test_networks_that_load_could_not_build_are_refused(
-    change: Callable[[Any], Any], says: str, tmp_path: Path
+@pytest.mark.parametrize(("change", "message"), CHANGES)
+def test_networks_that_load_could_not_build_are_rejected(
+    change: Callable[[Any], Any], message: str, tmp_path: Path
 ) -> None:
     model = change(network())
-    for refuse in (lambda: zoo.save(model, tmp_path / "saved"), lambda: zoo.push(model, "alice/net")):
-        with pytest.raises(ConfigError, match=says) as caught:
-            refuse()
+    for call in (lambda: zoo.save(model, tmp_path / "saved"), lambda: zoo.push(model, "alice/net")):
+        with pytest.raises(ConfigError, match=message) as caught:
+            call()
         assert "\n" not in str(caught.value)
     assert not (tmp_path / "saved").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_saved_as_it_is_and_loaded_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_half_precision_is_saved_and_loaded_exactly(dtype: torch.dtype, tmp_path: Path) -> None:
     from safetensors.torch import load_file
 
     model = network().to(dtype)
@@ -179,7 +179,7 @@ def test_non_finite_weights_are_saved_with_a_warning_and_never_pushed(
         model.stem.bn.running_var[0] = float("inf")
     zoo.save(model, tmp_path / "saved")
     assert "stem.bn.running_var, fc.weight have NaN or infinite values" in caplog.text
-    with pytest.raises(ConfigError, match="stem.bn.running_var, fc.weight hold NaN or infinite values"):
+    with pytest.raises(ConfigError, match="stem.bn.running_var, fc.weight contain NaN or infinite values"):
         zoo.push(model, "alice/net")
 
 
@@ -189,11 +189,11 @@ def save_changed(model: Any, change: dict[str, Any], folder: Path) -> None:
     zoo.save(model, folder)
 
 
-def test_descriptions_that_load_would_refuse_are_refused(tmp_path: Path) -> None:
+def test_specs_that_load_would_reject_are_rejected(tmp_path: Path) -> None:
     from dataclasses import replace
 
     model = network()
-    for change, says in (
+    for change, message in (
         ({"protocol": replace(model.protocol, num_frames=8)}, "num_frames is 4 in options and 8 in protocol"),
         ({"protocol": replace(model.protocol, std=(0.0, 1.0, 1.0))}, r"std\[0\] is 0.0"),
         ({"protocol": {}}, "model.protocol is a dict"),
@@ -201,12 +201,12 @@ def test_descriptions_that_load_would_refuse_are_refused(tmp_path: Path) -> None
         ({"labels": ("a", "b", "c", "a")}, "labels must differ"),
     ):
         other = copy.deepcopy(model)
-        with pytest.raises(ConfigError, match=says):  # at once, or when it is saved
+        with pytest.raises(ConfigError, match=message):  # by the setter or by save
             save_changed(other, change, tmp_path / "saved")
     model.spec = replace(model.spec, provenance={"object": object()})
-    assert zoo.load(zoo.save(model, tmp_path / "saved"))  # of random weights, only the package is kept
+    assert zoo.load(zoo.save(model, tmp_path / "saved"))  # invalid provenance of untrained weights is dropped
 
 
-def test_state_of_renames_nothing_else() -> None:
+def test_state_of_keeps_the_keys_of_plain_networks() -> None:
     model = network()
     assert list(state_of(model)) == list(model.state_dict())

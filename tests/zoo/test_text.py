@@ -1,4 +1,4 @@
-"""Text from files is shown without being obeyed by the terminal."""
+"""Text from files is escaped before it is printed, and JSON is parsed with limits."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def test_brief_keeps_short_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
-        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ('{"a": 1, "a": 2}', "'a' occurs more than once"),
         ('{"a": ' + "9" * 5000 + "}", "5000 digits"),
         ("[" * 100000, "nested too deeply"),
         ('{"a": ', "Expecting value"),
@@ -69,9 +69,9 @@ def test_brief_keeps_short_values() -> None:
     ],
     ids=["duplicate", "digits", "depth", "cut", "size"],
 )
-def test_parse_json_refuses(text: str, says: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_parse_json_rejects_invalid_text(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
         parse_json(text)
     (tmp_path / "a.json").write_text(text)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "a.json")

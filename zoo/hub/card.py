@@ -18,7 +18,7 @@ from zoo.spec import UNTRAINED
 from zoo.text import printable
 
 CLASSES_LISTED = 60
-MAX_TEXT = 1000  # characters of a text from the config
+MAX_TEXT = 1000  # maximum length of a text from the config
 TASK = "video-classification"
 METRICS = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 # license identifiers of the Hub; it lists other licenses as "other", with a name
@@ -57,11 +57,11 @@ def model_card(
     """Return the README.md of a network's repository: metadata for the Hub, and text.
 
     Args:
-        config: of the network, as in its config.json.
+        config: config of the network, as in its config.json.
         repo: target repository, "user/repo".
         revision: target branch. None: main.
-        results: of a test, as ``zoo.hub.push.read_results`` returns them.
-        license: of the weights: an identifier of the Hub, or other text.
+        results: results of a test, as returned by ``zoo.hub.push.read_results``.
+        license: license of the weights: an identifier of the Hub, or other text.
         plots: names of image files in the repository.
         unchanged: the weights equal those of the index entry in the config, so its published facts apply to them.
     """
@@ -137,7 +137,7 @@ def escape(text: Any) -> str:
 
 
 def _yaml_text(text: Any) -> str:
-    """Return a name that is text in YAML 1.2, which the Hub reads. The client leaves some numbers of 1.2 unquoted."""
+    """Return a name that YAML 1.2, the dialect of the Hub, parses as text; the client leaves some numbers unquoted."""
     line = printable(" ".join(str(text).split()))
     return line if re.search(r"[^\W\d_]{2}", line) else f"dataset {line}".strip()
 
@@ -159,9 +159,9 @@ def _summary(config: Mapping[str, Any]) -> list[str]:
     protocol = Protocol.from_dict(config["protocol"])
     operator = operator_of(arch)
     suffix = f" with the temporal operator `{operator}`" if operator else ""
+    task = f"classifies videos into {classes} classes" if classes else "computes features of videos (no classifier)"
     parts = [
-        f"`{arch}`{suffix}: classifies videos into {classes} classes, from {protocol.num_frames} frames of "
-        f"{protocol.crop} x {protocol.crop} pixels."
+        f"`{arch}`{suffix}: {task}, from {protocol.num_frames} frames of {protocol.crop} x {protocol.crop} pixels."
     ]
     parts += [STAM] if arch.startswith("stam") else []
     parts += [TADACONVNEXT] if arch.startswith("tadaconvnext_") else []
@@ -183,13 +183,16 @@ def _usage(config: Mapping[str, Any], repo: str, revision: str | None) -> list[s
         name = f"{name}@{revision}"
     protocol, classes = Protocol.from_dict(config["protocol"]), config["options"]["num_classes"]
     shape = f"(B, {len(protocol.mean)}, {protocol.num_frames}, {protocol.crop}, {protocol.crop})"
+    output = f"logits = model(clips)  # {shape} normalized floats -> (B, {classes})"
+    if not classes:
+        output = f"features = model(clips)  # {shape} normalized floats -> (B, model.num_features)"
     code = (
         "Requires the Python package `tempozoo`.\n\n```python\nfrom zoo import load\n\n"
         f'model = load("{name}")\n'
-        f"logits = model(clips)  # {shape} normalized floats -> (B, {classes})\n"
+        f"{output}\n"
         "model.labels, model.protocol  # class names; frames, sizes, views\n```"
     )
-    if not config["provenance"].keys() & {UNTRAINED, INITIALIZED, START}:
+    if classes and not config["provenance"].keys() & {UNTRAINED, INITIALIZED, START}:
         code += f"\n\n`tempozoo predict --from {name} clip.mp4` classifies a video file."
     rows = {
         "frames": f"{protocol.num_frames}, sampling {protocol.sampling}"
@@ -205,6 +208,8 @@ def _usage(config: Mapping[str, Any], repo: str, revision: str | None) -> list[s
 
 def _classes(config: Mapping[str, Any]) -> list[str]:
     labels, classes = config["labels"], config["options"]["num_classes"]
+    if not classes:
+        return []
     if labels is None:
         return [f"## Classes\n\n{classes}; their names are not in the file."]
     listed = labels if len(labels) <= CLASSES_LISTED else labels[:10]
@@ -223,8 +228,8 @@ def _results(
     rows = {METRICS[key]: _percent(value) for key, value in measured.items()}
     if config["protocol"].get("heads"):  # an action is correct if all of its labels are
         rows = {f"{title}, of actions": value for title, value in rows.items()}
-    else:
-        rows["chance"] = _percent(100 / config["options"]["num_classes"])
+    elif classes := config["options"]["num_classes"]:
+        rows["chance"] = _percent(100 / classes)
     names = {"dataset": "data", "views": "views (clips x crops)", "frames": "frames", "size": "crop, pixels"}
     names |= {"videos": "videos", "left_out": "videos not scored"}
     rows |= {title: results[key] for key, title in names.items() if key in results}

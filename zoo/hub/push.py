@@ -52,14 +52,14 @@ def push(
         model: a network of ``zoo.load`` or ``zoo.create``, a module with such a ``.network`` (a VideoClassifier), or
             anything ``zoo.load`` accepts: a ``.ckpt`` file, a folder, a name.
         repo: "user/repo". It is created if it does not exist.
-        results: of a test of these weights: the folder or test.json that ``tempozoo test`` wrote; or a dictionary with
+        results: test results of these weights: the folder or test.json of ``tempozoo test``, or a dictionary with
             "dataset" and, in percent, "top1", "top5", "mean_class"; optionally "views" ("2x3": clips x crops),
             "frames", "size", "videos", "left_out".
         dataset: name of the test data ("UCF101, ten classes"), which a test.json lacks.
-        license: of the weights, preferably an identifier of the Hub ("apache-2.0").
+        license: license of the weights, preferably an identifier of the Hub ("apache-2.0").
         private: create a private repository. None: the owner's default.
         revision: branch to push to, created if it does not exist.
-        create_pr: open a pull request, also to a repository without write access.
+        create_pr: open a pull request, which does not require write access.
         message: commit message.
         card: text or file of a complete model card that replaces the generated one.
         progress: show progress bars.
@@ -68,10 +68,9 @@ def push(
         URL of the commit, or of the pull request.
 
     Raises:
-        ConfigError: an argument has the wrong type.
-        ConfigError: not a network of this package, one that ``load`` could not build, or with NaN or infinite weights;
-            results of other weights; or options that exclude one another.
-        HubError: no token, no write access, no network, ...; nothing was pushed.
+        ConfigError: an argument has the wrong type or excludes another one; the network is not one of this package, or
+            has NaN or infinite weights; or the results do not belong to these weights.
+        HubError: there is no token, write access or connection; nothing was pushed.
     """
     _check_types(model, repo, dataset, license, private, revision, create_pr, message, progress)
     _check_combination(results, dataset, license, private, create_pr, card)
@@ -81,20 +80,19 @@ def push(
     if card_text is None:
         branch = None if create_pr else revision
         card_text, plots = _generate_card(tensors, config, repo, results, dataset, branch, license)
+    message = message or f"Upload {config['arch']}"
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_model(Path(scratch), tensors, config)
-        (folder / CARD_FILE).write_text(card_text, encoding="utf-8")
-        for plot in plots:
-            shutil.copyfile(plot, folder / plot.name)
+        _add_card(folder, card_text, plots)
         return push_folder(
-            folder,
-            repo,
-            private=private,
-            revision=revision,
-            create_pr=create_pr,
-            message=message or f"Upload {config['arch']}",
-            progress=progress,
+            folder, repo, private=private, revision=revision, create_pr=create_pr, message=message, progress=progress
         )
+
+
+def _add_card(folder: Path, card: str, plots: list[Path]) -> None:
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
+    for plot in plots:
+        shutil.copyfile(plot, folder / plot.name)
 
 
 def _check_types(
@@ -114,7 +112,7 @@ def _check_types(
 def _check_combination(
     results: Any, dataset: str | None, license: str | None, private: bool | None, create_pr: bool, card: Any
 ) -> None:
-    """Refuse arguments of ``push`` that exclude one another."""
+    """Raise a ConfigError for arguments of ``push`` that exclude one another."""
     card_facts = {"results": results, "dataset": dataset, "license": license}
     unused = [f"{name}=" for name, value in card_facts.items() if value is not None]
     if card is not None and unused:
@@ -133,7 +131,7 @@ def _export(
     tensors, spec = export(_network(model, progress), "push")
     if invalid := non_finite(tensors):
         raise ConfigError(
-            f"cannot push this network: {listing(invalid)} hold NaN or infinite values. Nothing was pushed."
+            f"cannot push this network: {listing(invalid)} contain NaN or infinite values. Nothing was pushed."
         )
     if callable(provenance := getattr(model, "provenance", None)):  # a VideoClassifier describes its training
         spec = replace(spec, provenance=provenance())
@@ -153,6 +151,8 @@ def _generate_card(
     license: str | None,
 ) -> tuple[str, list[Path]]:
     """Return a model card, and the paths of the plots in it."""
+    if results is not None and config["options"]["num_classes"] == 0:
+        raise ConfigError("results= are of a classifier, but this network has none (num_classes is 0). Omit results=.")
     metrics, plots = (None, []) if results is None else read_results(results, tensors, dataset)
     card = model_card(
         config,
@@ -175,7 +175,7 @@ def read_results(
 
     Args:
         results: see ``push``.
-        tensors: of the network. Results of other weights are refused.
+        tensors: tensors of the network. Results of other weights are rejected.
         dataset: name of the data, if the results have none.
 
     Raises:
@@ -205,7 +205,7 @@ def read_results(
         raise ConfigError(f"{path} lacks the fingerprint of the tested weights. Run `tempozoo test` again.")
     if weights != fingerprint(tensors):
         raise ConfigError(
-            f"{path} belongs to other weights than those to push (or to another precision). Test these weights."
+            f"{path} belongs to other weights, or to the same weights in another precision. Test the weights to push."
         )
     plot = path.with_name(PLOT_FILE)
     return _check_results(values) | {"tested": True}, [plot] if plot.is_file() else []
@@ -225,7 +225,7 @@ def _check_results(values: dict[str, Any]) -> dict[str, Any]:
     for key in METRICS:
         check_number(f"results: the percentage {key}", values.get(key, 0.0), 0, 100)
     if values.get("top5", 100) < values.get("top1", 0):
-        raise ConfigError(f"results: top5 is {values['top5']} and top1 {values['top1']}; top5 cannot be less.")
+        raise ConfigError(f"results: top5 is {values['top5']} and top1 {values['top1']}; top5 must not be lower.")
     for key, minimum in MIN_COUNTS.items():
         check_int(f"results: {key}", values.get(key, minimum), minimum, MAX_COUNT)
     if not re.fullmatch(r"[1-9]\d{0,3}x[1-9]\d{0,3}", str(values.get("views", "1x1"))):
@@ -234,7 +234,7 @@ def _check_results(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _network(model: Any, progress: bool) -> Any:
-    """Return the network of a module, or load it; refuse networks that are not trained."""
+    """Return the network of a module, or load it; raise a ConfigError if a loaded network is not trained."""
     if isinstance(model, (str, os.PathLike)):
         network: Any = load(model, progress=progress)
         report = network.report

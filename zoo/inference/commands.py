@@ -56,8 +56,10 @@ def load_trained(name: str, allow_untrained: bool) -> VideoNetwork:
         ConfigError: parts of it are untrained, unless they are allowed.
     """
     network = load(resolve_network(name))
-    parts = network.report.untrained_parts
-    if (parts or network.report.start_only) and not allow_untrained:
+    report = network.report
+    assert report is not None
+    parts = report.untrained_parts
+    if (parts or report.start_only) and not allow_untrained:
         what = f"untrained: {', '.join(parts)}" if parts else "its weights were trained for another network"
         raise ConfigError(
             f"{printable(name)} is not a trained video network ({what}). Fine-tune it: tempozoo fit --from {name}; "

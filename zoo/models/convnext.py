@@ -136,7 +136,7 @@ class TAdaConvNeXt(VideoNetwork):
         def conv(channels: int) -> nn.Module:
             return operator(channels, channels, 7, padding=3, groups=channels, **options)
 
-        # version 2: the middle one of three frames gets ConvNeXt's stem, as published; version 1: both frames (our choice)
+        # ConvNeXt's stem is copied to the middle one of three frames, as published, or to both of two (our choice)
         self.inflation = "center" if version == 2 else "mean"
         self.stem = Stem(in_channels, width, (3, 4, 4) if version == 2 else (2, 4, 4), padding=version - 1)
         self.downsamples, self.stages = nn.ModuleList(), nn.ModuleList()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -13,6 +13,9 @@ from zoo.models.network import Feature, VideoNetwork
 from zoo.protocol import Protocol
 from zoo.spec import ModelSpec
 from zoo.text import brief
+
+if TYPE_CHECKING:
+    from zoo.adapt import LoadReport
 
 
 class FeatureInfo(list[Feature]):
@@ -28,7 +31,7 @@ class FeatureInfo(list[Feature]):
 
 
 class FeatureExtractor(nn.Module):
-    """A network without classifier that returns the feature maps of its stages.
+    """A network without a classifier that returns the feature maps of its stages.
 
     Every map is ``(B, C, T', H', W')``: C and H' follow from ``feature_info``; T' is smaller than T in networks that
     reduce the number of frames. In vision transformers every block is a stage, and its patch tokens are the map, before
@@ -70,8 +73,8 @@ class FeatureExtractor(nn.Module):
         return self.network.protocol
 
     @property
-    def report(self) -> Any:
-        """LoadReport of the network."""
+    def report(self) -> LoadReport | None:
+        """Load report of the network."""
         return self.network.report
 
     def forward(self, x: Tensor) -> list[Tensor]:

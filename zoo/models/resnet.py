@@ -29,7 +29,7 @@ STAGES = (2, 3, 4, 5)
 
 
 class ResidualBlock(nn.Module):
-    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block; the stride is in the first 3x3 convolution and in the shortcut."""
+    """Bottleneck (1x1, 3x3, 1x1) or basic (3x3, 3x3) block; the first 3x3 and the shortcut have the stride."""
 
     def __init__(
         self,

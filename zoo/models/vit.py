@@ -46,7 +46,7 @@ class TemporalLinear(nn.Module):
 
 
 class TAdaBlock(nn.Module):
-    """Projection to half the width, depthwise TAdaConv 3x3, temporal aggregation, QuickGELU, zero-initialized projection.
+    """Half-width projection, depthwise TAdaConv 3x3, temporal aggregation, QuickGELU, zero-initialized projection.
 
     Args:
         temporal_projection: the first projection spans three frames, as in the Something-Something networks.

@@ -1,4 +1,4 @@
-"""The weights of an index entry: cached, or downloaded, verified and converted.
+"""Get the weights of an index entry: bundled, cached, or downloaded, verified and converted.
 
 ``get_weights`` is the entry point. The functions below it follow in the order of their calls.
 """
@@ -37,16 +37,17 @@ from zoo.weights.mirrors import is_remote, mirrored
 from zoo.weights.model_folder import WEIGHTS_FILE, move_model, read_model, remove_leftovers
 
 log = logging.getLogger("zoo")
-PUBLISHED = "published"  # subfolder of the cache for publishers' files
+PUBLISHED = "published"  # subfolder of the cache for files as published
 
 
 @dataclass(frozen=True)
 class Weights:
     """Converted weights of an entry.
 
-    tensors: by our names, on the CPU.
-    file, sha256: the weight file that they were read from, and its digest.
-    fully_verified: whether the publisher's file was compared with all 64 digits of a known SHA-256.
+    tensors: tensors by state-dict key, on the CPU.
+    spec: description of the network that they belong to.
+    file, sha256: the converted file and its digest.
+    fully_verified: whether the published file was verified against a full SHA-256, not only a prefix.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -76,7 +77,7 @@ def get_weights(
         keep: also keep the publisher's file in the cache, and download it if it is not there.
 
     Raises:
-        WeightsNotFoundError: a download is needed, and downloads are disabled.
+        WeightsNotFoundError: the weights are not cached and downloads are disabled.
         DownloadError: no source provided the file. The message says how to download it by hand.
     """
     if find_weights(entry, cache_dir) == BUNDLED / entry.name:
@@ -121,7 +122,7 @@ def _read_bundled(entry: Entry) -> Weights:
 
 
 def _read_cache(entry: Entry, folder: Path, need_file: bool) -> Weights:
-    """Read an entry's cached weights; a CheckpointError gives the reason why a download is needed instead."""
+    """Read an entry's cached weights; the message of a CheckpointError is the reason for a download."""
     if need_file:
         raise WeightsNotFoundError(f"The published file of {entry.name} is not in the cache")
     return _record_digest(entry, read_converted(entry, folder))
@@ -132,8 +133,7 @@ def read_converted(entry: Entry, folder: Path) -> Weights:
 
     Raises:
         WeightsNotFoundError: the folder has no weights.
-        CheckpointError: they are damaged, come from another published file, or were converted by other rules than the
-            current ones.
+        CheckpointError: they are damaged, come from another published file, or were converted by outdated rules.
     """
     if not os.path.isfile(folder / WEIGHTS_FILE):
         raise WeightsNotFoundError(f"The weights of {entry.name} are not on this machine (expected in {folder})")
@@ -149,12 +149,12 @@ def read_converted(entry: Entry, folder: Path) -> Weights:
         entry.name, provenance["sha256"], entry.sha256, entry.sha256_prefix, f"The published file behind {folder}"
     )
     if spec.arch != entry.arch or spec.options != dict(entry.options) or provenance.get("rules") != RULES_VERSION:
-        raise CheckpointError(f"{folder} was converted by other rules than those of this version of the package.")
+        raise CheckpointError(f"{folder} was converted by the rules of another version of the package.")
     return Weights(tensors, spec, file, digest, fully_verified)
 
 
 def _record_digest(entry: Entry, weights: Weights) -> Weights:
-    """Record the digest of the published file, unless a full one is known already. Returns ``weights``."""
+    """Record the digest of the published file, unless a full one is recorded already; return ``weights``."""
     if not weights.fully_verified:
         provenance = weights.spec.provenance
         source = provenance.get("source", provenance.get("file"))
@@ -173,17 +173,17 @@ class _WeightSource(NamedTuple):
 
 
 def _download_first_available(entry: Entry, folder: Path, root: Path, problem: str, keep: bool, progress: bool) -> None:
-    """Fill ``folder`` from the first source that works. ``problem`` is the reason why the cache could not be used.
+    """Fill ``folder`` from the first source that works. ``problem``: why the cache could not be used.
 
     Raises:
-        WeightsNotFoundError: no source worked, and at least one was left out because downloads are disabled.
-        CheckpointError, UnknownNameError: that of the last source contacted, with the messages of all.
+        WeightsNotFoundError: no source worked, and at least one was skipped because downloads are disabled.
+        CheckpointError, UnknownNameError: the error of the last source contacted, with the messages of all.
     """
     failures: list[ZooError] = []
-    omitted = False
+    needs_download = False
     for source in _weight_sources(entry, folder, root, keep, progress):
         if source.needs_network and offline():
-            omitted = True
+            needs_download = True
             continue
         if failures and not _is_skipped(failures[-1]):
             log.warning("%s", failures[-1])
@@ -192,20 +192,20 @@ def _download_first_available(entry: Entry, folder: Path, root: Path, problem: s
         except (CheckpointError, UnknownNameError) as error:
             failures.append(error)
     message = " ".join(str(failure) for failure in failures)
-    if omitted:
+    if needs_download:
         raise _offline_error(entry, root, message.rstrip(".") or problem)
     contacted = [failure for failure in failures if not _is_skipped(failure)]
     last = (contacted or failures)[-1]
-    if contacted and isinstance(last, DownloadError):  # otherwise the file was downloaded, but is unusable
+    if contacted and isinstance(last, DownloadError):  # other errors: the file was downloaded but is unusable
         message += f" By hand: {manual_steps(entry, root)}"
     raise last.with_message(message) from failures[-1]
 
 
 def _weight_sources(entry: Entry, folder: Path, root: Path, keep: bool, progress: bool) -> list[_WeightSource]:
-    """List the mirror, if there is one, and the publisher's sources, in the order in which they are tried."""
+    """Return the mirror, if any, and the publisher's sources, in the order of attempts."""
     sources: list[_WeightSource] = []
     location = mirror()
-    if location is not None and not keep:  # mirrors hold converted weights only
+    if location is not None and not keep:  # mirrors contain only converted weights
         download = partial(_download_from_mirror, entry, location, folder, root, progress)
         sources.append(_WeightSource(is_remote(location), download))
     for source in entry.sources:
@@ -225,12 +225,12 @@ def _download_from_mirror(entry: Entry, location: str, folder: Path, root: Path,
 def _download_from_publisher(
     entry: Entry, source: Source, folder: Path, root: Path, keep: bool, progress: bool
 ) -> None:
-    """Download, verify and convert a publisher's file, or a copy of it that is in the cache already."""
+    """Convert the published file: the copy in the cache, or else a verified download."""
     target = published_path(source, root)
     digests: list[str] = []
 
     def verify(path: Path) -> bool:
-        """Return whether ``path`` is certainly the published file; raise CheckpointError if it certainly is not."""
+        """Return whether ``path`` is verified to be the published file; raise CheckpointError if it cannot be."""
         refuse_page(path)
         digests.append(sha256_of(path))
         fully_verified = check_digest(entry.name, digests[-1], entry.sha256, entry.sha256_prefix, path)
@@ -240,13 +240,13 @@ def _download_from_publisher(
         with downloaded_file(source, target, verify, keep=keep, progress=progress) as path:
             convert_file(entry, path, folder, digests[-1], source.url)
     except CheckpointError as error:
-        # a temporary file is deleted by now, so the message names its URL instead
+        # the temporary file has been deleted, so the message names its URL instead
         temporary = str(parts_folder(target) / COMPLETE_FILE)
         raise error.with_message(str(error).replace(temporary, source.url)) from error
 
 
 def published_path(source: Source, root: Path) -> Path:
-    """Return the path in the cache ``root`` of a source's file that the user saved by hand, or kept (``keep``)."""
+    """Return the path in the cache ``root`` of a published file that was saved by hand or with ``keep``."""
     return root / PUBLISHED / path_for(source)
 
 
@@ -264,9 +264,9 @@ def _offline_error(entry: Entry, root: Path, problem: str) -> WeightsNotFoundErr
 
 
 def manual_steps(entry: Entry, root: Path) -> str:
-    """Describe how to install an entry's file without a download by this package."""
+    """Return instructions for downloading and installing an entry's file by hand."""
     steps = []
     for source in entry.sources:
-        file = f"{source.file} of the folder {source.url}" if source.file else source.url
+        file = f"{source.file} from the folder {source.url}" if source.file else source.url
         steps.append(f"save {file} as {published_path(source, root)}")
     return f"{', or '.join(steps)}, or run: tempozoo convert FILE {entry.name}"

@@ -267,6 +267,15 @@ def test_card_shows_how_to_load_the_network() -> None:
     assert "Requires the Python package `tempozoo`" in card
 
 
+def test_card_of_a_network_without_a_classifier() -> None:
+    network = config(LABELS=None, OPTIONS={"num_classes": 0, "num_frames": 4})
+    card = model_card(network, "alice/x", results={"dataset": "x", "top1": 50.0})
+    assert card_problems(card) == []
+    assert "computes features of videos (no classifier)" in card and "-> (B, model.num_features)" in card
+    for absent in ("chance", "0 classes", "## Classes", "tempozoo predict"):
+        assert absent not in card
+
+
 def test_long_class_lists_are_shortened() -> None:
     made = config(LABELS=[f"class {n}" for n in range(61)], OPTIONS={"num_classes": 61, "num_frames": 4})
     card = model_card(made, "alice/x")

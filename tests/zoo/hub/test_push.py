@@ -114,6 +114,14 @@ def test_contradictory_options_are_refused(options: Any, message: str, hub: Loop
     assert hub.requests == []
 
 
+def test_results_of_a_network_without_a_classifier_are_refused(hub: LoopbackHub) -> None:
+    with pytest.raises(ConfigError, match="this network has none .num_classes is 0.. Omit results="):
+        quiet(small("tanet_r18", num_classes=0), "alice/net", results={"dataset": "mine", "top1": 75.0})
+    assert not hub.repositories.get("alice/net")
+    quiet(small("tanet_r18", num_classes=0), "alice/net")
+    assert "no classifier" in hub.repositories["alice/net"].files["README.md"].decode()
+
+
 # targets ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Compiled networks give the logits, gradients and batch statistics of eager ones, on CPUs with a C++ compiler."""
+"""Compiled networks have the logits, gradients and batch statistics of eager ones. Requires a C++ compiler."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from families import FAMILIES, build, clips_for
 from torch import Tensor, nn
 
-CXX = os.environ.get("CXX", "g++")  # as inductor chooses it
+CXX = os.environ.get("CXX", "g++")  # the choice of inductor
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
 pytestmark = [
     pytest.mark.skipif(not shutil.which(CXX), reason=f"torch.compile needs a C++ compiler on CPUs; found no {CXX}"),
@@ -29,14 +29,14 @@ Result = dict[str, Tensor]
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile anew: code that an earlier run left in inductor's cache would hide what this compiler does."""
+    """Use an empty inductor cache, so that code of earlier runs does not hide errors of this compiler."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
         yield
 
 
 @pytest.fixture(autouse=True)
-def _no_code_of_other_tests() -> Iterator[None]:
+def _reset_dynamo() -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -57,7 +57,7 @@ def train(network: nn.Module, call: Callable[[Tensor], Tensor], clips: Tensor) -
 
 
 def assert_compiled_is_as_accurate_as_eager(network: nn.Module, run: Any, *batches: Tensor, **options: Any) -> None:
-    """Compare both with eager in float64; the error of compiled code may be 10 times that of eager code."""
+    """Compare both with float64; the error of compiled code may be up to 10 times that of eager code."""
     exact, eager, compiled = (copy.deepcopy(network) for _ in range(3))
     exact.double()
     call = torch.compile(compiled, fullgraph=True, **options)
@@ -66,7 +66,7 @@ def assert_compiled_is_as_accurate_as_eager(network: nn.Module, run: Any, *batch
         errors: Result = run(eager, eager, clips)
         actual: Result = run(compiled, call, clips)
         assert actual.keys() == errors.keys() == expected.keys()
-        # gradients that are zero but for rounding, as of a bias before a norm, are measured by the largest value
+        # the tolerance depends on the largest value, because some gradients are only rounding error
         largest = max(value.abs().max().item() for value in expected.values())
         for name, value in expected.items():
             error, eager_error = (abs(x[name].double() - value).max().item() for x in (actual, errors))
@@ -93,12 +93,12 @@ def test_every_family_compiles(family: str, run: Any, monkeypatch: pytest.Monkey
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["tanet", "tada2d", "stam"])
-def test_compiled_network_takes_batches_of_any_size(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_network_accepts_any_batch_size(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [clips_for(family, count) for count in (3, 5)]
     assert_compiled_is_as_accurate_as_eager(build(family, monkeypatch), infer, *batches, dynamic=True)
 
 
 @pytest.mark.slow
-def test_compiled_network_is_compiled_again_for_another_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_static_network_is_recompiled_for_another_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
     batches = [clips_for("tanet", count) for count in (3, 2, 5)]
     assert_compiled_is_as_accurate_as_eager(build("tanet", monkeypatch), infer, *batches)

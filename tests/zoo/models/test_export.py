@@ -1,4 +1,4 @@
-"""Networks exported by ``torch.export`` take any number of clips; see also test_networks.py."""
+"""Networks exported by ``torch.export`` accept any number of clips; see also test_networks.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks without classifier, and the feature maps of ``features_only=True``."""
+"""Networks without a classifier, and the feature maps of ``features_only=True``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLIPS = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(7))
 
 
 def create(arch: str, **options: Any) -> Any:
-    """A small network of 4 classes."""
+    """Create a small network with 4 classes."""
     if arch in OWN:
         return small(arch, **options)
     if arch.startswith("ptv_"):
@@ -84,7 +84,7 @@ def test_mvit_returns_patch_tokens_as_maps() -> None:
 
 
 @pytest.mark.parametrize("arch", [*OWN, *HOSTED])
-def test_a_network_without_classifier_can_be_saved_and_loaded(arch: str, tmp_path: Path) -> None:
+def test_network_without_a_classifier_can_be_saved_and_loaded(arch: str, tmp_path: Path) -> None:
     clips = torch.randn(1, 3, 4, 64, 64)
     network = create(arch, **({"image_size": 64} if arch == "tadaformer_b16" else {}))
     with_classes = zoo.save(network, tmp_path / "classes")
@@ -132,13 +132,13 @@ def test_gradients_reach_the_stem_with_recomputed_activations() -> None:
     torch.testing.assert_close(gradients[0], gradients[1])
 
 
-def test_invalid_feature_arguments_are_refused() -> None:
+def test_invalid_feature_arguments_are_rejected() -> None:
     with pytest.raises(ConfigError, match="out_indices= requires features_only=True"):
         zoo.create("tanet_r18", out_indices=(1,))  # type: ignore[call-overload]
     for indices in ((4,), "1", (), (-5,)):
         with pytest.raises(ConfigError, match="it must be a list of integers from -4 to 3"):
             small("tanet_r18", features_only=True, out_indices=indices)
-    with pytest.raises(ConfigError, match="num_classes is 1; .* or 0 for a network without classifier"):
+    with pytest.raises(ConfigError, match="num_classes is 1; .* or 0 for a network without a classifier"):
         small("tanet_r18").reset_classifier(1)
 
 
@@ -154,7 +154,7 @@ def test_from_pretrained_and_push_to_hub_call_load_and_push(monkeypatch: pytest.
 
 
 def test_former_option_names_are_accepted(tmp_path: Path) -> None:
-    """In arguments and config.json; new files have the current names."""
+    """Former names are accepted as arguments and in config.json; new files have the current names."""
     network: Any = zoo.create("tadaconvnextv2_tiny", width=8, dropout=0.25, drop_path=0.5, num_frames=4)
     assert network.dropout.p == 0.25
     assert network.stages[-1][-1].drop_path.rate == 0.5

@@ -1,4 +1,4 @@
-"""Every published layout, with the official code's answers: logits, gradients, training statistics, operators."""
+"""Outputs recorded from the official code: logits, gradients and batch statistics of networks and operators."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def document(name: str) -> dict[str, Any]:
 
 
 def publish(doc: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Path:
-    """Write tensors as their publisher does: prefixed, wrapped, beside what else such files carry."""
+    """Write tensors in the publisher's layout: with key prefix, wrapper and training state."""
     layout = doc["checkpoint"]
     wrapped = {layout["prefix"] + key: value for key, value in tensors.items()}
     extras = {"epoch": 100, "best_prec1": np.float64(76.1), "optimizer": {"state": {}, "param_groups": [{"lr": 0.01}]}}
@@ -45,11 +45,13 @@ def publish(doc: dict[str, Any], tensors: dict[str, Tensor], path: Path) -> Path
 
 
 def official(doc: dict[str, Any], case: dict[str, Any]) -> tuple[dict[str, Tensor], int | None]:
-    """The official tensors for a case, and the image size it was built with, where that is not the published one."""
+    """Return the official tensors of a case, and the image size if it differs from the published one."""
     shapes, size = doc["state_dict"], case.get("config_overrides", {}).get("VIDEO.BACKBONE.INPUT_RES")
     if size is not None:
-        places = [1 + (size // 16) ** 2, 768]
-        shapes = [[key, places if key.endswith("positional_embedding") else shape, kind] for key, shape, kind in shapes]
+        embedding = [1 + (size // 16) ** 2, 768]
+        shapes = [
+            [key, embedding if key.endswith("positional_embedding") else shape, kind] for key, shape, kind in shapes
+        ]
     return gw.state_dict_for(shapes), size
 
 
@@ -58,17 +60,17 @@ def clip(case: dict[str, Any]) -> Tensor:
     return torch.from_numpy(gw.clip_for(case["input_tag"], batch, *rest))
 
 
-def relative(got: Tensor, wanted: Tensor) -> float:
-    return ((got - wanted).abs().max() / wanted.abs().max()).item()
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual - expected).abs().max() / expected.abs().max()).item()
 
 
-def test_formula_is_the_published_one() -> None:
+def test_formula_of_golden_weights_is_correct() -> None:
     assert gw.self_test()
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_logits_are_the_official_ones(name: str, tmp_path: Path) -> None:
-    """Every case, in float32 and in float64; and everything was taken as it stood."""
+def test_logits_match_the_official_code(name: str, tmp_path: Path) -> None:
+    """Every case in float32 and float64; all tensors are loaded without adaptation."""
     doc = document(name)
     built: dict[int | None, Any] = {}
     for case in doc["cases"]:
@@ -82,10 +84,10 @@ def test_logits_are_the_official_ones(name: str, tmp_path: Path) -> None:
             if size is None:
                 assert sum(p.numel() for p in model.parameters()) == doc["n_params"] == zoo.info(NETWORKS[name]).params
         model = built[size]
-        wanted = torch.tensor(case["logits_float64"], dtype=torch.float64)
+        expected = torch.tensor(case["logits_float64"], dtype=torch.float64)
         with torch.no_grad():
-            assert (model(clip(case)) - wanted).abs().max() < case["tol_float32_suggested"], case["case"]
-            assert relative(model.double()(clip(case).double()), wanted) < 1e-9, case["case"]
+            assert (model(clip(case)) - expected).abs().max() < case["tol_float32_suggested"], case["case"]
+            assert relative_error(model.double()(clip(case).double()), expected) < 1e-9, case["case"]
         model.float()
 
 
@@ -100,18 +102,18 @@ WITH_GRADIENTS = [
 
 @pytest.mark.parametrize("name", WITH_GRADIENTS)
 @pytest.mark.parametrize("mode", ["grad_eval_mode", "train_mode"])
-def test_gradients_and_statistics_are_the_official_ones(name: str, mode: str, tmp_path: Path) -> None:
-    """Per parameter: norm of the gradient and its product with a fixed direction, through the converter's names."""
+def test_gradients_and_statistics_match_the_official_code(name: str, mode: str, tmp_path: Path) -> None:
+    """Compare the norm of each parameter's gradient and its dot product with a fixed direction."""
     doc = document(name)
     case = next(c for c in doc["cases"] if mode in c)
     tensors, size = official(doc, case)
     load = functools.partial(zoo.load, NETWORKS[name], image_size=size)
     model = load(weights=publish(doc, tensors, tmp_path / "file.pth")).double()
-    # where each official tensor went: convert a file whose tensors hold their own position instead of a value
-    order = list(tensors)
-    marks = {key: torch.full_like(value, i, dtype=torch.float32) for i, (key, value) in enumerate(tensors.items())}
-    marked = load(weights=publish(doc, marks, tmp_path / "marks.pth")).state_dict()
-    ours = {order[int(value.flatten()[0])]: key for key, value in marked.items()}
+    # map official keys to ours: convert a file in which each tensor is filled with its index
+    official_keys = list(tensors)
+    indices = {key: torch.full_like(value, i, dtype=torch.float32) for i, (key, value) in enumerate(tensors.items())}
+    converted = load(weights=publish(doc, indices, tmp_path / "indices.pth")).state_dict()
+    ours = {official_keys[int(value.flatten()[0])]: key for key, value in converted.items()}
     model.train(mode == "train_mode")
     model.dropout.p = 0.0
     x = clip(case).double().requires_grad_()
@@ -119,7 +121,7 @@ def test_gradients_and_statistics_are_the_official_ones(name: str, mode: str, tm
     direction = torch.from_numpy(gw.z_stream(f"loss:{doc['name']}/{case['case']}", logits.numel())).view_as(logits)
     ((logits * direction).sum() / len(logits)).backward()
     if mode == "train_mode":
-        assert relative(logits.detach(), torch.tensor(case[mode]["logits_float64"], dtype=torch.float64)) < 1e-9
+        assert relative_error(logits.detach(), torch.tensor(case[mode]["logits_float64"], dtype=torch.float64)) < 1e-9
     parameters, state = dict(model.named_parameters()), model.state_dict()
     assert len(case[mode]["per_key"]) == len(parameters) + 1
     for key, norm, product in case[mode]["per_key"]:
@@ -127,30 +129,34 @@ def test_gradients_and_statistics_are_the_official_ones(name: str, mode: str, tm
             assert x.grad.norm().item() == pytest.approx(norm, rel=1e-7)
             continue
         if norm == 0 and parameters[ours[key]].grad is None:
-            continue  # the last block's second TAda block: never computed where nothing reads it
+            continue  # second TAda block of the last block: skipped, since its output is unused
         gradient = parameters[ours[key]].grad.flatten()
-        along = torch.from_numpy(gw.z_stream(f"grad:{key}", gradient.numel()))
+        direction = torch.from_numpy(gw.z_stream(f"grad:{key}", gradient.numel()))
         assert gradient.norm().item() == pytest.approx(norm, rel=1e-7, abs=1e-10), key
-        assert (gradient * along).sum().item() == pytest.approx(product, rel=1e-6, abs=1e-7 * norm + 1e-10), key
+        assert (gradient * direction).sum().item() == pytest.approx(product, rel=1e-6, abs=1e-7 * norm + 1e-10), key
     for key, norm, product in case[mode].get("bn_after", []):
         value = state[ours[key]].double().flatten()
-        along = torch.from_numpy(gw.z_stream(f"bn:{key}", value.numel()))
+        direction = torch.from_numpy(gw.z_stream(f"bn:{key}", value.numel()))
         assert value.norm().item() == pytest.approx(norm, rel=1e-9), key
-        assert (value * along).sum().item() == pytest.approx(product, rel=1e-7, abs=1e-9 * norm), key
+        assert (value * direction).sum().item() == pytest.approx(product, rel=1e-7, abs=1e-9 * norm), key
 
 
-def test_mmaction2_names_give_the_authors_logits(tmp_path: Path) -> None:
+def test_mmaction2_files_reproduce_the_authors_logits(tmp_path: Path) -> None:
     doc, authors = document("mma_tanet_r50_k400_8"), document("tanet_r50_k400_8f")
     official = gw.state_dict_for(authors["state_dict"])
     renamed = {theirs: official[ours] for ours, theirs in doc["from_official_tam"]}
     file = publish(doc, renamed, tmp_path / "mma.pth")
     case = doc["case"]
-    for name in ("tanet_r50.mma_k400_8f", "tanet_r50.mma0_k400_8f", "tanet_r50.k400_8f"):  # any publisher's layout
+    for name in (
+        "tanet_r50.mma_k400_8f",
+        "tanet_r50.mma0_k400_8f",
+        "tanet_r50.k400_8f",
+    ):  # entries of different publishers
         model = zoo.load(name, weights=file)
         with torch.no_grad():
-            wanted = torch.tensor(case["logits_float32"])
-            assert (model(clip(case)) - wanted).abs().max() < 5e-5
-        assert model.report.published is (False if "mma" in name else None)  # 8 digits are published, and differ
+            expected = torch.tensor(case["logits_float32"])
+            assert (model(clip(case)) - expected).abs().max() < 5e-5
+        assert model.report.published is (False if "mma" in name else None)  # the index has 8 digits, and they differ
 
 
 # operators -------------------------------------------------------------------------------------------------------
@@ -163,7 +169,7 @@ def values(record: dict[str, Any]) -> Tensor:
 
 
 def op_tensors(case: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Weights by the formula, and inputs: float32-rounded, then promoted, as SPEC.md of the golden files says."""
+    """Return weights and inputs by the formula, rounded to float32 and promoted, see SPEC.md of the golden files."""
     name = case["name"]
     weights = {
         key: torch.from_numpy(np.asarray(gw.value_for(f"ops/{name}.{key}", shape, kind))).view(shape)
@@ -182,7 +188,7 @@ def check(case: dict[str, Any], outputs: Tensor | tuple[Tensor, ...], leaves: di
     outputs = outputs if isinstance(outputs, tuple) else (outputs,)
     assert len(outputs) == len(case["outputs"])
     for i, (output, record) in enumerate(zip(outputs, case["outputs"], strict=True)):
-        assert relative(output.detach(), values(record)) < 1e-9
+        assert relative_error(output.detach(), values(record)) < 1e-9
         direction = gw.z_stream(f"ops/{case['name']}/loss{i}", output.numel()).astype(np.float32)
         loss = loss + (output * torch.from_numpy(direction).double().view_as(output)).sum()
     loss.backward()
@@ -190,11 +196,11 @@ def check(case: dict[str, Any], outputs: Tensor | tuple[Tensor, ...], leaves: di
     for key, record in case["grads"].items():
         gradient = leaves[key].grad
         assert gradient is not None
-        gradient, wanted = gradient.reshape(record["shape"]), values(record)
-        if wanted.abs().max() < 1e-12:  # a bias in front of a training-mode norm has no gradient but rounding
+        gradient, expected = gradient.reshape(record["shape"]), values(record)
+        if expected.abs().max() < 1e-12:  # the gradient of a bias before a norm in training mode is only rounding error
             assert gradient.abs().max() < 1e-12, key
         else:
-            assert relative(gradient, wanted) < 1e-9, key
+            assert relative_error(gradient, expected) < 1e-9, key
 
 
 def fold(x: Tensor) -> Tensor:
@@ -203,7 +209,7 @@ def fold(x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if n.startswith("tada")])
-def test_tadaconv_operator(name: str) -> None:
+def test_tadaconv_matches_the_official_operator(name: str) -> None:
     case = OPS[name]
     weights, inputs = op_tensors(case)
     leaves = {k: v.requires_grad_() for k, v in (weights | inputs).items()}
@@ -223,7 +229,7 @@ def test_tadaconv_operator(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["rf_mlp", "rf_mlp_train"])
-def test_routing_function(name: str) -> None:
+def test_routing_function_matches_the_official_one(name: str) -> None:
     case = OPS[name]
     weights, inputs = op_tensors(case)
     module = RouteMLP(16, 4, (3, 3)).double().train(case["mode"] == "train")
@@ -231,22 +237,22 @@ def test_routing_function(name: str) -> None:
     x = inputs["x"].requires_grad_()
     alpha, _ = module(x.mean((3, 4)))
     check(case, alpha[..., None, None], {"x": x} | dict(module.named_parameters()))
-    after_step(case, module)
+    check_running_statistics(case, module)
 
 
 def our_name(key: str) -> str:
-    """The authors' names in a TAdaConvV2 -> ours."""
+    """Map a key of the authors' TAdaConvV2 to ours."""
     names = {"rf_func": "routing", "norm_transformer": "norm_attn", "qkv_proj": "qkv", "attn_out": "proj"}
     return ".".join(names.get(part, part) for part in key.split("."))
 
 
 def ours(weights: dict[str, Tensor], like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' tensors of a TAdaConvV2 in our names and shapes."""
+    """Rename and reshape the tensors of the authors' TAdaConvV2."""
     return {our_name(key): value.reshape(like[our_name(key)].shape) for key, value in weights.items()}
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if n.startswith("rf_tr")])
-def test_routing_transformer(name: str) -> None:
+def test_routing_transformer_matches_the_official_one(name: str) -> None:
     case = OPS[name]
     weights, inputs = op_tensors(case)
     options = eval(case["module"].split("(", 1)[1].rstrip(")"))
@@ -266,8 +272,8 @@ def test_routing_transformer(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if n.startswith("v2_internal")])
-def test_tadaconv_v2_with_its_aggregation(name: str) -> None:
-    """As TAdaFormer uses it, in both of the layouts that the authors' module takes."""
+def test_tadaconv_v2_with_aggregation_matches_the_official_operator(name: str) -> None:
+    """As in TAdaFormer, for both input layouts of the authors' module."""
     case = OPS[name]
     weights, inputs = op_tensors(case)
     conv = TAdaConv2dV2(16, 16, 3, padding=1, groups=16, head_dim=4, zero_init=False).double()
@@ -283,16 +289,16 @@ def test_tadaconv_v2_with_its_aggregation(name: str) -> None:
     leaves = {"feat": x} | {theirs[key]: value for key, value in conv.named_parameters()}
     for key, value in aggregation.named_parameters():
         leaves[key.replace("pool_bn", "bn_b") if "pool" in key else key.replace("bn", "bn_a")] = value
-    # without zero_init_cal the authors' block is what it is in TAdaFormer, activation left to the caller
+    # without zero_init_cal, the authors' block equals that of TAdaFormer without its activation
     check(case, y, leaves)
     state = {f"bn_a.{k[3:]}": v for k, v in aggregation.state_dict().items() if k.startswith("bn.")}
     state |= {f"bn_b.{k[8:]}": v for k, v in aggregation.state_dict().items() if k.startswith("pool_bn.")}
-    for key, wanted in case.get("running_after", {}).items():
-        assert relative(state[key].double(), torch.tensor(wanted, dtype=torch.float64)) < 1e-9, key
+    for key, expected in case.get("running_after", {}).items():
+        assert relative_error(state[key].double(), torch.tensor(expected, dtype=torch.float64)) < 1e-9, key
 
 
 @pytest.mark.parametrize("name", [n for n in OPS if n.startswith("v2_external")])
-def test_tadaconv_v2_with_given_scales(name: str) -> None:
+def test_tadaconv_v2_with_external_scales_matches_the_official_operator(name: str) -> None:
     case = OPS[name]
     weights, inputs = op_tensors(case)
     leaves = {k: v.requires_grad_() for k, v in (weights | inputs).items()}
@@ -311,7 +317,7 @@ def test_tadaconv_v2_with_given_scales(name: str) -> None:
     check(case, y.unflatten(0, (x.shape[0], -1)).transpose(1, 2), leaves)
 
 
-def test_norm_and_activation() -> None:
+def test_norm_and_activation_match_the_official_ones() -> None:
     case = OPS["ln_channels_first"]
     weights, inputs = op_tensors(case)
     module = ChannelNorm(6, 1e-6).double()
@@ -323,12 +329,12 @@ def test_norm_and_activation() -> None:
     check(OPS["quickgelu"], quick_gelu(x), {"x": x})
 
 
-def test_every_operator_case_is_used() -> None:
+def test_every_golden_operator_is_tested() -> None:
     assert all(name.startswith(("tada", "rf_", "v2_", "tam_", "ln_", "quickgelu")) for name in OPS)
 
 
 @pytest.mark.parametrize("name", ["tam_eval", "tam_train", "tam_eval_8f"])
-def test_tam_operator(name: str) -> None:
+def test_tam_matches_the_official_operator(name: str) -> None:
     case = OPS[name]
     weights, inputs = op_tensors(case)
     channels, frames = case["inputs"]["x"][1], weights["G.0.weight"].shape[1]
@@ -336,10 +342,10 @@ def test_tam_operator(name: str) -> None:
     module.load_state_dict(weights)
     x = inputs["x"].requires_grad_()
     check(case, module(x, frames), {"x": x} | dict(module.named_parameters()))
-    after_step(case, module)
+    check_running_statistics(case, module)
 
 
-def after_step(case: dict[str, Any], module: torch.nn.Module) -> None:
+def check_running_statistics(case: dict[str, Any], module: torch.nn.Module) -> None:
     state = module.state_dict()
-    for key, wanted in case.get("running_after", {}).items():
-        assert relative(state[key].double(), torch.tensor(wanted, dtype=torch.float64)) < 1e-9, key
+    for key, expected in case.get("running_after", {}).items():
+        assert relative_error(state[key].double(), torch.tensor(expected, dtype=torch.float64)) < 1e-9, key

@@ -1,4 +1,4 @@
-"""TAM in torchvision's networks, as in table 3 of its paper: places, files, saving."""
+"""TAM in torchvision's networks, as in table 3 of its paper: positions, files, saving."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.errors import CheckpointError, ConfigError
 from zoo.models import build
 from zoo.ops import TAM
 
-HOSTS = {  # architecture -> torchvision's function, places of TAM, side of the frames, pixels
+HOSTS = {  # architecture -> function of torchvision, number of TAMs, height and width of frames
     "shufflenetv2": (tv.shufflenet_v2_x1_0, 16, 32),
     "mobilenetv2": (tv.mobilenet_v2, 16, 32),
     "inceptionv3": (functools.partial(tv.inception_v3, init_weights=False), 11, 75),
@@ -30,21 +30,21 @@ def frame_by_frame(host: nn.Module, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", HOSTS)
-def test_hosts_start_from_torchvisions_file_and_are_saved(name: str, tmp_path: Path) -> None:
+def test_hosts_load_torchvision_files_and_can_be_saved(name: str, tmp_path: Path) -> None:
     image: Any = HOSTS[name][0](weights=None).eval()
     torch.save(image.state_dict(), tmp_path / "image.pth")
     video: Any = zoo.load(f"tanet_{name}.in1k", weights=tmp_path / "image.pth")
     assert set(video.report.initialized) == video.operator_keys() and not video.report.published
     assert all(key.startswith("AuxLogits.") for key in video.report.ignored)
-    places = [place for place, m in video.named_modules() if isinstance(m, TAM)]
-    assert len(places) == HOSTS[name][1]
+    tams = [m for m in video.modules() if isinstance(m, TAM)]
+    assert len(tams) == HOSTS[name][1]
 
     host: Any = zoo.create(f"c2d_{name}", num_classes=1000, num_frames=2)
-    fitting = {key: value for key, value in video.state_dict().items() if key not in video.operator_keys()}
-    host.load_state_dict(fitting)
+    image_tensors = {key: value for key, value in video.state_dict().items() if key not in video.operator_keys()}
+    host.load_state_dict(image_tensors)
     x = torch.randn(1, 3, 2, HOSTS[name][2], HOSTS[name][2])
     with torch.no_grad():
-        if name == "inceptionv3":  # the protocol's mean and std, in place of transform_input
+        if name == "inceptionv3":  # the protocol's mean and std replace transform_input
             assert video.protocol.mean == video.protocol.std == (0.5, 0.5, 0.5)
         torch.testing.assert_close(host(x), frame_by_frame(image, x), rtol=1e-4, atol=1e-5)
 
@@ -54,19 +54,19 @@ def test_hosts_start_from_torchvisions_file_and_are_saved(name: str, tmp_path: P
         assert torch.equal(again(x), video(x))
 
 
-def test_hosts_follow_classes_frames_and_channels(tmp_path: Path) -> None:
+def test_hosts_adapt_to_classes_frames_and_channels(tmp_path: Path) -> None:
     video: Any = zoo.create("tanet_mobilenetv2", num_classes=5, num_frames=4, drop_rate=0.3)
     assert video.dropout.p == 0.3 and video.dropout is video.net.classifier[0]
     folder = zoo.save(video, tmp_path / "saved")
-    made: Any = zoo.load(folder, num_classes=3, num_frames=6, in_channels=2)
-    assert made(torch.randn(1, 2, 6, 32, 32)).shape == (1, 3)
-    assert set(made.report.initialized) == {"net.classifier.1.weight", "net.classifier.1.bias"}
+    adapted: Any = zoo.load(folder, num_classes=3, num_frames=6, in_channels=2)
+    assert adapted(torch.randn(1, 2, 6, 32, 32)).shape == (1, 3)
+    assert set(adapted.report.initialized) == {"net.classifier.1.weight", "net.classifier.1.bias"}
     first = "net.features.2.conv.1.0.temporal.G.0.weight"
-    assert {first, "net.features.0.0.weight"} <= set(made.report.adapted)
-    torch.testing.assert_close(made.state_dict()[first].sum(1), video.state_dict()[first].sum(1))
+    assert {first, "net.features.0.0.weight"} <= set(adapted.report.adapted)
+    torch.testing.assert_close(adapted.state_dict()[first].sum(1), video.state_dict()[first].sum(1))
 
 
-def test_tam_sits_behind_the_first_1x1_of_a_resnext_bottleneck() -> None:
+def test_tam_follows_the_first_1x1_of_a_resnext_bottleneck() -> None:
     video: Any = zoo.create("tanet_resnext50", num_classes=2, num_frames=2, op_options={"kernel_size": 5})
     block, x = video.net.layer2[0], torch.randn(4, 256, 8, 8)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_tam_sits_behind_the_first_1x1_of_a_resnext_bottleneck() -> None:
         torch.testing.assert_close(block(x), F.relu(y))
 
 
-def test_inception_names_the_size_it_needs() -> None:
+def test_inception_rejects_small_frames() -> None:
     with torch.device("meta"):
         video = build("tanet_inceptionv3", num_classes=2, num_frames=2)
         assert video(torch.empty(1, 3, 2, 75, 80)).shape == (1, 2)
@@ -86,7 +86,7 @@ def test_inception_names_the_size_it_needs() -> None:
             video(torch.empty(1, 3, 2, 80, 74))
 
 
-def test_a_file_of_another_network_is_named(tmp_path: Path) -> None:
+def test_file_of_another_network_is_rejected(tmp_path: Path) -> None:
     torch.save(tv.squeezenet1_1().state_dict(), tmp_path / "image.pth")
     with pytest.raises(CheckpointError, match="not a file of tanet_mobilenetv2.in1k"):
         zoo.load("tanet_mobilenetv2.in1k", weights=tmp_path / "image.pth")

@@ -1,4 +1,4 @@
-"""The contract that every network keeps, and what each family promises."""
+"""The interface of all networks, and properties of each family."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from zoo.models.resnet import VideoResNet
 from zoo.models.vit import TAdaFormer, TemporalLinear, resample_grid
 from zoo.ops import TAdaConv2d
 
-FAMILIES = (VideoResNet, TAdaConvNeXt, TAdaFormer)  # the others have hosts, and tests, of their own
-OURS = [name for name, made in ARCHITECTURES.items() if getattr(made, "func", None) in FAMILIES and "r101" not in name]
-ONE_EACH = ["tanet_r18", "tada2d_r18", "stam_r18", "nonlocal_r18", "tadaconvnext_tiny", "tadaconvnextv2_tiny"]
-ONE_EACH.append("tadaformer_b16")
+FAMILIES = (VideoResNet, TAdaConvNeXt, TAdaFormer)  # the others are built from hosts and have other tests
+OURS = [
+    name for name, build in ARCHITECTURES.items() if getattr(build, "func", None) in FAMILIES and "r101" not in name
+]
+ONE_PER_FAMILY = ["tanet_r18", "tada2d_r18", "stam_r18", "nonlocal_r18", "tadaconvnext_tiny", "tadaconvnextv2_tiny"]
+ONE_PER_FAMILY.append("tadaformer_b16")
 CLIPS = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(7))
 
 
-def shake(model: nn.Module) -> Any:
-    """Give every parameter and statistic a value of its own: zero-initialized branches then count."""
+def randomize(model: nn.Module) -> Any:
+    """Add noise to every parameter and statistic, so that zero-initialized branches contribute."""
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for value in [*model.parameters(), *model.buffers()]:
@@ -38,7 +40,7 @@ def shake(model: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize("arch", OURS)
-def test_every_network_keeps_the_contract(arch: str) -> None:
+def test_networks_implement_the_interface(arch: str) -> None:
     model = small(arch)
     features = model.forward_features(CLIPS)
     assert features.shape[0] == 2
@@ -47,21 +49,21 @@ def test_every_network_keeps_the_contract(arch: str) -> None:
     logits = model(CLIPS)
     torch.testing.assert_close(logits, model.forward_head(features), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(model.get_classifier()(pooled), model.forward_head(features))
-    # stages: their modules give so many channels at so much of the size
+    # feature_info describes the outputs of the stages
     for feature in model.feature_info:
         stage: Any = model.get_submodule(feature.module)
-        seen: list[Tensor] = []
+        outputs: list[Tensor] = []
         block = stage[-1] if isinstance(stage, nn.ModuleList) else stage
-        handle = block.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output))
+        handle = block.register_forward_hook(lambda _m, _i, output, outputs=outputs: outputs.append(output))
         model.forward_features(CLIPS)
         handle.remove()
-        if seen[0].ndim == 4:
+        if outputs[0].ndim == 4:
             size = -(-32 // feature.reduction)
-            assert seen[0].shape[1:] == (feature.num_chs, size, size)
+            assert outputs[0].shape[1:] == (feature.num_chs, size, size)
         else:
-            assert seen[0].shape[1:] == (1 + (32 // feature.reduction) ** 2, feature.num_chs)
+            assert outputs[0].shape[1:] == (1 + (32 // feature.reduction) ** 2, feature.num_chs)
     assert model.feature_info[-1].num_chs == model.num_features
-    # names for optimizers
+    # parameter groups
     names = {name for name, _ in model.named_parameters()}
     assert model.no_weight_decay() <= names
     depths = layer_depths(model)
@@ -69,14 +71,14 @@ def test_every_network_keeps_the_contract(arch: str) -> None:
     assert depths[f"{model.head_prefix}weight"] == max(depths.values()) >= 2 + len(model.feature_info) - 1
     coarse = model.group_matcher(coarse=True)
     assert {"stem", "blocks"} <= set(coarse)
-    # another classifier
+    # replacing the classifier
     model.reset_classifier(7)
     assert model(CLIPS).shape == (2, 7)
     assert {key for key in model.state_dict() if key.startswith(model.head_prefix)} == {"fc.weight", "fc.bias"}
 
 
-@pytest.mark.parametrize("arch", ONE_EACH)
-def test_another_classifier_is_saved_as_it_is(arch: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("arch", ONE_PER_FAMILY)
+def test_replaced_classifier_can_be_saved(arch: str, tmp_path: Path) -> None:
     model = small(arch, labels=list("abcd"))
     model.reset_classifier(7)
     again: Any = zoo.load(zoo.save(model, tmp_path / "saved"))
@@ -88,8 +90,8 @@ def test_another_classifier_is_saved_as_it_is(arch: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("arch", OURS)
-def test_every_network_trains(arch: str) -> None:
-    """Backward to every parameter, batch independence, any image size a convolutional network can take."""
+def test_all_parameters_have_gradients_and_clips_are_independent(arch: str) -> None:
+    """Convolutional networks are tested with odd image sizes."""
     model = small(arch)
     x = torch.randn(3, 3, 4, *((32, 32) if has_option(arch, "patch") else (33, 47)))
     y = model(x)
@@ -97,17 +99,17 @@ def test_every_network_trains(arch: str) -> None:
     torch.testing.assert_close(model(x[1:2]), y[1:2], rtol=1e-4, atol=1e-5)
     model.train()
     model(x).logsumexp(1).sum().backward()
-    lost = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
-    assert not lost
+    without_gradient = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without_gradient
 
 
-@pytest.mark.parametrize("arch", ONE_EACH)
-def test_checkpointing_changes_memory_and_nothing_else(arch: str) -> None:
-    """Logits, gradients, and statistics, which are counted once although the blocks run twice."""
+@pytest.mark.parametrize("arch", ONE_PER_FAMILY)
+def test_grad_checkpointing_preserves_results(arch: str) -> None:
+    """Compare logits, gradients and batch statistics, which are updated once although the blocks run twice."""
     results = []
     for enable in (False, True):
         torch.manual_seed(0)
-        model = shake(small(arch)).train()
+        model = randomize(small(arch)).train()
         model.set_grad_checkpointing(enable)
         logits = model(CLIPS)
         logits.square().sum().backward()
@@ -116,7 +118,7 @@ def test_checkpointing_changes_memory_and_nothing_else(arch: str) -> None:
     torch.testing.assert_close(results[1], results[0])
 
 
-def test_depths_follow_the_blocks() -> None:
+def test_layer_depths_follow_the_blocks() -> None:
     depths = layer_depths(small("tadaformer_b16"))
     assert depths["pos_embed"] == depths["stem.weight"] == 0
     assert depths["blocks.0.tada.proj.weight"] == 1
@@ -128,8 +130,8 @@ def test_depths_follow_the_blocks() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_convnext_starts_as_an_image_network_on_every_frame(version: int) -> None:
-    """With a stem that reads one frame, what the blocks do at first does not depend on the other frames."""
+def test_untrained_convnext_treats_frames_independently(version: int) -> None:
+    """With a stem that reads one frame, the features of a frame do not depend on other frames at initialization."""
     model = small("tadaconvnext_tiny" if version == 1 else "tadaconvnextv2_tiny").double()
     with torch.no_grad():
         model.stem.conv.weight[:, :, 1:] = 0
@@ -147,8 +149,8 @@ def test_convnext_starts_as_an_image_network_on_every_frame(version: int) -> Non
 
 
 @pytest.mark.parametrize("routing", [{}, {"norm": "layer"}, {"norm": "layer", "calibrate_bias": True}])
-def test_both_routing_variants_of_the_first_convnext(routing: dict[str, Any]) -> None:
-    model = shake(small("tadaconvnext_tiny", routing=routing))
+def test_routing_variants_of_convnext_version_1(routing: dict[str, Any]) -> None:
+    model = randomize(small("tadaconvnext_tiny", routing=routing))
     layer = model.stages[0][0].conv
     assert isinstance(layer, TAdaConv2d)
     assert (layer.routing.bn is None) == ("norm" in routing)
@@ -158,12 +160,12 @@ def test_both_routing_variants_of_the_first_convnext(routing: dict[str, Any]) ->
     bias = layer.bias if beta is None else beta[0].T * layer.bias
     assert (beta is None) == ("calibrate_bias" not in routing)
     y = nn.functional.conv2d(x.flatten(0, 1)[None], kernel_per_frame.flatten(0, 1), padding=3, groups=32)
-    wanted = y[0].unflatten(0, (4, 8)) + bias.expand(4, 8)[:, :, None, None]
-    torch.testing.assert_close(layer(x, 4), wanted, rtol=1e-4, atol=1e-5)
+    expected = y[0].unflatten(0, (4, 8)) + bias.expand(4, 8)[:, :, None, None]
+    torch.testing.assert_close(layer(x, 4), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_tadaformer_starts_as_its_image_transformer() -> None:
-    """The TAda blocks end in zeros: at first no frame sees another (but through the stem's three)."""
+def test_untrained_tadaformer_treats_frames_independently() -> None:
+    """The last layers of TAda blocks are zero-initialized, so only the stem mixes frames."""
     model = small("tadaformer_b16", temporal_projection=True, double_tada=True, num_frames=8)
     clip = torch.randn(1, 3, 8, 32, 32)
     other = clip.clone()
@@ -174,19 +176,19 @@ def test_tadaformer_starts_as_its_image_transformer() -> None:
 
 
 @pytest.mark.parametrize("double_tada", [False, True])
-def test_the_class_token_alone_gives_the_same_logits(double_tada: bool) -> None:
-    model = shake(small("tadaformer_b16", temporal_projection=double_tada, double_tada=double_tada))
+def test_skipping_patch_tokens_preserves_logits(double_tada: bool) -> None:
+    model = randomize(small("tadaformer_b16", temporal_projection=double_tada, double_tada=double_tada))
     torch.testing.assert_close(model(CLIPS), model.forward_head(model.forward_features(CLIPS)))
-    model.train()(CLIPS).sum().backward()  # in training nothing is skipped: distribution wants every gradient
+    model.train()(CLIPS).sum().backward()  # nothing is skipped in training: DDP expects all gradients
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_temporal_linear_is_a_convolution_over_three_frames() -> None:
+def test_temporal_linear_equals_a_convolution_over_three_frames() -> None:
     layer = TemporalLinear(6, 5)
     x = torch.randn(2 * 4, 9, 6)
     clip = x.unflatten(0, (2, 4)).permute(0, 3, 1, 2)  # (B, C, T, L)
-    wanted = nn.functional.conv2d(clip, layer.weight[..., None], layer.bias, padding=(1, 0))
-    torch.testing.assert_close(layer(x, 4), wanted.permute(0, 2, 3, 1).flatten(0, 1))
+    expected = nn.functional.conv2d(clip, layer.weight[..., None], layer.bias, padding=(1, 0))
+    torch.testing.assert_close(layer(x, 4), expected.permute(0, 2, 3, 1).flatten(0, 1))
 
 
 def test_position_embeddings_are_resampled_in_space() -> None:
@@ -196,12 +198,12 @@ def test_position_embeddings_are_resampled_in_space() -> None:
     assert (finer[1:, :, 0] > finer[:-1, :, 0]).all()
     torch.testing.assert_close(finer[..., 0], finer[..., 1].T)
     torch.testing.assert_close(resample_grid(table, 4), table)
-    with pytest.raises(ConfigError, match="12 places"):
+    with pytest.raises(ConfigError, match="12 rows"):
         resample_grid(torch.randn(12, 2), 4)
 
 
-def test_loading_at_another_size_resamples_and_says_so(tmp_path: Path) -> None:
-    """A table of the wanted size is taken as it is, one of another is resampled; unasked, it is an error."""
+def test_load_resamples_position_embeddings_and_reports_it(tmp_path: Path) -> None:
+    """Embeddings of the requested size are unchanged, others are resampled, or rejected without ``image_size=``."""
     folder = zoo.save(small("tadaformer_b16"), tmp_path / "saved")  # 32 pixels, patches of 8
     model: Any = zoo.load(folder, image_size=48)
     assert dict(model.report.adapted) == {"pos_embed": "resampled to 48 pixels"}
@@ -219,7 +221,7 @@ def test_loading_at_another_size_resamples_and_says_so(tmp_path: Path) -> None:
         load_adapted(small("tadaformer_b16"), tensors, options, options, where="file")
 
 
-def test_drop_path_leaves_out_whole_clips() -> None:
+def test_drop_path_drops_entire_clips() -> None:
     layer = DropPath(0.5).train()
     torch.manual_seed(0)
     y = layer(torch.ones(64 * 4, 3, 2, 2), 4).unflatten(0, (64, 4))
@@ -230,7 +232,7 @@ def test_drop_path_leaves_out_whole_clips() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arch", "options", "says"),
+    ("arch", "options", "message"),
     [
         (
             "tadaformer_b16",
@@ -257,7 +259,7 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("tanet_r18", {**SMALL, "op_options": {"beta": 0}}, "beta is 0"),
         ("tanet_r18", {**SMALL, "op_options": {"alpha": 0}}, "alpha is 0"),
         ("c2d_pool_r18", {**SMALL, "op_options": {"kernel_size": 2.5}}, "kernel_size is 2.5"),
-        ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "give a list of stages|a value in op_stages is a set"),
+        ("tanet_r18", {**SMALL, "op_stages": {4, 5}}, "must be a list of stages|a value in op_stages is a set"),
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [9], [], []]}}, "in stage 3 each below 2"),
         ("nonlocal_r18", {**SMALL, "non_local": {"blocks": [[], [1]]}}, "must be four lists"),
         ("tadaformer_b16", {**VIT, "heads": 0}, "heads is 0"),
@@ -268,31 +270,31 @@ def test_drop_path_leaves_out_whole_clips() -> None:
         ("tanet_r18", {**SMALL, "op_options": {"foo": 1}}, r"TAM.__init__\(\) got an unexpected"),
     ],
 )
-def test_impossible_networks_are_named(arch: str, options: dict[str, Any], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_create_names_invalid_options(arch: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         zoo.create(arch, **options)
 
 
 @pytest.mark.parametrize(
-    ("shape", "says"),
+    ("shape", "message"),
     [
         ((1, 3, 4, 40, 42), r"built for frames of 32 x 32 pixels.*load it with image_size=40"),
         ((1, 3, 1, 32, 32), "2 frames or more"),
         ((1, 3, 0, 32, 32), "2 frames or more"),
     ],
 )
-def test_clips_a_transformer_was_not_built_for_are_refused(shape: tuple[int, ...], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_tadaformer_rejects_clips_of_other_sizes(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         small("tadaformer_b16")(torch.randn(shape))
 
 
-def test_clips_that_are_not_normalized_are_refused() -> None:
+def test_integer_clips_are_rejected() -> None:
     with pytest.raises(ConfigError, match="torch.uint8. Divide by 255"):
         small("c2d_r18")(torch.zeros(1, 3, 4, 32, 32, dtype=torch.uint8))
 
 
-@pytest.mark.parametrize("arch", ONE_EACH)
-def test_every_family_exports_with_any_number_of_clips(arch: str) -> None:
+@pytest.mark.parametrize("arch", ONE_PER_FAMILY)
+def test_every_family_can_be_exported_with_dynamic_batch_size(arch: str) -> None:
     network = small(arch)
     dynamic = ({0: torch.export.Dim("clips", max=64)},)
     program = torch.export.export(network, (CLIPS,), dynamic_shapes=dynamic)
@@ -307,6 +309,6 @@ def test_every_network_runs_in_half_precision(arch: str) -> None:
     assert logits.isfinite().all()
 
 
-def test_convnext_names_the_least_clip() -> None:
+def test_convnext_rejects_small_clips() -> None:
     with pytest.raises(ConfigError, match="2 frames and 32 x 32 pixels or more"):
         small("tadaconvnextv2_tiny")(torch.randn(1, 3, 4, 16, 16))

@@ -1,4 +1,4 @@
-"""pytorchvideo's networks against pytorchvideo, and TAdaConv and TAM plugged into them against their hosts."""
+"""Networks of pytorchvideo, compared with that library, and TAdaConv and TAM in them, compared with their hosts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from zoo.ops import TAM, TAdaConv3d
 from zoo.weights.converters import CONVERTERS, apply_rules
 
 pytestmark = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
-HUB = {  # architecture -> pytorchvideo's name for it, millions of parameters in its list
+HUB = {  # architecture -> name in pytorchvideo, millions of parameters as published
     "ptv_c2d_r50": ("c2d_r50", 24.33),
     "ptv_i3d_r50": ("i3d_r50", 28.04),
     "ptv_slow_r50": ("slow_r50", 32.45),
@@ -36,7 +36,7 @@ HUB = {  # architecture -> pytorchvideo's name for it, millions of parameters in
     "ptv_mvit_b_16x4": ("mvit_base_16x4", 36.61),
     "ptv_mvit_b_32x3": ("mvit_base_32x3", 36.61),
 }
-PLUGINS: list[tuple[str, str, dict[str, Any]]] = [  # with TAdaConv, its host, options of the former
+PLUGINS: list[tuple[str, str, dict[str, Any]]] = [  # network with TAdaConv, its host, options of the network
     ("slowonly_tada_r50", "ptv_slow_r50", {}),
     ("slowfast_tada_r50", "ptv_slowfast_r50", {}),
     ("r2plus1d_tada_r50", "ptv_r2plus1d_r50", {}),
@@ -51,8 +51,8 @@ def hub(name: str, **options: Any) -> Any:
     return getattr(functions, name)(pretrained=False, **options)
 
 
-def lively(network: nn.Module) -> nn.Module:
-    """Random norms in the place of those that silence every residual branch at first; in eval mode."""
+def randomize_norms(network: nn.Module) -> nn.Module:
+    """Randomize norms, since zero-initialized ones disable residual branches; return the network in eval mode."""
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             for tensor in (module.weight, module.running_var):
@@ -70,16 +70,16 @@ def converted(net: nn.Module) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("arch", HUB)
-def test_networks_are_those_of_the_hub(arch: str) -> None:
-    """Key for key and shape for shape, so that the published files fit; parameters as its list says."""
+def test_keys_and_shapes_match_pytorchvideo(arch: str) -> None:
+    """Keys and shapes must match for the published files to fit; the number of parameters is as published."""
     name, millions = HUB[arch]
     with torch.device("cpu" if "mvit" in arch else "meta"):
-        wanted = converted(hub(name))
+        expected = converted(hub(name))
     with torch.device("meta"):
         network = build(arch)
     state = network.state_dict()
     assert all(value.is_meta for value in state.values())
-    assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in wanted.items()}
+    assert {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in expected.items()}
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(millions * 1e6, rel=0.01)
     assert not network.operator_keys()
 
@@ -98,22 +98,22 @@ def test_networks_are_those_of_the_hub(arch: str) -> None:
         ("ptv_x3d_m", {"stem_dim_in": 8, "head_activation": None}, 256),
     ],
 )
-def test_logits_are_those_of_the_hub(arch: str, options: dict[str, Any], size: int) -> None:
-    """At the published frame counts and sizes, and with the published weights' names."""
-    theirs = lively(hub(HUB[arch][0], model_num_class=5, **options))
+def test_logits_match_pytorchvideo(arch: str, options: dict[str, Any], size: int) -> None:
+    """At the published frame counts and sizes, with converted tensors."""
+    theirs = randomize_norms(hub(HUB[arch][0], model_num_class=5, **options))
     ours = build(arch, num_classes=5, width=8).eval()
     ours.load_state_dict(converted(theirs))
     x = torch.randn(1, 3, ours.num_frames, size, size)
-    given = x
+    inputs = x
     if "slowfast" in arch:
-        given = [x[:, :, torch.linspace(0, x.shape[2] - 1, x.shape[2] // 4).long()], x]
+        inputs = [x[:, :, torch.linspace(0, x.shape[2] - 1, x.shape[2] // 4).long()], x]
     with torch.no_grad():
-        wanted = theirs(given)
-        assert wanted.std() > 0.01
-        torch.testing.assert_close(ours(x), wanted, rtol=1e-3, atol=1e-4)
+        expected = theirs(inputs)
+        assert expected.std() > 0.01
+        torch.testing.assert_close(ours(x), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_mvit_is_that_of_the_hub() -> None:
+def test_mvit_matches_pytorchvideo() -> None:
     theirs = hub("mvit_base_16x4", spatial_size=64, temporal_size=8, patch_embed_dim=8, head_num_classes=5).eval()
     for parameter in theirs.parameters():
         nn.init.normal_(parameter, std=0.3)
@@ -124,8 +124,8 @@ def test_mvit_is_that_of_the_hub() -> None:
 
 
 def test_published_files_load_by_name(tmp_path: Path) -> None:
-    """A file as pytorchvideo wraps it; nothing of it is left out or adapted, and the head can be replaced."""
-    theirs = lively(hub("x3d_xs", head_activation=None))
+    """A file in pytorchvideo's layout loads without adaptation, and the head can be replaced."""
+    theirs = randomize_norms(hub("x3d_xs", head_activation=None))
     torch.save({"model_state": theirs.state_dict()}, tmp_path / "X3D_XS.pyth")
     model: Any = zoo.load("ptv_x3d_xs.k400_4x12", weights=tmp_path / "X3D_XS.pyth")
     assert model.report.as_trained
@@ -136,22 +136,22 @@ def test_published_files_load_by_name(tmp_path: Path) -> None:
     assert other(x).shape == (1, 7)
 
 
-# what a network of the zoo offers ---------------------------------------------------------------------------------
+# interface of VideoNetwork ---------------------------------------------------------------------------------
 
-EVERY = [arch for arch in ARCHITECTURES if arch in HUB or arch.startswith(("slow", "r2plus1d", "r3d"))]
+ALL = [arch for arch in ARCHITECTURES if arch in HUB or arch.startswith(("slow", "r2plus1d", "r3d"))]
 
 
 def small(arch: str, **options: Any) -> tuple[Any, Tensor]:
-    """A network with live norms, and clips for it."""
+    """Return a network with random norms, and clips for it."""
     size = 32
     extra = {"image_size": size} if "mvit" in arch else {}
-    model = lively(zoo.create(arch, **(SMALL | extra | options)))
+    model = randomize_norms(zoo.create(arch, **(SMALL | extra | options)))
     return model, torch.randn(2, options.get("in_channels", 3), model.num_frames, size, size)
 
 
-@pytest.mark.parametrize("arch", EVERY)
-def test_networks_keep_the_contract(arch: str) -> None:
-    """Head and features compose, every parameter learns, the classifier can be replaced, and dropout acts."""
+@pytest.mark.parametrize("arch", ALL)
+def test_networks_implement_the_interface(arch: str) -> None:
+    """Features and head, gradients of all parameters, replacing the classifier, dropout, and layer depths."""
     model, x = small(arch)
     features = model.forward_features(x)
     pooled = model.forward_head(features, pre_logits=True)
@@ -175,19 +175,19 @@ def test_networks_keep_the_contract(arch: str) -> None:
 
 
 @pytest.mark.parametrize("arch", ["ptv_i3d_r50", "ptv_slowfast_r50", "ptv_x3d_s", "r2plus1d_tada_r50"])
-def test_stages_are_as_described(arch: str) -> None:
+def test_feature_info_describes_the_stages(arch: str) -> None:
     model, x = small(arch)
     shapes: list[tuple[int, ...]] = []
     for feature in model.feature_info:
         model.get_submodule(feature.module).register_forward_hook(lambda _, __, y: shapes.append(tuple(y.shape)))
     model(x)
-    described = [(f.num_chs, 32 // f.reduction) for f in model.feature_info]
-    assert [(shape[1], shape[-1]) for shape in shapes] == described
+    expected = [(f.num_chs, 32 // f.reduction) for f in model.feature_info]
+    assert [(shape[1], shape[-1]) for shape in shapes] == expected
     assert [f.reduction for f in model.feature_info] == [4, 8, 16, 32]
 
 
 @pytest.mark.parametrize("arch", ["ptv_slowfast_r50", "ptv_mvit_b_16x4", "ptv_x3d_xs"])
-def test_recomputed_activations_give_the_same_gradients(arch: str) -> None:
+def test_grad_checkpointing_preserves_gradients(arch: str) -> None:
     model, x = small(arch)
     model.train()
     gradients = []
@@ -200,24 +200,24 @@ def test_recomputed_activations_give_the_same_gradients(arch: str) -> None:
 
 
 @pytest.mark.parametrize(("arch", "frames"), [("ptv_slow_r50", 3), ("ptv_csn_r101", 1), ("ptv_x3d_xs", 7)])
-def test_other_frame_counts_and_odd_sizes_are_taken(arch: str, frames: int) -> None:
+def test_other_frame_counts_and_odd_sizes_are_accepted(arch: str, frames: int) -> None:
     model, _ = small(arch)
     x = torch.randn(2, 3, frames, 33, 47)
     torch.testing.assert_close(model(x)[1:], model(x[1:]), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("arch", ["ptv_slow_r50", "ptv_slowfast_r50", "ptv_x3d_xs", "ptv_mvit_b_16x4"])
-def test_another_channel_count_keeps_the_response_to_gray(arch: str, tmp_path: Path) -> None:
+def test_other_channel_counts_preserve_logits_of_gray_clips(arch: str, tmp_path: Path) -> None:
     model, x = small(arch)
     other: Any = zoo.load(zoo.save(model, tmp_path / "m"), in_channels=2)
     assert tuple(other.report.adapted) == model.stem_keys
     gray = x[:, :1]
-    wanted = model(gray.expand(-1, 3, -1, -1, -1))
-    torch.testing.assert_close(other(gray.expand(-1, 2, -1, -1, -1)), wanted, rtol=1e-3, atol=1e-4)
+    expected = model(gray.expand(-1, 3, -1, -1, -1))
+    torch.testing.assert_close(other(gray.expand(-1, 2, -1, -1, -1)), expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("frames", "alpha"), [(32, 4), (64, 4), (32, 8), (8, 4), (4, 4), (24, 2)])
-def test_the_slow_pathway_takes_the_published_frames(frames: int, alpha: int) -> None:
+def test_slow_pathway_samples_frames_as_published(frames: int, alpha: int) -> None:
     model, _ = small("ptv_slowfast_r50", num_frames=frames, alpha=alpha)
     clip = torch.arange(float(frames)).view(1, 1, frames, 1, 1)
     slow, fast = model.pathways(clip)
@@ -226,7 +226,7 @@ def test_the_slow_pathway_takes_the_published_frames(frames: int, alpha: int) ->
 
 
 @pytest.mark.parametrize(
-    ("arch", "options", "shape", "says"),
+    ("arch", "options", "shape", "message"),
     [
         ("ptv_slowfast_r50", {"num_frames": 6}, None, "must be a multiple of 4 .* try 8"),
         ("ptv_slowfast_r50", {"width": 12}, None, "multiple of 8"),
@@ -242,19 +242,21 @@ def test_the_slow_pathway_takes_the_published_frames(frames: int, alpha: int) ->
         ("ptv_slow_r50", {"depth": 18}, None, "depth"),
     ],
 )
-def test_mistakes_are_named(arch: str, options: dict[str, Any], shape: tuple[int, ...] | None, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_invalid_options_and_clips_are_named(
+    arch: str, options: dict[str, Any], shape: tuple[int, ...] | None, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
         small(arch, **options)[0](torch.randn(shape or (1, 3, 4, 32, 32)))
 
 
-def test_a_missing_pytorchvideo_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pytorchvideo_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pytorchvideo.models.resnet", None)
     with pytest.raises(ConfigError, match=r"Install it: pip install pytorchvideo==0\.1\.5"):
         build("ptv_slow_r50")
 
 
-def test_mvit_takes_other_frames_and_sizes(tmp_path: Path) -> None:
-    """Position embeddings that run evenly still do; where nothing changes, they stay bit for bit."""
+def test_mvit_resamples_position_embeddings(tmp_path: Path) -> None:
+    """Linear position embeddings stay linear, and are unchanged, bit for bit, at the same size."""
     model, x = small("ptv_mvit_b_16x4", num_frames=8)
     encoding = model.net.cls_positional_encoding
     with torch.no_grad():
@@ -272,12 +274,12 @@ def test_mvit_takes_other_frames_and_sizes(tmp_path: Path) -> None:
     torch.testing.assert_close(encoding.pos_embed_spatial, torch.arange(8.0).view(1, 1, 8).expand(1, 256, 8))
 
 
-# TAdaConv and TAM in them -----------------------------------------------------------------------------------------
+# with TAdaConv and TAM -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("arch", "host", "options"), PLUGINS)
-def test_tadaconv_networks_start_as_their_hosts(arch: str, host: str, options: dict[str, Any]) -> None:
-    """A host's tensors fit but for the routing functions, and the logits are then the host's."""
+def test_untrained_tadaconv_networks_equal_their_hosts(arch: str, host: str, options: dict[str, Any]) -> None:
+    """With the host's tensors, only routing functions are initialized, and the logits are those of the host."""
     theirs, x = small(host, num_frames=8)
     model, _ = small(arch, num_frames=8, **options)
     tensors = converted(theirs.net)
@@ -295,23 +297,23 @@ def test_tadaconv_networks_start_as_their_hosts(arch: str, host: str, options: d
 
 
 @pytest.mark.parametrize(("arch", "host", "options"), PLUGINS)
-def test_routing_functions_learn(arch: str, host: str, options: dict[str, Any]) -> None:
-    """Their last layers from the first step on, and through them, from the second on, all others."""
+def test_routing_functions_get_gradients(arch: str, host: str, options: dict[str, Any]) -> None:
+    """The last layers get gradients in the first step, all others in the second."""
     model, x = small(arch, num_frames=8, **options)
     optimizer = torch.optim.SGD(model.train().parameters(), 1e-3)
     for step in range(2):
         optimizer.zero_grad()
         model(x).square().mean().backward()
         routing = {name: p.grad for name, p in model.named_parameters() if ".routing." in name}
-        wanted = {name for name in routing if name.endswith(".b.weight") or step}
-        # a bias in front of a batch norm moves nothing: what is left of its gradient is rounding
-        wanted -= {name for name in wanted if name.endswith(".a.bias")}
-        assert wanted <= {name for name, grad in routing.items() if grad.abs().max() > 0}
+        expected = {name for name in routing if name.endswith(".b.weight") or step}
+        # a bias before a batch norm has no effect: its gradient is only rounding error
+        expected -= {name for name in expected if name.endswith(".a.bias")}
+        assert expected <= {name for name, grad in routing.items() if grad.abs().max() > 0}
         optimizer.step()
 
 
-def test_tam_takes_the_place_of_slowfasts_temporal_convolutions() -> None:
-    """Of a published file the middle taps stay; a block is then what its parts say, clip by clip."""
+def test_tam_replaces_temporal_convolutions_of_slowfast() -> None:
+    """The center taps of a published file are kept, and a block equals its parts applied to each clip."""
     theirs, _ = small("ptv_slowfast_r50", num_frames=8)
     model, _ = small("slowfast_tam_r50", num_frames=8)
     before = theirs.net.blocks[4].multipathway_blocks[0].res_blocks[0].branch2
@@ -321,7 +323,7 @@ def test_tam_takes_the_place_of_slowfasts_temporal_convolutions() -> None:
     )
     assert set(initialized) == model.operator_keys()
     tams = [m for m in model.modules() if isinstance(m, TAM)]
-    assert len(tams) == len(adapted) == 9 + 16  # res4 and res5 of the slow pathway, all blocks of the fast one
+    assert len(tams) == len(adapted) == 9 + 16  # res4 and res5 of the slow pathway, all blocks of the fast pathway
     assert {tam.num_frames for tam in tams} == {2, 8}
     block = model.net.blocks[4].multipathway_blocks[0].res_blocks[0].branch2
     assert torch.equal(block.conv_a.weight, before.conv_a.weight[:, :, 1:2])
@@ -332,12 +334,12 @@ def test_tam_takes_the_place_of_slowfasts_temporal_convolutions() -> None:
     y = F.relu(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias))
     y = torch.cat([block.act_a.tam(clip, 2) for clip in y.split(2)])
     y = y.unflatten(0, (3, 2)).transpose(1, 2)
-    wanted = block.norm_c(block.conv_c(block.act_b(block.norm_b(block.conv_b(y)))))
-    torch.testing.assert_close(block(clips), wanted, rtol=1e-4, atol=1e-5)
+    expected = block.norm_c(block.conv_c(block.act_b(block.norm_b(block.conv_b(y)))))
+    torch.testing.assert_close(block(clips), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_another_frame_count_interpolates_tam_in_both_pathways(tmp_path: Path) -> None:
-    """Frames shown twice get the kernels they had, with the hidden units that were trained."""
+def test_other_frame_counts_interpolate_tam_in_both_pathways(tmp_path: Path) -> None:
+    """A clip in which each frame is repeated gets the same kernels, from the trained hidden units."""
     model, _ = small("slowfast_tam_r50", num_frames=8)
     folder = zoo.save(model, tmp_path / "m")
     slower: Any = zoo.load(folder, num_frames=16)

@@ -1,4 +1,4 @@
-"""Image networks made video networks: torchvision's and a small one of our own, against the frames one by one."""
+"""Video networks from image networks of torchvision and others, compared with the image network on each frame."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAND_INS = [name for name, operator in OPERATORS.items() if operator.stand_in i
 
 
 class Plain(nn.Module):
-    """A network as anybody writes it: what it pools is not a module, and it has no dropout."""
+    """A user's network: its pooling is a function rather than a module, and it has no dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,8 +43,8 @@ class Plain(nn.Module):
         return self.out(F.relu(self.conv2(F.relu(self.conv1(x)))).mean((2, 3)))
 
 
-class Twice(Plain):
-    """Uses one convolution in two places."""
+class Shared(Plain):
+    """A network that registers one convolution under two names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ SMALL_HOSTS: dict[str, Callable[..., nn.Module]] = {
 }
 
 
-def make(name: str, **options: Any) -> nn.Module:
-    """A host in double precision and eval mode, its running statistics away from their start."""
+def build_host(name: str, **options: Any) -> nn.Module:
+    """Build a host in double precision and eval mode, with random running statistics."""
     if name not in ("plain", "sequential"):
         options.setdefault("num_classes", 4)
     host = SMALL_HOSTS[name](**options).double().eval()
@@ -93,50 +93,50 @@ def frame_by_frame(host: nn.Module, x: Tensor) -> Tensor:
     return torch.stack([host(frame) for frame in x.unbind(2)]).mean(0)
 
 
-def wake(module: nn.Module) -> None:
-    """Move the operators away from their start."""
+def randomize_operators(module: nn.Module) -> None:
+    """Replace the initial values of the operators' parameters."""
     for name, parameter in module.named_parameters():
         if "routing." in name or "temporal." in name:
             nn.init.normal_(parameter, std=0.3)
             if name.endswith("bn.bias"):
-                nn.init.ones_(parameter)  # few units, which a ReLU must not switch off together
+                nn.init.ones_(parameter)  # so that the ReLU does not disable all of the few units
 
 
-# what becomes of a host ------------------------------------------------------------------------------------------
+# conversion -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("op", IDENTITIES)
 @pytest.mark.parametrize("name", SMALL_HOSTS)
-def test_it_starts_as_the_host_on_every_frame(name: str, op: str) -> None:
-    host, x = make(name), clips()
+def test_untrained_network_averages_the_hosts_logits(name: str, op: str) -> None:
+    host, x = build_host(name), clips()
     before = copy.deepcopy(host.state_dict())
     video = temporalize(host, op, num_frames=T)
     assert any(isinstance(m, StandIn) for m in video.modules())
-    assert not any(isinstance(m, StandIn) for m in host.modules())  # the one that was given stays as it is
+    assert not any(isinstance(m, StandIn) for m in host.modules())  # the argument is not modified
     assert not video.training
     torch.testing.assert_close(video(x), frame_by_frame(host, x))
-    own = video.operator_keys()
-    assert own and set(video.state_dict()) - own == {f"net.{key}" for key in before}
+    operator = video.operator_keys()
+    assert operator and set(video.state_dict()) - operator == {f"net.{key}" for key in before}
     assert all(torch.equal(host.state_dict()[key], value) for key, value in before.items())
 
-    other = make(name)  # the tensors of another such network, by their own keys
+    other = build_host(name)  # load the tensors of another host by their keys
     video.load_state_dict(video.state_dict() | {f"net.{key}": value for key, value in other.state_dict().items()})
     torch.testing.assert_close(video(x), frame_by_frame(other, x))
 
 
 @pytest.mark.parametrize("op", STAND_INS)
 @pytest.mark.parametrize("name", ["plain", "resnext", "convnext"])
-def test_operators_train_and_mix_the_frames_of_a_clip_only(name: str, op: str) -> None:
-    host, x = make(name), clips(batch=3)
+def test_operators_mix_frames_within_a_clip_and_get_gradients(name: str, op: str) -> None:
+    host, x = build_host(name), clips(batch=3)
     video = temporalize(host, op, num_frames=T)
-    wake(video)
+    randomize_operators(video)
     y = video.forward_features(x)
     torch.testing.assert_close(video.forward_features(x[1:2]), y[1:2])
     x[1, :, 0] = 0
-    moved = (video.forward_features(x) - y).abs().flatten(3).amax((1, 3)) > 1e-6 * y.abs().max()  # (B, T)
-    assert moved[1, :2].all() and not moved[[0, 2]].any()
-    alone = TemporalNetwork(host, T)
-    torch.testing.assert_close(alone.forward_features(x)[:, :, 1:], alone.forward_features(x[:, :, 1:]))
+    changed = (video.forward_features(x) - y).abs().flatten(3).amax((1, 3)) > 1e-6 * y.abs().max()  # (B, T)
+    assert changed[1, :2].all() and not changed[[0, 2]].any()
+    plain = TemporalNetwork(host, T)
+    torch.testing.assert_close(plain.forward_features(x)[:, :, 1:], plain.forward_features(x[:, :, 1:]))
     video.train()
     video(x).logsumexp(1).sum().backward()
     for key, parameter in video.named_parameters():
@@ -146,23 +146,23 @@ def test_operators_train_and_mix_the_frames_of_a_clip_only(name: str, op: str) -
 
 
 @pytest.mark.parametrize(("op", "options"), [("tam", {"kernel_size": 5}), ("tsm", {}), ("tei", {}), ("pool", {})])
-def test_operators_beside_a_convolution_act_on_its_input(op: str, options: dict) -> None:
-    host, x = make("plain"), clips()
+def test_operators_without_weights_of_the_convolution_are_applied_to_its_input(op: str, options: dict) -> None:
+    host, x = build_host("plain"), clips()
     video = temporalize(host, op, num_frames=T, **options)
-    wake(video)
+    randomize_operators(video)
     (operator,) = (m.temporal for m in video.modules() if isinstance(m, StandIn))
     with torch.no_grad():
         y = F.relu(host.conv2(operator(F.relu(host.conv1(x.transpose(1, 2).flatten(0, 1))), T)))
-        wanted = host.out(y.mean((2, 3))).unflatten(0, (2, T)).mean(1)
-        torch.testing.assert_close(video(x), wanted)
+        expected = host.out(y.mean((2, 3))).unflatten(0, (2, T)).mean(1)
+        torch.testing.assert_close(video(x), expected)
 
 
-def test_where_takes_patterns_and_functions() -> None:
-    host = make("resnext")
+def test_where_accepts_patterns_and_functions() -> None:
+    host = build_host("resnext")
     names = lambda video: [name for name, m in video.net.named_modules() if isinstance(m, StandIn)]  # noqa: E731
-    every = [f"layer{n}.0.conv2" for n in (1, 2, 3, 4)]
-    assert names(temporalize(host)) == every
-    assert names(temporalize(host, where="layer[34]*.conv2")) == every[2:]
+    all_names = [f"layer{n}.0.conv2" for n in (1, 2, 3, 4)]
+    assert names(temporalize(host)) == all_names
+    assert names(temporalize(host, where="layer[34]*.conv2")) == all_names[2:]
     assert names(temporalize(host, where=["layer1.0.conv?", "layer4.0.conv1"])) == [
         *(f"layer1.0.conv{n}" for n in (1, 2, 3)),
         "layer4.0.conv1",
@@ -173,23 +173,23 @@ def test_where_takes_patterns_and_functions() -> None:
     assert temporalize(host, where="conv1", op="tadaconv").stem_key == "net.conv1.weight"
 
 
-def test_a_convolution_used_twice_stays_one() -> None:
-    video = temporalize(Twice().eval(), num_frames=T)
+def test_shared_convolution_stays_shared() -> None:
+    video = temporalize(Shared().eval(), num_frames=T)
     assert video.net.conv2 is video.net.again and isinstance(video.net.again, StandIn)
 
 
-def test_in_place_the_host_keeps_its_parameters() -> None:
-    host = make("plain")
+def test_inplace_conversion_keeps_the_hosts_parameters() -> None:
+    host = build_host("plain")
     weight = host.conv2.weight
     video = temporalize(host, num_frames=T, inplace=True)
     assert video.net is host and host.conv2.weight is weight
 
 
-# what a video network offers -------------------------------------------------------------------------------------
+# the converted network -------------------------------------------------------------------------------------
 
 
-def test_clips_may_have_any_length_but_with_tam() -> None:
-    host, x = make("resnet"), clips(frames=5, size=20)
+def test_any_number_of_frames_is_accepted_except_with_tam() -> None:
+    host, x = build_host("resnet"), clips(frames=5, size=20)
     video = temporalize(host, num_frames=T)
     torch.testing.assert_close(video(x), frame_by_frame(host, x))
     video = temporalize(host, "tam", num_frames=T)
@@ -201,21 +201,21 @@ def test_clips_may_have_any_length_but_with_tam() -> None:
 
 
 @pytest.mark.parametrize("name", SMALL_HOSTS)
-def test_features_and_head_are_the_two_halves_of_it(name: str) -> None:
-    video, x = temporalize(make(name), "tsm", num_frames=T), clips(size=64)
+def test_forward_equals_features_and_head(name: str) -> None:
+    video, x = temporalize(build_host(name), "tsm", num_frames=T), clips(size=64)
     features = video.forward_features(x)
     channels, reduction = video.feature_info[-1].num_chs, video.feature_info[-1].reduction
     assert features.ndim == 5 and features.shape[:3] == (2, channels, T)
     if name != "sequential":  # its convolutions are not padded
         assert features.shape[3:] == (64 // reduction, 64 // reduction)
     torch.testing.assert_close(video.forward_head(features), video(x))
-    read = video.forward_head(features, pre_logits=True)
-    assert read.shape == (2, video.num_features)
-    torch.testing.assert_close(video.get_classifier()(read), video(x))
+    pooled = video.forward_head(features, pre_logits=True)
+    assert pooled.shape == (2, video.num_features)
+    torch.testing.assert_close(video.get_classifier()(pooled), video(x))
 
 
-class Necked(Plain):
-    """Has layers of its own between pooling and classifier."""
+class WithNeck(Plain):
+    """A network with a linear layer between pooling and classifier."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -229,8 +229,8 @@ class Necked(Plain):
         return self.fc(self.drop(self.neck(y)))
 
 
-def test_features_of_a_host_with_layers_behind_its_pooling_are_what_its_classifier_reads() -> None:
-    video, x = temporalize(Necked().double().eval(), num_frames=T), clips()
+def test_features_are_the_classifiers_input_if_layers_follow_the_pooling() -> None:
+    video, x = temporalize(WithNeck().double().eval(), num_frames=T), clips()
     features = video.forward_features(x)
     assert features.shape == (2, 8, T, 1, 1) and video.dropout is video.net.drop
     torch.testing.assert_close(video.forward_head(features), video(x))
@@ -238,27 +238,27 @@ def test_features_of_a_host_with_layers_behind_its_pooling_are_what_its_classifi
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenetv2", "sequential", "convnext"])
-def test_dropout_is_the_hosts_own_or_added(name: str) -> None:
-    host, x = make(name), clips()
-    own = [m for m in host.modules() if isinstance(m, nn.Dropout)]
+def test_dropout_of_the_host_is_used_or_one_is_added(name: str) -> None:
+    host, x = build_host(name), clips()
+    dropouts = [m for m in host.modules() if isinstance(m, nn.Dropout)]
     video = temporalize(host, num_frames=T)
-    assert video.dropout.p == (own[-1].p if own else 0)
+    assert video.dropout.p == (dropouts[-1].p if dropouts else 0)
     video.reset_classifier(7)
     assert video(x).shape == (2, 7) and set(video.net.state_dict()) >= set(host.state_dict())
-    still = video(x)
+    logits = video(x)
     video.dropout.p = 0.9
-    torch.testing.assert_close(video(x), still)
+    torch.testing.assert_close(video(x), logits)
     video.dropout.train()
-    assert (video(x) - still).abs().max() > 0
-    assert (video.forward_head(video.forward_features(x)) - still).abs().max() > 0
+    assert (video(x) - logits).abs().max() > 0
+    assert (video.forward_head(video.forward_features(x)) - logits).abs().max() > 0
 
 
 @pytest.mark.parametrize("name", ["resnext", "convnext", "densenet"])
-def test_blocks_are_recomputed_to_the_same_gradients(name: str) -> None:
-    video = temporalize(make(name), num_frames=T).train()
+def test_grad_checkpointing_preserves_gradients_and_statistics(name: str) -> None:
+    video = temporalize(build_host(name), num_frames=T).train()
     twin, x = copy.deepcopy(video), clips()
     twin.set_grad_checkpointing()
-    twin = copy.deepcopy(twin)  # what recomputes belongs to the copy
+    twin = copy.deepcopy(twin)  # a copy checkpoints its own blocks
     for network in (video, twin):
         torch.manual_seed(1)
         network(x).logsumexp(1).sum().backward()
@@ -270,8 +270,8 @@ def test_blocks_are_recomputed_to_the_same_gradients(name: str) -> None:
     assert not any("forward" in vars(m) for m in twin.modules())
 
 
-def test_clips_of_another_length_may_come_before_the_backward_pass() -> None:
-    video, x = temporalize(make("resnet"), "tsm", num_frames=4), clips(batch=1, frames=4)
+def test_another_forward_pass_before_backward_does_not_change_gradients() -> None:
+    video, x = temporalize(build_host("resnet"), "tsm", num_frames=4), clips(batch=1, frames=4)
     grads = []
     for recompute in (False, True):
         video.set_grad_checkpointing(recompute)
@@ -283,19 +283,19 @@ def test_clips_of_another_length_may_come_before_the_backward_pass() -> None:
     torch.testing.assert_close(*grads)
 
 
-def test_layers_are_sorted_by_depth() -> None:
-    depths = layer_depths(temporalize(make("resnet"), num_frames=T))
+def test_layer_depths_follow_the_blocks() -> None:
+    depths = layer_depths(temporalize(build_host("resnet"), num_frames=T))
     assert depths["net.conv1.weight"] == depths["net.bn1.bias"] == 0
     assert [depths[f"net.layer{n}.0.conv2.routing.b.weight"] for n in (1, 2, 3, 4)] == [1, 2, 3, 4]
     assert depths["net.fc.weight"] == 5
-    depths = layer_depths(temporalize(make("densenet"), num_frames=T))
-    order = ["conv0", "denseblock1.denselayer1.conv1", "denseblock1.denselayer2.conv2", "transition1.conv"]
-    assert [depths[f"net.features.{name}.weight"] for name in order] == [0, 1, 2, 3]
+    depths = layer_depths(temporalize(build_host("densenet"), num_frames=T))
+    names = ["conv0", "denseblock1.denselayer1.conv1", "denseblock1.denselayer2.conv2", "transition1.conv"]
+    assert [depths[f"net.features.{name}.weight"] for name in names] == [0, 1, 2, 3]
     assert depths["net.features.norm5.bias"] == 5 and depths["net.classifier.weight"] == 6
 
 
-def test_stages_are_the_last_of_every_resolution() -> None:
-    video, seen = temporalize(make("convnext"), num_frames=T), {}
+def test_stages_are_the_last_modules_of_each_resolution() -> None:
+    video, seen = temporalize(build_host("convnext"), num_frames=T), {}
     for stage in video.feature_info:
         video.get_submodule(stage.module).register_forward_hook(
             lambda module, args, y, name=stage.module: seen.update({name: y.shape})
@@ -309,24 +309,24 @@ def test_stages_are_the_last_of_every_resolution() -> None:
         assert seen[stage.module] == (2 * T, stage.num_chs, 64 // stage.reduction, 64 // stage.reduction)
 
 
-def test_kernels_of_the_host_are_inflated_for_i3d() -> None:
-    host = make("plain")
-    video = temporalize(make("plain"), "i3d", num_frames=T)
+def test_i3d_inflates_the_hosts_kernels() -> None:
+    host = build_host("plain")
+    video = temporalize(build_host("plain"), "i3d", num_frames=T)
     tensors = {f"net.{key}": value for key, value in host.state_dict().items()}
     assert video.adapt_image(tensors) == ["net.conv2.weight"] and not video.operator_keys()
     video.load_state_dict(tensors)
     torch.testing.assert_close(video.net.conv2.weight.sum(2), host.conv2.weight)
 
 
-def test_it_can_be_copied_pickled_and_exported() -> None:
-    video, x = temporalize(make("convnext"), "tam", num_frames=T), clips()
+def test_network_can_be_copied_pickled_and_exported() -> None:
+    video, x = temporalize(build_host("convnext"), "tam", num_frames=T), clips()
     y = video(x)
     torch.testing.assert_close(pickle.loads(pickle.dumps(copy.deepcopy(video)))(x), y)
     torch.testing.assert_close(torch.export.export(video, (x,)).module()(x), y)
 
 
 @pytest.mark.parametrize(
-    ("options", "error", "says"),
+    ("options", "error", "message"),
     [
         ({"where": "layer*"}, ConfigError, "'layer\\*' matches no convolution of Plain; it has, for instance, conv2"),
         ({"where": "out"}, ConfigError, "matches no convolution"),
@@ -340,13 +340,13 @@ def test_it_can_be_copied_pickled_and_exported() -> None:
         ({"module": "resnet18"}, ConfigError, "takes an image network"),
     ],
 )
-def test_what_cannot_be_is_named(options: dict[str, Any], error: type, says: str) -> None:
-    with pytest.raises(error, match=says):
+def test_invalid_arguments_are_named(options: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
         zoo.temporalize(**({"module": Plain()} | options))
 
 
-def test_hosts_that_do_not_return_the_logits_of_their_classifier_are_refused() -> None:
-    class Two(Plain):
+def test_hosts_that_do_not_return_their_classifiers_logits_are_rejected() -> None:
+    class ReturnsTuple(Plain):
         def forward(self, x: Tensor) -> Any:
             return super().forward(x), None
 
@@ -357,18 +357,18 @@ def test_hosts_that_do_not_return_the_logits_of_their_classifier_are_refused() -
 
     with pytest.raises(ConfigError, match=r"returns 4 logits, but its last linear layer, 'unused', has 6; .*define it"):
         temporalize(Misnamed(), num_frames=T)(torch.randn(1, 3, T, 8, 8))
-    with pytest.raises(ConfigError, match=r"Two returns tuple, not logits .* aux_logits=False"):
-        temporalize(Two(), num_frames=T)(torch.randn(1, 3, T, 8, 8))
+    with pytest.raises(ConfigError, match=r"ReturnsTuple returns tuple, not logits .* aux_logits=False"):
+        temporalize(ReturnsTuple(), num_frames=T)(torch.randn(1, 3, T, 8, 8))
 
 
-def test_nothing_is_changed_by_what_fails() -> None:
+def test_failed_inplace_conversion_changes_nothing() -> None:
     bare = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
     with pytest.raises(ConfigError, match=r"no nn\.Linear"):
         temporalize(bare, inplace=True)
     assert all(type(module) is nn.Conv2d for module in bare)
 
 
-def test_blocks_with_keyword_arguments_are_recomputed_as_well() -> None:
+def test_grad_checkpointing_supports_keyword_arguments() -> None:
     class Block(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -392,7 +392,7 @@ def test_blocks_with_keyword_arguments_are_recomputed_as_well() -> None:
 
     video = temporalize(Host(), num_frames=2)
     x = torch.randn(1, 3, 2, 16, 16)
-    wanted = video(x)
+    expected = video(x)
     video.set_grad_checkpointing()
-    torch.testing.assert_close(video(x), wanted)
+    torch.testing.assert_close(video(x), expected)
     video(x).sum().backward()

@@ -1,4 +1,4 @@
-"""The operators of the papers' comparisons, and TAM's variants, against literal forms."""
+"""Operators from the papers' comparisons, and TAM variants, compared with literal implementations."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def x() -> Tensor:
 
 
 def frame(x: Tensor, t: int) -> Tensor:
-    """Frame t of every clip ``(B, C, H, W)``, zeros beyond the ends."""
+    """Return frame t of every clip, ``(B, C, H, W)``; zeros outside of the clip."""
     clip = unfold_frames(x, T)
     return clip[:, :, t] if 0 <= t < T else torch.zeros_like(clip[:, :, 0])
 
 
-def test_shift_moves_an_eighth_each_way(x: Tensor) -> None:
+def test_shift_moves_an_eighth_of_channels_in_each_direction(x: Tensor) -> None:
     y = unfold_frames(TemporalShift(8)(x, T), T)
     for t in range(T):
-        wanted = torch.cat([frame(x, t + 1)[:, :2], frame(x, t - 1)[:, 2:4], frame(x, t)[:, 4:]], dim=1)
-        assert torch.equal(y[:, :, t], wanted)
+        expected = torch.cat([frame(x, t + 1)[:, :2], frame(x, t - 1)[:, 2:4], frame(x, t)[:, 4:]], dim=1)
+        assert torch.equal(y[:, :, t], expected)
 
 
 @pytest.mark.parametrize("size", [1, 3, 5])
-def test_pool_averages_the_frames_there_are(x: Tensor, size: int) -> None:
+def test_pool_averages_only_existing_frames(x: Tensor, size: int) -> None:
     y = unfold_frames(TemporalPool(size)(x, T), T)
     for t in range(T):
         near = [frame(x, s) for s in range(t - size // 2, t + size // 2 + 1) if 0 <= s < T]
@@ -63,7 +63,7 @@ def test_temporal_convolution_mixes_all_channels(x: Tensor) -> None:
         torch.testing.assert_close(y[:, :, t], sum(taps))
 
 
-def test_tei_gates_by_motion_then_interacts(x: Tensor) -> None:
+def test_tei_equals_motion_gate_and_temporal_convolution(x: Tensor) -> None:
     layer = TEIModule(C).double()
     nn.init.normal_(layer.kernel)
     means = spatial_mean(x, T)  # (B, C, T)
@@ -81,7 +81,7 @@ def test_tei_gates_by_motion_then_interacts(x: Tensor) -> None:
         torch.testing.assert_close(y[:, :, t], sum(taps))
 
 
-def test_tei_starts_as_a_shift_behind_its_gate(x: Tensor) -> None:
+def test_untrained_tei_with_open_gate_equals_shift(x: Tensor) -> None:
     layer = TEIModule(C).double()
     nn.init.zeros_(layer.gate.weight)
     nn.init.constant_(layer.gate.bias, 100)  # the gate is open
@@ -89,12 +89,12 @@ def test_tei_starts_as_a_shift_behind_its_gate(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("stride", [1, 2])
-def test_inflated_convolution_keeps_still_clips(x: Tensor, stride: int) -> None:
+def test_inflated_convolution_preserves_still_clips(x: Tensor, stride: int) -> None:
     image = nn.Conv2d(C, 4, 3, stride, 1, bias=False).double()
     layer = InflatedConv2d(C, 4, 3, stride=stride, padding=1).double()
     still = x[:1].expand(T, -1, -1, -1)
     layer.weight.data = inflate(image.weight, 3, "mean").clone()
-    torch.testing.assert_close(layer(still, T)[1:-1], image(still)[1:-1])  # the ends see zeros
+    torch.testing.assert_close(layer(still, T)[1:-1], image(still)[1:-1])  # the first and last frame have zero padding
     layer.weight.data = inflate(image.weight, 3, "center")
     torch.testing.assert_close(layer(x, T), image(x))
     with pytest.raises(ConfigError, match="choose from 'mean' and 'center'"):
@@ -103,9 +103,9 @@ def test_inflated_convolution_keeps_still_clips(x: Tensor, stride: int) -> None:
 
 @pytest.mark.parametrize("subsample", [False, True])
 @pytest.mark.parametrize("mode", ["embedded_gaussian", "gaussian", "dot_product"])
-def test_non_local_block_is_attention_over_space_and_time(x: Tensor, mode: str, subsample: bool) -> None:
+def test_non_local_block_equals_attention_over_space_and_time(x: Tensor, mode: str, subsample: bool) -> None:
     layer = NonLocal(C, mode, subsample).double().eval()
-    assert torch.equal(layer(x, T), x)  # the identity, at first
+    assert torch.equal(layer(x, T), x)  # initialized as the identity
     nn.init.ones_(layer.bn.weight)
 
     def positions(y: Tensor, pooled: bool) -> Tensor:
@@ -121,7 +121,7 @@ def test_non_local_block_is_attention_over_space_and_time(x: Tensor, mode: str, 
     torch.testing.assert_close(layer(x, T), x + layer.bn(layer.out(fold_frames(y))))
 
 
-def test_non_local_network_has_five_blocks_where_the_paper_has_them() -> None:
+def test_non_local_network_has_the_five_blocks_of_the_paper() -> None:
     with torch.device("meta"):
         names = [name for name, module in build("nonlocal_r50").named_modules() if isinstance(module, NonLocal)]
     assert names == [f"layer{s}.{b}.non_local" for s, b in ((2, 1), (2, 3), (3, 1), (3, 3), (3, 5))]
@@ -141,7 +141,7 @@ def test_non_local_network_has_five_blocks_where_the_paper_has_them() -> None:
         ("global_se", "local_first"),
     ],
 )
-def test_tam_variants(x: Tensor, branches: str, order: str, taps: int) -> None:
+def test_tam_variants_equal_literal_form(x: Tensor, branches: str, order: str, taps: int) -> None:
     layer = TAM(C, T, kernel_size=taps, branches=branches, order=order, alpha=1, beta=8).double().eval()
     means = spatial_mean(x, T)  # (B, C, T)
     gate, kernel = torch.ones_like(means), torch.zeros(B, C, taps, dtype=torch.double)
@@ -155,13 +155,13 @@ def test_tam_variants(x: Tensor, branches: str, order: str, taps: int) -> None:
     y = unfold_frames(layer(x, T), T)
     for t in range(T):
         near = [kernel[..., k, None, None] * frame(fold_frames(clip), t + k - taps // 2) for k in range(taps)]
-        wanted = sum(near) * (gate[..., t, None, None] if order == "global_first" else 1)
-        torch.testing.assert_close(y[:, :, t], wanted)
+        expected = sum(near) * (gate[..., t, None, None] if order == "global_first" else 1)
+        torch.testing.assert_close(y[:, :, t], expected)
 
 
 @pytest.mark.parametrize(("style", "channels"), [("a", 64), ("b", 8), ("c", 8), ("d", 32)])
-def test_tam_styles_sit_where_they_should(style: str, channels: int) -> None:
-    """Channels of the second block of res2: its input, inside the bottleneck, its output."""
+def test_tam_styles_determine_the_position_in_the_block(style: str, channels: int) -> None:
+    """In the second block of res2: before it, inside the bottleneck, or after it."""
     network = build("tanet_r50", width=8, num_frames=4, op_options={"style": style})
     tam = network.layer1[1].temporal  # type: ignore[union-attr, index]
     assert tam.L[3].out_channels == (32 if style in "ad" else 8)
@@ -169,18 +169,18 @@ def test_tam_styles_sit_where_they_should(style: str, channels: int) -> None:
     seen: list[Tensor] = []
     tam.register_forward_hook(lambda _m, inputs, _o: seen.append(inputs[0]))
     network.eval()(x)
-    after_relu = style in "abc"  # conv3's output has not passed a ReLU yet
+    after_relu = style in "abc"  # style d is applied to the output of conv3, before the ReLU
     assert (seen[0].min() >= 0) == after_relu
 
 
-def test_stages_choose_where_the_operator_is() -> None:
+def test_op_stages_selects_stages() -> None:
     network = build("tanet_r50", width=8, op_stages=[4, 5])
     with_tam = {name.split(".")[0] for name, module in network.named_modules() if isinstance(module, TAM)}
     assert with_tam == {"layer3", "layer4"}
 
 
-def test_tam_parameter_count_is_the_published_formula() -> None:
-    """C^2 + C/2 + 2T^2 + 10T per block (the batch norms' affine parameters included)."""
+def test_tam_parameter_count_matches_the_published_formula() -> None:
+    """C^2 + C/2 + 2T^2 + 10T per block (including the affine parameters of batch norms)."""
     for channels, frames in ((64, 8), (512, 16)):
         count = sum(p.numel() for p in TAM(channels, frames).parameters())
         assert count == channels**2 + channels // 2 + 2 * frames**2 + 10 * frames
@@ -189,8 +189,8 @@ def test_tam_parameter_count_is_the_published_formula() -> None:
 # TAdaConv's other forms ------------------------------------------------------------------------------------------
 
 
-def loud(module: nn.Module) -> nn.Module:
-    """Double precision, with a routing function that says something."""
+def with_random_routing(module: nn.Module) -> nn.Module:
+    """Convert to double precision, and randomize the routing function."""
     for name, parameter in module.double().named_parameters():
         if "routing.b" in name:
             nn.init.normal_(parameter)
@@ -207,9 +207,8 @@ def loud(module: nn.Module) -> nn.Module:
         {"out_channels": 8, "bias": True},
     ],
 )
-def test_adaptive_convolutions_are_a_kernel_per_frame(operator: type, options: dict, x: Tensor) -> None:
-    made = {"bias": False} | options
-    layer = loud(operator(C, kernel_size=3, padding=1, **made))
+def test_adaptive_convolutions_equal_a_kernel_per_frame(operator: type, options: dict, x: Tensor) -> None:
+    layer = with_random_routing(operator(C, kernel_size=3, padding=1, **({"bias": False} | options)))
     alpha, beta = layer.routing(spatial_mean(x, T))
     assert alpha.std() > 0.02
     scale = alpha.transpose(1, 2).flatten(0, 1)  # (N, C)
@@ -225,10 +224,10 @@ def test_adaptive_convolutions_are_a_kernel_per_frame(operator: type, options: d
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [((3, 3, 3), (2, 2, 2)), ((1, 3, 3), (1, 2, 2)), ((3, 1, 1), (2, 1, 1))])
-def test_tadaconv3d_calibrates_the_frames_it_keeps(kernel: tuple, stride: tuple, x: Tensor) -> None:
+def test_strided_tadaconv3d_calibrates_the_remaining_frames(kernel: tuple, stride: tuple, x: Tensor) -> None:
     clip = unfold_frames(x, T)
     padding = tuple(k // 2 for k in kernel)
-    layer = loud(TAdaConv3d(C, 8, kernel, stride=stride, padding=padding, bias=False))
+    layer = with_random_routing(TAdaConv3d(C, 8, kernel, stride=stride, padding=padding, bias=False))
     host = nn.Conv3d(C, 8, kernel, stride, padding, bias=False).double()
     host.weight.data = layer.weight.data
     alpha, _ = layer.routing(clip.mean((3, 4)))
@@ -242,7 +241,7 @@ def test_tadaconv3d_calibrates_the_frames_it_keeps(kernel: tuple, stride: tuple,
             TAdaConv3d(C, C, 3, padding=1, **options)
 
 
-def test_operators_want_whole_clips(x: Tensor) -> None:
+def test_operators_reject_partial_clips(x: Tensor) -> None:
     for layer in (TemporalShift(), TemporalPool(), TAM(C, 4, branches="local"), TAdaConv2d(C, C, 3)):
         with pytest.raises(ConfigError, match="10 frames cannot be split into clips of num_frames=4"):
             layer(x.float(), 4)

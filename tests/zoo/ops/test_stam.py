@@ -1,4 +1,4 @@
-"""STAM against its literal form, and what it promises: an unchanged start, and a step that moves all of it."""
+"""STAM compared with a literal implementation, its identity initialization, and its gradients."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from zoo.ops.stam_aggregation import GroupContext, OmniAggregation
 
 
 def kernel_per_frame(x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Any, groups: int = 1) -> Tensor:
-    """``(A_t . W) * X_t`` as it is written: a kernel for each of the N frames, as N (times ``groups``) groups."""
+    """``(A_t . W) * X_t`` literally: one kernel per frame, computed as N (times ``groups``) groups."""
     per_group = calibration.unflatten(1, (groups, -1)).repeat_interleave(
         len(weight) // groups, 1
     )  # (N, O, I / g, k, k)
@@ -28,8 +28,8 @@ def kernel_per_frame(x: Tensor, calibration: Tensor, weight: Tensor, *geometry: 
     return y.unflatten(1, (len(x), -1))[0]
 
 
-def shaken(layer: nn.Module) -> Any:
-    """Random parameters in double precision, so that no part stays at its start."""
+def randomize(layer: nn.Module) -> Any:
+    """Convert to double precision, and replace the initial values of all parameters by random ones."""
     layer = layer.double().eval()
     for p in layer.parameters():
         nn.init.normal_(p, std=0.3)
@@ -49,15 +49,15 @@ GEOMETRIES = [
 
 @pytest.mark.parametrize("values_at_once", [1, 2**21])
 @pytest.mark.parametrize(("kernel", "stride", "padding", "dilation", "groups"), GEOMETRIES)
-def test_layer_and_gradients_are_those_of_a_kernel_per_frame(
+def test_layer_and_gradients_equal_a_kernel_per_frame(
     kernel: Any, stride: Any, padding: Any, dilation: Any, groups: int, values_at_once: int, monkeypatch: Any
 ) -> None:
     monkeypatch.setitem(module.CHUNK, "cpu", values_at_once)
     geometry = {"stride": stride, "padding": padding, "dilation": dilation}
-    layer = shaken(STHAConv2d(8, 16, kernel, **geometry, groups=groups, bias=True))
+    layer = randomize(STHAConv2d(8, 16, kernel, **geometry, groups=groups, bias=True))
     x = (torch.randn(2 * 3, 8, 9, 10) + torch.randn(2 * 3, 8, 1, 1)).double().requires_grad_()
     calibration = layer.routing(x, 3)
-    assert calibration.std(0).min() > 0.01  # no channel and tap is the same in all frames
+    assert calibration.std(0).min() > 0.01  # every channel and tap differs between frames
     y = layer(x, 3)
     literal = kernel_per_frame(x, calibration, layer.weight, stride, padding, dilation, groups=groups)
     literal = literal + layer.bias[:, None, None]
@@ -66,70 +66,72 @@ def test_layer_and_gradients_are_those_of_a_kernel_per_frame(
     torch.testing.assert_close(y, literal, rtol=1e-9, atol=1e-9)
     direction = torch.randn_like(y)
     inputs = [x, *layer.parameters()]
-    got = torch.autograd.grad(y, inputs, direction, retain_graph=True)
-    wanted = torch.autograd.grad(literal, inputs, direction)
-    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+    actual = torch.autograd.grad(y, inputs, direction, retain_graph=True)
+    expected = torch.autograd.grad(literal, inputs, direction)
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
 
 
-def test_gradients_by_hand_are_those_of_differences() -> None:
+def test_custom_gradients_match_finite_differences() -> None:
     x, a, w = (torch.randn(s, dtype=torch.double).requires_grad_() for s in ((2, 2, 4, 5), (2, 2, 3, 3), (3, 2, 3, 3)))
     assert torch.autograd.gradcheck(lambda *v: stha_conv2d(*v, stride=2, padding=1), (x, a, w))
     frozen = w.detach()
     assert torch.autograd.gradcheck(lambda *v: stha_conv2d(*v, frozen, padding=1), (x, a))
 
 
-def test_training_keeps_the_frames_and_not_their_windows() -> None:
-    kept: list[int] = []
+def test_backward_saves_inputs_but_no_unfolded_windows() -> None:
+    saved_sizes: list[int] = []
     x, a, w = torch.randn(2, 4, 12, 12, requires_grad=True), torch.rand(2, 4, 3, 3), torch.randn(4, 4, 3, 3)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved_sizes.append(t.numel()) or t, lambda t: t):
         stha_conv2d(x, a, w, padding=1)
-    assert sorted(kept) == [a.numel(), w.numel(), x.numel()]
+    assert sorted(saved_sizes) == [a.numel(), w.numel(), x.numel()]
 
 
-def test_with_one_filter_of_ones_it_is_tadaconv() -> None:
-    layer = shaken(STHAConv2d(8, 5, 3, stride=2, padding=1, num_filters=1))
+def test_one_filter_of_ones_equals_tadaconv() -> None:
+    layer = randomize(STHAConv2d(8, 5, 3, stride=2, padding=1, num_filters=1))
     nn.init.ones_(layer.routing.bank)
     x = torch.randn(2 * 4, 8, 7, 9, dtype=torch.double)
     alpha = 1 + layer.routing.modulate(layer.routing.temporal(x, 4))
     assert alpha.std() > 0.1
-    wanted = tada_conv2d(x, alpha, layer.weight, stride=2, padding=1)
-    torch.testing.assert_close(layer(x, 4), wanted, rtol=1e-9, atol=1e-9)
+    expected = tada_conv2d(x, alpha, layer.weight, stride=2, padding=1)
+    torch.testing.assert_close(layer(x, 4), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("filters", ["bank", "outer"])
 @pytest.mark.parametrize("coefficients", ["channel", "scalar"])
-def test_calibration_is_the_sum_of_filters(filters: str, coefficients: str) -> None:
+def test_calibration_equals_the_weighted_sum_of_filters(filters: str, coefficients: str) -> None:
     count, channels, frames = 3, 8, 4
-    mixture = shaken(STHAConv2d(channels, 4, 3, num_filters=count, filters=filters, coefficients=coefficients)).routing
+    mixture = randomize(
+        STHAConv2d(channels, 4, 3, num_filters=count, filters=filters, coefficients=coefficients)
+    ).routing
     x = torch.randn(2 * frames, channels, 5, 6, dtype=torch.double)
-    looks, z = mixture.spatial(x), mixture.temporal(x, frames)
-    a, p = mixture.mix(looks).softmax(1), z @ mixture.modulate.weight.T
-    wanted = torch.ones(len(x), channels, 3, 3, dtype=torch.double)
+    spatial, z = mixture.spatial(x), mixture.temporal(x, frames)
+    a, p = mixture.mix(spatial).softmax(1), z @ mixture.modulate.weight.T
+    expected = torch.ones(len(x), channels, 3, 3, dtype=torch.double)
     for t in range(len(x)):
         for n in range(count):
             if filters == "bank":
                 one = mixture.bank[n]
             else:
-                values = mixture.generate(looks[t]).unflatten(0, (count, -1))[n]
+                values = mixture.generate(spatial[t]).unflatten(0, (count, -1))[n]
                 one = torch.outer(values[:channels], values[channels:]).unflatten(1, (3, 3))
             scale = p[t, n * channels : (n + 1) * channels, None, None] if coefficients == "channel" else p[t, n]
-            wanted[t] += count * a[t, n] * scale * one
-    torch.testing.assert_close(mixture(x, frames), wanted, rtol=1e-9, atol=1e-9)
+            expected[t] += count * a[t, n] * scale * one
+    torch.testing.assert_close(mixture(x, frames), expected, rtol=1e-9, atol=1e-9)
 
 
-def test_frames_of_a_clip_see_one_another_and_no_other_clip() -> None:
-    layer = shaken(STAM(8, 8, 3)).eval()
+def test_attention_stays_within_a_clip() -> None:
+    layer = randomize(STAM(8, 8, 3)).eval()
     x = torch.randn(2 * 5, 8, 6, 6, dtype=torch.double)
     changed = x.clone()
     changed[0] += 1  # frame 0 of clip 0
-    moved = (layer(changed, 5) - layer(x, 5)).abs().amax((1, 2, 3))
-    assert (moved[:5] > 1e-6).all()  # attention reaches the last frame
-    assert not moved[5:].any()
+    difference = (layer(changed, 5) - layer(x, 5)).abs().amax((1, 2, 3))
+    assert (difference[:5] > 1e-6).all()  # attention reaches the last frame
+    assert not difference[5:].any()
 
 
-def test_spatial_branch_sees_three_scales() -> None:
-    """The literal branch on a map of its own size: three depthwise convolutions in a row, dilated by 1, 2, 3."""
-    branch = shaken(STHAConv2d(4, 4, 3)).routing.spatial
+def test_spatial_branch_has_three_scales() -> None:
+    """The literal form: three consecutive depthwise convolutions with dilation 1, 2 and 3."""
+    branch = randomize(STHAConv2d(4, 4, 3)).routing.spatial
     x = torch.randn(3, 4, 7, 7, dtype=torch.double)
     y = F.relu(branch.bn(F.conv2d(x, branch.reduce.weight)))
     means = []
@@ -140,7 +142,7 @@ def test_spatial_branch_sees_three_scales() -> None:
     torch.testing.assert_close(branch(x), torch.cat(means, 1))
 
 
-def test_masks_start_distinct() -> None:
+def test_initial_masks_are_distinct() -> None:
     masks = tap_masks(6, (3, 3))
     assert masks[:4].flatten(1).tolist() == [
         [1, 1, 1, 1, 1, 1, 1, 1, 1],
@@ -151,9 +153,9 @@ def test_masks_start_distinct() -> None:
     assert len({tuple(mask.flatten().tolist()) for mask in masks}) == 6
 
 
-def test_omni_aggregation_pools_four_ways() -> None:
-    """Quarters against three-dimensional pooling of the clip, channel by channel."""
-    aggregation = shaken(OmniAggregation(8))
+def test_omni_aggregation_pools_each_quarter_of_channels_differently() -> None:
+    """Each quarter of the channels equals a three-dimensional average pooling of the clip."""
+    aggregation = randomize(OmniAggregation(8))
     y = torch.randn(2 * 4, 8, 5, 6, dtype=torch.double)
     clip = y.unflatten(0, (2, 4)).transpose(1, 2)
     pooled = [
@@ -161,12 +163,12 @@ def test_omni_aggregation_pools_four_ways() -> None:
         for i, kernel in enumerate(((3, 1, 1), (3, 3, 1), (3, 1, 3), (3, 3, 3)))
     ]
     gate = aggregation.gate(clip.mean((2, 3, 4))).sigmoid()[:, :, None, None, None]
-    wanted = (gate * torch.cat(pooled, 1)).transpose(1, 2).flatten(0, 1)
-    torch.testing.assert_close(aggregation(y, 4), wanted)
+    expected = (gate * torch.cat(pooled, 1)).transpose(1, 2).flatten(0, 1)
+    torch.testing.assert_close(aggregation(y, 4), expected)
 
 
 def test_group_context_gates_each_quarter_by_its_context() -> None:
-    gates = shaken(GroupContext(9))  # quarters of 3, 2, 2 and 2 channels
+    gates = randomize(GroupContext(9))  # quarters of 3, 2, 2 and 2 channels
     y = torch.randn(2 * 3, 9, 4, 5, dtype=torch.double)
     clip = y.unflatten(0, (2, 3)).transpose(1, 2)  # (B, C, T, H, W)
     near = F.avg_pool3d(clip[:, 7:], (3, 1, 1), 1, (1, 0, 0))
@@ -192,7 +194,7 @@ OPTIONS = [
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("options", OPTIONS)
-def test_unit_starts_as_convolution_and_norm_and_then_learns_everywhere(options: dict, stride: int) -> None:
+def test_unit_is_initialized_as_convolution_and_norm_and_all_parameters_learn(options: dict, stride: int) -> None:
     unit = STAM(8, 12, 3, stride, **options)
     x = torch.randn(2 * 4, 8, 6, 5)
     with torch.no_grad():
@@ -206,14 +208,14 @@ def test_unit_starts_as_convolution_and_norm_and_then_learns_everywhere(options:
         (unit(x, 4) - target).square().mean().backward()
         optimizer.step()
     idle = [name for name, p in unit.named_parameters() if p.grad is None or not p.grad.any()]
-    # a softmax over one filter is constant, so nothing in front of it matters
+    # a softmax over one filter is constant, so layers before it get no gradient
     constant = ("conv.routing.spatial.", "conv.routing.mix.") if options == {"num_filters": 1} else ()
     assert idle == [name for name, _ in unit.named_parameters() if name.startswith(constant)]
 
 
 @pytest.mark.parametrize("arch", ["stam_r18", "stam_r50"])
-def test_network_from_images_is_the_image_network_on_every_frame(arch: str) -> None:
-    """Identity at initialization: the logits of a clip are the mean of its frames' logits."""
+def test_untrained_network_averages_the_image_networks_logits(arch: str) -> None:
+    """The operator is initialized as the identity, so the logits of a clip are the mean over its frames."""
     image = zoo.create(arch.replace("stam", "c2d"), **SMALL, stem_pool=False).double()
     video = zoo.create(arch, **SMALL).double()
     video.load_state_dict(video.state_dict() | image.state_dict())
@@ -222,7 +224,7 @@ def test_network_from_images_is_the_image_network_on_every_frame(arch: str) -> N
     torch.testing.assert_close(video(x), frames, rtol=1e-6, atol=1e-6)
 
 
-def test_every_parameter_of_the_network_learns_after_one_step() -> None:
+def test_all_parameters_have_gradients_after_one_step() -> None:
     network = zoo.create("stam_r18", **SMALL).train()
     x, target = torch.randn(2, 3, 4, 48, 48), torch.tensor([0, 3])
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
@@ -233,20 +235,20 @@ def test_every_parameter_of_the_network_learns_after_one_step() -> None:
     assert not [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
 
 
-def test_it_adds_its_parameters_to_a_resnet50() -> None:
+def test_number_of_parameters_added_to_a_resnet50() -> None:
     with torch.device("meta"):
         networks = [zoo.create(arch) for arch in ("c2d_r50", "stam_r50")]
     host, stam = (sum(p.numel() for p in network.parameters()) for network in networks)
     assert stam - host == 869_584
 
 
-def test_any_number_of_frames_and_small_maps() -> None:
+def test_forward_accepts_any_number_of_frames_and_small_maps() -> None:
     network = zoo.create("stam_r18", **SMALL)
     for shape in ((1, 3, 1, 16, 16), (1, 3, 7, 33, 20)):
         assert network(torch.randn(shape)).isfinite().all()
 
 
-def test_half_precision_and_autocast_train() -> None:
+def test_half_precision_and_autocast_are_supported() -> None:
     unit = STAM(8, 8, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = unit(torch.randn(4, 8, 6, 6), 2)
@@ -255,8 +257,8 @@ def test_half_precision_and_autocast_train() -> None:
     assert unit.eval().bfloat16()(torch.randn(4, 8, 6, 6).bfloat16(), 2).dtype == torch.bfloat16
 
 
-def test_a_clip_and_its_reverse_differ() -> None:
-    """Of all parts of STAM only one knows the order of frames; without it they would not."""
+def test_logits_depend_on_the_order_of_frames() -> None:
+    """Only the parameters named ``order`` depend on the order of frames."""
     network = zoo.create("stam_r18", **SMALL).double()
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -269,7 +271,7 @@ def test_a_clip_and_its_reverse_differ() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"num_filters": 0}, "num_filters is 0"),
         ({"reduction": 0}, "reduction is 0"),
@@ -279,22 +281,22 @@ def test_a_clip_and_its_reverse_differ() -> None:
         ({"kernels": 3}, "kernels"),
     ],
 )
-def test_impossible_options_are_named(options: dict, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+def test_create_names_invalid_options(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         zoo.create("stam_r18", **SMALL, op_options=options)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
 @pytest.mark.parametrize("padding", [1, (2, 0), "same", "valid"])
-def test_it_counts_what_it_does_value_by_value(padding: Any, groups: int) -> None:
+def test_extra_macs_match_a_count_by_hand(padding: Any, groups: int) -> None:
     stride = 1 if padding == "same" else 2
     layer = STHAConv2d(4, 6, 3, stride=stride, padding=padding, groups=groups)
     x = torch.randn(5, 4, 8, 11)
-    places = layer._conv_forward(x, layer.weight, None)[0, 0].numel()
-    assert layer.extra_macs(x, 5) == 5 * (9 * 4 * places if groups == 1 else 6 * 2 * 9)
+    positions = layer._conv_forward(x, layer.weight, None)[0, 0].numel()
+    assert layer.extra_macs(x, 5) == 5 * (9 * 4 * positions if groups == 1 else 6 * 2 * 9)
 
 
-def test_impossible_tensors_are_named() -> None:
+def test_tensors_of_wrong_shape_are_named() -> None:
     with pytest.raises(ConfigError, match=r"the kernel \(4, 8, 3, 3\) in 1 group\(s\) require \(6, 8, 3, 3\)"):
         stha_conv2d(torch.randn(6, 8, 5, 5), torch.ones(6, 4, 3, 3), torch.randn(4, 8, 3, 3))
     with pytest.raises(ConfigError, match="padding is 'same'"):
