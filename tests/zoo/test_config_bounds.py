@@ -105,11 +105,7 @@ def test_configs_in_checkpoints_are_validated(saved: Path, tmp_path: Path) -> No
     torch.save({"state_dict": {f"network.{k}": v for k, v in network.state_dict().items()}, CONFIG_KEY: config}, path)
     with pytest.raises(ConfigError, match=r"run\.ckpt: std\[0\] is 0.0"):
         zoo.load(path)
-<<<<<<< HEAD
-    for odd, says in (
-=======
     for value, message in (
->>>>>>> zoo2
         (torch.zeros(3), r"run\.ckpt has an invalid 'tempozoo_config': it contains a StoredTensor"),
         (10**600, r"run\.ckpt"),
     ):
