@@ -160,7 +160,6 @@ def test_fit_pushes_its_best_checkpoint(
     assert hub.repositories["alice/net"].history() == ["Upload tanet_r18"]
     assert_no_local_paths(sent_text(hub), motion_folder, tmp_path)
 
-<<<<<<< HEAD
     local = zoo.load(out / "checkpoints" / "best.ckpt")
     pushed = zoo.load("hf-hub:alice/net", cache_dir=tmp_path / "other-cache", progress=False)
     assert torch.equal(local(CLIP), pushed(CLIP))
@@ -187,18 +186,6 @@ def test_push_of_a_fine_tuned_checkpoint_has_its_test_results_and_no_local_path(
         push_quietly(start, "alice/net", results=out / "test")
 
     push_quietly(best, "alice/net", results=out / "test", dataset="four motions", message="with a test")
-=======
-    # a further run from it, whose start has a path, with its test's results
-    assert main([*fit[:1], "--from", str(best), *fit[11:], "--out", str(out / "more")]) == 0
-    more = out / "more" / "checkpoints" / "best.ckpt"
-    data = fit[11:17]
-    test = ["test", "--from", str(more), *data, "--data.num_workers", "0", "--data.clips", "2", "--data.crops", "3"]
-    assert main([*test, *fit[-4:], "--out", str(out / "test")]) == 0
-    with pytest.raises(ConfigError, match="belongs to other weights"):
-        quiet(best, "alice/net", results=out / "test")
-    quiet(more, "alice/net", results=out / "test", dataset="four motions", message="with a test")
-    assert "with a test" in str(hub.requests)  # so what a commit says is looked at as well
->>>>>>> zoo2
     files = hub.repositories["alice/net"].files
     assert set(files) == {"README.md", "config.json", "model.safetensors", "confusion.png"}
     assert json.loads(files["config.json"])["provenance"]["fine_tuned_from"] == "a local checkpoint"

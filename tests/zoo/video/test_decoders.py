@@ -213,7 +213,7 @@ def test_spans_read_only_their_packets(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["mpeg4_avi", "mpeg1"])
 def test_spans_need_display_times(kind: str, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.avi")
-    with pytest.raises(DataError, match=r"v.avi has no display times to find a part by"):
+    with pytest.raises(DataError, match=r"v.avi has no reliable display times"):
         open_video(Source(str(path), (0.0, 0.5)), DECODER)
 
 
