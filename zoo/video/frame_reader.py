@@ -106,10 +106,10 @@ class FrameReader:
         numbers = np.asarray(indices, dtype=np.int64)
         if numbers.size == 0 or numbers.min() < 0 or numbers.max() >= len(self):
             raise IndexError(f"frame numbers {numbers.tolist()} of a video with {len(self)} frames")
-        wanted, order = np.unique(numbers, return_inverse=True)
-        pictures = (self._picture(self._names[self._start + n]) for n in wanted.tolist())
-        frames = stack_images(pictures, len(wanted), str(self.source), each)
-        return frames if np.array_equal(numbers, wanted) else frames[torch.from_numpy(order)]
+        unique, order = np.unique(numbers, return_inverse=True)
+        images = (self._picture(self._names[self._start + n]) for n in unique.tolist())
+        frames = stack_images(images, len(unique), str(self.source), each)
+        return frames if np.array_equal(numbers, unique) else frames[torch.from_numpy(order)]
 
     def _picture(self, name: str) -> np.ndarray:
         if self._deadline is not None and time.monotonic() > self._deadline:

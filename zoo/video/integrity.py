@@ -75,7 +75,7 @@ def _read_at(file: BinaryIO, position: int) -> bytes:
 
 
 def _occurs(file: BinaryIO, signature: bytes, accept: Callable[[bytes], bool], tick: Callable[[], None]) -> bool:
-    """Whether a signature, followed by bytes that are accepted, occurs anywhere behind the start of a file."""
+    """Whether a signature, followed by bytes that are accepted, occurs anywhere after the start of a file."""
     start = 1
     file.seek(start)
     rest = b""
@@ -139,14 +139,14 @@ def _check_fragment(moof: bytes, size: int, name: str) -> None:
     """
     at = moof.find(b"trun")
     while at >= 0:
-        count = int.from_bytes(moof[at + 8 : at + 12], "big")  # behind version and flags
+        count = int.from_bytes(moof[at + 8 : at + 12], "big")  # after version and flags
         if 16 <= int.from_bytes(moof[at - 4 : at], "big") <= len(moof) - at + 4 and count > size:
             raise DataError(f"{name} is damaged: a fragment claims {count} frames, more than the file has bytes.")
         at = moof.find(b"trun", at + 4)
 
 
 def _end_of_segment(head: bytes) -> int:
-    """Matroska, WebM (RFC 8794, 4): the number of leading zero bits is the length of a size; all ones: not known."""
+    """Matroska, WebM (RFC 8794, 4): the number of leading zero bits is the length of a size; all ones: unknown."""
     at = head.index(SEGMENT) + 4
     length = 9 - int.from_bytes(head[at : at + 1], "big").bit_length()
     if at + length > len(head):

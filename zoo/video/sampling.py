@@ -62,7 +62,7 @@ def _offset(protocol: Protocol, total: int, fps: float, view: View | None) -> np
 
 def _duration(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
     length = _span(protocol, fps)
-    # of one test clip, which nobody has published, the middle: pytorchvideo would take the start
+    # a single test clip, which has no published position, is in the middle; pytorchvideo would use the start
     start = _start(max(total - length, 0), view)
     first, end = (
         math.ceil(round(x, 6)) for x in (start, start + length)

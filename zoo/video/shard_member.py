@@ -81,21 +81,21 @@ class MemberFile(io.RawIOBase):
         return io.BufferedReader(MemberFile(self._block, self._size))
 
     def readable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seekable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """As of any file."""
+        """See ``io.IOBase.seek``."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         self._at = max(0, base + offset)
         return self._at
 
     def readinto(self, buffer: Any) -> int:
-        """As of any file; at most to the end of a block."""
+        """See ``io.RawIOBase.readinto``; reads at most to the end of a block."""
         if self._at >= self._size:
             return 0
         number, at = divmod(HEADER + self._at, BLOCK)
@@ -117,7 +117,7 @@ def _exactly(path: str, start: int, stop: int, name: str) -> bytes:
 
 
 def _check_header(content: bytes, path: str, size: int, name: str) -> None:
-    """Compare the tar header in front of the video with the index, which may belong to other shards."""
+    """Compare the tar header before the video with the index, which may belong to other shards."""
     try:
         fits = tarfile.TarInfo.frombuf(content[:HEADER], "utf-8", "replace").size == size
     except tarfile.HeaderError:

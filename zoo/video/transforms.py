@@ -139,7 +139,7 @@ def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
     """A box of random size and shape, four operations of RandAugment, and gray at times; alike on every frame.
 
     The published runs name timm's "rand-m9-n4-mstd0.5-inc1": four operations drawn with replacement, each left out half
-    of the time, each of a magnitude drawn around 9 of 10 with deviation .5. torchvision's RandAugment is asked for one
+    of the time, each of a magnitude drawn around 9 of 10 with deviation .5. torchvision's RandAugment is used for one
     operation at a time to keep this. What differs: it has "identity" where timm has "invert" and "solarise-add", it
     posterises to 4 bits where timm goes to 1, and it fills with gray. The published code augments before it crops; here
     the crop comes first, so that the cost does not grow with the size of the videos.
