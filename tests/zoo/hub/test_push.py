@@ -115,7 +115,7 @@ def test_contradictory_options_are_rejected(options: Any, message: str, hub: Loo
 
 
 def test_results_of_a_network_without_a_classifier_are_rejected(hub: LoopbackHub) -> None:
-    with pytest.raises(ConfigError, match="this network has none .num_classes is 0.. Omit results="):
+    with pytest.raises(ConfigError, match="requires a network with a classifier, but num_classes is 0. Omit results="):
         quiet(small("tanet_r18", num_classes=0), "alice/net", results={"dataset": "mine", "top1": 75.0})
     assert not hub.repositories.get("alice/net")
     quiet(small("tanet_r18", num_classes=0), "alice/net")
