@@ -298,7 +298,7 @@ def test_invalid_arguments_are_named(saved: Path, tmp_path: Path) -> None:
         zoo.load(saved, weights=saved / "model.safetensors")
     with pytest.raises(ConfigError, match="Linear has no spec"):
         zoo.save(torch.nn.Linear(2, 2), tmp_path / "x")
-    with pytest.raises(CheckpointError, match="is a file; give a folder"):
+    with pytest.raises(CheckpointError, match="is a file. Give a folder"):
         zoo.save(zoo.load(saved), saved / "config.json")
     with pytest.raises(CheckpointError, match="has no model.safetensors"):
         zoo.load(tmp_path)

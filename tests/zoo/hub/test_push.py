@@ -208,7 +208,7 @@ def test_subfolders_of_a_repository(hub: LoopbackHub, net: Any, tmp_path: Path) 
         push_folder(tmp_path / "empty", "lab/zoo", progress=False)
 
 
-def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) -> None:
+def test_repository_of_another_library_is_rejected(hub: LoopbackHub, net: Any) -> None:
     hub.put("alice/bert", {"README.md": b"---\nlibrary_name: transformers\n---\n", "config.json": b"{}"})
     with pytest.raises(HubError, match="has a model of transformers"):
         quiet(net, "alice/bert")
@@ -232,7 +232,7 @@ def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) ->
         ("hf_alice", "alice/--", "'alice/--' is not a repository name"),
     ],
 )
-def test_refusals_name_their_reason(
+def test_rejected_pushes_name_the_reason(
     token: str | None, repo: str, message: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")

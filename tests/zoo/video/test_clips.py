@@ -97,7 +97,7 @@ def test_errors_name_the_damaged_file(tmp_path: Path) -> None:
         VideoReader(tmp_path / "none.mp4")
 
 
-def test_truncated_file_is_refused_on_opening(tmp_path: Path) -> None:
+def test_truncated_file_is_rejected_on_opening(tmp_path: Path) -> None:
     """Its start would decode; but a clip of half a video is a clip of another video."""
     path = numbered_video(tmp_path / "v.mkv", 30)
     path.write_bytes(path.read_bytes()[:-200])

@@ -133,7 +133,7 @@ def test_bad_folders_are_errors_that_name_them(folder: Path, tmp_path: Path) -> 
         reader.frames([0])
 
 
-def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
+def test_truncated_jpeg_is_rejected(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "1.jpg")
     whole = (tmp_path / "1.jpg").read_bytes()

@@ -66,7 +66,7 @@ def test_concatenated_streams_are_prepared_completely(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_joined_files_with_headers_are_refused(kind: str, tmp_path: Path) -> None:
+def test_joined_files_with_headers_are_rejected(kind: str, tmp_path: Path) -> None:
     first, second = parts(tmp_path, REFUSED[kind])
     assert len(read(first)) == 40
     for content in (first.read_bytes() + second.read_bytes(), 2 * first.read_bytes()):

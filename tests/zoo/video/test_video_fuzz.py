@@ -75,7 +75,7 @@ def test_a_crash_is_reported_with_its_seed(tmp_path: Path, monkeypatch: pytest.M
         run_fuzzer(tmp_path, first_seed=7, seconds=0)
 
 
-def test_frames_of_absurd_sizes_are_refused(tmp_path: Path) -> None:
+def test_frames_of_absurd_sizes_are_rejected(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mov", "qtrle", "mov", frames=1, pix_fmt="gray", gray=True)
     data = path.read_bytes()
     at = data.index(b"rle ", data.index(b"stsd")) + 28  # width and height in the sample description
@@ -85,7 +85,7 @@ def test_frames_of_absurd_sizes_are_refused(tmp_path: Path) -> None:
         open_video(path)
 
 
-def test_fragments_that_claim_more_frames_than_bytes_are_refused(tmp_path: Path) -> None:
+def test_fragments_that_claim_more_frames_than_bytes_are_rejected(tmp_path: Path) -> None:
     path = encode(tmp_path / "v.mp4", options=B_FRAMES, mux={"movflags": "frag_keyframe+empty_moov"})
     data = path.read_bytes()
     at = data.index(b"trun") + 8

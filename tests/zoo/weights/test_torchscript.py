@@ -157,7 +157,7 @@ class Shell:
 
 
 @pytest.mark.parametrize("function", [eval, exec, getattr, torch.load])
-def test_calls_of_other_functions_are_refused(function: Any, archive: Path, tmp_path: Path) -> None:
+def test_calls_of_other_functions_are_rejected(function: Any, archive: Path, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     evil = pickle.dumps(Shell(function, f"open({str(touched)!r}, 'w').close()"), protocol=2)
     changed = rewritten(archive, lambda n, data: evil if n.endswith("/data.pkl") else data)
@@ -166,7 +166,7 @@ def test_calls_of_other_functions_are_refused(function: Any, archive: Path, tmp_
     assert not touched.exists()
 
 
-def test_views_beyond_their_storage_are_refused(archive: Path) -> None:
+def test_views_beyond_their_storage_are_rejected(archive: Path) -> None:
     old, new = b"(K\x04K\x03t", b"(K\x7fK\x03t"  # the transposed buffer's size, (4, 3) -> (127, 3)
     with zipfile.ZipFile(archive) as source:
         assert source.read("source/data.pkl").count(old) == 1
