@@ -24,7 +24,7 @@ from zoo.weights.store import find_weights, get_weights
 
 
 def _location(name: str) -> str:
-    """Where the weights of an index entry are on this machine."""
+    """Return the location of an entry's weights on this machine."""
     folder = find_weights(info(name))
     if folder is None:
         return "not downloaded"
@@ -32,7 +32,7 @@ def _location(name: str) -> str:
 
 
 def _entry(name: str) -> Entry:
-    """An index entry; the error for an unknown name refers to a command instead of a function."""
+    """Return an index entry; the error for an unknown name refers to a command instead of a function."""
     index = load_index()
     if name not in index.entries:
         raise index.unknown(name, "`tempozoo list`")
@@ -45,7 +45,7 @@ def _no_match(pattern: str, filters: Mapping[str, str] = MappingProxyType({})) -
 
 
 def _matching(patterns: Iterable[str]) -> list[str]:
-    """Index names that match any of the shell patterns."""
+    """Return the index names that match any of the shell patterns."""
     names: dict[str, None] = {}
     for pattern in patterns:
         matches = list_models(pattern)

@@ -235,7 +235,7 @@ def load(
 
 @dataclass
 class ResolvedModel:
-    """The network that a name refers to, as it was trained.
+    """Description and tensors of a network as it was trained, before adaptation.
 
     Attributes:
         spec: architecture, options, labels, protocol and provenance.
@@ -371,7 +371,7 @@ def _from_config(
 ) -> ResolvedModel:
     """Validate a saved config and its tensors.
 
-    The tensors are first compared with the network on the meta device. Whatever the config says, no more memory is
+    The tensors are first compared with the network on the meta device. Regardless of the config, no more memory is
     allocated than the size of the file, even if only the architecture is used (``pretrained=False``).
 
     Args:

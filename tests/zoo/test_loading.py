@@ -190,7 +190,7 @@ def test_missing_weights_name_source_and_cache_path(tmp_path: Path) -> None:
     assert "\n" not in text
 
 
-# errors -----------------------------------------------------------------------------------------------------------
+# errors ----------------------------------------------------------------------------------------------------------
 
 
 def test_unknown_names_suggest_similar_ones() -> None:

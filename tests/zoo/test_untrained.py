@@ -137,7 +137,7 @@ def untrained(
     return ["--model.name", name], f"{name} is a start for fine-tuning; untrained: 8 TAM modules."
 
 
-def test_predict_refuses_untrained_parts_unless_allowed(
+def test_predict_rejects_untrained_parts_unless_allowed(
     untrained: tuple[list[str], str],
     motion_folder: Path,
     tmp_path: Path,
@@ -161,7 +161,7 @@ def test_predict_refuses_untrained_parts_unless_allowed(
 
 
 @pytest.mark.parametrize("command", ["test", "validate"])
-def test_test_and_validate_refuse_untrained_parts_unless_allowed(
+def test_test_and_validate_reject_untrained_parts_unless_allowed(
     command: str, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     classes = sorted(path.name for path in (motion_folder / "test").iterdir())
@@ -206,7 +206,7 @@ def test_python_users_get_an_error_before_a_fit_and_none_after(motion_folder: Pa
     assert not VideoClassifier(str(tmp_path / "last.ckpt")).untrained
 
 
-def test_weights_that_another_process_trained_are_not_refused(motion_folder: Path, tmp_path: Path) -> None:
+def test_weights_that_another_process_trained_are_not_rejected(motion_folder: Path, tmp_path: Path) -> None:
     """With "ddp_spawn" and "ddp_fork", the module of the first process gets the weights and nothing else."""
     module = VideoClassifier("tanet_r18", options={"width": 8}, num_frames=4, image_size=32, num_classes=4)
     train(module.network)
@@ -233,7 +233,7 @@ def test_cards_of_untrained_networks_name_the_parts(
     assert "Untrained" not in card and "tempozoo predict" in card
 
 
-def test_push_by_name_refuses_untrained_networks(tmp_path: Path, hub: LoopbackHub) -> None:
+def test_push_by_name_rejects_untrained_networks(tmp_path: Path, hub: LoopbackHub) -> None:
     folder = zoo.save(zoo.create("tanet_r18", **SMALL), tmp_path / "random")
     with pytest.raises(ConfigError, match=r"random is not a trained video network \(untrained: all weights\)"):
         push(folder, "alice/net", progress=False)

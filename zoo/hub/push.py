@@ -152,7 +152,7 @@ def _generate_card(
 ) -> tuple[str, list[Path]]:
     """Return a model card, and the paths of the plots in it."""
     if results is not None and config["options"]["num_classes"] == 0:
-        raise ConfigError("results= are of a classifier, but this network has none (num_classes is 0). Omit results=.")
+        raise ConfigError("results= requires a network with a classifier, but num_classes is 0. Omit results=.")
     metrics, plots = (None, []) if results is None else read_results(results, tensors, dataset)
     card = model_card(
         config,

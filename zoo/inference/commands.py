@@ -123,7 +123,7 @@ def predict_windows_command(arguments: Sequence[str]) -> None:
 
 
 def _default_device() -> str:
-    """A GPU for each process of this machine, otherwise the CPU."""
+    """Return a GPU for each process of this machine, or the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
@@ -136,7 +136,7 @@ def _predict_video(
     start = 0.0 if args.save or args.plot or not files else min(starts.values())
     if start:
         print(f"  resumed at {start:g} s")
-    kept: list[TimedPrediction] = []
+    predictions: list[TimedPrediction] = []
     for prediction in timeline(predictor, video, window=args.window, stride=stride, start=start):
         for file in files:
             if prediction.start >= starts[file] - 1e-6:
@@ -144,8 +144,8 @@ def _predict_video(
         if prediction.scores[0] >= args.threshold:
             print(printable(_line(prediction, args.top)), flush=True)
         if args.save or args.plot:
-            kept.append(prediction)
-    return kept
+            predictions.append(prediction)
+    return predictions
 
 
 def _line(prediction: TimedPrediction, top: int) -> str:
@@ -227,7 +227,7 @@ def features_command(arguments: Sequence[str]) -> None:
 
 
 def _compute_features(predictor: Predictor, video: str, args: argparse.Namespace) -> VideoFeatures:
-    """The features of a video: rows of views, or of windows; feature maps are averaged."""
+    """Return the features of a video: rows of views, or of windows; feature maps are averaged."""
     if args.window is None:
         features = video_features(predictor, video, args.stage)
         times = torch.empty(2, 0)

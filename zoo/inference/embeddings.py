@@ -45,7 +45,7 @@ def embed(predictor: Predictor, views: Tensor, stage: int | None = None) -> Tens
     """Views ``(V, T, C, H, W)``, 0 to 255 -> features on the CPU.
 
     Returns:
-        float32 ``(V, D)`` in front of the classifier; with ``stage``, its feature maps ``(V, C, T', H', W')``.
+        float32 ``(V, D)``, the input of the classifier; with ``stage``, its feature maps ``(V, C, T', H', W')``.
     """
     stage = stage_index(predictor, stage)
     return torch.cat([predictor.compute_features(chunk, stage) for chunk in views.split(predictor.batch_size)])

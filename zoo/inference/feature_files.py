@@ -158,14 +158,14 @@ class Match(NamedTuple):
 
 
 def search(items: Sequence[VideoFeatures], query: Tensor, top: int) -> list[Match]:
-    """The videos whose best row has the highest cosine similarity to a query; exact.
+    """Return the videos whose best row has the highest cosine similarity to a query; exact search.
 
     Args:
-        query: ``(D,)``.
+        query: features ``(D,)``.
         top: number of videos.
 
     Raises:
-        DataError: no features, or another D.
+        DataError: there are no features, or their size differs from the query's.
     """
     if not items:
         raise DataError("There are no features to search.")

@@ -31,7 +31,7 @@ CHUNK = 1 << 20
 
 
 def video_name(video: VideoInput) -> str:
-    """The name of a video in results and messages."""
+    """Return the name of a video in results and messages."""
     if isinstance(video, (str, os.PathLike)):
         return printable(os.fspath(video))
     if isinstance(video, Source):
@@ -52,7 +52,7 @@ def is_url(video: VideoInput) -> bool:
 def open_input(
     video: VideoInput, *, decoder: str = "pyav", fps: float = 30.0, deadline: float | None = None
 ) -> Iterator[Reader]:
-    """Open whatever stands for a video.
+    """Open a video from any supported type of input.
 
     Args:
         video: path of a video file or of a folder of frames; bytes of a video file; a file opened for reading bytes;
@@ -120,7 +120,7 @@ def _source(video: VideoInput) -> Iterator[Source]:
 
 @contextlib.contextmanager
 def _spooled(file: BinaryIO, name: str) -> Iterator[Source]:
-    """The rest of an open file: in memory if it is small, otherwise as a temporary file."""
+    """Read the rest of an open file: into memory if it is small, otherwise into a temporary file."""
     content = file.read(MAX_IN_MEMORY + 1)
     if not isinstance(content, bytes):
         raise ConfigError(f"{name} is opened in text mode; open it with mode 'rb'.")

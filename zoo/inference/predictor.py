@@ -1,4 +1,4 @@
-"""Predictor: videos -> predictions, with decoding in threads beside the network's own computation."""
+"""Predictor: videos -> predictions, with decoding in threads parallel to the network."""
 
 from __future__ import annotations
 
@@ -75,10 +75,10 @@ def make_prediction(model: VideoNetwork, source: str, probabilities: Tensor) -> 
 
 
 def parse_views(views: str, protocol: Protocol) -> Protocol:
-    """The protocol with the views that ``views`` names: "published", or "CLIPSxCROPS".
+    """Return the protocol with these views: "published", or "CLIPSxCROPS".
 
     Raises:
-        ConfigError: another text.
+        ConfigError: ``views`` has another value.
     """
     if views == "published":
         return protocol

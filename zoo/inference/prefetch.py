@@ -14,12 +14,12 @@ POLL = 0.1  # seconds between checks whether the consumer has stopped
 
 
 def prefetch(items: Iterable[T], size: int, drop: bool = False) -> Iterator[T]:
-    """The items in their order, of which up to ``size`` are computed ahead in a thread.
+    """Yield the items in order; a thread computes up to ``size`` of them ahead.
 
     Closing the iterator ends the thread after the item that it is computing. An error of ``items`` is raised here.
 
     Args:
-        drop: when ``size`` items wait, drop the oldest rather than wait: for live sources.
+        drop: for live sources: if ``size`` items are waiting, drop the oldest instead of blocking.
     """
     queue: Queue[Any] = Queue(size)
     stop = threading.Event()

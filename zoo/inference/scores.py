@@ -33,7 +33,7 @@ def heads_scores(logits: Tensor, sizes: Sequence[int]) -> Tensor:
 def average_views(logits: Tensor, protocol: Protocol) -> Tensor:
     """Logits of views ``(..., V, classes)`` -> probabilities ``(..., classes)``.
 
-    Probabilities or logits are averaged over the views, as the protocol's ``average`` says.
+    Probabilities or logits are averaged over the views, depending on the protocol's ``average``.
     """
     sizes = [size for _, size in protocol.heads] or [logits.shape[-1]]
     if protocol.average == "prob":

@@ -58,10 +58,10 @@ class Span(NamedTuple):
 
 
 def check_window(window: float, stride: float | None) -> float:
-    """The stride, which is the window by default.
+    """Validate a window and stride; return the stride, by default the window.
 
     Raises:
-        ConfigError: a window or stride that is not a positive number.
+        ConfigError: the window or stride is not a positive number.
     """
     check_number("window", window, 0.01, MAX_SECONDS)
     stride = window if stride is None else stride
@@ -96,7 +96,7 @@ def spans(times: np.ndarray, fps: float, window: float, stride: float, start: fl
 def window_views(
     reader: Reader, protocol: Protocol, name: str, window: float, stride: float, start: float = 0.0
 ) -> Iterator[WindowViews]:
-    """The views of every window of an open video; each frame is decoded and resized once, and few are in memory.
+    """Yield the views of every window of an open video. Each frame is decoded once, and few are in memory.
 
     Raises:
         DataError: a frame cannot be decoded, is too narrow, or has another size than those before.
@@ -119,7 +119,7 @@ def window_views(
 
 
 def _clips(span: Span, fps: float, protocol: Protocol) -> np.ndarray:
-    """Frame numbers ``(clips, T)`` of a window, sampled as if it were a video of its own."""
+    """Frame numbers ``(clips, T)`` of a window, sampled as from a separate video."""
     total = span.stop - span.first
     clips = [sample(protocol, total, fps, (clip, protocol.clips)) for clip in range(protocol.clips)]
     return span.first + np.stack(clips)
@@ -136,7 +136,7 @@ def _cut(frames: dict[int, Tensor], rows: np.ndarray, protocol: Protocol, name: 
 
 
 def live_views(video: str | int, protocol: Protocol, window: float, stride: float) -> Iterator[WindowViews]:
-    """The views of every complete window of a camera or stream.
+    """Yield the views of every complete window of a camera or stream.
 
     Raises:
         DataError: it cannot be read.
@@ -201,9 +201,9 @@ def timeline(
     start: float = 0.0,
     fps: float = 30.0,
 ) -> Iterator[TimedPrediction]:
-    """Predictions of a window that moves over a video.
+    """Yield predictions of a window that moves over a video.
 
-    Every window is treated as a video of its own: the protocol's sampling takes its frames. The video is decoded once,
+    Every window is treated as a separate video: the protocol's sampling picks its frames. The video is decoded once,
     in a thread, and few of its frames are in memory at a time. The last window ends with the video and may be shorter.
 
     Args:
@@ -214,8 +214,8 @@ def timeline(
         fps: frames per second of frames in memory or in a folder.
 
     Raises:
-        DataError: the video cannot be read, from the window on where it cannot.
-        ConfigError: an argument with a wrong value.
+        DataError: the video cannot be read, raised at the first window that is affected.
+        ConfigError: an argument has an invalid value.
     """
     name = str(video) if isinstance(video, int) else video_name(video)
     for batch in read_windows(predictor, video, window, stride, start, fps):
@@ -225,5 +225,7 @@ def timeline(
         logits = predictor.logits(torch.cat(views)).split([len(item) for item in views])
         for item, part in zip(batch, logits, strict=True):
             scores = average_views(part, predictor.protocol)
-            made = make_prediction(predictor.model, name, scores)
-            yield TimedPrediction(name, made.labels, made.scores, scores, made.heads, start=item.start, end=item.end)
+            prediction = make_prediction(predictor.model, name, scores)
+            yield TimedPrediction(
+                name, prediction.labels, prediction.scores, scores, prediction.heads, start=item.start, end=item.end
+            )

@@ -353,7 +353,7 @@ def layer_depths(network: VideoNetwork) -> dict[str, int]:
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: drop a residual branch for whole clips at random in training (arXiv 1603.09382)."""
+    """Stochastic depth: drop residual branches of entire clips at random in training (arXiv 1603.09382)."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

@@ -41,7 +41,7 @@ class _TAdaConvs(VideoNetwork):
                     setattr(parent, name, _adaptive(conv, routing or {}))
 
     def operator_keys(self) -> set[str]:
-        """The routing functions."""
+        """Return the state-dict keys of the routing functions."""
         return {key for key in self.state_dict() if ".routing." in key}
 
 
@@ -125,11 +125,11 @@ class TAMSlowFast(PTVSlowFast):
             self.pointwise.append(f"net.{name}.conv_a.weight")
 
     def operator_keys(self) -> set[str]:
-        """The TAM modules."""
+        """Return the state-dict keys of the TAM modules."""
         return {key for key in self.state_dict() if ".act_a.tam." in key}
 
     def options_for_frames(self, options: dict[str, Any], num_frames: int) -> dict[str, Any]:
-        """Options for another number of frames, with the same hidden widths."""
+        """Return the options for another number of frames, with the same hidden widths."""
         widths = {
             ".multipathway_blocks.1." in name: module.options_for_frames()["hidden"]
             for name, module in self.frame_sized_modules().items()

@@ -110,7 +110,7 @@ def _choose_convs(net: nn.Module, where: Where) -> dict[str, nn.Conv2d]:
 
 
 class ClassifierWithDropout(nn.Linear):
-    """The classifier of a host without dropout, with dropout in front of it; same keys."""
+    """Dropout followed by the classifier of a host without dropout; the keys are those of the classifier."""
 
     def __init__(self, linear: nn.Linear, dropout: nn.Dropout) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
@@ -123,7 +123,7 @@ class ClassifierWithDropout(nn.Linear):
 
 
 class IdentityWithDropout(nn.Identity):
-    """The removed classifier of a host without dropout of its own: it only applies the added dropout."""
+    """Replacement of the removed classifier of a host without dropout; applies only the added dropout."""
 
     def __init__(self, dropout: nn.Dropout) -> None:
         super().__init__()
@@ -267,7 +267,7 @@ class TemporalNetwork(VideoNetwork):
         return F.linear(y, classifier.weight, classifier.bias)  # without calling the module, which may add dropout
 
     def set_classifier(self, classifier: nn.Module) -> None:
-        """Replace the classifier module, with the added dropout in front of it if the host has none of its own."""
+        """Replace the classifier module, and add dropout before it if the host has none."""
         if self._adds_dropout and isinstance(classifier, nn.Identity):
             classifier = IdentityWithDropout(self.dropout)
         elif self._adds_dropout and isinstance(classifier, nn.Linear):
@@ -285,7 +285,7 @@ class TemporalNetwork(VideoNetwork):
         setattr(self.net.get_submodule(parent), name, new)
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """The stem, then the host's blocks (or containers) in order; see ``host_layout.match_groups``."""
+        """Group the stem, then the host's blocks (or containers) in order; see ``host_layout.match_groups``."""
         return layout.match_groups(self.net, self._stem, self._head, PREFIX, coarse)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:

@@ -34,7 +34,7 @@ class TAM(nn.Module):
         alpha: width of the global branch's hidden layer divided by T.
         beta: channel reduction of the local branch.
         branches: "both", "global" (kernel only), "local" (gate only), or "global_se" (instead of
-            the local gate, a squeeze-and-excitation gate for the whole clip).
+            the local gate, a squeeze-and-excitation gate for the entire clip).
         order: "local_first" as in TANet, or "global_first", ``L(X) . (G(X) (*) X)``, as in TANet-R.
         hidden: width of the global branch's hidden layer; default: ``alpha * num_frames``. A network that was adapted
             to another number of frames keeps its trained hidden units.

@@ -77,7 +77,7 @@ def open_video(
     """Open a video file, a segment of one, a video in a shard, or a folder of frames.
 
     Args:
-        source: location of the video; a path stands for a whole file or folder.
+        source: location of the video; a path refers to an entire file or folder.
         decoder: one of ``DECODERS``; ignored for folders of frames.
         frame_rate: frames per second of a folder of frames.
         deadline: value of ``time.monotonic()`` after which reading raises an error; None for no limit.

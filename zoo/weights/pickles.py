@@ -196,7 +196,7 @@ class Interpreter:
         """Return the value of one pickle.
 
         Args:
-            stream: bytes, or a file, whose position is afterwards the first byte behind the pickle.
+            stream: bytes, or a file, whose position is afterwards the first byte after the pickle.
 
         Raises:
             ForbiddenGlobal: it refers to a function or class that is not allowed.

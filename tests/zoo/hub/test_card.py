@@ -32,14 +32,14 @@ HOSTILE = [
 
 
 def config(**changes: Any) -> dict[str, Any]:
-    """The config of a small TANet with changes to its provenance or, with capital letters, to itself."""
-    made = dict(small("tanet_r18").spec.to_config())
-    made |= {key.lower(): changes.pop(key) for key in list(changes) if key.isupper()}
-    return made | {"provenance": made["provenance"] | changes}
+    """Return the config of a small TANet; names in capital letters change its fields, others its provenance."""
+    values = dict(small("tanet_r18").spec.to_config())
+    values |= {key.lower(): changes.pop(key) for key in list(changes) if key.isupper()}
+    return values | {"provenance": values["provenance"] | changes}
 
 
 def rendered(card: str) -> str:
-    """HTML of a card's text as CommonMark with tables; HTML in it stays HTML, as on the Hub."""
+    """Render the text of a card as CommonMark with tables; HTML in it is passed through, as on the Hub."""
     return MarkdownIt("commonmark").enable("table").render(ModelCard(card).text)
 
 
@@ -55,8 +55,8 @@ def shown(text: str) -> str:
 
 
 def test_any_label_is_rendered_literally() -> None:
-    made = config(LABELS=HOSTILE, OPTIONS={"num_classes": len(HOSTILE), "num_frames": 4})
-    card = model_card(made, "alice/x")
+    network_config = config(LABELS=HOSTILE, OPTIONS={"num_classes": len(HOSTILE), "num_frames": 4})
+    card = model_card(network_config, "alice/x")
     assert card_problems(card) == []
     items = re.findall(r"<li><code>(\d+)</code> (.*?)</li>", rendered(card))
     assert [(int(number), plain(text)) for number, text in items] == [(n, shown(t)) for n, t in enumerate(HOSTILE)]
@@ -66,8 +66,8 @@ def test_any_label_is_rendered_literally() -> None:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_any_text_in_any_field_keeps_the_card_valid(text: str) -> None:
     recipe, results = {"class": text, text: text}, {"dataset": text or "x", "top1": 50.0, "videos": 3}
-    made = config(recipe=recipe, data={"class": text, "videos": {text: 3}}, package=text, epochs=3)
-    card = model_card(made, "alice/x", results=results, license=text if text.strip() else None)
+    network_config = config(recipe=recipe, data={"class": text, "videos": {text: 3}}, package=text, epochs=3)
+    card = model_card(network_config, "alice/x", results=results, license=text if text.strip() else None)
     assert card_problems(card) == []
     again = ModelCard(card)
     assert str(again) == card
@@ -104,8 +104,8 @@ def test_any_repository_name_is_text_in_the_metadata(repo: str) -> None:
 
 def test_hub_accepts_the_card_and_huggingface_hub_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = {"dataset": "my videos", "top1": 91.2, "top5": 99.0, "mean_class": 90.0, "views": "2x3", "size": 112}
-    made = config(OPTIONS={"num_classes": 6, "num_frames": 4}, LABELS=None)
-    (tmp_path / "README.md").write_text(model_card(made, "alice/x", results=results | {"left_out": 2}))
+    network_config = config(OPTIONS={"num_classes": 6, "num_frames": 4}, LABELS=None)
+    (tmp_path / "README.md").write_text(model_card(network_config, "alice/x", results=results | {"left_out": 2}))
     with LoopbackHub() as hub:
         hub.point(monkeypatch, tmp_path)
         card = RepoCard.load(tmp_path / "README.md")
@@ -116,8 +116,8 @@ def test_hub_accepts_the_card_and_huggingface_hub_reads_it(tmp_path: Path, monke
     data = ModelCard.load(tmp_path / "README.md").data
     assert (data.library_name, data.pipeline_tag) == ("tempozoo", "video-classification")
     assert {"tanet_r18", "tam"} <= set(data.tags)
-    found = {(r.metric_name, r.metric_value, r.dataset_name) for r in data.eval_results}
-    assert found == {(name, value, "my videos") for name, value in
+    metrics = {(r.metric_name, r.metric_value, r.dataset_name) for r in data.eval_results}
+    assert metrics == {(name, value, "my videos") for name, value in
                      (("top-1", 91.2), ("top-5", 99.0), ("mean class accuracy", 90.0))}  # fmt: skip
     assert data.eval_results[0].dataset_args == {"views": "2x3", "size": 112, "left_out": 2}
     assert not {"base_model", "license", "datasets"} & set(data.to_dict())
@@ -126,9 +126,9 @@ def test_hub_accepts_the_card_and_huggingface_hub_reads_it(tmp_path: Path, monke
 def test_every_entry_of_the_index_has_a_valid_card() -> None:
     for name in zoo.list_models():
         entry = zoo.info(name)
-        made = {"entry": name, "sha256": "0" * 64} | ({"operator_untrained": True} if entry.init else {})
-        known = replace(entry.spec, provenance=made).to_config()
-        card = model_card(known, f"lab/{name}", unchanged=True)
+        provenance = {"entry": name, "sha256": "0" * 64} | ({"operator_untrained": True} if entry.init else {})
+        published = replace(entry.spec, provenance=provenance).to_config()
+        card = model_card(published, f"lab/{name}", unchanged=True)
         assert card_problems(card) == [], name
         assert entry.paper.url in card
         assert entry.sources[0].url in card or "bundled with tempozoo" in card
@@ -145,19 +145,17 @@ def test_every_entry_of_the_index_has_a_valid_card() -> None:
 def test_fine_tuned_weights_claim_no_published_accuracy() -> None:
     entry = zoo.info("tanet_r50.k400_8f")
     record_digest(entry.name, "ab" * 32, 1, entry.sources[0].url)
-    made = {"entry": entry.name, "sha256": "ab" * 32, "fine_tuned_from": entry.name}
-    known = replace(entry.spec, provenance=made).to_config()
-    card = model_card(known, "alice/x")
+    provenance = {"entry": entry.name, "sha256": "ab" * 32, "fine_tuned_from": entry.name}
+    card = model_card(replace(entry.spec, provenance=provenance).to_config(), "alice/x")
     assert str(entry.reported.top1) not in card
     assert "model-index" not in metadata_of(card) and entry.dataset not in metadata_of(card)["tags"]
     for fact in ("`tanet_r50.k400_8f`", "ab" * 32, entry.paper.title, "No published accuracy", entry.sources[0].url):
         assert fact in card
     assert f"License of the weights that training started from: {escape(entry.license.weights)}" in card
-    # facts about the published file are not stated of another file, and its name is not published
-    made |= {"sha256": "cd" * 32, "file": "bobs_retrained.pth"}
+    # the card of another file has no facts about the published file, and not the file's own name
+    provenance |= {"sha256": "cd" * 32, "file": "bobs_retrained.pth"}
     for change in ({}, {"fine_tuned_from": "hf-hub:bob/net"}):
-        known = replace(entry.spec, provenance=made | change).to_config()
-        card = model_card(known, "alice/x")
+        card = model_card(replace(entry.spec, provenance=provenance | change).to_config(), "alice/x")
         assert "a local file in the format of `tanet_r50.k400_8f`" in card and entry.paper.title in card
         for fact in (entry.sources[0].url, "published at", "bobs", "trained on", "that training started from"):
             assert fact not in card
@@ -178,8 +176,8 @@ def test_fine_tuned_weights_claim_no_published_accuracy() -> None:
 )
 def test_licenses_are_identifiers_of_the_hub_or_other(license: str | None, metadata: dict[str, str], text: str) -> None:
     card = model_card(config(), "alice/x", license=license)
-    found = metadata_of(card)
-    assert {key: found[key] for key in ("license", "license_name") if key in found} == metadata
+    actual = metadata_of(card)
+    assert {key: actual[key] for key in ("license", "license_name") if key in actual} == metadata
     assert text in card.split("## License")[1]
     assert card_problems(card) == []
     assert {"cc-by-nc-2.0", "cc-by-nc-sa-4.0", "eupl-1.2", "bsd-3-clause", "openrail++"} <= set(LICENSES.split())
@@ -205,9 +203,9 @@ def test_licenses_are_identifiers_of_the_hub_or_other(license: str | None, metad
     ],
 )
 def test_only_public_names_are_published(name: Any, public: str, base: str | None) -> None:
-    made = config(fine_tuned_from=name)
-    assert public_config(made)["provenance"]["fine_tuned_from"] == public
-    card = model_card(made, "alice/x")
+    network_config = config(fine_tuned_from=name)
+    assert public_config(network_config)["provenance"]["fine_tuned_from"] == public
+    card = model_card(network_config, "alice/x")
     assert metadata_of(card).get("base_model") == base
     assert public.removeprefix("hf-hub:") in card
     assert "/home" not in card and "runs" not in card
@@ -218,8 +216,10 @@ def test_local_paths_are_never_published() -> None:
     recipe = {"class": "TANet", "lr": 0.1, "milestones": [1, "/Users/me/x"], "init": {"deep": "~/secret"}}
     recipe |= {"/Users/me/k": 1}
     more = {"source": "/Users/me/y", "metrics": {"/Users/me/val": 0.5}, "rules": 3}
-    made = config(recipe=recipe, file="me.pth", note="/Users/me/note", data={"class": "V", "root": "C:\\me"}, **more)
-    public = public_config(made | {"folder": "/Users/me"})
+    network_config = config(
+        recipe=recipe, file="me.pth", note="/Users/me/note", data={"class": "V", "root": "C:\\me"}, **more
+    )
+    public = public_config(network_config | {"folder": "/Users/me"})
     assert "me" not in re.findall("[a-z]+", json.dumps(public, default=str))
     assert set(public["provenance"]) == {"package", "recipe", "data", "metrics"}
     assert public["provenance"]["recipe"]["lr"] == 0.1
@@ -231,8 +231,8 @@ def test_local_paths_are_never_published() -> None:
 def test_invalid_provenance_is_ignored(odd: Any) -> None:
     """A config.json from another source may have any values."""
     keys = ("recipe", "data", "metrics", "sha256", "initialized", "copy_of", "epochs", "entry", "package", "size")
-    for made in (config(**dict.fromkeys(keys, odd)), config() | {"provenance": odd}):
-        assert card_problems(model_card(made, "alice/x")) == []
+    for invalid in (config(**dict.fromkeys(keys, odd)), config() | {"provenance": odd}):
+        assert card_problems(model_card(invalid, "alice/x")) == []
     assert "`b`" not in model_card(config(entry="tanet_r50.k400_8f", sha256="`b`"), "alice/x")
 
 
@@ -243,18 +243,20 @@ def test_operator_of_matches_the_networks_modules() -> None:
         "TEIModule": "tei",
     }  # fmt: skip
     for arch in ARCHITECTURES:
-        if not re.search("^ptv_|_r101$|_small$|_base$|_l14$", arch):  # larger ones of a family, and others' networks
+        if not re.search(
+            "^ptv_|_r101$|_small$|_base$|_l14$", arch
+        ):  # skips larger networks of a family, and those of pytorchvideo
             with torch.device("meta"):
                 modules = build(arch, num_classes=4, num_frames=8).modules()
-            found = {classes[kind] for module in modules if (kind := type(module).__name__) in classes}
-            assert found == {operator_of(arch)} - {None}, arch
+            operators = {classes[kind] for module in modules if (kind := type(module).__name__) in classes}
+            assert operators == {operator_of(arch)} - {None}, arch
     assert operator_of("tadaconvnextv2_small") == operator_of("tadaformer_l14") == "tadaconv_v2"
 
 
 def test_top5_is_omitted_for_few_classes() -> None:
     results = {"dataset": "x", "top1": 50.0, "top5": 100.0, "videos": 8, "left_out": 2}
-    made = config(metrics={"val_top1": 0.75, "val_top5": 1.0, "val_loss": 0.5}, epochs=2)
-    card = model_card(made, "alice/x", results=results)
+    network_config = config(metrics={"val_top1": 0.75, "val_top5": 1.0, "val_loss": 0.5}, epochs=2)
+    card = model_card(network_config, "alice/x", results=results)
     assert "top-5" not in card and "top5" not in card
     assert "| videos not scored | 2 |" in card
     assert "| top-1 on validation videos, during training | 75.00 % |" in card and "| 0.5 |" in card
@@ -277,7 +279,7 @@ def test_card_of_a_network_without_a_classifier() -> None:
 
 
 def test_long_class_lists_are_shortened() -> None:
-    made = config(LABELS=[f"class {n}" for n in range(61)], OPTIONS={"num_classes": 61, "num_frames": 4})
-    card = model_card(made, "alice/x")
+    network_config = config(LABELS=[f"class {n}" for n in range(61)], OPTIONS={"num_classes": 61, "num_frames": 4})
+    card = model_card(network_config, "alice/x")
     assert card.count("- `") == 10 and "and 51 more" in card
     assert "names are not in the file" in model_card(config(LABELS=None), "alice/x")

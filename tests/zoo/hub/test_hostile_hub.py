@@ -166,7 +166,7 @@ def test_invalid_redirects_are_errors(target: str, pushed: LoopbackHub, tmp_path
         download_hub_folder(NAME, tmp_path / "cache", False)
 
 
-def test_path_like_revisions_are_refused(pushed: LoopbackHub) -> None:
+def test_path_like_revisions_are_rejected(pushed: LoopbackHub) -> None:
     for revision in ("../../x", "/etc", "a/../../b", "a\nb"):
         with pytest.raises(UnknownNameError, match="not a branch, tag or commit of alice/net"):
             download_hub_folder(f"{NAME}@{revision}", progress=False)

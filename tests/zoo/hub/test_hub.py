@@ -108,7 +108,7 @@ def test_damaged_copy_is_named_and_downloaded_again(
         zoo.load("hf-hub:alice/net")
 
 
-def test_other_repositories_are_refused(hub: LoopbackHub, tmp_path: Path) -> None:
+def test_other_repositories_are_rejected(hub: LoopbackHub, tmp_path: Path) -> None:
     hub.put("bob/pickle", {"pytorch_model.bin": b"x", "config.json": b"{}"})
     hub.put("bob/empty", {})
     hub.put("bob/foreign", {"model.safetensors": b"x"})

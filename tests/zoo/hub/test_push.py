@@ -47,10 +47,10 @@ def cut_in_half(handler: Any) -> None:
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_pushed_networks_come_back_with_the_same_logits(arch: str, hub: LoopbackHub, tmp_path: Path) -> None:
+def test_pushed_networks_can_be_loaded(arch: str, hub: LoopbackHub, tmp_path: Path) -> None:
     model = small(arch, labels=["no", "a|b", "1e3", "<x>"])
     with torch.no_grad():
-        for value in model.parameters():  # untouched, many operators begin as the identity
+        for value in model.parameters():  # many operators are initialized as the identity
             value += 0.05 * torch.randn_like(value)
     assert model(CLIP).isfinite().all()
     address = quiet(model, "alice/net")
@@ -65,7 +65,7 @@ def test_pushed_networks_come_back_with_the_same_logits(arch: str, hub: Loopback
     assert hub.repositories["alice/net"].history() == [f"Upload {arch}"]
 
 
-def test_another_process_with_only_this_package_loads_it(hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
+def test_pushed_network_loads_in_a_process_without_lightning(hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
     quiet(net, "alice/net", private=False)
     code = (
         "import sys, torch, zoo; torch.save(zoo.load('hf-hub:alice/net')(torch.load(sys.argv[1])), sys.argv[2]); "
@@ -74,17 +74,17 @@ def test_another_process_with_only_this_package_loads_it(hub: LoopbackHub, net: 
     torch.save(CLIP, tmp_path / "clip.pt")
     environment = {**os.environ, **hub.environment(tmp_path / "other", token=None)}
     environment.pop("HF_TOKEN")
-    done = [sys.executable, "-c", code, str(tmp_path / "clip.pt"), str(tmp_path / "logits.pt")]
-    subprocess.run(done, env=environment, check=True, capture_output=True)
+    command = [sys.executable, "-c", code, str(tmp_path / "clip.pt"), str(tmp_path / "logits.pt")]
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), net(CLIP))
-    # and without a network, as it is cached now
+    # the cached copy needs no connection
     (tmp_path / "logits.pt").unlink()
     environment |= {"HF_ENDPOINT": "http://127.0.0.1:9"}
-    subprocess.run(done, env=environment, check=True, capture_output=True)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
     assert torch.equal(torch.load(tmp_path / "logits.pt"), net(CLIP))
 
 
-def test_the_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
+def test_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
     quiet(net, "alice/net", results={"dataset": "mine", "top1": 75.0, "views": "2x3"}, license="cc-by-4.0")
     card = ModelCard.load("alice/net")
     card.validate()
@@ -108,14 +108,14 @@ def test_the_card_is_valid_for_the_hub(hub: LoopbackHub, net: Any) -> None:
         ({"private": True, "create_pr": True}, "private= applies to a new repository"),
     ],
 )
-def test_contradictory_options_are_refused(options: Any, message: str, hub: LoopbackHub, net: Any) -> None:
+def test_contradictory_options_are_rejected(options: Any, message: str, hub: LoopbackHub, net: Any) -> None:
     with pytest.raises(ConfigError, match=message):
         quiet(net, "alice/net", **options)
     assert hub.requests == []
 
 
-def test_results_of_a_network_without_a_classifier_are_refused(hub: LoopbackHub) -> None:
-    with pytest.raises(ConfigError, match="this network has none .num_classes is 0.. Omit results="):
+def test_results_of_a_network_without_a_classifier_are_rejected(hub: LoopbackHub) -> None:
+    with pytest.raises(ConfigError, match="requires a network with a classifier, but num_classes is 0. Omit results="):
         quiet(small("tanet_r18", num_classes=0), "alice/net", results={"dataset": "mine", "top1": 75.0})
     assert not hub.repositories.get("alice/net")
     quiet(small("tanet_r18", num_classes=0), "alice/net")
@@ -208,7 +208,7 @@ def test_subfolders_of_a_repository(hub: LoopbackHub, net: Any, tmp_path: Path) 
         push_folder(tmp_path / "empty", "lab/zoo", progress=False)
 
 
-def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) -> None:
+def test_repository_of_another_library_is_rejected(hub: LoopbackHub, net: Any) -> None:
     hub.put("alice/bert", {"README.md": b"---\nlibrary_name: transformers\n---\n", "config.json": b"{}"})
     with pytest.raises(HubError, match="has a model of transformers"):
         quiet(net, "alice/bert")
@@ -232,7 +232,7 @@ def test_repository_of_another_library_is_refused(hub: LoopbackHub, net: Any) ->
         ("hf_alice", "alice/--", "'alice/--' is not a repository name"),
     ],
 )
-def test_refusals_name_their_reason(
+def test_rejected_pushes_name_the_reason(
     token: str | None, repo: str, message: str, hub: LoopbackHub, net: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -301,7 +301,7 @@ def test_interrupted_upload_is_retried(hub: LoopbackHub, net: Any) -> None:
 @pytest.mark.parametrize("pattern", ["POST /api/repos/create", "PUT /lfs", "POST .*/commit/"])
 def test_killed_push_leaves_no_new_commit(pattern: str, hub: LoopbackHub, net: Any, tmp_path: Path) -> None:
     quiet(small("tanet_r18"), "alice/net")
-    torch.nn.init.ones_(net.fc.bias)  # as if trained: others are not pushed from a folder
+    torch.nn.init.ones_(net.fc.bias)  # untrained networks cannot be pushed from a folder
     folder = zoo.save(net, tmp_path / "net")
     code = "import sys; from zoo.hub.push import push; push(sys.argv[1], 'alice/net')"
     environment = {**os.environ, **hub.environment(tmp_path / "other")}

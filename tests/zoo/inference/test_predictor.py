@@ -210,7 +210,7 @@ def test_wrong_options_are_named(options: dict[str, object], message: str, video
         ("http://127.0.0.1:9/clip.mp4", "must be downloaded, but TEMPOZOO_OFFLINE"),
     ],
 )
-def test_inputs_that_are_not_videos_are_refused(video: object, message: str) -> None:
+def test_inputs_that_are_not_videos_are_rejected(video: object, message: str) -> None:
     with pytest.raises((ConfigError, DataError), match=message):
         zoo.predict(network(), video)
 

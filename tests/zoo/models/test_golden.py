@@ -147,11 +147,7 @@ def test_mmaction2_files_reproduce_the_authors_logits(tmp_path: Path) -> None:
     renamed = {theirs: official[ours] for ours, theirs in doc["from_official_tam"]}
     file = publish(doc, renamed, tmp_path / "mma.pth")
     case = doc["case"]
-    for name in (
-        "tanet_r50.mma_k400_8f",
-        "tanet_r50.mma0_k400_8f",
-        "tanet_r50.k400_8f",
-    ):  # entries of different publishers
+    for name in ("tanet_r50.mma_k400_8f", "tanet_r50.mma0_k400_8f", "tanet_r50.k400_8f"):  # of two publishers
         model = zoo.load(name, weights=file)
         with torch.no_grad():
             expected = torch.tensor(case["logits_float32"])

@@ -306,7 +306,7 @@ def test_videos_with_rare_extensions_are_read(ending: str, codec: str, container
     assert decode(path).shape[:2] == (FRAMES, 3)
 
 
-def test_frames_of_different_sizes_are_refused(tmp_path: Path) -> None:
+def test_frames_of_different_sizes_are_rejected(tmp_path: Path) -> None:
     parts = [encode(tmp_path / str(h), "mpeg1video", "mpeg", size=(h, 64)).read_bytes() for h in (48, 32)]
     (tmp_path / "v.mpg").write_bytes(b"".join(parts))
     with open_video(tmp_path / "v.mpg", DECODER) as reader:
@@ -347,7 +347,7 @@ def test_decoding_stops_at_the_deadline(kind: str, tmp_path: Path, odd: Odd) -> 
 
 @pytest.mark.parametrize("percent", [10, 50, 90])
 @pytest.mark.parametrize("kind", ["h264", "fragmented", "vp9", "mpeg4_avi", "mjpeg_avi"])
-def test_truncated_files_are_refused(kind: str, percent: int, tmp_path: Path, odd: Odd) -> None:
+def test_truncated_files_are_rejected(kind: str, percent: int, tmp_path: Path, odd: Odd) -> None:
     path = put(odd(kind), tmp_path / "v.mp4")
     os.truncate(path, path.stat().st_size * percent // 100)
     with pytest.raises(DataError, match=r"v.mp4"):
@@ -355,7 +355,7 @@ def test_truncated_files_are_refused(kind: str, percent: int, tmp_path: Path, od
 
 
 @pytest.mark.parametrize("kind", ["vp9", "sound_first"])
-def test_matroska_files_cut_in_their_first_bytes_are_refused(kind: str, tmp_path: Path, odd: Odd) -> None:
+def test_matroska_files_cut_in_their_first_bytes_are_rejected(kind: str, tmp_path: Path, odd: Odd) -> None:
     data = odd(kind)
     segment = data.index(b"\x18\x53\x80\x67")
     for size in range(segment, segment + 16):

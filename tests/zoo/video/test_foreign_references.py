@@ -93,7 +93,7 @@ def test_file_access_of_ffmpeg_is_recorded(canary: Canary) -> None:
 
 
 @pytest.mark.parametrize("name", REFERENCES)
-def test_files_that_refer_to_others_are_refused(name: str, canary: Canary, port: int) -> None:
+def test_files_that_refer_to_others_are_rejected(name: str, canary: Canary, port: int) -> None:
     path = canary.path.parent / name
     path.write_text(REFERENCES[name].replace("{path}", str(canary.path)).replace("{port}", str(port)))
     for read in (

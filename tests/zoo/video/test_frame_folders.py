@@ -133,7 +133,7 @@ def test_errors_name_the_folder_or_image(folder: Path, tmp_path: Path) -> None:
         reader.frames([0])
 
 
-def test_truncated_jpeg_is_refused(tmp_path: Path) -> None:
+def test_truncated_jpeg_is_rejected(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "1.jpg")
     content = (tmp_path / "1.jpg").read_bytes()

@@ -217,7 +217,7 @@ def test_streams_cut_without_encoding_have_their_decodable_frames(kind: str, fir
 
 
 @pytest.mark.parametrize("container", ["h264", "hevc"])
-def test_spans_of_raw_streams_are_refused_with_the_reason(container: str, tmp_path: Path) -> None:
+def test_spans_of_raw_streams_are_rejected_with_the_reason(container: str, tmp_path: Path) -> None:
     path = encode(tmp_path / f"v.{container}", "libx264" if container == "h264" else "libx265", container)
     with pytest.raises(DataError, match=rf"v.{container} has no reliable display times"):
         open_video(Source(str(path), (0.0, 0.4)))

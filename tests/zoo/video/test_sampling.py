@@ -144,7 +144,7 @@ def test_tables_and_index_cover_every_sampler() -> None:
     assert used == set(SAMPLERS)
 
 
-def test_invalid_views_are_refused() -> None:
+def test_invalid_views_are_rejected() -> None:
     with pytest.raises(ConfigError, match="1 or 2 test clips, not 3"):
         sample(make_protocol("twice"), 100, 30.0, (0, 3))
     with pytest.raises(ConfigError, match="A video without frames"):

@@ -143,7 +143,7 @@ def test_ten_crops_are_corners_center_and_their_mirror_images() -> None:
     assert view_corners(256, 455, 224, 10, "mmaction2") == released + mirrored
 
 
-def test_invalid_views_are_refused() -> None:
+def test_invalid_views_are_rejected() -> None:
     for crops in (0, 2, 5):
         with pytest.raises(ConfigError, match=f"crops is {crops}; choose from 1, 3, 10"):
             view_crops(noise(44, 100), 40, crops)

@@ -18,14 +18,14 @@ from zoo.weights.files import read_tensors
     "content",
     [b"abc", b"\x80\x02....", b"\x80\x02}q\x00.", b"PK\x03\x04", b"PK\x05\x06" + bytes(18), b"{", bytes(600)],
 )
-def test_files_that_are_not_checkpoints_are_refused(content: bytes, tmp_path: Path) -> None:
+def test_files_that_are_not_checkpoints_are_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"file\.pth"):
         read_tensors(path)
 
 
-def test_keys_that_are_not_text_are_refused(tmp_path: Path) -> None:
+def test_keys_that_are_not_text_are_rejected(tmp_path: Path) -> None:
     torch.save({0: torch.zeros(2)}, tmp_path / "file.pth")
     with pytest.raises(CheckpointError, match="other than plain tensors under 0"):
         read_tensors(tmp_path / "file.pth")

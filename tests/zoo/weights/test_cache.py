@@ -27,17 +27,17 @@ def reindex(**changes: Any) -> None:
     os.environ["TEMPOZOO_INDEX"] = str(write_index(path.with_name(f"{len(str(changes))}.yaml"), **changes))
 
 
-@pytest.mark.parametrize("known", ["sha256", "sha256_prefix"])
-def test_digest_of_index_is_enforced(known: str, net: Loopback) -> None:
+@pytest.mark.parametrize("field", ["sha256", "sha256_prefix"])
+def test_digest_of_index_is_enforced(field: str, net: Loopback) -> None:
     digest = hashlib.sha256(FILE).hexdigest()
     net.put(WEB, OTHER)
-    reindex(**{known: digest[: 64 if known == "sha256" else 8]})
+    reindex(**{field: digest[: 64 if field == "sha256" else 8]})
     text = refused("digest", f"^{WEB} is not the published file of tanet_r18.web: its SHA-256 is")
     assert digest[:8] in text
     net.put(WEB, FILE)
     assert zoo.load(NAMES["web"], progress=False).report.published is True
     recorded = Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml"
-    assert recorded.exists() == (known == "sha256_prefix")  # a prefix is completed by the first download
+    assert recorded.exists() == (field == "sha256_prefix")  # a prefix is completed by the first download
 
 
 def test_digest_of_first_download_is_enforced(net: Loopback) -> None:
@@ -148,23 +148,26 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
         "tanet_r18.drive: FAILED: Google Drive's download quota" in out
         and "1 of 2 networks could not be downloaded" in err
     )
-    kept = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
-    assert kept.read_bytes() == FILE
+    published_file = cached().parent / "published" / "files.test" / "models" / "tanet.pth"
+    assert published_file.read_bytes() == FILE
     assert main(["cache", "list"]) == 0
     out = capsys.readouterr().out
-    assert f"converted         {cached()}" in out and f"published file    {kept}" in out
+    assert f"converted         {cached()}" in out and f"published file    {published_file}" in out
     assert main(["list", "tanet_r18.web"]) == 0
     assert "cached" in capsys.readouterr().out
     assert main(["verify"]) == 0
     assert "tanet_r18.web: OK (SHA-256 recorded on 20" in capsys.readouterr().out
     assert main(["info", "tanet_r18.web"]) == 0
     assert f": {hashlib.sha256(FILE).hexdigest()}" in capsys.readouterr().out
-    kept.write_bytes(OTHER)
+    published_file.write_bytes(OTHER)
     assert main(["verify", "tanet_r18.web"]) == 1
-    assert f"FAILED: {kept} is not the file of tanet_r18.web that was downloaded first" in capsys.readouterr().out
+    assert (
+        f"FAILED: {published_file} is not the file of tanet_r18.web that was downloaded first"
+        in capsys.readouterr().out
+    )
     assert main(["cache", "clear", "other*"]) == 1
     assert main(["cache", "clear", "*"]) == 0
-    assert not cached().exists() and kept.exists()
+    assert not cached().exists() and published_file.exists()
     assert main(["cache", "clear", "tanet_r18.web", "--files"]) == 0
     assert files_of(cached().parent) == []
     assert main(["verify"]) == 1

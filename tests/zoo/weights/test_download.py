@@ -223,11 +223,11 @@ def test_busy_folder_is_retried(net: Loopback) -> None:
 def test_damaged_kept_file_is_named_and_downloaded_again(net: Loopback, caplog: pytest.LogCaptureFixture) -> None:
     net.put(WEB, FILE)
     assert main(["download", NAMES["web"], "--keep"]) == 0
-    (kept,) = (cached().parent / "published").rglob("*.pth")
-    kept.write_bytes(FILE[:-10])
+    (published_file,) = (cached().parent / "published").rglob("*.pth")
+    published_file.write_bytes(FILE[:-10])
     shutil.rmtree(cached())
     assert same(zoo.load(NAMES["web"], progress=False))
-    assert f"{kept} is not the file" in caplog.text and "Downloading" in caplog.text
+    assert f"{published_file} is not the file" in caplog.text and "Downloading" in caplog.text
 
 
 def test_retry_after_is_parsed() -> None:

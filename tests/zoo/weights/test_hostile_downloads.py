@@ -38,7 +38,7 @@ def left_in_cache() -> list[str]:
 
 
 @pytest.mark.parametrize("source", ["web", "drive", "folder"])
-def test_published_files_are_refused(source: str, net: Loopback, canary: Path) -> None:
+def test_published_files_are_rejected(source: str, net: Loopback, canary: Path) -> None:
     for kind in ("reduce", "build"):
         for container in ("plain", "zip", "legacy", "torchscript", "two data.pkl"):
             content = containers(payloads(canary)[kind])[container]
@@ -53,7 +53,7 @@ def test_published_files_are_refused(source: str, net: Loopback, canary: Path) -
 
 
 @pytest.mark.parametrize("kind", ["folder", "web", "repository", "organization"])
-def test_mirrors_are_refused(
+def test_mirrors_are_rejected(
     kind: str, net: Loopback, saved: Path, canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The publisher is tried next, but has no file, so the mirror's error is reported."""
@@ -84,7 +84,7 @@ def test_mirrors_are_refused(
     assert not canary.exists()
 
 
-def test_repositories_are_refused(saved: Path, canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repositories_are_rejected(saved: Path, canary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, config = ((saved / file).read_bytes() for file in ("model.safetensors", "config.json"))
     with LoopbackHub() as hub:
         hub.point(monkeypatch, tmp_path / "hf")

@@ -125,7 +125,7 @@ def test_payloads_create_the_canary_when_unpickled(kind: str, canary: Path) -> N
 
 
 @pytest.mark.parametrize("kind", [*PAYLOADS, *SILENT])
-def test_pickles_are_refused_in_every_container(kind: str, readers: Readers, canary: Path) -> None:
+def test_pickles_are_rejected_in_every_container(kind: str, readers: Readers, canary: Path) -> None:
     content = (payloads(canary) | silent_payloads())[kind]
     for container, data in containers(content).items():
         readers.all_refuse(f"{kind} in {container}", data)
@@ -141,7 +141,7 @@ def test_scripts_are_not_run(readers: Readers, canary: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", list(bad_safetensors()))
-def test_invalid_safetensors_headers_are_refused(kind: str, readers: Readers) -> None:
+def test_invalid_safetensors_headers_are_rejected(kind: str, readers: Readers) -> None:
     readers.all_refuse(kind, bad_safetensors()[kind])
 
 
@@ -198,7 +198,7 @@ ODD: dict[str, Callable[[], Any]] = {
 
 
 @pytest.mark.parametrize("kind", list(ODD))
-def test_values_other_than_plain_tensors_are_refused(kind: str, tmp_path: Path) -> None:
+def test_values_other_than_plain_tensors_are_rejected(kind: str, tmp_path: Path) -> None:
     network, value = small("tanet_r18", labels=list(FOUR)), ODD[kind]()
     tensors = network.state_dict() | {"fc.weight": value}
     path = tmp_path / "odd.ckpt"
@@ -234,7 +234,7 @@ HUGE = {
 
 
 @pytest.mark.parametrize("part", ["", "options", "protocol"])
-def test_invalid_config_values_are_refused(part: str, saved: Path) -> None:
+def test_invalid_config_values_are_rejected(part: str, saved: Path) -> None:
     """Valid values may load; all others raise a ZooError before anything large is built."""
     file = saved / "config.json"
     config = json.loads(file.read_text())
@@ -258,7 +258,7 @@ def test_invalid_config_values_are_refused(part: str, saved: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["reduce", "build"])
-def test_commands_refuse_hostile_files(
+def test_commands_reject_hostile_files(
     kind: str, readers: Readers, canary: Path, capsys: Any, motion_folder: Path
 ) -> None:
     for container in ("plain", "zip", "legacy", "torchscript"):
@@ -278,7 +278,7 @@ def test_commands_refuse_hostile_files(
 
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
-def test_resuming_refuses_hostile_files(
+def test_resuming_rejects_hostile_files(
     verb: str, saved: Path, readers: Readers, canary: Path, capsys: Any, motion_folder: Path
 ) -> None:
     """Lightning reads ``--ckpt_path``: it would unpickle a file from a URL and import modules that a file names."""

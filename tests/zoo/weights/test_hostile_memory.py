@@ -149,7 +149,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.parametrize("kind", sorted(set(PICKLES) - {"nested value", "list in itself", "deep", "deep lists"}))
-def test_expanding_pickles_are_refused_by_name(kind: str, tmp_path: Path) -> None:
+def test_expanding_pickles_are_rejected_by_name(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     for content in (torch_zip(PICKLES[kind], **{"archive/data/0": bytes(16)}), torch_legacy(PICKLES[kind])):
         path.write_bytes(content)
@@ -157,7 +157,7 @@ def test_expanding_pickles_are_refused_by_name(kind: str, tmp_path: Path) -> Non
             read_tensors(path)
 
 
-def test_tensor_states_are_refused_in_torchscript(tmp_path: Path) -> None:
+def test_tensor_states_are_rejected_in_torchscript(tmp_path: Path) -> None:
     path = tmp_path / "file.pt"
     path.write_bytes(SCRIPTS["state of a tensor"]())
     with pytest.raises(CheckpointError, match="sets the state of a StoredTensor"):
@@ -203,7 +203,7 @@ def test_views_and_types_are_read_exactly(legacy: bool, tmp_path: Path) -> None:
         assert torch.equal(read[key], value), key
 
 
-def test_ambiguous_archives_are_refused(tmp_path: Path) -> None:
+def test_ambiguous_archives_are_rejected(tmp_path: Path) -> None:
     good = torch_zip(pickle.dumps({}, 2))
     path = tmp_path / "file.pth"
     for content in (

@@ -39,7 +39,7 @@ def test_body_of_unknown_length_stops_at_limit(framing: str, net: Loopback, monk
     assert not cached()
 
 
-def test_announced_size_beyond_limit_is_refused(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_announced_size_beyond_limit_is_rejected(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer, "MAX_SIZE", 1 << 20)
     file = net.put(WEB, LARGE)
     with pytest.raises(DownloadError, match=f"announces {len(LARGE)} bytes; expected at most 1048576"):
@@ -48,7 +48,7 @@ def test_announced_size_beyond_limit_is_refused(net: Loopback, monkeypatch: pyte
     assert not cached()
 
 
-def test_large_config_of_mirror_is_refused(net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_config_of_mirror_is_rejected(net: Loopback, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved = zoo.save(small("tanet_r18", labels=list(FOUR)), tmp_path / "saved")
     net.put(f"https://mirror.test/zoo/{NAMES['web']}/model.safetensors", (saved / "model.safetensors").read_bytes())
     net.put(f"https://mirror.test/zoo/{NAMES['web']}/config.json", LARGE)
@@ -115,7 +115,7 @@ def test_retry_after_accepts_unusual_values(value: str, seconds: float) -> None:
     "text",
     ["1" * 5000, '{"a": ' + "1" * 5000 + "}", "[" * 200_000, '{"a": ' * 50_000, ""],
 )
-def test_invalid_json_config_is_refused(text: str, tmp_path: Path) -> None:
+def test_invalid_json_config_is_rejected(text: str, tmp_path: Path) -> None:
     folder: Any = zoo.save(small("tanet_r18", labels=list(FOUR)), tmp_path / "saved")
     (folder / "config.json").write_text(text)
     with pytest.raises(CheckpointError, match=r"config\.json is not valid JSON"):

@@ -41,7 +41,7 @@ class Part(nn.Module):
         return self.linear(x)
 
 
-class Whole(nn.Module):
+class Network(nn.Module):
     """Nested modules, batch norm, a transposed view and two views of one storage."""
 
     def __init__(self) -> None:
@@ -76,8 +76,8 @@ def nested(tensors: dict[str, Tensor]) -> nn.Module:
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    torch.jit.script(Whole()).save(str(tmp_path / "whole.pt"))
-    return tmp_path / "whole.pt"
+    torch.jit.script(Network()).save(str(tmp_path / "source.pt"))
+    return tmp_path / "source.pt"
 
 
 def rewritten(archive: Path, change: Callable[[str, bytes], bytes]) -> Path:
@@ -91,7 +91,7 @@ def rewritten(archive: Path, change: Callable[[str, bytes], bytes]) -> Path:
 
 @pytest.mark.parametrize("method", ["script", "trace"])
 def test_tensors_are_those_of_the_state_dict(method: str, tmp_path: Path) -> None:
-    module = Whole().eval()
+    module = Network().eval()
     path = tmp_path / "model.pt"
     (torch.jit.script(module) if method == "script" else torch.jit.trace(module, torch.ones(1))).save(str(path))
     assert is_torchscript(path)
@@ -117,7 +117,7 @@ def test_other_files_are_not_torchscript(tmp_path: Path) -> None:
 def test_a_truncated_archive_is_an_error(part: float, archive: Path) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content[: int(part * len(content))])
-    with pytest.raises(CheckpointError, match=r"whole\.pt"):
+    with pytest.raises(CheckpointError, match=r"source\.pt"):
         read_tensors(archive)
 
 
@@ -137,8 +137,8 @@ def test_damage_is_described(name: str, change: Callable[[bytes], bytes], messag
 
 
 def test_changed_bytes_are_detected(archive: Path) -> None:
-    with zipfile.ZipFile(archive) as whole:
-        record = whole.read("whole/data/0")
+    with zipfile.ZipFile(archive) as source:
+        record = source.read("source/data/0")
     content = archive.read_bytes()
     assert content.count(record) == 1
     archive.write_bytes(content.replace(record, record[:-1] + bytes([record[-1] ^ 0xFF])))
@@ -157,7 +157,7 @@ class Shell:
 
 
 @pytest.mark.parametrize("function", [eval, exec, getattr, torch.load])
-def test_calls_of_other_functions_are_refused(function: Any, archive: Path, tmp_path: Path) -> None:
+def test_calls_of_other_functions_are_rejected(function: Any, archive: Path, tmp_path: Path) -> None:
     touched = tmp_path / "touched"
     evil = pickle.dumps(Shell(function, f"open({str(touched)!r}, 'w').close()"), protocol=2)
     changed = rewritten(archive, lambda n, data: evil if n.endswith("/data.pkl") else data)
@@ -166,10 +166,10 @@ def test_calls_of_other_functions_are_refused(function: Any, archive: Path, tmp_
     assert not touched.exists()
 
 
-def test_views_beyond_their_storage_are_refused(archive: Path) -> None:
+def test_views_beyond_their_storage_are_rejected(archive: Path) -> None:
     old, new = b"(K\x04K\x03t", b"(K\x7fK\x03t"  # the transposed buffer's size, (4, 3) -> (127, 3)
-    with zipfile.ZipFile(archive) as whole:
-        assert whole.read("whole/data.pkl").count(old) == 1
+    with zipfile.ZipFile(archive) as source:
+        assert source.read("source/data.pkl").count(old) == 1
     changed = rewritten(archive, lambda n, data: data.replace(old, new) if n.endswith("/data.pkl") else data)
     with pytest.raises(CheckpointError, match="transposed is a tensor of 381 numbers in a storage of 12"):
         read_tensors(changed)

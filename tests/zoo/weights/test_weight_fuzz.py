@@ -26,11 +26,11 @@ def fuzz(kind: str, seconds: float, first_seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_changed_files_are_read_or_refused(kind: str) -> None:
+def test_changed_files_are_read_or_rejected(kind: str) -> None:
     fuzz(kind, 4, 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_many_changed_files_are_read_or_refused(kind: str) -> None:
+def test_many_changed_files_are_read_or_rejected(kind: str) -> None:
     fuzz(kind, 120, 1_000_000)
