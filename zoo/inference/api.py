@@ -5,11 +5,14 @@ Decoders and torchvision are imported when a function is called, so that ``impor
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from torch import Tensor
 
+from zoo.errors import ConfigError
 from zoo.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -17,13 +20,16 @@ if TYPE_CHECKING:
     from zoo.inference.inputs import VideoInput
     from zoo.inference.predictor import Prediction, Predictor
     from zoo.inference.windows import TimedPrediction
+    from zoo.models.network import VideoNetwork
+
+    Model: TypeAlias = VideoNetwork | Predictor | str | os.PathLike[str]
 
 
 @overload
-def predict(model: Any, videos: list[VideoInput] | tuple[VideoInput, ...], **options: Any) -> list[Prediction]: ...
+def predict(model: Model, videos: list[VideoInput] | tuple[VideoInput, ...], **options: Any) -> list[Prediction]: ...
 @overload
-def predict(model: Any, videos: VideoInput, **options: Any) -> Prediction: ...
-def predict(model: Any, videos: Any, *, fps: float = 30.0, **options: Any) -> Prediction | list[Prediction]:
+def predict(model: Model, videos: VideoInput, **options: Any) -> Prediction: ...
+def predict(model: Model, videos: Any, *, fps: float = 30.0, **options: Any) -> Prediction | list[Prediction]:
     """Classify one video, or several.
 
     Args:
@@ -40,14 +46,14 @@ def predict(model: Any, videos: Any, *, fps: float = 30.0, **options: Any) -> Pr
         DataError: the only video cannot be read.
         ConfigError: an argument with a wrong type or value.
     """
-    with _borrow(model, options) as predictor:
+    with _open_predictor(model, options) as predictor:
         if isinstance(videos, (list, tuple)):
             return list(predictor.predict_many(videos, fps))
         return predictor.predict(videos, fps)
 
 
 def timeline(
-    model: Any,
+    model: Model,
     video: VideoInput | int,
     *,
     window: float = 2.0,
@@ -75,14 +81,14 @@ def timeline(
     return _timeline(model, video, options, window=window, stride=stride, start=start, fps=fps)
 
 
-def _timeline(model: Any, video: Any, options: dict[str, Any], **arguments: Any) -> Iterator[TimedPrediction]:
+def _timeline(model: Model, video: Any, options: dict[str, Any], **arguments: Any) -> Iterator[TimedPrediction]:
     from zoo.inference import windows
 
-    with _borrow(model, options) as predictor:
+    with _open_predictor(model, options) as predictor:
         yield from windows.timeline(predictor, video, **arguments)
 
 
-def features(model: Any, video: VideoInput, *, stage: int | None = None, fps: float = 30.0, **options: Any) -> Tensor:
+def features(model: Model, video: VideoInput, *, stage: int | None = None, fps: float = 30.0, **options: Any) -> Tensor:
     """Features of every view of a video.
 
     Args:
@@ -98,12 +104,12 @@ def features(model: Any, video: VideoInput, *, stage: int | None = None, fps: fl
     """
     from zoo.inference.embeddings import video_features
 
-    with _borrow(model, options) as predictor:
+    with _open_predictor(model, options) as predictor:
         return video_features(predictor, video, stage, fps)
 
 
 def window_features(
-    model: Any,
+    model: Model,
     video: VideoInput | int,
     *,
     window: float = 2.0,
@@ -116,7 +122,7 @@ def window_features(
     """Features of a window that moves over a video; arguments as of ``timeline`` and ``features``."""
     from zoo.inference import embeddings
 
-    with _borrow(model, options) as predictor:
+    with _open_predictor(model, options) as predictor:
         yield from embeddings.window_features(
             predictor, video, window=window, stride=stride, start=start, stage=stage, fps=fps
         )
@@ -155,21 +161,15 @@ def read_clip(
     return normalize(frames, protocol.mean, protocol.std).contiguous()
 
 
-class _borrow:
-    """A ``Predictor``: the caller's own, or one that lasts as long as the ``with`` block."""
+@contextlib.contextmanager
+def _open_predictor(model: Model, options: dict[str, Any]) -> Iterator[Predictor]:
+    """The caller's ``Predictor``, or one that lasts as long as the context."""
+    from zoo.inference.predictor import Predictor
 
-    def __init__(self, model: Any, options: dict[str, Any]) -> None:
-        from zoo.errors import ConfigError
-        from zoo.inference.predictor import Predictor
-
-        self._own = not isinstance(model, Predictor)
-        if not self._own and options:
-            raise ConfigError(f"{', '.join(options)}: give these to the Predictor itself.")
-        self.predictor: Predictor = Predictor(model, **options) if self._own else model
-
-    def __enter__(self) -> Predictor:
-        return self.predictor
-
-    def __exit__(self, *error: Any) -> None:
-        if self._own:
-            self.predictor.close()
+    if not isinstance(model, Predictor):
+        with Predictor(model, **options) as predictor:
+            yield predictor
+        return
+    if options:
+        raise ConfigError(f"{', '.join(options)}: give these options to the Predictor itself.")
+    yield model

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -27,7 +28,7 @@ def is_live(video: object) -> bool:
         return True
     if not isinstance(video, str):
         return False
-    return video.isdecimal() or ("://" in video and urlsplit(video).scheme in SCHEMES)
+    return (video.isdecimal() and not os.path.exists(video)) or ("://" in video and urlsplit(video).scheme in SCHEMES)
 
 
 def live_frames(video: str | int) -> Iterator[tuple[float, Tensor]]:
