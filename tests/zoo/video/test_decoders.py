@@ -207,7 +207,7 @@ def test_spans_read_only_their_packets(tmp_path: Path) -> None:
     with Counting(Source(str(path), (12.0, 13.0))) as reader:
         assert len(reader) == 25
         reader.frames([0, 24])
-    assert len(packets) < 100  # of 400, twice
+    assert len(packets) < 100  # of 400, which are read twice
 
 
 @pytest.mark.parametrize("kind", ["mpeg4_avi", "mpeg1"])
@@ -235,7 +235,7 @@ def test_videos_in_shards_have_the_same_frames(tmp_path: Path) -> None:
 def test_large_videos_inside_a_shard_are_read_block_by_block(
     kind: str, tmp_path: Path, odd: Odd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_member, "BLOCK", 512)  # what they hold is a header and a few hundred bytes each
+    monkeypatch.setattr(shard_member, "BLOCK", 512)  # blocks much smaller than the video
     monkeypatch.setattr(shard_member, "CACHED_BLOCKS", 2)
     video = put(odd(kind), tmp_path / "v.mp4")
     pack(tmp_path, [video.name], tmp_path / "s.tar")
