@@ -123,3 +123,10 @@ def test_quick_tests_exist() -> None:
         if name not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
             missing.append(line)
     assert not missing, f"run tests/support/select_quick.py again; quick.txt lists {missing}"
+
+
+def test_test_modules_do_not_import_each_other() -> None:
+    """What tests share is in tests/support, so that every test file runs alone."""
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        shared = {module for module in imported_modules(file) if module.startswith("test_") or module == "conftest"}
+        assert not shared, f"{file} imports {', '.join(shared)}"

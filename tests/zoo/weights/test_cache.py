@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from load_errors import load_error
 from loopback import Loopback
 from loopback_hub import LoopbackHub
-from test_download import refused
 from tiny_zoo import DRIVE_ID, FILE, NAMES, OTHER, WEB, WEB_TOO, cached, files_of, same, start, write_index
 
 import zoo
@@ -32,7 +32,7 @@ def test_digest_of_index_is_enforced(field: str, net: Loopback) -> None:
     digest = hashlib.sha256(FILE).hexdigest()
     net.put(WEB, OTHER)
     reindex(**{field: digest[: 64 if field == "sha256" else 8]})
-    text = refused("digest", f"^{WEB} is not the published file of tanet_r18.web: its SHA-256 is")
+    text = load_error("digest", f"^{WEB} is not the published file of tanet_r18.web: its SHA-256 is")
     assert digest[:8] in text
     net.put(WEB, FILE)
     assert zoo.load(NAMES["web"], progress=False).report.published is True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import hashlib
 import io
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from load_errors import load_error
 from loopback import Loopback
 from loopback_http import Reply
 from loopback_hub import LoopbackHub
@@ -39,7 +39,6 @@ from tiny_zoo import (
 import zoo
 from cli import main
 from zoo.errors import (
-    CheckpointError,
     DownloadError,
     StorageError,
     WeightsNotFoundError,
@@ -80,7 +79,7 @@ def test_published_file_on_hub_is_downloaded(net: Loopback, tmp_path: Path, monk
     with LoopbackHub() as hub:
         hub.point(monkeypatch, tmp_path / "home")
         hub.put("alice/raw", {"README.md": b"a pickle of mine"})
-        refused("refused", "hf-hub:alice/raw has no file old/tanet.pth", NAMES["hub"])
+        load_error("refused", "hf-hub:alice/raw has no file old/tanet.pth", NAMES["hub"])
         hub.put("alice/raw", {"old/tanet.pth": FILE})
         assert same(zoo.load(NAMES["hub"], progress=False))
     assert files_of(cached().parent) == [f"{NAMES['hub']}/config.json", f"{NAMES['hub']}/model.safetensors"]
@@ -176,7 +175,7 @@ def test_busy_host_in_between_keeps_received_bytes(when: str, net: Loopback) -> 
 
 def test_long_retry_after_is_reported(net: Loopback) -> None:
     net.put(WEB, FILE, statuses=[429], retry_after="3600")
-    refused("incomplete", "answers 429 .*asks to wait for 60 minutes")
+    load_error("incomplete", "answers 429 .*asks to wait for 60 minutes")
 
 
 def test_an_interrupted_conversion_keeps_the_download(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,24 +258,6 @@ def test_file_saved_by_hand_is_used_and_kept(net: Loopback, monkeypatch: pytest.
 # downloads that fail ---------------------------------------------------------------------------------------------
 
 
-def refused(reason: str | None, message: str, name: str = NAMES["web"]) -> str:
-    """Return the message of load()'s error, after checking that no file is cached and no digest recorded.
-
-    Args:
-        reason: of a DownloadError; None: a CheckpointError, as the file was downloaded, but is not usable.
-        message: a regular expression.
-    """
-    with pytest.raises(CheckpointError, match=message) as caught:
-        zoo.load(name, progress=False)
-    assert type(caught.value) is (CheckpointError if reason is None else DownloadError)
-    assert getattr(caught.value, "reason", None) == reason
-    assert files_of(cached().parent) == []
-    assert not (Path(os.environ["TEMPOZOO_CONFIG"]) / "digests.yaml").exists()
-    assert "By hand: save " in str(caught.value) or reason is None
-    assert str(cached().parent / "published") in str(caught.value) or reason is None
-    return str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("faults", "reason", "message"),
     [
@@ -295,7 +276,7 @@ def test_each_failure_has_its_error_and_leaves_no_files(
     faults: dict[str, Any], reason: str | None, message: str, net: Loopback
 ) -> None:
     net.put(WEB, **({"content": FILE} | faults))
-    refused(reason, message)
+    load_error(reason, message)
 
 
 def test_body_shorter_than_announced_is_an_error(net: Loopback) -> None:
@@ -306,10 +287,10 @@ def test_body_shorter_than_announced_is_an_error(net: Loopback) -> None:
 
 
 def test_unreachable_hosts_are_given_up_soon(net: Loopback, monkeypatch: pytest.MonkeyPatch) -> None:
-    refused("unreachable", "files.test.* cannot be reached")  # the proxy's answer
+    load_error("unreachable", "files.test.* cannot be reached")  # the proxy's answer
     monkeypatch.setenv("HTTPS_PROXY", "")
     monkeypatch.setenv("https_proxy", "")
-    assert "3 attempts" in refused("unreachable", "files.test cannot be reached")
+    assert "3 attempts" in load_error("unreachable", "files.test cannot be reached")
 
 
 @pytest.mark.parametrize(
@@ -324,13 +305,13 @@ def test_unreachable_hosts_are_given_up_soon(net: Loopback, monkeypatch: pytest.
 def test_drive_refusals_have_their_reasons(mode: str, reason: str, message: str, name: str, net: Loopback) -> None:
     net.drive_file(DRIVE_ID, "x.pth", FILE, mode=mode)
     net.drive_folder(FOLDER_ID, "TANet", {"ckpt.best.pth.tar": DRIVE_ID})
-    text = refused(reason, message, NAMES[name])
+    text = load_error(reason, message, NAMES[name])
     assert (f"{DRIVE} as" if name == "drive" else f"ckpt.best.pth.tar of the folder {FOLDER} as") in text
 
 
 def test_folder_without_the_file_is_an_error(net: Loopback) -> None:
     net.drive_folder(FOLDER_ID, "TANet", {"log.txt": DRIVE_ID})
-    refused("refused", "has no file ckpt.best.pth.tar; it has log.txt", NAMES["folder"])
+    load_error("refused", "has no file ckpt.best.pth.tar; it has log.txt", NAMES["folder"])
 
 
 def test_quota_in_the_middle_keeps_received_bytes(net: Loopback) -> None:
