@@ -306,7 +306,7 @@ def test_drive_refusals_have_their_reasons(mode: str, reason: str, message: str,
     net.drive_file(DRIVE_ID, "x.pth", FILE, mode=mode)
     net.drive_folder(FOLDER_ID, "TANet", {"ckpt.best.pth.tar": DRIVE_ID})
     text = load_error(reason, message, NAMES[name])
-    assert (f"{DRIVE} as" if name == "drive" else f"ckpt.best.pth.tar of the folder {FOLDER} as") in text
+    assert (f"{DRIVE} as" if name == "drive" else f"ckpt.best.pth.tar from the folder {FOLDER} as") in text
 
 
 def test_folder_without_the_file_is_an_error(net: Loopback) -> None:
