@@ -97,9 +97,7 @@ class LoadReport:
         adapted = self.adapted or {}
         for change in dict.fromkeys(adapted.values()):
             keys = [key for key in adapted if adapted[key] == change]
-            cast = (
-                change.startswith("cast from") and len(keys) > 1
-            )  # usually all tensors, so their names are not informative
+            cast = change.startswith("cast from") and len(keys) > 1  # usually all tensors: names say little
             parts.append(f"{len(keys)} tensors {change}" if cast else f"{listing(keys)} {change}")
         if self.ignored:
             parts.append(f"not used: {listing(self.ignored)}")

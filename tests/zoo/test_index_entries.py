@@ -208,3 +208,12 @@ def test_protocols_adapt_to_frames_and_sizes() -> None:
     small = zoo.info("tanet_r50.ssv1_8f").protocol.with_size(112)
     assert (small.resize, small.crop, small.train_crop) == (128, 112, 112)
     assert Protocol.from_dict(json.loads(json.dumps(k400.to_dict()))) == k400
+
+
+def test_index_with_the_old_spelling_of_license_is_read(tmp_path: Path) -> None:
+    def rename(content: Any) -> None:
+        block = content["models"]["tanet_r50.k400_8f"]
+        block["licence"] = block.pop("license")
+
+    index = parse_index(changed_index(tmp_path, rename))
+    assert index.entries["tanet_r50.k400_8f"].license == zoo.info("tanet_r50.k400_8f").license

@@ -238,3 +238,14 @@ def test_push_by_name_rejects_untrained_networks(tmp_path: Path, hub: LoopbackHu
     with pytest.raises(ConfigError, match=r"random is not a trained video network \(untrained: all weights\)"):
         push(folder, "alice/net", progress=False)
     assert not hub.requests
+
+
+def test_folders_of_version_0_1_keep_their_untrained_parts(tmp_path: Path) -> None:
+    folder = zoo.save(small("tanet_r18"), tmp_path / "old")
+    config = json.loads((folder / "config.json").read_text())
+    config["provenance"]["initialised"] = config["provenance"].pop("initialized")  # the spelling of that version
+    config["options"]["dropout"] = config["options"].pop("drop_rate")
+    (folder / "config.json").write_text(json.dumps(config))
+    model = zoo.load(folder)
+    assert model.report.untrained_parts == ("all weights",)
+    assert model.spec.options["drop_rate"] == 0.0
