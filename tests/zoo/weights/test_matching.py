@@ -77,7 +77,7 @@ def test_files_that_fit_nothing_get_no_names(tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     torch.save({"encoder.weight": torch.zeros(3)}, path)
     assert matching_entries(path) == []
-    with pytest.raises(CheckpointError, match="Give a publisher's file as weights= with the name"):
+    with pytest.raises(CheckpointError, match="To load a published file, pass it as weights="):
         zoo.load(path)
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="other.pth"):
