@@ -82,5 +82,5 @@ def test_files_that_fit_nothing_get_no_names(tmp_path: Path) -> None:
     path.write_bytes(b"damaged")
     with pytest.raises(CheckpointError, match="other.pth"):
         matching_entries(path)
-    with pytest.raises(CheckpointError, match=r"other.pth is neither .* Give a publisher's file"):
+    with pytest.raises(CheckpointError, match=r"other.pth is neither .* To load a published file"):
         zoo.load(path)
