@@ -177,7 +177,7 @@ def run_command(name: str, arguments: Arguments) -> None:
         COMMANDS[name].run(arguments)
     else:
         suggestion = suggest(name, COMMANDS)
-        raise UnknownNameError(f"There is no command {name!r}{suggestion}; choose from {', '.join(COMMANDS)}.")
+        raise UnknownNameError(f"Unknown command {name!r}{suggestion}; choose from {', '.join(COMMANDS)}.")
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -50,7 +50,7 @@ class VideoFiles(VideoDataModule):
                 check_video(path)
                 self.inputs.append((path, VideoRecords.of([path])))
             else:
-                raise DataError(f"There is no file or folder {path}.")
+                raise DataError(f"{path} does not exist.")
         if not self.inputs:
             raise DataError("No videos given; pass files or folders.")
         if len({records.byte_spans is None for _, records in self.inputs}) > 1:

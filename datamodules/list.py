@@ -89,7 +89,7 @@ class VideoList(VideoDataModule):
 
     def _rows(self, file: Path) -> list[tuple[str, str]]:
         if not file.is_file():
-            raise DataError(f"There is no list {file}.")
+            raise DataError(f"List {file} does not exist.")
         table = read_table(open_tree(file.parent), file.name, COLUMNS)
         rows = [(row["path"], row["label"]) for _, row in table]
         if not rows:

@@ -110,7 +110,7 @@ class ShardTree(Tree):
         depth = len(PurePosixPath(below).parts)
         inside = [PurePosixPath(name).parts for name in self.videos(below)]
         if not inside:
-            raise DataError(f"There is no folder {below} in the shards of {self.root}.")
+            raise DataError(f"The shards of {self.root} contain no folder {below}.")
         return sorted({parts[depth] for parts in inside if len(parts) > depth + 1})
 
     def has_folder(self, name: str) -> bool:

@@ -48,7 +48,7 @@ class Tree:
     def __init__(self, root: str | Path) -> None:
         self.root = str(root)
         if not Path(root).is_dir():
-            raise DataError(f"There is no folder {root}.")
+            raise DataError(f"Folder {root} does not exist.")
 
     @functools.cached_property
     def names(self) -> list[str]:
@@ -74,7 +74,7 @@ class Tree:
         """Return the names of the folders directly below a subfolder, sorted, without hidden ones."""
         folder = Path(self.root, below)
         if not folder.is_dir():
-            raise DataError(f"There is no folder {folder}.")
+            raise DataError(f"Folder {folder} does not exist.")
         try:
             return sorted(p.name for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
         except OSError as error:
@@ -105,7 +105,7 @@ class Tree:
         try:
             return path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            raise DataError(f"There is no annotation file {path}.") from None
+            raise DataError(f"Annotation file {path} does not exist.") from None
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 ({error}); save it as UTF-8.") from error
         except OSError as error:

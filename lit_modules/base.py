@@ -30,7 +30,6 @@ from lit_modules.network import (
     check_classes,
     check_trained,
     declares_untrained,
-    is_untrained,
     set_drop_rates,
 )
 from lit_modules.optim import lr_factor, parameter_groups
@@ -48,6 +47,7 @@ from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passe
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
+from zoo.training_state import is_untrained
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
 log = logging.getLogger("lit_modules")

@@ -14,11 +14,11 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 import zoo
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_rate
-from zoo.index import load_index
 from zoo.models import ARCHITECTURES, VideoNetwork
 from zoo.protocol import MAX_LABEL
 from zoo.provenance import INITIALIZED, START
 from zoo.spec import ModelSpec
+from zoo.training_state import describe_untrained, has_untrained_head, untrained_error
 
 log = logging.getLogger("lit_modules")
 
@@ -203,43 +203,10 @@ def check_classes(network: VideoNetwork, config: Mapping[str, Any]) -> None:
 # untrained parts -------------------------------------------------------------------------------------------------
 
 
-def has_untrained_head(network: VideoNetwork) -> bool:
-    """Whether the classifier of a network is untrained."""
-    return any(key.startswith(network.head_prefix) for key in network.report.untrained)
-
-
-def is_untrained(network: VideoNetwork) -> bool:
-    """Whether a network has untrained parts, or weights that were trained for another network."""
-    report = network.report
-    return bool(report.still_untrained(dict(network.named_parameters()))) if report.untrained else report.start_only
-
-
 def declares_untrained(config: Mapping[str, Any]) -> bool:
     """Whether the config of a saved network or checkpoint declares untrained parts."""
     provenance = config.get("provenance") or {}
     return bool(provenance.get(INITIALIZED) or provenance.get(START))
-
-
-def describe_untrained(network: VideoNetwork, name: str, head_change: str | None = None) -> str:
-    """Return a sentence that names the untrained parts of a network.
-
-    Args:
-        network: network with untrained parts.
-        name: name of the network.
-        head_change: change of its classifier, see ``match_classes``.
-    """
-    report = network.report
-    parts = report.untrained_parts
-    entry = load_index().entries.get(str(network.spec.provenance.get("entry")))
-    if report.untrained and len(report.untrained) == len(network.state_dict()):
-        return f"{name} has random weights."
-    if parts == ("classifier",) and head_change:
-        return f"The classifier of {name} was {head_change}."
-    text = f"{name} is a start for fine-tuning" if report.start_only else f"{name} is not fully trained"
-    text += f"; untrained: {', '.join(parts)}." if parts else "."
-    if entry is not None and entry.labels == "imagenet1k" and not has_untrained_head(network):
-        text += " Its labels are those of images (ImageNet-1k), not of actions."
-    return text
 
 
 def check_trained(network: VideoNetwork, name: str, head_change: str | None, allow: bool) -> None:
@@ -254,14 +221,10 @@ def check_trained(network: VideoNetwork, name: str, head_change: str | None, all
     Raises:
         ConfigError: names the untrained parts.
     """
+    if not allow:
+        raise untrained_error(network, name, head_change)
     description = describe_untrained(network, name, head_change)
-    if allow:
-        rank_zero_only(log.warning)("%s The scores are not those of a trained network.", description)
-        return
-    advice = "Correct the labels, fine-tune" if head_change else "Fine-tune"
-    raise ConfigError(
-        f"{description} {advice} with `tempozoo fit --from {name}`, or add --allow_untrained to run it as it is."
-    )
+    rank_zero_only(log.warning)("%s The scores are not those of a trained network.", description)
 
 
 # dropout, protocol, heads ----------------------------------------------------------------------------------------

@@ -62,8 +62,8 @@ def format_parser_error(
         if group in GROUPS:  # an unknown option of a group of --model
             model = next(iter(classes.get("model", {}).values()), object)
             suggestion = _suggest_option(word, model, group, "--model.")
-            return f"There is no option --model.{group}.{word}{suggestion}; --model.help CLASS lists all options."
-        return f"There is no option {name}{suggest(name, option_names)}; --help_all lists all options."
+            return f"Unknown option --model.{group}.{word}{suggestion}; --model.help CLASS lists all options."
+        return f"Unknown option {name}{suggest(name, option_names)}; --help_all lists all options."
     if missing := re.search(r"argument (\S+): expected one argument", message):
         return f"{missing[1].split('/')[-1]} needs a value."
     return " ".join(message.split())

@@ -47,7 +47,8 @@ def recipe_path(name: str, kind: str = "recipe") -> Path:
     names, stem = recipe_names(), name.removesuffix(SUFFIX)
     if stem not in names:
         suggestion = _suggest_recipe(stem, names)
-        raise UnknownNameError(f"There is no {kind} {name!r}{suggestion}; `tempozoo recipes` lists the recipes.")
+        message = f"{kind.capitalize()} {name!r} does not exist{suggestion}; `tempozoo recipes` lists the recipes."
+        raise UnknownNameError(message)
     return recipes_folder() / f"{stem}{SUFFIX}"
 
 

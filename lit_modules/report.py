@@ -122,7 +122,6 @@ def published(network: VideoNetwork, protocol: Protocol) -> dict[str, Any] | Non
         published protocol differs from that of the test to the published values.
     """
     provenance = provenance_now(network)
-    assert network.report is not None
     if network.report.published is False:  # the results belong to another file
         return None
     if "entry" not in provenance or "fine_tuned_from" in provenance:
@@ -198,7 +197,6 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
         untested = len(split.records) - scored - len(skipped)
         counts = {"videos": scored, "listed": split.records.listed, "skipped": skipped, "untested": untested}
         protocol, data_class = split.protocol, type(data).__name__
-    assert network.report is not None
     loaded = str(network.report) if trainer.ckpt_path is None else f"weights from {trainer.ckpt_path}."
     return {
         "network": trainer.ckpt_path or network.report.name,

@@ -23,6 +23,5 @@ class ValidateReport(Callback):
         logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
         metrics = {name.removeprefix(PREFIX): value for name, value in logged.items() if name.startswith(PREFIX)}
         report = module.network.report
-        assert report is not None
         print_line(f"{trainer.ckpt_path or report.name}: {len(module.scores)} validation videos")
         Console().print(metric_table(metrics, module.scores, module.heads, sum(module.head_sizes)))

@@ -33,10 +33,10 @@ class UnknownNameError(ZooError):
         """Create the error for ``name``, with similar names among ``valid`` and a final ``hint``."""
         valid = list(valid)
         if len(name) > 200:  # longer than any valid name; finding similar ones would take seconds
-            return cls(f"There is no {kind} called {brief(name)}. {hint}".rstrip())
+            return cls(f"Unknown {kind} {brief(name)}. {hint}".rstrip())
         near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
         near += [k for k in valid if name and k not in near and (k.startswith(name) or name.startswith(k))][:5]
-        text = f"There is no {kind} called {name!r}."
+        text = f"Unknown {kind} {name!r}."
         if near:
             text += " Did you mean " + " or ".join(repr(n) for n in near) + "?"
         return cls(f"{text} {hint}".rstrip())

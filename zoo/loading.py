@@ -329,7 +329,7 @@ def _resolve(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress
         return _from_file(Path(name), pretrained)
     if os.sep in name or name.endswith((SUFFIX, ".safetensors")):
         kind = "file" if name.endswith((SUFFIX, ".safetensors")) else "folder or file"
-        raise CheckpointError(f"There is no {kind} {printable(name)}.")
+        raise CheckpointError(f"{kind.capitalize()} {printable(name)} does not exist.")
     raise index.unknown(name)
 
 
@@ -424,7 +424,7 @@ def _from_index(entry: Entry, file: Path | None = None, weights: Weights | None 
     resolved = ResolvedModel(entry.spec, operator_untrained=entry.init, start_only=entry.init)
     if file is not None:
         if not os.path.isfile(file):
-            raise CheckpointError(f"There is no weight file {printable(str(file))}.")
+            raise CheckpointError(f"Weight file {printable(str(file))} does not exist.")
         resolved.tensors, resolved.ignored = read_published(entry, file)
         resolved.file, resolved.sha256 = file, sha256_of(file)
         expected = entry.sha256 or entry.sha256_prefix

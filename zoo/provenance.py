@@ -43,7 +43,6 @@ def provenance_now(network: torch.nn.Module) -> dict[str, Any]:
     network = unwrap(network)
     assert isinstance(network, VideoNetwork)
     report, provenance = network.report, dict(network.spec.provenance)
-    assert report is not None  # zoo.load and zoo.create set it with the spec
     untrained = report.still_untrained(state_of(network))
     current: dict[str, Any] = {INITIALIZED: list(untrained)} if untrained else {}
     if report.source is None:

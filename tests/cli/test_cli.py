@@ -156,15 +156,15 @@ def test_report_names_unreadable_videos(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["dance"], "There is no command 'dance'"),
+        (["dance"], "Unknown command 'dance'"),
         (["list", "nothing*"], "No network matches"),
         (["info", "tanet_r50.k400_9f"], "Did you mean 'tanet_r50.k400_8f'"),
-        (["convert", "none.pth", "tanet_r50.k400_8f"], "There is no weight file none.pth"),
-        (["export-checkpoint", "none.ckpt", "x"], "There is no file none.ckpt"),
+        (["convert", "none.pth", "tanet_r50.k400_8f"], "Weight file none.pth does not exist"),
+        (["export-checkpoint", "none.ckpt", "x"], "File none.ckpt does not exist"),
         (["test", "--data", "VideoFolder", "--data.root", "x"], "test needs a network: tempozoo test --from NETWORK"),
         (["test", "--from", "tanet_r50.ssv2_8f"], "test needs data: tempozoo test --from tanet_r50.ssv2_8f --data"),
         (["predict", "--from", "tanet_r50.ssv2_8f"], "predict needs files or folders"),
-        (["predict", "--from", "tanet_r50.ssv2_8f", "none.mp4"], "There is no file or folder none.mp4"),
+        (["predict", "--from", "tanet_r50.ssv2_8f", "none.mp4"], "none.mp4 does not exist"),
         (["fit", "stray"], "takes no plain argument 'stray'"),
         (["test", "--from"], "--from needs a value"),
     ],
@@ -184,7 +184,7 @@ def test_missing_weights_and_data_are_reported(
     assert main([*fit, *video_folder(motion_folder), *out]) == 1
     assert "drive.google.com" in capsys.readouterr().err
     assert main([*fit, *video_folder(tmp_path / "none"), *out]) == 1
-    assert "There is no folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

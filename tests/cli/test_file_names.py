@@ -120,7 +120,7 @@ def test_output_path_that_is_a_url_is_refused(option: str, value: str) -> None:
 
 def test_errors_show_control_characters_as_escapes(capsys: pytest.CaptureFixture) -> None:
     assert main(["info", "\x1b]0;title\n\udcff"]) == 1
-    assert "called '\\x1b]0;title\\n\\udcff'" in capsys.readouterr().err
+    assert "'\\x1b]0;title\\n\\udcff'" in capsys.readouterr().err
     assert main(["export-checkpoint", "\x1b\udcff.ckpt", "folder"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "\\x1b\\udcff.ckpt" in line

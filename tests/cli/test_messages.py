@@ -42,9 +42,9 @@ FOLDER = ["fit", "--config", "configs/finetune/folder.yaml"]
             "--model.optimizer.lr is 1e-3x; it must be a number.",
         ),
         ([*FOLDER, "--trainer.precision", "17"], "--trainer.precision is 17; choose from 64, 32, 16"),
-        ([*FOLDER, "--trainer.nothing", "3"], "There is no option --trainer.nothing"),
+        ([*FOLDER, "--trainer.nothing", "3"], "Unknown option --trainer.nothing"),
         ([*FOLDER, "--data"], "--data needs a value."),
-        (["fit", "--config", "nope.yaml"], "There is no file or recipe 'nope.yaml'"),
+        (["fit", "--config", "nope.yaml"], "File or recipe 'nope.yaml' does not exist"),
     ],
 )
 def test_wrong_option_is_reported_in_one_line(

@@ -121,6 +121,18 @@ def test_annotated_video_has_all_frames_and_a_panel(network: str, video: Path, t
         assert chart.width > 800 and len(chart.convert("RGB").getcolors(1 << 24) or []) > 20
 
 
+def test_rows_of_other_weights_are_not_continued(
+    network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict(network, video, "--csv", tmp_path / "a.csv") == 0
+    retrained = zoo.load(network)
+    with torch.no_grad():
+        next(retrained.parameters()).add_(1)
+    other = zoo.save(retrained, tmp_path / "retrained")
+    assert predict(str(other), video, "--csv", tmp_path / "a.csv") == 1
+    assert "has predictions with other settings" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,7 +153,7 @@ def test_wrong_option_is_refused(
 def test_untrained_networks_are_refused(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = zoo.save(small("tanet_r18"), tmp_path / "random")
     assert predict(str(folder), video) == 1
-    assert "is not a trained video network (untrained: all weights)" in capsys.readouterr().err
+    assert f"{folder} has random weights. Fine-tune with" in capsys.readouterr().err
     assert predict(str(folder), video, "--allow_untrained") == 0
 
 

@@ -50,7 +50,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_unknown_command_suggests_the_nearest_name(capsys: pytest.CaptureFixture) -> None:
     assert main(["lst"]) == 1
-    assert "There is no command 'lst' (did you mean list?); choose from fit, validate" in capsys.readouterr().err
+    assert "Unknown command 'lst' (did you mean list?); choose from fit, validate" in capsys.readouterr().err
 
 
 def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture) -> None:
@@ -69,7 +69,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture) -> None:
 )
 def test_unknown_option_suggests_the_nearest_name(option: str, suggestion: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["fit", "--from", BUNDLED, "--data", "VideoFolder", "--data.root", "x", option, "3"]) == 1
-    assert f"There is no option {option} (did you mean {suggestion}?)" in capsys.readouterr().err
+    assert f"Unknown option {option} (did you mean {suggestion}?)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])

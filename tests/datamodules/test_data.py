@@ -74,7 +74,7 @@ def test_automatic_split_is_stratified_and_seeded(tmp_path: Path) -> None:
 
 
 def test_errors_name_unusable_folders(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="There is no folder"):
+    with pytest.raises(DataError, match="Folder .* does not exist"):
         VideoFolder(tmp_path / "none").class_names  # noqa: B018
     (tmp_path / "one").mkdir()
     with pytest.raises(DataError, match="has 1 class folder; at least 2"):
@@ -130,7 +130,7 @@ def test_errors_name_unusable_lists(tmp_path: Path, caplog: pytest.LogCaptureFix
 
     with pytest.raises(DataError, match="give at least train="):
         VideoList()
-    with pytest.raises(DataError, match="There is no list"):
+    with pytest.raises(DataError, match="List .* does not exist"):
         VideoList(tmp_path / "none.csv").class_names  # noqa: B018
     with pytest.raises(DataError, match=r"l.csv has no column 'label'; its first line is 'path,class'"):
         video_list([("path", "class"), ("a.mp4", "x")]).class_names  # noqa: B018
@@ -158,7 +158,7 @@ def test_files_and_folders_to_predict(motion_folder: Path) -> None:
     video = next((motion_folder / "test").rglob("*.mp4"))
     assert len(VideoFiles([video, motion_folder / "val"]).split_records("predict")) == 13
     assert VideoFiles([video]).num_classes is None
-    with pytest.raises(DataError, match="There is no file or folder nowhere"):
+    with pytest.raises(DataError, match="nowhere does not exist"):
         VideoFiles(["nowhere"])
     with pytest.raises(DataError, match="has no labels, so it can only predict"):
         VideoFiles([video]).split_records("test")

@@ -139,7 +139,7 @@ def test_check_reports_paths_relative_to_the_root(tmp_path: Path) -> None:
     assert problems["1"].startswith(f"1/{reason} '1/00001.jpg'") and alone.problem.startswith(f"{reason} '00001.jpg'")
     assert problems["34"].startswith("34/00003.jpg cannot be read as an image") and problems["2"] == ""
     assert problems["a.mp4"] == "a.mp4 is empty (0 bytes)."
-    assert problems["b.mp4"] == "There is no video b.mp4: a broken link."
+    assert problems["b.mp4"] == "Video b.mp4 does not exist: broken link."
 
 
 def test_names_that_exclude_txt_cannot_represent_are_reported(

@@ -246,7 +246,7 @@ def test_mmaction_errors_name_file_and_line(tmp_path: Path) -> None:
         read("a.mp4 0")
     with pytest.raises(DataError, match=r"l\.txt lists no videos"):
         read("")
-    with pytest.raises(DataError, match=r"There is no annotation file .*none\.txt"):
+    with pytest.raises(DataError, match=r"Annotation file .*none\.txt does not exist"):
         MMActionList(tmp_path / "none.txt").split_records("train")
     with pytest.raises(DataError, match="MMActionList needs a list of videos: give at least train="):
         MMActionList()

@@ -93,7 +93,7 @@ def test_restored_video_is_read_again(tmp_path: Path) -> None:
     assert train[0, 1]["skipped"] == []
     video.unlink()
     assert len(train[0, 2]["skipped"]) == 10
-    assert "There is no video" in train[0, 2]["skipped"][0][1]
+    assert "does not exist" in train[0, 2]["skipped"][0][1]
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 1500), (1500, 2)])

@@ -19,7 +19,7 @@ def test_notebook_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
         if cell["cell_type"] == "code":
             exec(compile("".join(cell["source"]), f"{NOTEBOOK.name}, cell {number}", "exec"), namespace)
     out = capsys.readouterr().out
-    assert "error: There is no video missing.mp4" in out
+    assert "error: Video missing.mp4 does not exist" in out
     assert "feature maps of the last stage: (1, " in out
     correct = namespace["correct"]
     assert isinstance(correct, list) and sum(correct) >= 0.75 * len(correct)

@@ -95,14 +95,14 @@ def test_wrong_arguments_are_reported(
         (["--entry", entry, "--from", entry, "--data", str(root)], "--entry and --from both name the network"),
         (["--entry", "tanet_r18.wep", "--data", str(root)], "Did you mean 'tanet_r18.web'"),
         (["--entry", entry, "--data", str(root)], "val.csv) are not below"),
-        (["--entry", entry, "--data", str(tmp_path / "none")], f"There is no folder {tmp_path / 'none'}"),
+        (["--entry", entry, "--data", str(tmp_path / "none")], f"Folder {tmp_path / 'none'} does not exist"),
         # The weights of this entry are not in the cache. The data is checked before they are downloaded.
         (
             ["--entry", NAMES["two"], "--data", str(root)],
             "val.csv) are not below",
         ),
         (["--entry", NAMES["two"], "--data", str(motion_folder)], "There is no annotation file"),
-        (["--entry", NAMES["two"], "--data", str(tmp_path / "none")], f"There is no folder {tmp_path / 'none'}"),
+        (["--entry", NAMES["two"], "--data", str(tmp_path / "none")], f"Folder {tmp_path / 'none'} does not exist"),
     ):
         assert main(["test", *arguments, "--out", str(tmp_path / "out")]) == 1
         assert message in capsys.readouterr().err

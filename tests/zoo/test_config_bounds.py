@@ -81,7 +81,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"provenance": {"a": [0] * 100_001}}, "provenance has more than 100000 values"),
     ({"provenance": {"a": 2**64}}, "a number in provenance"),
     ({"provenance": {"operator_untrained": 1}}, "provenance.operator_untrained is 1"),
-    ({"arch": "tanet_r19"}, "There is no architecture called 'tanet_r19'. Did you mean"),
+    ({"arch": "tanet_r19"}, "Unknown architecture 'tanet_r19'. Did you mean"),
     ({"tempozoo": True}, "written in format True"),
 ]  # fmt: skip
 

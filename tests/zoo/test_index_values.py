@@ -21,7 +21,7 @@ ENTRY = "tanet_r50.k400_8f"
         ("notes", "\x1b[31mred", r"notes is '\\x1b\[31mred'; it must be one line"),
         ("dataset", 3, "dataset is 3; its type must be str"),
         ("params", True, "params is True; its type must be int"),
-        ("labels", "../labels/kinetics400", "There is no label set"),
+        ("labels", "../labels/kinetics400", "Unknown label set"),
         ("labels", 3, "labels is 3; its type must be str or None"),
         ("options", {"num_classes": 400, "num_frames": 8, "width": 10**9}, "width is 1000000000; it must be"),
         ("options", {"num_classes": 400, "num_frames": 8, "in_channels": 1}, "mean and std have 3 values for 1 input"),

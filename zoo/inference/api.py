@@ -96,7 +96,7 @@ def features(model: Model, video: VideoInput, *, stage: int | None = None, fps: 
         stage: number of a stage, -1 for the last, to get its feature maps.
 
     Returns:
-        float32 ``(V, D)``, what the classifier reads; with ``stage``, ``(V, C, T', H', W')``.
+        float32 ``(V, D)``, the input of the classifier; with ``stage``, ``(V, C, T', H', W')``.
 
     Raises:
         DataError: the video cannot be read.

@@ -1,4 +1,4 @@
-"""``tempozoo predict --window``, ``tempozoo features`` and ``tempozoo search``."""
+"""The commands ``predict --window``, ``features``, ``search`` and ``export``."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ from zoo.models.network import VideoNetwork
 from zoo.provenance import fingerprint
 from zoo.spec import package_version
 from zoo.text import printable
+from zoo.training_state import is_untrained, untrained_error
 from zoo.video.live import is_live
 from zoo.video.source import VIDEO_EXTENSIONS
 
 
 def list_videos(sources: Sequence[str]) -> list[str]:
-    """Files, URLs, cameras and streams as they are; instead of a folder, the videos in it and below, sorted.
+    """List the videos of a command: a folder stands for all videos below it, sorted; other sources are unchanged.
 
-    A folder with frames, but without videos, is one video.
-
-    Raises:
-        DataError: a folder without videos and frames.
+    A folder without videos is read as one folder of frames.
     """
     videos: list[str] = []
     for source in sources:
@@ -49,23 +47,24 @@ def list_videos(sources: Sequence[str]) -> list[str]:
     return videos
 
 
-def load_trained(name: str, allow_untrained: bool) -> VideoNetwork:
-    """Load a network for predictions.
+def add_predictor_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that runs a ``Predictor``."""
+    parser.add_argument("--from", dest="network", required=True, help="network, as of `tempozoo fit --from`")
+    parser.add_argument("--views", default="1x1", help="CLIPSxCROPS, or published (default: 1x1)")
+    parser.add_argument("--device", help="such as cuda:0 (default: a GPU for each process, otherwise the CPU)")
+    parser.add_argument("--precision", default="32", choices=list(PRECISIONS), help="autocast (default: 32, none)")
+    parser.add_argument("--batch_size", type=int, default=8, help="views per forward pass (default: 8)")
 
-    Raises:
-        ConfigError: parts of it are untrained, unless they are allowed.
-    """
-    network = load(resolve_network(name))
-    report = network.report
-    assert report is not None
-    parts = report.untrained_parts
-    if (parts or report.start_only) and not allow_untrained:
-        what = f"untrained: {', '.join(parts)}" if parts else "its weights were trained for another network"
-        raise ConfigError(
-            f"{printable(name)} is not a trained video network ({what}). Fine-tune it: tempozoo fit --from {name}; "
-            "or add --allow_untrained to run it as it is."
-        )
-    return network
+
+def open_predictor(network: VideoNetwork, args: argparse.Namespace) -> Predictor:
+    """Create a ``Predictor`` with the options of ``add_predictor_options``."""
+    device = args.device or default_device()
+    return Predictor(network, views=args.views, precision=args.precision, batch_size=args.batch_size, device=device)
+
+
+def default_device() -> str:
+    """Return a GPU for each process of this machine, or the CPU."""
+    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
 
 
 def predict_windows_command(arguments: Sequence[str]) -> None:
@@ -75,19 +74,15 @@ def predict_windows_command(arguments: Sequence[str]) -> None:
         description="Classify a window that moves over each video. The video is decoded once, in constant memory.",
     )
     parser.add_argument("sources", nargs="+", help="video files, folders, URLs, camera numbers (0) or rtsp:// streams")
-    parser.add_argument("--from", dest="network", required=True, help="network, as of `tempozoo fit --from`")
+    add_predictor_options(parser)
     parser.add_argument("--window", type=float, required=True, metavar="SECONDS", help="length of the window")
     parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
-    parser.add_argument("--views", default="1x1", help="CLIPSxCROPS of each window, or published (default: 1x1)")
     parser.add_argument("--top", type=int, default=3, help="classes per window (default: 3)")
     parser.add_argument("--threshold", type=float, default=0.0, help="print only windows with a score of at least this")
     parser.add_argument("--csv", metavar="FILE", help="append rows to a CSV file; a repeated command resumes it")
     parser.add_argument("--json", metavar="FILE", help="append rows to a file of JSON lines; resumed likewise")
     parser.add_argument("--save", metavar="FILE.mp4", help="write the video with its labels and scores")
     parser.add_argument("--plot", metavar="FILE.png", help="write a chart of the scores over time")
-    parser.add_argument("--device", help="such as cuda:0 (default: the first GPU, otherwise the CPU)")
-    parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
-    parser.add_argument("--batch_size", type=int, default=8, help="views per forward pass (default: 8)")
     parser.add_argument("--allow_untrained", action="store_true", help="also run networks with untrained parts")
     args = parser.parse_args(list(arguments))
 
@@ -95,16 +90,21 @@ def predict_windows_command(arguments: Sequence[str]) -> None:
     if args.top < 1:
         raise ConfigError(f"--top is {args.top}; it must be at least 1.")
     videos = list_videos(args.sources)
-    if len(videos) > 1 and (args.save or args.plot):
-        raise ConfigError(f"--save and --plot take one video; there are {len(videos)}.")
-    network = load_trained(args.network, args.allow_untrained)
-    settings = {"network": args.network, "window": args.window, "stride": stride, "views": args.views, "top": args.top}
+    check_pictures(args, videos)
+    network = load(resolve_network(args.network))
+    if is_untrained(network) and not args.allow_untrained:
+        raise untrained_error(network, printable(args.network))
+    settings = {
+        "weights": fingerprint(network.state_dict()),
+        "window": args.window,
+        "stride": stride,
+        "views": args.views,
+        "top": args.top,
+    }
     files = [TimelineFile(Path(expand_home(name)), settings, args.top) for name in (args.csv, args.json) if name]
-    device = args.device or _default_device()
     failures: list[str] = []
     try:
-        options = {"views": args.views, "precision": args.precision, "batch_size": args.batch_size, "device": device}
-        with Predictor(network, **options) as predictor:
+        with open_predictor(network, args) as predictor:
             for video in videos:
                 try:
                     windows = _predict_video(predictor, video, args, stride, files)
@@ -122,9 +122,24 @@ def predict_windows_command(arguments: Sequence[str]) -> None:
         raise ZooError(f"{len(failures)} of {len(videos)} videos could not be read; see above.")
 
 
-def _default_device() -> str:
-    """Return a GPU for each process of this machine, or the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+def check_pictures(args: argparse.Namespace, videos: Sequence[str]) -> None:
+    """Check ``--save`` and ``--plot`` before the videos are decoded.
+
+    Raises:
+        ConfigError: several videos, a live source, or a file name extension that cannot be written.
+    """
+    if not args.save and not args.plot:
+        return
+    from zoo.inference.drawing import check_chart_path, check_video_path
+
+    if len(videos) > 1:
+        raise ConfigError(f"--save and --plot need one video; there are {len(videos)}.")
+    if args.save:
+        if is_live(videos[0]):
+            raise ConfigError(f"--save needs a video file; {printable(videos[0])} is a camera or stream.")
+        check_video_path(Path(args.save))
+    if args.plot:
+        check_chart_path(Path(args.plot))
 
 
 def _predict_video(
@@ -132,7 +147,8 @@ def _predict_video(
 ) -> list[TimedPrediction]:
     """Print and write the windows of a video; returns them if they are drawn later."""
     print(printable(video), flush=True)
-    starts = {file: file.next_start(printable(video), stride) for file in files}
+    live = is_live(video)  # its times begin at 0 again
+    starts = {file: 0.0 if live else file.next_start(printable(video), stride) for file in files}
     start = 0.0 if args.save or args.plot or not files else min(starts.values())
     if start:
         print(f"  resumed at {start:g} s")
@@ -174,16 +190,12 @@ def features_command(arguments: Sequence[str]) -> None:
         "A repeated command computes what is missing. With torchrun, processes share the videos.",
     )
     parser.add_argument("sources", nargs="+", help="video files, folders or URLs")
-    parser.add_argument("--from", dest="network", required=True, help="network, as of `tempozoo fit --from`")
+    add_predictor_options(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the features")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="features of windows instead of views")
     parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
     parser.add_argument("--stage", type=int, help="stage, whose feature maps are averaged (default: classifier input)")
-    parser.add_argument("--views", default="1x1", help="CLIPSxCROPS, or published (default: 1x1)")
     parser.add_argument("--parquet", metavar="FILE", help="also combine all features into one Parquet file")
-    parser.add_argument("--device", help="such as cuda:0 (default: a GPU for each process, otherwise the CPU)")
-    parser.add_argument("--precision", default="32", choices=list(PRECISIONS))
-    parser.add_argument("--batch_size", type=int, default=8, help="views per forward pass (default: 8)")
     args = parser.parse_args(list(arguments))
     stride = None if args.window is None else check_window(args.window, args.stride)
     network = load(resolve_network(args.network))
@@ -207,9 +219,7 @@ def features_command(arguments: Sequence[str]) -> None:
     own = [video for video in videos[rank::processes] if not folder.has(video)]
     print(f"{len(videos)} videos; {len(videos[rank::processes]) - len(own)} of this process are complete", flush=True)
     failures = 0
-    device = args.device or _default_device()
-    options = {"views": args.views, "precision": args.precision, "batch_size": args.batch_size, "device": device}
-    with Predictor(network, **options) as predictor:
+    with open_predictor(network, args) as predictor:
         for number, video in enumerate(own, 1):
             try:
                 folder.write(_compute_features(predictor, video, args))
@@ -255,7 +265,7 @@ def search_command(arguments: Sequence[str]) -> None:
     network = load(resolve_network(args.network or str(manifest["network"])))
     if fingerprint(network.state_dict()) != manifest["weights"]:
         raise ConfigError(f"{args.features} was computed with other weights than those of {args.network}.")
-    with Predictor(network, views=str(manifest["views"]), device=_default_device()) as predictor:
+    with Predictor(network, views=str(manifest["views"]), device=default_device()) as predictor:
         query = video_features(predictor, expand_home(args.query), manifest["stage"])
     query = query.flatten(2).mean(2) if query.ndim > 2 else query
     for match in search(list(folder.read()), query.mean(0), args.top):

@@ -35,8 +35,7 @@ def annotate_video(video: VideoInput, windows: Sequence[TimedPrediction], path: 
         ConfigError: another file name extension, or no windows.
         StorageError: the file cannot be written.
     """
-    if path.suffix.lower() != ".mp4":
-        raise ConfigError(f"{path}: the annotated video is written as MP4; give a name that ends in .mp4.")
+    check_video_path(path)
     if not windows:
         raise ConfigError(f"{path} is not written: there are no predictions.")
     centers = np.array([(window.start + window.end) / 2 for window in windows])
@@ -94,41 +93,54 @@ def plot_timeline(windows: Sequence[TimedPrediction], path: Path, top: int = CHA
         ConfigError: another file name extension, or no windows.
         StorageError: the file cannot be written.
     """
-    import matplotlib
+    from matplotlib import cm, colormaps, colors
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    check_chart_path(path)
     if not windows:
         raise ConfigError(f"{path} is not written: there are no predictions.")
-    kinds = pyplot.figure().canvas.get_supported_filetypes()
-    pyplot.close("all")
-    if path.suffix[1:].lower() not in kinds:
-        raise ConfigError(f"{path}: give a name that ends in one of {', '.join('.' + kind for kind in sorted(kinds))}.")
-    best: dict[str, float] = {}
-    for window in windows:
-        for label, score in window.top(top):
-            best[label] = max(best.get(label, 0.0), score)
+    scores = [dict(zip(window.labels, window.scores, strict=True)) for window in windows]
+    best = {label: max(score[label] for score in scores) for label in windows[0].labels}
     labels = sorted(best, key=lambda label: -best[label])[:top]
-    figure, axes = pyplot.subplots(figsize=(10, 1.2 + 0.4 * len(labels)), layout="constrained")
-    colors = pyplot.get_cmap("Blues")
-    for window in windows:
-        scores = dict(zip(window.labels, window.scores, strict=True))
-        middle = (window.start + window.end) / 2
-        half = _half_stride(windows) or (window.end - window.start) / 2
-        for row, label in enumerate(labels):
-            axes.barh(row, 2 * half, left=middle - half, height=0.9, color=colors(scores[label]))
+    table = np.array([[score[label] for score in scores] for label in labels])
+    figure = Figure(figsize=(10, 1.2 + 0.4 * len(labels)), layout="constrained")
+    axes = figure.subplots()
+    palette, scale = colormaps["Blues"], colors.Normalize(0, 1)
+    axes.pcolormesh(_cell_edges(windows), np.arange(len(labels) + 1) - 0.5, table, cmap=palette, norm=scale)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlim(windows[0].start, windows[-1].end)
     axes.set_xlabel("seconds")
     axes.set_title(windows[0].source, fontsize=9)
-    bar = pyplot.cm.ScalarMappable(matplotlib.colors.Normalize(0, 1), colors)
-    figure.colorbar(bar, ax=axes, label="probability")
+    figure.colorbar(cm.ScalarMappable(scale, palette), ax=axes, label="probability")
     with disk_errors(path.parent), atomic_path(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120)
-    pyplot.close(figure)
 
 
-def _half_stride(windows: Sequence[TimedPrediction]) -> float:
-    return (windows[1].start - windows[0].start) / 2 if len(windows) > 1 else 0.0
+def _cell_edges(windows: Sequence[TimedPrediction]) -> np.ndarray:
+    """Seconds between the cells of the windows: halfway between their centers, and the ends of the timeline."""
+    centers = np.array([(window.start + window.end) / 2 for window in windows])
+    return np.array([windows[0].start, *((centers[1:] + centers[:-1]) / 2), windows[-1].end])
+
+
+def check_chart_path(path: Path) -> None:
+    """Refuse a file name extension that matplotlib cannot write.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = Figure().canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in kinds:
+        raise ConfigError(f"{path}: give a name that ends in one of {', '.join('.' + kind for kind in sorted(kinds))}.")
+
+
+def check_video_path(path: Path) -> None:
+    """Refuse a file name extension other than ``.mp4``.
+
+    Raises:
+        ConfigError: another extension.
+    """
+    if path.suffix.lower() != ".mp4":
+        raise ConfigError(f"{path}: the annotated video is written as MP4; give a name that ends in .mp4.")

@@ -1,4 +1,4 @@
-"""Features of videos: what the classifier reads, or the feature maps of a stage."""
+"""Features of videos: the input of the classifier, or the feature maps of a stage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError
 from zoo.inference.inputs import VideoInput
-from zoo.inference.predictor import Predictor
+from zoo.inference.predictor import Predictor, concatenate
 from zoo.inference.windows import read_windows
 from zoo.text import brief
 
@@ -75,7 +75,7 @@ def window_features(
     """Features of a window that moves over a video; arguments and errors as of ``timeline``."""
     stage_index(predictor, stage)
     for batch in read_windows(predictor, video, window, stride, start, fps):
-        counts = [len(item.views) for item in batch]
-        features = embed(predictor, torch.cat([item.views.float() for item in batch]), stage).split(counts)
+        views = [item.views for item in batch]
+        features = embed(predictor, concatenate(views), stage).split([len(item) for item in views])
         for item, part in zip(batch, features, strict=True):
             yield WindowFeatures(item.start, item.end, part.mean(0))

@@ -90,6 +90,13 @@ def parse_views(views: str, protocol: Protocol) -> Protocol:
     return replace(protocol, clips=int(match[1]), crops=int(match[2]))
 
 
+def concatenate(views: Sequence[Tensor]) -> Tensor:
+    """Concatenate views of several videos; those of frames that need no resizing are uint8 where others are floats."""
+    if len({item.dtype for item in views}) > 1:
+        views = [item.float() for item in views]
+    return torch.cat(list(views))
+
+
 class Predictor:
     """Classifies videos with a network of the zoo.
 
@@ -141,8 +148,11 @@ class Predictor:
             raise ConfigError(
                 f"model is a {type(model).__name__}; give a network of zoo.load or zoo.create, or a name."
             )
-        self.device = torch.device(device) if device is not None else next(model.parameters()).device
-        if model.training or next(model.parameters()).device != self.device:
+        current = next(model.parameters()).device
+        self.device = current if device is None else torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        if model.training or current != self.device:
             model = copy.deepcopy(model).to(self.device).eval()
         self.model: VideoNetwork = model
         self.protocol = parse_views(views, model.protocol)
@@ -194,7 +204,7 @@ class Predictor:
         """Views ``(V, T, C, H, W)``, 0 to 255, in one forward pass -> features, float32 on the CPU.
 
         Args:
-            stage: number of a stage from 0, or None for what the classifier reads.
+            stage: number of a stage from 0, or None for the input of the classifier.
         """
 
         def run(clips: Tensor) -> Tensor:
@@ -247,9 +257,7 @@ class Predictor:
 
     def _score(self, waiting: Sequence[tuple[str, Tensor | str]]) -> Iterator[Prediction]:
         read = [views for _, views in waiting if isinstance(views, Tensor)]
-        if len({views.dtype for views in read}) > 1:  # videos of the right size stay uint8 where others are resized
-            read = [views.float() for views in read]
-        logits = iter(self.logits(torch.cat(read)).split([len(views) for views in read]) if read else ())
+        logits = iter(self.logits(concatenate(read)).split([len(views) for views in read]) if read else ())
         for name, views in waiting:
             if isinstance(views, str):
                 yield Prediction(name, error=views)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from zoo.errors import DataError
+from zoo.errors import ConfigError
 from zoo.inference.windows import TimedPrediction
 from zoo.weights.files import disk_errors
 
@@ -21,17 +21,17 @@ class TimelineFile:
 
     Args:
         path: ends in ``.csv``, ``.json`` or ``.jsonl``; an existing file is continued.
-        settings: network, window, stride and the like; a file written with others is refused.
+        settings: weights, window, stride and the like; a file written with others is refused.
         top: classes in a row.
 
     Raises:
-        DataError: another extension, or an existing file with other settings.
+        ConfigError: another extension, or an existing file with other settings.
         StorageError: the file cannot be written.
     """
 
     def __init__(self, path: Path, settings: dict[str, Any], top: int) -> None:
         if path.suffix.lower() not in CSV + JSON_LINES:
-            raise DataError(f"{path}: give a file name that ends in {', '.join(CSV + JSON_LINES)}.")
+            raise ConfigError(f"{path}: give a file name that ends in {', '.join(CSV + JSON_LINES)}.")
         self.path, self.top, self._settings = path, top, settings
         self._is_csv = path.suffix.lower() in CSV
         self._seen: dict[str, float] = {}  # video -> start of its last row
@@ -90,9 +90,9 @@ class TimelineFile:
             same = json.loads(head) == json.loads(json.dumps(self._settings))
             rows = list(self._rows(lines[1:]))
         except (ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{self.path} was not written by this command; give another name.") from error
+            raise ConfigError(f"{self.path} was not written by this command; give another name.") from error
         if not same:
-            raise DataError(
+            raise ConfigError(
                 f"{self.path} has predictions with other settings ({head.strip()}); give another name, or delete it."
             )
         for video, start in rows:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, ZooError, check_number
 from zoo.inference.inputs import VideoInput, open_input, video_name
-from zoo.inference.predictor import Prediction, Predictor, make_prediction
+from zoo.inference.predictor import Prediction, Predictor, concatenate, make_prediction
 from zoo.inference.prefetch import prefetch
 from zoo.inference.scores import average_views
 from zoo.protocol import Protocol
@@ -168,10 +168,10 @@ def read_windows(
     live = is_live(video)
 
     def decode() -> Iterator[WindowViews]:
-        if isinstance(video, (str, int)) and live:
+        if is_live(video):
             yield from live_views(video, protocol, window, stride)
             return
-        if isinstance(video, int):
+        if isinstance(video, int):  # a bool
             raise ConfigError(f"A video is {video}; give a path, a URL, or the number of a camera.")
         name = video_name(video)
         try:
@@ -220,9 +220,7 @@ def timeline(
     name = str(video) if isinstance(video, int) else video_name(video)
     for batch in read_windows(predictor, video, window, stride, start, fps):
         views = [item.views for item in batch]
-        if len({item.dtype for item in views}) > 1:
-            views = [item.float() for item in views]
-        logits = predictor.logits(torch.cat(views)).split([len(item) for item in views])
+        logits = predictor.logits(concatenate(views)).split([len(item) for item in views])
         for item, part in zip(batch, logits, strict=True):
             scores = average_views(part, predictor.protocol)
             prediction = make_prediction(predictor.model, name, scores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from typing import TypeGuard
 from urllib.parse import urlsplit
 
 import av
@@ -14,15 +15,20 @@ from torch import Tensor
 
 from zoo.errors import DataError
 from zoo.text import printable
-from zoo.video.containers import reason
+from zoo.video.containers import FORMATS, reason
 from zoo.video.pixels import to_rgb
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "udp", "tcp", "srt")
+# A stream must not make FFmpeg open a file, or a playlist of further addresses.
+STREAM_OPTIONS = {
+    "format_whitelist": ",".join((*FORMATS, "rtsp", "rtp")),
+    "protocol_whitelist": "rtsp,rtp,rtmp,udp,tcp,tls,srt",
+}
 TIMEOUT = 10.0  # seconds without an answer
 CAMERA_FORMATS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}"), "win32": ("dshow", "video={}")}
 
 
-def is_live(video: object) -> bool:
+def is_live(video: object) -> TypeGuard[str | int]:
     """Whether a video is a camera number or the URL of a stream."""
     if isinstance(video, int) and not isinstance(video, bool):
         return True
@@ -48,7 +54,7 @@ def live_frames(video: str | int) -> Iterator[tuple[float, Tensor]]:
             kind, pattern = CAMERA_FORMATS.get(sys.platform, CAMERA_FORMATS["linux"])
             container = av.open(pattern.format(video), format=kind, timeout=TIMEOUT)
         else:
-            container = av.open(video, timeout=TIMEOUT)
+            container = av.open(video, timeout=TIMEOUT, container_options=STREAM_OPTIONS)
         with container:
             stream = container.streams.best("video")
             if stream is None:

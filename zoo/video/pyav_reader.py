@@ -83,7 +83,7 @@ class VideoReader:
         path = Path(self.source.path)
         try:
             if not path.exists():
-                raise DataError(f"There is no video {self.source}{': a broken link' if path.is_symlink() else ''}.")
+                raise DataError(f"Video {self.source} does not exist{': broken link' if path.is_symlink() else ''}.")
             if not path.is_file():  # opening a pipe would block
                 raise DataError(f"{self.source} is not a regular file.")
             with path.open("rb") as opened:

@@ -44,7 +44,7 @@ def convert(source_file: str | os.PathLike[str], name: str, out_dir: str | os.Pa
     check_path("out_dir", out_dir, optional=True)
     entry, path = load_index()[name], Path(source_file)
     if not path.is_file():
-        raise CheckpointError(f"There is no weight file {printable(str(path))}.")
+        raise CheckpointError(f"Weight file {printable(str(path))} does not exist.")
     digest = sha256_of(path)
     if out_dir is not None:
         try:

@@ -49,7 +49,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"There is no weight file {path}.")
+        raise CheckpointError(f"Weight file {path} does not exist.")
     if path.stat().st_size == 0:
         raise CheckpointError(f"{path} is empty. Download it again.")
     head = refuse_page(path)
@@ -120,7 +120,7 @@ def load_pickle(path: Path) -> Any:
         CheckpointError: the file is missing, damaged, or requires running code.
     """
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.")
+        raise CheckpointError(f"File {path} does not exist.")
     return read_file(path)
 
 

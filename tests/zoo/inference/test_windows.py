@@ -134,3 +134,17 @@ def test_a_stream_that_cannot_be_reached_is_an_error() -> None:
     with pytest.raises(DataError, match="cannot be read as a live stream") as caught:
         list(zoo.timeline(network(), f"tcp://127.0.0.1:{port}"))
     assert caught.value.reason == "unreachable"
+
+
+def test_a_stream_cannot_make_ffmpeg_open_a_file(video: Path) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def send() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(f"ffconcat version 1.0\nfile 'file:{video}'\n".encode())
+
+    threading.Thread(target=send, daemon=True).start()
+    with pytest.raises(DataError, match="cannot be read as a live stream"):
+        list(zoo.timeline(network(), f"tcp://127.0.0.1:{listener.getsockname()[1]}"))
+    listener.close()

@@ -399,7 +399,7 @@ def test_missing_files_and_decoders_are_reported(tmp_path: Path, odd: Odd, monke
     path = put(odd("h264"), tmp_path / "v.mp4")
     with pytest.raises(ConfigError, match="decoder is 'decord'; choose from pyav, torchcodec"):
         open_video(path, "decord")
-    with pytest.raises(DataError, match="There is no video .*none.mp4"):
+    with pytest.raises(DataError, match="Video .*none.mp4 does not exist"):
         open_video(tmp_path / "none.mp4", DECODER)
     monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     with pytest.raises(ConfigError, match="pip install torchcodec.*apt-get install ffmpeg"):

@@ -143,7 +143,7 @@ def test_external_tracks_of_quicktime_files_are_not_opened(canary: Canary) -> No
 def test_numbered_images_are_not_read_as_a_video(tmp_path: Path) -> None:
     for name in ("frame1.png", "frame2.png"):
         encode(tmp_path / name, "png", "image2", frames=1, pix_fmt="rgb24", mux={"update": "1"})
-    with pytest.raises(DataError, match=r"There is no video .*frame%d.png"):
+    with pytest.raises(DataError, match=r"Video .*frame%d.png does not exist"):
         open_video(tmp_path / "frame%d.png")
 
 

@@ -172,7 +172,7 @@ def test_download_keep_list_and_clear(net: Loopback, capsys: pytest.CaptureFixtu
     assert files_of(cached().parent) == []
     assert main(["verify"]) == 1
     assert main(["download", "tanet_r19"]) == 1
-    assert "There is no model called 'tanet_r19'. Did you mean" in capsys.readouterr().err
+    assert "Unknown model 'tanet_r19'. Did you mean" in capsys.readouterr().err
 
 
 def test_manual_conversion_is_recorded_and_used(net: Loopback, tmp_path: Path) -> None:
@@ -328,9 +328,9 @@ def test_unreachable_mirror_is_reported_once(
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (["info", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
-        (["download", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
-        (["convert", "file.pth", "xyz"], "There is no model called 'xyz'. `tempozoo list` lists all names."),
+        (["info", "xyz"], "Unknown model 'xyz'. `tempozoo list` lists all names."),
+        (["download", "xyz"], "Unknown model 'xyz'. `tempozoo list` lists all names."),
+        (["convert", "file.pth", "xyz"], "Unknown model 'xyz'. `tempozoo list` lists all names."),
         (["mirror", "xyz*", "--to", "x"], "No network matches 'xyz*'. `tempozoo list` shows all networks."),
         (["verify", "x[yz]"], "No network matches 'x[yz]'. `tempozoo list` shows all networks."),
     ],
