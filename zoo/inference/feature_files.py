@@ -59,7 +59,8 @@ class FeatureFolder:
         if path.exists():
             existing = self.manifest()
             different = sorted(key for key in manifest | existing if manifest.get(key) != existing.get(key))
-            different = [key for key in different if key != "versions"]
+            # "weights" identifies the network, whatever its path
+            different = [key for key in different if key not in ("network", "versions")]
             if different:
                 raise ConfigError(
                     f"{self.folder} has features with another {', '.join(different)}; choose another folder with --out."

@@ -25,7 +25,7 @@ class Views(NamedTuple):
 
     frames: ``(V, T, C, S, S)``, uint8, or float32 from 0 to 255 where the protocol resizes floats; the crops of the
         first clip, then those of the next.
-    repeated: whether frames repeat because the video has fewer than a clip.
+    repeated: whether frames repeat because the video is shorter than a clip.
     """
 
     frames: Tensor
@@ -33,7 +33,7 @@ class Views(NamedTuple):
 
 
 def views_of(reader: Reader, protocol: Protocol, name: str) -> Views:
-    """The views of an open video; every frame is decoded and resized once.
+    """Return the views of an open video; every frame is decoded and resized once.
 
     Args:
         name: the name of the video in error messages.
@@ -54,7 +54,7 @@ def views_of(reader: Reader, protocol: Protocol, name: str) -> Views:
 
 
 def resize_frames(frames: Tensor, protocol: Protocol, name: str) -> Tensor:
-    """Frames ``(n, C, H, W)``, uint8, resized for testing.
+    """Resize frames ``(n, C, H, W)``, uint8, for testing.
 
     Raises:
         DataError: one side is more than ``MAX_ASPECT`` times the other.
