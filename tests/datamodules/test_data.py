@@ -120,7 +120,7 @@ def test_lists_may_contain_only_some_of_the_classes(tmp_path: Path) -> None:
         data = VideoList(test=file, classes="kinetics400")
         assert data.num_classes == 400
         assert data.split_records("test").labels.tolist() == [399, 0]
-    with pytest.raises(UnknownNameError, match="no label set called 'kinetics'"):
+    with pytest.raises(UnknownNameError, match="Unknown label set 'kinetics'"):
         VideoList(test=named, classes="kinetics").class_names  # noqa: B018
 
 

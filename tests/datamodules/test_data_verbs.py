@@ -159,7 +159,7 @@ def test_names_that_exclude_txt_cannot_represent_are_reported(
 def test_check_refuses_empty_and_missing_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no videos or folders of frames"):
         data(["check", str(tmp_path)])
-    with pytest.raises(DataError, match="no folder"):
+    with pytest.raises(DataError, match="Folder .* does not exist"):
         data(["check", str(tmp_path / "nowhere")])
 
 

@@ -170,7 +170,7 @@ def test_shard_tree_equals_the_tree_of_the_folder(videos: Path, tmp_path: Path) 
     for tree in (folder, shards):
         with pytest.raises(DataError, match="nothing.csv"):
             tree.read("nothing.csv")
-        with pytest.raises(DataError, match="no folder"):
+        with pytest.raises(DataError, match="Folder .* does not exist|contain no folder"):
             tree.folders("nowhere")
     records = shards.records(["right/100%.mp4", "left/a.mp4"], [1, 0])
     assert records.ids.tolist() == ["right/100%.mp4", "left/a.mp4"] and records.labels.tolist() == [1, 0]

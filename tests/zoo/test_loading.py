@@ -198,7 +198,7 @@ def test_unknown_names_suggest_similar_ones() -> None:
         zoo.load("tada2d_r50.k400_8x9")
     with pytest.raises(UnknownNameError, match=r"Its checkpoints: .*tanet_r50.ssv2_16f"):
         zoo.load("tanet_r50")
-    with pytest.raises(CheckpointError, match="no folder or file"):
+    with pytest.raises(CheckpointError, match="Folder or file .* does not exist"):
         zoo.load("nowhere/model")
 
 
