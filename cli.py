@@ -44,13 +44,15 @@ def recipes(arguments: Arguments) -> None:
 
 
 def predict(arguments: Arguments) -> None:
-    """Classify videos; with ``--window``, over time."""
-    if any(argument.partition("=")[0] == "--window" for argument in arguments):
-        from zoo.inference.commands import predict_windows_command  # imports decoders
+    """Classify videos, or their windows; options of Lightning's Trainer or of a data set select ``train``."""
+    from zoo.inference.predict_options import uses_trainer  # imports decoders
 
-        predict_windows_command(arguments)
-    else:
+    if uses_trainer(arguments):
         train("predict", arguments)
+        return
+    from zoo.inference.predict_command import predict_command
+
+    predict_command(arguments)
 
 
 def features(arguments: Arguments) -> None:

@@ -16,7 +16,7 @@ from small_models import small
 
 import zoo
 from cli import main
-from zoo.inference.timeline_files import read_timeline
+from zoo.inference.result_files import read_results
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +46,8 @@ def test_rows_are_equal_to_those_of_timeline(
 ) -> None:
     assert predict(network, video, "--csv", tmp_path / "a.csv", "--json", tmp_path / "a.jsonl", "--top", "2") == 0
     expected = list(zoo.timeline(network, video, window=0.8, stride=0.5))
-    assert read_timeline(tmp_path / "a.csv") == read_timeline(tmp_path / "a.jsonl")
-    rows = read_timeline(tmp_path / "a.csv")
+    assert read_results(tmp_path / "a.csv") == read_results(tmp_path / "a.jsonl")
+    rows = read_results(tmp_path / "a.csv")
     assert [(row["start"], row["end"]) for row in rows] == [
         (pytest.approx(window.start), pytest.approx(window.end)) for window in expected
     ]
@@ -101,7 +101,7 @@ def test_bad_video_in_a_folder_is_skipped_and_reported(
     assert predict(network, folder, "--csv", tmp_path / "a.csv") == 1
     captured = capsys.readouterr()
     assert "Not read: " in captured.out and "1 of 3 videos could not be read" in captured.err
-    assert {Path(row["video"]).name for row in read_timeline(tmp_path / "a.csv")} == {"a.mp4", "c.mp4"}
+    assert {Path(row["video"]).name for row in read_results(tmp_path / "a.csv")} == {"a.mp4", "c.mp4"}
 
 
 def test_annotated_video_has_all_frames_and_a_panel(network: str, video: Path, tmp_path: Path) -> None:

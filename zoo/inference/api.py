@@ -34,9 +34,10 @@ def predict(model: Model, videos: Any, *, fps: float = 30.0, **options: Any) -> 
 
     Args:
         model: a network, a name for ``zoo.load``, or a ``Predictor``, which is faster for repeated calls.
-        videos: path of a video file or folder of frames, bytes of a video file, an open binary file, an ``http(s)://``
-            or ``hf://`` URL, or frames ``(T, H, W, 3)``, uint8 RGB; or a list of these.
-        fps: frames per second of frames in memory or in a folder.
+        videos: path of a video file or folder of frames, a pattern of image files that are the frames of a video
+            (``frames/img_%05d.jpg`` or ``frames/*.jpg``), bytes of a video file, an open binary file, an
+            ``http(s)://`` or ``hf://`` URL, or frames ``(T, H, W, 3)``, uint8 RGB; or a list of these.
+        fps: frames per second of frames in memory or in image files.
         options: of ``Predictor``: ``views="published"``, ``device``, ``precision``, ``batch_size``, ...
 
     Returns:

@@ -19,6 +19,8 @@ from zoo.settings import offline
 from zoo.text import brief, one_line, printable
 from zoo.video.array_reader import ArrayReader
 from zoo.video.decoding import Reader, open_video, read_with
+from zoo.video.frame_reader import FrameReader
+from zoo.video.image_sequence import is_image_pattern, list_images
 from zoo.video.source import Source
 from zoo.video.views import Views, views_of
 
@@ -55,10 +57,11 @@ def open_input(
     """Open a video from any supported type of input.
 
     Args:
-        video: path of a video file or of a folder of frames; bytes of a video file; a file opened for reading bytes;
-            an ``http(s)://`` or ``hf://`` URL; frames ``(T, H, W, 3)``, uint8 RGB.
+        video: path of a video file or of a folder of frames; a pattern of image files (``frames/img_%05d.jpg`` or
+            ``frames/*.jpg``), which are the frames of one video; bytes of a video file; a file opened for reading
+            bytes; an ``http(s)://`` or ``hf://`` URL; frames ``(T, H, W, 3)``, uint8 RGB.
         decoder: one of ``zoo.video.decoding.DECODERS``.
-        fps: frames per second of arrays and of folders of frames.
+        fps: frames per second of arrays, folders of frames and image sequences.
         deadline: on the clock of ``time.monotonic``.
 
     Raises:
@@ -67,6 +70,10 @@ def open_input(
     """
     if isinstance(video, (np.ndarray, Tensor)):
         yield ArrayReader(video, fps)
+        return
+    if isinstance(video, (str, os.PathLike)) and is_image_pattern(os.fspath(video)):
+        pattern = os.fspath(video)
+        yield FrameReader(Source("", name=video_name(video)), fps, deadline, list_images(pattern))
         return
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_source(video))

@@ -13,16 +13,17 @@ _END = object()
 POLL = 0.1  # seconds between checks whether the consumer has stopped
 
 
-def prefetch(items: Iterable[T], size: int, drop: bool = False) -> Iterator[T]:
+def prefetch(items: Iterable[T], size: int, drop: bool = False, stop: threading.Event | None = None) -> Iterator[T]:
     """Yield the items in order; a thread computes up to ``size`` of them ahead.
 
     Closing the iterator ends the thread after the item that it is computing. An error of ``items`` is raised here.
 
     Args:
         drop: for live sources: if ``size`` items are waiting, drop the oldest instead of blocking.
+        stop: set when the iterator is closed, so that ``items`` can end before its next item.
     """
     queue: Queue[Any] = Queue(size)
-    stop = threading.Event()
+    stop = stop or threading.Event()
 
     def put(item: Any) -> None:
         while not stop.is_set():

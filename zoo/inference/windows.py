@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from zoo.video.sampling import sample
 from zoo.video.views import cut_views, resize_frames
 
 MAX_SECONDS = 86_400.0
+DEFAULT_WINDOW = 2.0  # seconds
 EPSILON = 1e-6  # seconds: rounding of frame times
 
 
@@ -67,6 +69,11 @@ def check_window(window: float, stride: float | None) -> float:
     stride = window if stride is None else stride
     check_number("stride", stride, 0.01, MAX_SECONDS)
     return float(stride)
+
+
+def clip_seconds(protocol: Protocol) -> float:
+    """Return the length of a protocol's clip at 30 frames per second; 2 seconds if its clips cover the whole video."""
+    return DEFAULT_WINDOW if protocol.interval is None else protocol.num_frames * protocol.interval / 30
 
 
 def spans(times: np.ndarray, fps: float, window: float, stride: float, start: float = 0.0) -> list[Span]:
@@ -135,8 +142,10 @@ def _cut(frames: dict[int, Tensor], rows: np.ndarray, protocol: Protocol, name: 
     return cut_views(torch.stack(chosen), positions.reshape(rows.shape), protocol)
 
 
-def live_views(video: str | int, protocol: Protocol, window: float, stride: float) -> Iterator[WindowViews]:
-    """Yield the views of every complete window of a camera or stream.
+def live_views(
+    video: str | int, protocol: Protocol, window: float, stride: float, stop: threading.Event
+) -> Iterator[WindowViews]:
+    """Yield the views of every complete window of a camera or stream, until ``stop`` is set.
 
     Raises:
         DataError: it cannot be read.
@@ -145,6 +154,8 @@ def live_views(video: str | int, protocol: Protocol, window: float, stride: floa
     start = 0.0
     name = str(video)
     for time, frame in live_frames(video):
+        if stop.is_set():
+            return
         while time >= start + window - EPSILON:
             inside = [item for item in buffer if start - EPSILON <= item[0] < start + window - EPSILON]
             if inside:
@@ -166,10 +177,11 @@ def read_windows(
     protocol = predictor.protocol
     per_batch = max(1, predictor.batch_size // (protocol.clips * protocol.crops))
     live = is_live(video)
+    stop = threading.Event()
 
     def decode() -> Iterator[WindowViews]:
         if is_live(video):
-            yield from live_views(video, protocol, window, stride)
+            yield from live_views(video, protocol, window, stride, stop)
             return
         if isinstance(video, int):  # a bool
             raise ConfigError(f"A video is {video}; give a path, a URL, or the number of a camera.")
@@ -183,7 +195,7 @@ def read_windows(
             raise DataError(f"{name} cannot be read ({type(error).__name__}: {error}).") from error
 
     batch: list[WindowViews] = []
-    for item in prefetch(decode(), size=2 * per_batch, drop=live):
+    for item in prefetch(decode(), size=2 * per_batch, drop=live, stop=stop):
         batch.append(item)
         if len(batch) >= per_batch or live:
             yield batch

@@ -25,7 +25,7 @@ OPTICAL_FLOW = re.compile(r"(flow|x|y)_", re.IGNORECASE)  # some tools extract i
 LAST_NUMBER = re.compile(r"(.*?)(\d+)(\D*)", re.DOTALL)
 
 
-def _natural_key(name: str) -> list[tuple[int, str]]:
+def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key for natural order: frame 10 after frame 9, with or without leading zeros."""
     return [(int(part), "") if part.isdecimal() else (0, part) for part in re.findall(r"\d+|\D+", name)]
 
@@ -57,7 +57,7 @@ def _list_frames(folder: str, modified: int) -> Sequence[str]:
         numbered = _NumberedNames(first, len(names))
         if set(numbered) == set(names):
             return numbered
-    return sorted(names, key=_natural_key)
+    return sorted(names, key=natural_key)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -73,18 +73,25 @@ class FrameReader:
     The span of the source is in frame numbers ``[start, stop)`` from 0. EXIF rotation of JPEG files is not applied;
     frames extracted from videos have none.
 
+    Args:
+        source: the folder.
+        names: paths of the frames relative to the folder, instead of all its frames.
+
     Raises:
         DataError: the folder does not exist or has no frames, or the span is empty or out of range.
     """
 
-    def __init__(self, source: str | Path | Source, fps: float = 30.0, deadline: float | None = None) -> None:
+    def __init__(
+        self,
+        source: str | Path | Source,
+        fps: float = 30.0,
+        deadline: float | None = None,
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.source = source if isinstance(source, Source) else Source(str(source))
         self.fps, self._deadline, self._opened = fps, deadline, time.monotonic()
-        try:
-            cache_key = (self.source.path, os.stat(self.source.path).st_mtime_ns)
-            names = _list_numbered_frames(*cache_key) or _list_frames(*cache_key)
-        except OSError as error:
-            raise DataError(f"{self.source} cannot be read as a folder of frames: {error.strerror}.") from error
+        if names is None:
+            names = self._list_names()
         if not names:
             raise DataError(f"{self.source} is a folder without frames (JPEG or PNG files).")
         start, stop = (0, len(names)) if self.source.span is None else map(int, self.source.span)
@@ -92,6 +99,13 @@ class FrameReader:
         if not 0 <= start < stop <= len(names):
             raise DataError(f"{self.source} has {len(names)} frames; frames {start} to {stop} are not among them.")
         self._names, self._start, self._length = names, start, stop - start
+
+    def _list_names(self) -> Sequence[str]:
+        try:
+            cache_key = (self.source.path, os.stat(self.source.path).st_mtime_ns)
+            return _list_numbered_frames(*cache_key) or _list_frames(*cache_key)
+        except OSError as error:
+            raise DataError(f"{self.source} cannot be read as a folder of frames: {error.strerror}.") from error
 
     def __len__(self) -> int:
         return self._length
