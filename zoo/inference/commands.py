@@ -12,10 +12,11 @@ import torch
 from zoo.command_line import expand_home, resolve_network
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.inference.embeddings import video_features, window_features
-from zoo.inference.feature_files import FeatureFolder, VideoFeatures, search
+from zoo.inference.feature_files import FeatureFolder, VideoFeatures, open_features, search
 from zoo.inference.predict_options import add_predictor_options, default_device, open_predictor
 from zoo.inference.predictor import Predictor
 from zoo.inference.source_lists import list_videos
+from zoo.inference.vector_index import INDEX_FILE, MAX_FLAT, import_faiss, load_or_build
 from zoo.inference.windows import check_window
 from zoo.loading import load
 from zoo.provenance import fingerprint
@@ -95,21 +96,36 @@ def search_command(arguments: Sequence[str]) -> None:
         "tempozoo search", description="Find the videos nearest to a query, by the cosine similarity of their features."
     )
     parser.add_argument("query", help="video file or URL")
-    parser.add_argument("--features", required=True, metavar="FOLDER", help="folder written by `tempozoo features`")
+    parser.add_argument(
+        "--features", required=True, metavar="PATH", help="folder or Parquet file written by `tempozoo features`"
+    )
     parser.add_argument("--from", dest="network", help="network (default: the one of the features)")
     parser.add_argument("--top", type=int, default=10, help="videos (default: 10)")
+    parser.add_argument(
+        "--index", choices=["torch", "faiss"], default="torch",
+        help="torch compares all features (default); faiss keeps an index beside them, exact for up to "
+        f"{MAX_FLAT:,} rows",
+    )  # fmt: skip
     args = parser.parse_args(list(arguments))
     if args.top < 1:
         raise ConfigError(f"--top is {args.top}; it must be at least 1.")
-    folder = FeatureFolder(expand_home(args.features))
-    manifest = folder.manifest()
+    if args.index == "faiss":
+        import_faiss()  # before the query is computed
+    features = open_features(expand_home(args.features))
+    manifest = features.manifest()
     network = load(resolve_network(args.network or str(manifest["network"])))
     if fingerprint(network.state_dict()) != manifest["weights"]:
         raise ConfigError(f"{args.features} was computed with other weights than those of {args.network}.")
     with Predictor(network, views=str(manifest["views"]), device=default_device()) as predictor:
         query = video_features(predictor, expand_home(args.query), manifest["stage"])
     query = query.flatten(2).mean(2) if query.ndim > 2 else query
-    for match in search(list(folder.read()), query.mean(0), args.top):
+    if args.index == "faiss":
+        path = Path(expand_home(args.features))
+        index_path = path / INDEX_FILE if path.is_dir() else path.with_name(f"{path.name}.{INDEX_FILE}")
+        matches = load_or_build(index_path, features.digest(), features.read).search(query.mean(0), args.top)
+    else:
+        matches = search(list(features.read()), query.mean(0), args.top)
+    for match in matches:
         window = "" if match.start is None else f"  {match.start:.2f} - {match.end:.2f} s"
         print(f"{match.similarity:7.4f}  {printable(match.video)}{window}")
 

@@ -21,6 +21,7 @@ from zoo.weights.files import atomic_path, disk_errors
 MANIFEST = "manifest.json"
 FORMAT = 1
 SUFFIX = ".safetensors"
+MANIFEST_KEY = "tempozoo"  # of the metadata of a Parquet file
 
 
 class VideoFeatures(NamedTuple):
@@ -123,20 +124,23 @@ class FeatureFolder:
             except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
                 raise DataError(f"{path} is damaged ({error}); delete it and repeat the command.") from error
 
+    def digest(self) -> str:
+        """Identify the features by names, sizes and modification times of the files."""
+        return _digest_files(sorted(self.folder.glob(f"*{SUFFIX}")))
+
     def write_parquet(self, path: Path) -> None:
-        """Combine all features into one Parquet file with columns video, start, end, features.
+        """Combine all features into one Parquet file with columns video, start, end, features, and the manifest.
 
         Raises:
             ConfigError: pyarrow is not installed.
             StorageError: the file cannot be written.
         """
-        try:
-            import pyarrow
-            from pyarrow import parquet
-        except ImportError as error:
-            raise ConfigError("Parquet files need pyarrow: pip install 'tempozoo[parquet]'") from error
+        pyarrow, parquet = _import_pyarrow()
         fields = {"video": pyarrow.string(), "start": pyarrow.float64(), "end": pyarrow.float64()}
-        schema = pyarrow.schema([*fields.items(), ("features", pyarrow.list_(pyarrow.float32()))])
+        schema = pyarrow.schema(
+            [*fields.items(), ("features", pyarrow.list_(pyarrow.float32()))],
+            {MANIFEST_KEY: json.dumps(self.manifest())},
+        )
         with (
             disk_errors(path.parent),
             atomic_path(path) as temporary,
@@ -147,6 +151,61 @@ class FeatureFolder:
                 times = [part.double().tolist() or [None] * count for part in (item.start, item.end)]
                 columns = [[item.video] * count, *times, item.features.tolist()]
                 writer.write_table(pyarrow.table(dict(zip(schema.names, columns, strict=True)), schema=schema))
+
+
+class FeatureTable:
+    """Features in one Parquet file, written by ``FeatureFolder.write_parquet``.
+
+    Raises:
+        ConfigError: pyarrow is not installed.
+        DataError: the file cannot be read, or is another Parquet file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        _, parquet = _import_pyarrow()
+        self.path = Path(path)
+        try:
+            self._file = parquet.ParquetFile(self.path)
+            content = json.loads((self._file.schema_arrow.metadata or {})[MANIFEST_KEY.encode()])
+        except (OSError, KeyError, ValueError) as error:
+            raise DataError(f"{self.path} is not a file of `tempozoo features --parquet`.") from error
+        self._manifest: dict[str, Any] = content
+
+    def manifest(self) -> dict[str, Any]:
+        """Model, protocol, settings and versions."""
+        return self._manifest
+
+    def digest(self) -> str:
+        """Identify the features by size and modification time of the file."""
+        return _digest_files([self.path])
+
+    def read(self) -> Iterator[VideoFeatures]:
+        """All features, in the order of the file; one row group per video."""
+        for number in range(self._file.num_row_groups):
+            columns = self._file.read_row_group(number).to_pydict()
+            times = [
+                torch.tensor([seconds for seconds in columns[key] if seconds is not None]) for key in ("start", "end")
+            ]
+            yield VideoFeatures(columns["video"][0], torch.tensor(columns["features"]), *times)
+
+
+def open_features(path: str | Path) -> FeatureFolder | FeatureTable:
+    """Open a folder of features or a Parquet file."""
+    return FeatureTable(path) if Path(path).is_file() else FeatureFolder(path)
+
+
+def _import_pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise ConfigError("Parquet files need pyarrow: pip install 'tempozoo[parquet]'") from error
+    return pyarrow, parquet
+
+
+def _digest_files(files: Sequence[Path]) -> str:
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256(json.dumps(stats).encode()).hexdigest()
 
 
 class Match(NamedTuple):

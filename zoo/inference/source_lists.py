@@ -81,8 +81,8 @@ def _reject_still_image(path: str) -> None:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return  # reported when it is read as a video
     raise ConfigError(
-        f"{printable(path)} is a still image. Give videos, a folder of frames, or a quoted pattern of the frames of one "
-        "video, such as 'frames/*.jpg'."
+        f"{printable(path)} is a still image. Give videos, a folder of frames, or a quoted pattern of the frames of "
+        "one video, such as 'frames/*.jpg'."
     )
 
 
