@@ -23,10 +23,10 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {  # usages, purpose
         "Score the test videos of a data set with the views of the network's protocol.",
     ),
     "predict": (
-        ("--from NETWORK [--out FOLDER] [options] FILE [FILE ...]",),
-        "Classify videos. FILE is a video, a folder of videos, a quoted pattern such as 'clips/*.mp4', or the URL "
-        "of a shard. Put `--` before names that begin with a dash. With --window SECONDS, classify every part of a "
-        "video; see `tempozoo predict --window 2 --help`.",
+        ("--from NETWORK --out FOLDER [options] FILE [FILE ...]",),
+        "Classify videos with Lightning's Trainer. FILE is a video, a folder of videos, a quoted pattern such as "
+        "'clips/*.mp4', or the URL of a shard. Put `--` before names that begin with a dash. Without the options of "
+        "the Trainer, see `tempozoo predict --help`.",
     ),
 }
 

@@ -203,6 +203,9 @@ def test_image_sequences_equal_their_folder(network: str, tmp_path: Path, capsys
     rows = read_results(tmp_path / "a.json")
     assert [row["video"] for row in rows] == list(map(str, sources))
     assert rows[0]["predictions"] == rows[1]["predictions"] == rows[2]["predictions"]
+    windows = [sources[1], "--window", "0.5", "--fps", "8", "--json", tmp_path / "windows.json"]
+    assert predict(network, *windows) == 0
+    assert [row["start"] for row in read_results(tmp_path / "windows.json")] == [0, 0.5, 1]
     assert predict(network, *frames.iterdir()) == 1
     assert "is a still image. Give videos, a folder of frames, or a quoted pattern" in capsys.readouterr().err
     features = ["features", str(frames / "img_%03d.png"), "--from", network, "--out", str(tmp_path / "features")]
@@ -266,6 +269,7 @@ def test_stream_is_predicted_until_ctrl_c(network: str, tmp_path: Path, capsys: 
         (["--csv", "a.json"], "a.json: give a file name that ends in .csv"),
         (["--csv", "-", "--json", "-"], "--csv and --json both write to standard output"),
         (["--threshold", "2"], "--threshold is 2.0; it must be a number from 0 to 1"),
+        (["--fps", "0"], "--fps is 0.0; it must be a number from 0.01 to 10000"),
         (["--stride", "1"], "--stride needs --window SECONDS"),
         (["--plot", "x.png"], "--plot needs --window SECONDS"),
         (["--treshold", "1"], "Unknown option --treshold (did you mean --threshold?)"),

@@ -182,6 +182,36 @@ def test_features_are_resumed_and_searched(
     assert len(lines) == 2 and lines[0].startswith(" 1.0000") and lines[0].endswith("b.mp4")
 
 
+@pytest.mark.parametrize("window", [[], ["--window", "0.4"]])
+def test_search_with_faiss_and_parquet_equals_the_default(
+    window: list[str], network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("faiss")
+    pytest.importorskip("pyarrow")
+    folder, out, parquet = tmp_path / "videos", tmp_path / "features", tmp_path / "all.parquet"
+    for number, name in enumerate("abcd"):
+        numbered_video(folder / f"{name}.mp4", frames=15 + 9 * number)
+    features = ["features", "--from", network, "--out", str(out), *window]
+    assert main([*features, *(str(folder / f"{name}.mp4") for name in "abc"), "--parquet", str(parquet)]) == 0
+
+    def search(path: Path, *options: str) -> str:
+        capsys.readouterr()
+        assert main(["search", str(folder / "b.mp4"), "--features", str(path), *options]) == 0
+        return capsys.readouterr().out
+
+    expected = search(out)
+    assert len(expected.splitlines()) == 3 and expected.count(" s\n") == (3 if window else 0)
+    assert search(parquet) == search(out, "--index", "faiss") == search(parquet, "--index", "faiss") == expected
+    assert (out / "faiss.npz").is_file() and (tmp_path / "all.parquet.faiss.npz").is_file()
+    assert main([*features, str(folder / "d.mp4")]) == 0
+    updated = search(out, "--index", "faiss")
+    assert updated == search(out) and "d.mp4" in updated
+    other = tmp_path / "x.parquet"
+    other.write_bytes(b"PAR1")
+    assert main(["search", str(folder / "b.mp4"), "--features", str(other)]) == 1
+    assert "is not a file of `tempozoo features --parquet`" in capsys.readouterr().err
+
+
 def test_processes_of_features_share_the_videos(network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, out = tmp_path / "videos", tmp_path / "features"
     for name in "abc":

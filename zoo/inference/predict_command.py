@@ -13,7 +13,7 @@ from typing import IO, Any
 from zoo.command_line import expand_home, resolve_network
 from zoo.errors import ConfigError, DataError, ZooError, check_number
 from zoo.inference.inputs import video_name
-from zoo.inference.predict_options import open_predictor, predict_parser
+from zoo.inference.predict_options import DEFAULT_FPS, open_predictor, predict_parser
 from zoo.inference.predictor import Predictor
 from zoo.inference.result_files import STDOUT, Kind, Labels, ResultFile, top_labels
 from zoo.inference.source_lists import list_videos
@@ -68,6 +68,7 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.top < 1:
         raise ConfigError(f"--top is {args.top}; it must be at least 1.")
     check_number("--threshold", args.threshold, 0.0, 1.0)
+    check_number("--fps", args.fps, 0.01, 10_000.0)
     if args.csv == STDOUT and args.json == STDOUT:
         raise ConfigError("--csv and --json both write to standard output; give a file name for one of them.")
 
@@ -77,10 +78,9 @@ def _check_sources(args: argparse.Namespace, videos: Sequence[str]) -> None:
     if args.window is not None:
         check_window(args.window, args.stride)
     elif not all(map(is_live, videos)):
-        if live := next(filter(is_live, videos), None):
-            raise ConfigError(
-                f"{printable(live)} is a camera or stream; give --window to predict it with other videos."
-            )
+        live = [str(video) for video in videos if is_live(video)]
+        if live:
+            raise ConfigError(f"{printable(live[0])} is a camera or stream; give --window to predict it with videos.")
         for option in ("stride", "save", "plot"):
             if getattr(args, option) is not None:
                 raise ConfigError(f"--{option} needs --window SECONDS.")
@@ -108,8 +108,8 @@ def _open_files(
 ) -> list[ResultFile]:
     """Open the files of ``--csv`` and ``--json``; the stack closes them."""
     settings: dict[str, Any] = {"weights": fingerprint(network.state_dict()), "views": args.views, "top": args.top}
-    if args.threshold:
-        settings["threshold"] = args.threshold
+    defaults = {"threshold": 0.0, "fps": DEFAULT_FPS}  # not stored
+    settings |= {key: getattr(args, key) for key, value in defaults.items() if getattr(args, key) != value}
     if args.window is not None:
         settings |= {"window": args.window, "stride": check_window(args.window, args.stride)}
     targets: dict[Kind, str | None] = {"csv": args.csv, "json": args.json}
@@ -147,7 +147,7 @@ def _predict_videos(
     width = min(max((len(names[i]) for i in missing), default=0), MAX_WIDTH)
     failures = count = 0
     try:
-        for prediction in predictor.predict_many([videos[i] for i in missing]):
+        for prediction in predictor.predict_many([videos[i] for i in missing], args.fps):
             count += 1
             if prediction.error is not None:
                 failures += 1
@@ -219,7 +219,7 @@ def _windows(
     start = 0.0 if args.save or args.plot or not files else min(starts)
     if start:
         print(f"  resumed at {start:g} s")
-    for window in timeline(predictor, video, window=args.window, stride=stride, start=start):
+    for window in timeline(predictor, video, window=args.window, stride=stride, start=start, fps=args.fps):
         for file, first in zip(files, starts, strict=True):
             if window.start >= first - EPSILON:
                 file.append(window)

@@ -14,6 +14,7 @@ from zoo.errors import ConfigError
 from zoo.inference.predictor import PRECISIONS, Predictor
 from zoo.models.network import VideoNetwork
 
+DEFAULT_FPS = 30.0
 USAGE = """tempozoo predict --from NETWORK [options] SOURCE [SOURCE ...]
        tempozoo predict --from NETWORK --out FOLDER [options] SOURCE [SOURCE ...]"""
 DESCRIPTION = """Classify videos; with --window, every part of a video. SOURCE is a video file, a folder of videos or \
@@ -36,7 +37,7 @@ TRAINER_OPTIONS = {
 GROUPS = {"-c", *(option.split()[0].partition(".")[0] for option in TRAINER_OPTIONS)}
 OWN_OPTIONS = {
     "--csv", "--json", "--top", "--threshold", "--window", "--stride", "--save", "--plot", "--device", "--precision",
-    "--batch_size",
+    "--batch_size", "--fps",
 }  # fmt: skip  # options that the Trainer's form does not have
 
 
@@ -77,6 +78,7 @@ def predict_parser() -> argparse.ArgumentParser:
     parser = OneLineParser("tempozoo predict", usage=USAGE, description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=argparse.SUPPRESS)
     add_predictor_options(parser, required=False)
+    parser.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second of image files (default: 30)")
     parser.add_argument("--allow_untrained", action="store_true", help="also run networks with untrained parts")
     results = parser.add_argument_group("results")
     results.add_argument("--csv", metavar="FILE", help="append rows to a CSV file; - for standard output")

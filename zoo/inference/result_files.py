@@ -132,7 +132,8 @@ class ResultFile:
             head: [{"label": label, "score": round(score, 6)} for label, score in pairs]
             for head, pairs in labels.items()
         }
-        row = {"video": video, **{key: round(seconds, 6) for key, seconds in span.items()}, **_predictions(heads)}
+        row: dict[str, Any] = {"video": video, **{key: round(seconds, 6) for key, seconds in span.items()}}
+        row |= _predictions(heads)
         return json.dumps(row, ensure_ascii=self.is_stdout) + "\n"  # standard output may not be UTF-8
 
     def _columns(self) -> str:
@@ -227,6 +228,7 @@ def read_results(path: Path) -> list[dict[str, Any]]:
             if is_label and (score := row[f"{head}score{number}"]):
                 pairs = heads.setdefault(head.removesuffix("_"), [])
                 pairs.append({"label": label or None, "score": float(score)})
-        span = {key: float(row[key]) for key in ("start", "end") if key in row}
-        results.append({"video": row["video"], **span, **_predictions(heads)})
+        result: dict[str, Any] = {"video": row["video"]}
+        result |= {key: float(row[key]) for key in ("start", "end") if key in row}
+        results.append(result | _predictions(heads))
     return results
