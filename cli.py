@@ -107,7 +107,7 @@ COMMANDS: dict[str, Command] = {
     "predict": Command(
         predict,
         {
-            "classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/",
+            "classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/ --csv rows.csv",
             "classify over time": "tempozoo predict --from runs/mine long.mp4 --window 2 --plot chart.png",
         },
     ),

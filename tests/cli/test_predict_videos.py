@@ -301,6 +301,14 @@ def test_sources_may_be_between_options_and_begin_with_a_dash(
     assert names(tmp_path / "a.csv") == ["[a].mp4", "#b.mp4", "~.mp4", "-x.mp4"]
 
 
+def test_several_processes_need_the_trainer(
+    network: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert predict(network, folder) == 1
+    assert "share the videos only with Lightning's Trainer: add --out FOLDER." in capsys.readouterr().err
+
+
 def test_folder_of_shards_needs_the_trainer(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "shards.json").write_text("{}")
     assert predict(network, tmp_path) == 1

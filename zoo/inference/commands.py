@@ -31,7 +31,7 @@ def features_command(arguments: Sequence[str]) -> None:
         description="Write the features of videos to a folder, one safetensors file per video, with a manifest. "
         "A repeated command computes what is missing. With torchrun, processes share the videos.",
     )
-    parser.add_argument("sources", nargs="+", help="video files, folders or URLs")
+    parser.add_argument("sources", nargs="+", help="videos, folders, patterns, lists or URLs, as of predict")
     add_predictor_options(parser)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the features")
     parser.add_argument("--window", type=float, metavar="SECONDS", help="features of windows instead of views")
@@ -95,7 +95,7 @@ def search_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         "tempozoo search", description="Find the videos nearest to a query, by the cosine similarity of their features."
     )
-    parser.add_argument("query", help="video file or URL")
+    parser.add_argument("query", help="video file, pattern of frames, or URL")
     parser.add_argument(
         "--features", required=True, metavar="PATH", help="folder or Parquet file written by `tempozoo features`"
     )

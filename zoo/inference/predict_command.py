@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,8 @@ def _check_options(args: argparse.Namespace) -> None:
         raise ConfigError(
             f"predict needs files or folders of videos: tempozoo predict --from {shlex.quote(args.network)} VIDEOS"
         )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("Several processes share the videos only with Lightning's Trainer: add --out FOLDER.")
     if args.top < 1:
         raise ConfigError(f"--top is {args.top}; it must be at least 1.")
     check_number("--threshold", args.threshold, 0.0, 1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import glob
+import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -127,7 +128,7 @@ def _read_list(path: Path) -> list[str]:
 
 def _read_column(text: str, name: str) -> list[str]:
     try:
-        rows = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
         if "path" not in (rows.fieldnames or ()):
             columns = ", ".join(rows.fieldnames or ()) or "none"
             raise DataError(

@@ -19,7 +19,7 @@ from zoo.weights.files import atomic_path, disk_errors
 INDEX_FILE = "faiss.npz"  # in the folder of the features
 MAX_FLAT = 100_000  # rows; more are clustered, and a query visits only the nearest clusters
 PROBES = 32  # clusters that a query visits
-TRAINING_ROWS = 64  # per cluster
+TRAINING_ROWS, TRAINING_ITERATIONS = 64, 10  # rows per cluster; FAISS recommends at least 39
 
 
 def import_faiss() -> ModuleType:
@@ -72,8 +72,9 @@ class VectorIndex:
         size = table.shape[1]
         index: Any = faiss.IndexFlatIP(size)
         if len(table) > max_flat:
-            clusters = max(1, min(int(4 * len(table) ** 0.5), len(table) // 39))  # FAISS needs 39 rows per cluster
+            clusters = int(2 * len(table) ** 0.5)
             index = faiss.IndexIVFFlat(index, size, clusters, faiss.METRIC_INNER_PRODUCT)
+            index.cp.niter = TRAINING_ITERATIONS
             step = max(1, len(table) // (TRAINING_ROWS * clusters))
             index.train(np.ascontiguousarray(table[::step]))
             index.nprobe = min(PROBES, clusters)
