@@ -11,10 +11,11 @@ import torch
 
 from zoo.command_line import expand_home, resolve_network
 from zoo.errors import ConfigError, DataError, ZooError
+from zoo.inference.compute_options import add_compute_options
 from zoo.inference.embeddings import video_features, window_features
 from zoo.inference.feature_files import FeatureFolder, VideoFeatures, search
 from zoo.inference.inputs import is_url
-from zoo.inference.predictor import PRECISIONS, Predictor
+from zoo.inference.predictor import Predictor
 from zoo.inference.timeline_files import TimelineFile
 from zoo.inference.windows import TimedPrediction, check_window, timeline
 from zoo.loading import load
@@ -50,14 +51,11 @@ def list_videos(sources: Sequence[str]) -> list[str]:
 def add_predictor_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a command that runs a ``Predictor``."""
     parser.add_argument("--from", dest="network", required=True, help="network, as of `tempozoo fit --from`")
-    parser.add_argument("--views", default="1x1", help="CLIPSxCROPS, or published (default: 1x1)")
-    parser.add_argument("--device", help="such as cuda:0 (default: a GPU for each process, otherwise the CPU)")
-    parser.add_argument("--precision", default="32", choices=list(PRECISIONS), help="autocast (default: 32, none)")
-    parser.add_argument("--batch_size", type=int, default=8, help="views per forward pass (default: 8)")
+    add_compute_options(parser)
 
 
 def open_predictor(network: VideoNetwork, args: argparse.Namespace) -> Predictor:
-    """Create a ``Predictor`` with the options of ``add_predictor_options``."""
+    """Create a ``Predictor`` with the options of ``add_compute_options``."""
     device = args.device or default_device()
     return Predictor(network, views=args.views, precision=args.precision, batch_size=args.batch_size, device=device)
 
