@@ -41,7 +41,6 @@ from zoo.inference.predictor import Predictor
 FPS = 25
 SIZE = (240, 320)
 MAX_UPLOAD = 16_000_000
-TIMEOUT = 10  # of the server, in seconds
 VIDEO = {"Content-Type": "video/mp4"}
 
 
@@ -108,9 +107,10 @@ class Server:
     port: of 127.0.0.1.
     """
 
-    def __init__(self, network: Path, queue: int, batch_size: int) -> None:
+    def __init__(self, network: Path, args: argparse.Namespace) -> None:
         cli = Path(__file__).parents[1] / "cli.py"
-        options = {"port": 0, "queue": queue, "batch_size": batch_size, "max_upload": MAX_UPLOAD, "timeout": TIMEOUT}
+        options = {name: getattr(args, name) for name in ("queue", "batch_size", "timeout")}
+        options |= {"port": 0, "max_upload": MAX_UPLOAD}
         command = [sys.executable, str(cli), "serve", str(network), "--allow_untrained", "--allow_url", "*"]
         command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -258,6 +258,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=20)
     parser.add_argument("--queue", type=int, default=32)
     parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--timeout", type=int, default=10, help="of the server, in seconds")
     args = parser.parse_args()
     torch.manual_seed(0)
     model = zoo.create("tada2d_r18", num_classes=400, num_frames=8).eval()
@@ -267,7 +268,7 @@ def main() -> None:
         zoo.save(model, Path(folder, "network"))
         with Predictor(model) as predictor:
             rate, expected = measure_loop(predictor, videos, args.requests // 2)
-        server = stack.enter_context(Server(Path(folder, "network"), args.queue, args.batch_size))
+        server = stack.enter_context(Server(Path(folder, "network"), args))
         load = Load(server, videos, expected)
         load.request(0)
         load.seconds.clear()

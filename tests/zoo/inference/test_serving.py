@@ -41,7 +41,7 @@ from zoo.video.source import Source
 
 VIDEO = {"Content-Type": "video/mp4"}
 JSON = {"Content-Type": "application/json"}
-TIMEOUT = 20.0  # seconds; more than any test needs
+TIMEOUT = 60.0  # seconds; more than any test needs
 
 
 class Client:
