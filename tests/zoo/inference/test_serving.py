@@ -402,6 +402,11 @@ def test_videos_that_claim_more_frames_than_bytes_are_refused(videos: list[Path]
         open_video(Source("v", content=claim_frames(videos[0], 20_000_000)))
     with pytest.raises(DataError, match="v claims 500 frames in a track; at most 400"):
         open_video(Source("v", content=claim_frames(videos[0], 500)), limits=Limits(frames=400))
+    with pytest.raises(DataError, match="v has a compressed index"):
+        open_video(Source("v", content=videos[0].read_bytes().replace(b"udta", b"cmov")), limits=Limits(frames=400))
+    audio = claim_frames(videos[0], 20_000_000).replace(b"vide", b"soun")
+    with pytest.raises(DataError, match="v claims 20000000 frames in a track"):
+        open_video(Source("v", content=audio), limits=Limits(frames=400))
 
 
 def test_decoding_limits(client: Client, videos: list[Path], tmp_path: Path) -> None:
