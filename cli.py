@@ -76,6 +76,13 @@ def export(arguments: Arguments) -> None:
     export_network_command(arguments)
 
 
+def serve(arguments: Arguments) -> None:
+    """Serve a network by HTTP."""
+    from zoo.inference.serve_command import serve_command
+
+    serve_command(arguments)
+
+
 class Command(NamedTuple):
     """Subcommand of ``tempozoo``.
 
@@ -120,6 +127,7 @@ COMMANDS: dict[str, Command] = {
         {"find similar videos": "tempozoo search clip.mp4 --features FOLDER"},
     ),
     "export": Command(export, {"export to ONNX, pt2, OpenVINO": "tempozoo export runs/mine --to onnx"}),
+    "serve": Command(serve, {"answer HTTP requests": "tempozoo serve runs/mine --port 8000"}),
     "data": Command(
         data_tools,
         {

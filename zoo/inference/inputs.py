@@ -18,6 +18,7 @@ from zoo.protocol import Protocol
 from zoo.settings import offline
 from zoo.text import brief, one_line, printable
 from zoo.video.array_reader import ArrayReader
+from zoo.video.containers import DEFAULT_LIMITS, Limits
 from zoo.video.decoding import Reader, open_video, read_with
 from zoo.video.frame_reader import FrameReader
 from zoo.video.image_sequence import is_image_pattern, list_images
@@ -52,7 +53,12 @@ def is_url(video: VideoInput) -> bool:
 
 @contextlib.contextmanager
 def open_input(
-    video: VideoInput, *, decoder: str = "pyav", fps: float = 30.0, deadline: float | None = None
+    video: VideoInput,
+    *,
+    decoder: str = "pyav",
+    fps: float = 30.0,
+    deadline: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[Reader]:
     """Open a video from any supported type of input.
 
@@ -63,6 +69,7 @@ def open_input(
         decoder: one of ``zoo.video.decoding.DECODERS``.
         fps: frames per second of arrays, folders of frames and image sequences.
         deadline: on the clock of ``time.monotonic``.
+        limits: largest video file that is opened.
 
     Raises:
         DataError: the video cannot be read.
@@ -77,17 +84,23 @@ def open_input(
         return
     with contextlib.ExitStack() as stack:
         source = stack.enter_context(_source(video))
-        with open_video(source, decoder, fps, deadline) as reader:
+        with open_video(source, decoder, fps, deadline, limits) as reader:
             yield reader
 
 
 def read_video_views(
-    video: VideoInput, protocol: Protocol, *, decoder: str = "pyav", fps: float = 30.0, time_limit: float | None = 60.0
+    video: VideoInput,
+    protocol: Protocol,
+    *,
+    decoder: str = "pyav",
+    fps: float = 30.0,
+    time_limit: float | None = 60.0,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Views:
     """Decode a video into the views of a protocol.
 
     Args:
-        video, decoder, fps: as of ``open_input``.
+        video, decoder, fps, limits: as of ``open_input``.
         time_limit: seconds for the whole video, its download included; None for no limit.
 
     Raises:
@@ -95,7 +108,7 @@ def read_video_views(
     """
     name = video_name(video)
     return read_with(
-        lambda deadline: open_input(video, decoder=decoder, fps=fps, deadline=deadline),
+        lambda deadline: open_input(video, decoder=decoder, fps=fps, deadline=deadline, limits=limits),
         lambda reader: views_of(reader, protocol, name),
         name,
         time_limit,

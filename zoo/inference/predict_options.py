@@ -11,7 +11,8 @@ import torch
 
 from zoo.command_line import suggest
 from zoo.errors import ConfigError
-from zoo.inference.predictor import PRECISIONS, Predictor
+from zoo.inference.compute_options import add_compute_options
+from zoo.inference.predictor import Predictor
 from zoo.models.network import VideoNetwork
 
 DEFAULT_FPS = 30.0
@@ -114,12 +115,7 @@ def add_predictor_options(parser: argparse.ArgumentParser, required: bool = True
     parser.add_argument(
         "--from", dest="network", metavar="NETWORK", required=required, help="network, as of `tempozoo fit --from`"
     )
-    parser.add_argument(
-        "--views", default="1x1", metavar="CLIPSxCROPS", help="views per video, or published (default: 1x1)"
-    )
-    parser.add_argument("--device", help="such as cuda:0 (default: a GPU for each process, otherwise the CPU)")
-    parser.add_argument("--precision", default="32", choices=list(PRECISIONS), help="autocast (default: 32, none)")
-    parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="views per forward pass (default: 8)")
+    add_compute_options(parser)
 
 
 def open_predictor(network: VideoNetwork, args: argparse.Namespace) -> Predictor:

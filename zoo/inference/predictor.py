@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, check_int
+from zoo.inference.compute_options import PRECISIONS
 from zoo.inference.inputs import VideoInput, read_video_views, video_name
 from zoo.inference.scores import average_views
 from zoo.models.features import stage_maps
@@ -25,8 +26,6 @@ from zoo.text import brief
 from zoo.video.decoding import check_decoder
 from zoo.video.transforms import normalize
 from zoo.video.views import Views
-
-PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -160,8 +159,8 @@ class Predictor:
         self._dtype = PRECISIONS[precision]
         self._forward: Any = torch.compile(model) if compile else model
         self._lock = threading.Lock()  # one forward pass at a time
-        self._workers = workers or min(os.cpu_count() or 1, 8)
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="decode")
+        self.workers = workers or min(os.cpu_count() or 1, 8)
+        self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
 
     def close(self) -> None:
         """End the decoding threads."""
@@ -245,7 +244,7 @@ class Predictor:
         try:
             for video in videos:
                 pending.append((video_name(video), self._pool.submit(read, video)))
-                if len(pending) > self._workers:
+                if len(pending) > self.workers:
                     name, future = pending.popleft()
                     yield name, future.result()
             while pending:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -25,21 +26,48 @@ MAX_PIXELS = 1 << 25  # 8192 x 4096 per frame; a damaged header may claim any si
 COVER = 0x400  # AV_DISPOSITION_ATTACHED_PIC
 
 
-def open_container(file: str | io.IOBase, name: str, timeout: float | None = None) -> Any:
+@dataclass(frozen=True)
+class Limits:
+    """Largest video that is opened; a small file may claim any size.
+
+    pixels: pixels of a frame.
+    frames: frames of the video; None for any number.
+    streams: video, audio and other streams in the file. FFmpeg decodes a frame of each when it opens the file.
+    """
+
+    pixels: int = MAX_PIXELS
+    frames: int | None = None
+    streams: int = 1000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+def open_container(
+    file: str | io.IOBase, name: str, timeout: float | None = None, limits: Limits = DEFAULT_LIMITS
+) -> Any:
     """Open a path or a file object as a video container.
 
     Args:
         name: the name of the video in error messages.
         timeout: seconds for opening the container, and for each later read; None for no limit.
+        limits: ``pixels`` and ``streams`` apply.
 
     Raises:
         DataError: the file is not a video, is damaged, or has a format outside of ``FORMATS``.
     """
     # without the prefix, FFmpeg interprets a name with a colon as a URL
     target = f"file:{file}" if isinstance(file, str) else file
+    # FFmpeg decodes a frame to detect the format. It then ignores the size in the header, which messages need.
+    options = {"max_pixels": str(limits.pixels)} if limits.pixels < MAX_PIXELS else None
     try:
-        # titles may have any encoding
-        return av.open(target, container_options=OPTIONS, metadata_errors="replace", timeout=timeout)
+        return av.open(
+            target,
+            options=options,
+            container_options=OPTIONS | {"max_streams": str(limits.streams)},
+            metadata_errors="replace",  # titles may have any encoding
+            timeout=timeout,
+        )
     except DataError:  # of a video in a shard
         raise
     except av.FFmpegError as error:
@@ -54,8 +82,12 @@ def open_container(file: str | io.IOBase, name: str, timeout: float | None = Non
         raise DataError(f"{name} cannot be opened as a video: {reason(error)}.") from error
 
 
-def video_stream(container: Any, name: str) -> Any:
+def video_stream(container: Any, name: str, limits: Limits = DEFAULT_LIMITS) -> Any:
     """Return the video stream of a container.
+
+    Args:
+        name: the name of the video in error messages.
+        limits: ``pixels`` applies.
 
     Raises:
         DataError: the container has no video stream except a cover image, FFmpeg has no decoder for it, or its frames
@@ -70,9 +102,13 @@ def video_stream(container: Any, name: str) -> Any:
     if stream.codec_context is None:
         raise DataError(f"{name} has a video stream that FFmpeg has no decoder for. Convert it to H.264.")
     width, height = stream.codec_context.width, stream.codec_context.height
-    if width * height > MAX_PIXELS:
-        raise DataError(f"{name} has frames of {width} x {height} pixels; at most {MAX_PIXELS} pixels are supported.")
-    stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change within the stream
+    if width * height > limits.pixels:
+        raise DataError(
+            f"{name} has frames of {width} x {height} pixels; at most {limits.pixels} pixels are supported."
+        )
+    if width * height == 0 and limits.pixels < MAX_PIXELS:
+        raise DataError(f"{name} has frames of more than {limits.pixels} pixels or of unknown size.")
+    stream.codec_context.options = {"max_pixels": str(limits.pixels)}  # the size may change within the stream
     # loader workers are the parallelism; a thread pool for each of them only costs memory
     stream.codec_context.thread_count = 1
     return stream

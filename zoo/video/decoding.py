@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, ZooError
+from zoo.video.containers import DEFAULT_LIMITS, Limits
 from zoo.video.frame_reader import FrameReader
 from zoo.video.pyav_reader import VideoReader
 from zoo.video.source import Source
@@ -72,7 +73,11 @@ class Reader(Protocol):
 
 
 def open_video(
-    source: str | Path | Source, decoder: str = "pyav", frame_rate: float = 30.0, deadline: float | None = None
+    source: str | Path | Source,
+    decoder: str = "pyav",
+    frame_rate: float = 30.0,
+    deadline: float | None = None,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> Reader:
     """Open a video file, a segment of one, a video in a shard, or a folder of frames.
 
@@ -81,9 +86,10 @@ def open_video(
         decoder: one of ``DECODERS``; ignored for folders of frames.
         frame_rate: frames per second of a folder of frames.
         deadline: value of ``time.monotonic()`` after which reading raises an error; None for no limit.
+        limits: largest video file that is opened.
 
     Raises:
-        DataError: the video is missing, empty, damaged or not a video, or the deadline has passed.
+        DataError: the video is missing, empty, damaged, too large or not a video, or the deadline has passed.
         ConfigError: the decoder is unknown or cannot be loaded.
     """
     if decoder not in DECODERS:
@@ -94,8 +100,8 @@ def open_video(
     if decoder == "torchcodec":
         from zoo.video.torchcodec_reader import TorchcodecReader
 
-        return TorchcodecReader(source, deadline)
-    return VideoReader(source, deadline)
+        return TorchcodecReader(source, deadline, limits)
+    return VideoReader(source, deadline, limits)
 
 
 def check_decoder(decoder: str) -> None:

@@ -21,9 +21,12 @@ FLV = (b"FLV\x01", b"\0\0\0\x09\0\0\0\0")  # the bytes before and after the byte
 ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 UNKNOWN_SIZE = (0, 0xFFFFFFFF)  # the size in AVI files whose writer could not seek back to fill it in
 BLOCK = 1 << 20  # bytes per read of a search
+MAX_INDEX = 256 << 20  # bytes of the index of an MP4 file that are searched
 
 
-def check_integrity(file: BinaryIO, name: str, tick: Callable[[], None] = lambda: None) -> None:
+def check_integrity(
+    file: BinaryIO, name: str, tick: Callable[[], None] = lambda: None, max_frames: int | None = None
+) -> None:
     """Refuse empty, truncated and concatenated files, then seek to the start.
 
     Other formats are not checked. MPEG, raw streams and GIF may be concatenated, as decoders read all of their frames.
@@ -31,6 +34,7 @@ def check_integrity(file: BinaryIO, name: str, tick: Callable[[], None] = lambda
     Args:
         name: the name of the video in error messages.
         tick: called repeatedly during long searches; it may raise an error.
+        max_frames: frames that the index of an MP4 file may claim; None for as many as the file has bytes.
 
     Raises:
         DataError: the file is empty, truncated or concatenated, or its header claims more frames than fit into it.
@@ -43,7 +47,7 @@ def check_integrity(file: BinaryIO, name: str, tick: Callable[[], None] = lambda
     kind, end, concatenated = "", 0, False
     if head[4:8] in BOXES:
         kind = "MP4"
-        end, concatenated = _scan_boxes(file, size, name)
+        end, concatenated = _scan_boxes(file, size, name, max_frames)
     elif head[:4] == b"RIFF":
         kind = "AVI"
         length = int.from_bytes(head[4:8], "little")
@@ -109,7 +113,7 @@ def _is_flv(head: bytes) -> bool:
     return head.startswith(FLV[0]) and head[5:].startswith(FLV[1])
 
 
-def _scan_boxes(file: BinaryIO, size: int, name: str) -> tuple[int, bool]:
+def _scan_boxes(file: BinaryIO, size: int, name: str, max_frames: int | None) -> tuple[int, bool]:
     """Return the end of the last box of an MP4 or MOV file, and whether the file has a second header with an index.
 
     A box begins with a 32-bit size and a name (ISO/IEC 14496-12, 4.2). Size 1 means that a 64-bit size follows, size 0
@@ -128,6 +132,9 @@ def _scan_boxes(file: BinaryIO, size: int, name: str) -> tuple[int, bool]:
         if head[4:8] == b"moof":
             file.seek(offset)
             _check_fragment(file.read(min(length, BLOCK)), size, name)
+        if head[4:8] == b"moov":
+            file.seek(offset)
+            _check_sample_counts(file.read(min(length, MAX_INDEX)), size, max_frames, name)
         offset += length
         if head[4:8] in BOXES:
             end = offset
@@ -148,6 +155,29 @@ def _check_fragment(moof: bytes, size: int, name: str) -> None:
         if 16 <= box_size <= len(moof) - offset + 4 and count > size:
             raise DataError(f"{name} is damaged: a fragment claims {count} frames, more than the file has bytes.")
         offset = moof.find(b"trun", offset + 4)
+
+
+def _check_sample_counts(moov: bytes, size: int, max_frames: int | None, name: str) -> None:
+    """Refuse an index in which a track claims more frames than the file has bytes, or more than ``max_frames``.
+
+    If all samples have the same size, the box ``stsz`` stores only their number. FFmpeg allocates memory for all of
+    them, and seeks among them without checking a time limit. The number of audio samples is checked only with
+    ``max_frames``, because compressed audio may have more samples than bytes.
+    """
+    if max_frames is not None and b"cmov" in moov:
+        raise DataError(f"{name} has a compressed index, whose size cannot be checked. Convert it with FFmpeg.")
+    for track in moov.split(b"trak")[1:]:
+        is_video = b"vide" in track
+        if not is_video and max_frames is None:
+            continue
+        limit = min(size, max_frames) if is_video and max_frames is not None else size
+        offset = track.find(b"stsz")
+        while offset >= 0:
+            count = int.from_bytes(track[offset + 12 : offset + 16], "big")  # after version, flags and the common size
+            box_size = int.from_bytes(track[offset - 4 : offset], "big")
+            if 20 <= box_size <= len(track) - offset + 4 and count > limit:
+                raise DataError(f"{name} claims {count} frames in a track; at most {limit} are possible or allowed.")
+            offset = track.find(b"stsz", offset + 4)
 
 
 def _end_of_segment(head: bytes) -> int:

@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from torch import Tensor
 
 from zoo.errors import DataError
-from zoo.video.containers import open_container, read_packets, reason, video_stream
+from zoo.video.containers import DEFAULT_LIMITS, Limits, open_container, read_packets, reason, video_stream
 from zoo.video.integrity import check_integrity
 from zoo.video.pixels import stack_images, to_rgb
 from zoo.video.source import Source
@@ -44,19 +44,23 @@ class VideoReader:
     Args:
         source: a path, or the location of a segment or of a video in a shard.
         deadline: value of ``time.monotonic()`` after which reading raises an error; None for no limit.
+        limits: largest video that is opened.
 
     Raises:
-        DataError: the file is missing, empty, truncated, damaged or not a video; the span is empty; or the deadline has
-            passed.
+        DataError: the file is missing, empty, truncated, damaged, too large or not a video; the span is empty; or the
+            deadline has passed.
     """
 
-    def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
+    def __init__(
+        self, source: str | Path | Source, deadline: float | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self.source = source if isinstance(source, Source) else Source(str(source))
+        self._limits = limits
         self._deadline, self._opened = deadline, time.monotonic()
         self._file, self._seekable, self.key_frames = self._open_file(), True, 0
         self._open_container()
         try:
-            self._stream: Any = video_stream(self._container, str(self.source))
+            self._stream: Any = video_stream(self._container, str(self.source), limits)
             self._index_packets()
         except (av.FFmpegError, OSError) as error:
             self.close()
@@ -71,14 +75,14 @@ class VideoReader:
         """Check that the file is not truncated; return its path, or a file object for other sources."""
         if self.source.content is not None:
             content = io.BytesIO(self.source.content)
-            check_integrity(content, str(self.source), self._check_time)
+            check_integrity(content, str(self.source), self._check_time, self._limits.frames)
             return content
         if self.source.byte_span is not None:
             from zoo.video.shard_member import open_member
 
             has_span = self.source.span is not None
             file = open_member(self.source.path, self.source.byte_span, str(self.source), has_span)
-            check_integrity(file, str(self.source), self._check_time)
+            check_integrity(file, str(self.source), self._check_time, self._limits.frames)
             return file
         path = Path(self.source.path)
         try:
@@ -87,14 +91,14 @@ class VideoReader:
             if not path.is_file():  # opening a pipe would block
                 raise DataError(f"{self.source} is not a regular file.")
             with path.open("rb") as opened:
-                check_integrity(opened, str(self.source), self._check_time)
+                check_integrity(opened, str(self.source), self._check_time, self._limits.frames)
         except OSError as error:
             raise DataError(f"{self.source} cannot be read: {reason(error)}.") from error
         return str(path)
 
     def _open_container(self) -> None:
         try:
-            self._container: Any = open_container(self._file, str(self.source), self._time_left())
+            self._container: Any = open_container(self._file, str(self.source), self._time_left(), self._limits)
         except DataError as error:
             if isinstance(error.__cause__, av.FFmpegError):
                 self._check_time()  # FFmpeg fails with an unspecific error when it is interrupted
@@ -113,7 +117,7 @@ class VideoReader:
         if not isinstance(self._file, str):
             self._file.seek(0)
         self._open_container()
-        self._stream = video_stream(self._container, str(self.source))
+        self._stream = video_stream(self._container, str(self.source), self._limits)
 
     def _seek(self, target: int) -> None:
         """Seek to a key frame at or before a time, or to the first packet if the container cannot seek."""
@@ -187,6 +191,8 @@ class VideoReader:
             if not packet.is_discard and (pts is None or first <= pts < last):
                 times.append(pts)
                 self.key_frames += packet.is_keyframe
+                if self._limits.frames is not None and len(times) > self._limits.frames:
+                    raise DataError(f"{self.source} has more than {self._limits.frames} frames.")
         if corrupt >= 0:
             raise DataError(f"{self.source} is damaged: a packet near frame {corrupt} is corrupt.")
         # AVI has no display times: with B-frames FFmpeg guesses them, and a packet may contain two frames or none, so

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
+from zoo.video.containers import DEFAULT_LIMITS, Limits
 from zoo.video.pixels import orientation
 from zoo.video.pyav_reader import VideoReader
 from zoo.video.shard_member import MemberFile
@@ -64,9 +65,11 @@ class TorchcodecReader(VideoReader):
         DataError: see ``VideoReader``.
     """
 
-    def __init__(self, source: str | Path | Source, deadline: float | None = None) -> None:
+    def __init__(
+        self, source: str | Path | Source, deadline: float | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         decoder = video_decoder()
-        super().__init__(source, deadline)
+        super().__init__(source, deadline, limits)
         self._decoder: Any = None
         if self._times is None:
             return
