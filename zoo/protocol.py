@@ -53,7 +53,7 @@ class Protocol:
     num_frames: frames in a clip.
     sampling: method that picks the frames: "interval" and "segment" of the TAdaConv authors, "dense" and "uniform" of
         the TAM authors, "twice" and "spread" of MMAction2 (TSM, TSN), "duration" and "middle" of pytorchvideo
-        (Kinetics, Something-Something), "offset" of PySlowFast (MViT); see ``zoo/video/sampling.py``.
+        0.1.5 (Kinetics, Something-Something), "offset" of PySlowFast (MViT); see ``zoo/video/sampling.py``.
     interval: frames between samples, counted in the file for "dense", otherwise at 30 frames per second; None if a
         clip spans the video.
     mean, std: of RGB in [0, 1].

@@ -3,7 +3,8 @@
 "interval" and "segment" follow the TAdaConv authors' code (``datasets/base/base_dataset.py``), "dense" and "uniform"
 the TAM authors' (``ops/dataset.py``), "twice" and "spread" MMAction2's SampleFrames with and without twice_sample,
 "duration" and "middle" pytorchvideo's clip samplers and Something-Something data set, "offset" PySlowFast's
-USE_OFFSET_SAMPLING. As in all of them, videos shorter than a clip repeat frames.
+USE_OFFSET_SAMPLING. "duration" follows pytorchvideo 0.1.5, its last release, with which the published accuracies were
+measured; on 2022-04-28 its repository moved the last test clip to the end of the video. As in all of them, videos shorter than a clip repeat frames.
 """
 
 from __future__ import annotations
