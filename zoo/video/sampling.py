@@ -4,7 +4,8 @@
 the TAM authors' (``ops/dataset.py``), "twice" and "spread" MMAction2's SampleFrames with and without twice_sample,
 "duration" and "middle" pytorchvideo's clip samplers and Something-Something data set, "offset" PySlowFast's
 USE_OFFSET_SAMPLING. "duration" follows pytorchvideo 0.1.5, its last release, with which the published accuracies were
-measured; on 2022-04-28 its repository moved the last test clip to the end of the video. As in all of them, videos shorter than a clip repeat frames.
+measured; on 2022-04-28 its repository moved the last test clip to the end of the video. As in all of them, videos
+shorter than a clip repeat frames.
 """
 
 from __future__ import annotations
