@@ -90,7 +90,7 @@ class FiniteSteps:
     def report(self, trainer: L.Trainer) -> None:
         """Log the number of skipped steps, if there are any."""
         if self.skipped and trainer.is_global_zero:
-            log.warning("%d steps were skipped, because their loss or gradient was not finite", self.skipped)
+            log.warning("Skipped steps, whose loss or gradient was not finite: %d", self.skipped)
 
     def _describe_last(self) -> str:
         count = f" {MAX_SKIPPED} steps in a row were skipped before it." if self._in_row > MAX_SKIPPED else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,11 @@ def batches(bad: tuple[int, ...]) -> list[dict[str, Any]]:
     return result
 
 
-def train(
-    bad: tuple[int, ...], *, skip: bool, arch: str = "tada2d_r18", lr: float = 0.01, **trainer_options: Any
-) -> VideoClassifier:
+def train(bad: tuple[int, ...], *, skip: bool, optimizer: str = "sgd", **trainer_options: Any) -> VideoClassifier:
     torch.manual_seed(0)
     options = {"width": 8, "num_classes": 2, "drop_rate": 0.0}
-    optimizer = {"lr": lr, "lr_batch_size": None}
-    module = VideoClassifier(arch, options=options, num_frames=4, image_size=32, optimizer=optimizer)
+    settings = {"name": optimizer, "lr": 0.01, "lr_batch_size": None}
+    module = VideoClassifier("tada2d_r18", options=options, num_frames=4, image_size=32, optimizer=settings)
     module.skip_nonfinite = skip
     trainer = L.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -58,8 +58,7 @@ def test_nonfinite_loss_stops_the_run_before_the_weights_change() -> None:
         train((2,), skip=False)
     message = str(caught.value)
     assert "The loss is nan in step 3 (epoch 1, learning rate" in message
-    assert "The last finite values are loss 0." in message or "The last finite values are loss 1." in message
-    assert "gradient norm" in message and "in step 2." in message
+    assert re.search(r"The last finite values are loss \d[\d.]* and gradient norm \d[\d.e+]* in step 2\.", message)
     assert "lower --model.optimizer.lr, clip gradients (--trainer.gradient_clip_val 1), or check" in message
     assert "clip2a.mp4, clip2b.mp4" in message
     assert "clip1a" not in message
@@ -87,7 +86,7 @@ def test_skipped_step_changes_nothing(
         states.append(tensors)
 
     monkeypatch.setattr(VideoClassifier, "on_train_batch_end", record)
-    module = train((3, 8), skip=True)
+    module = train((3, 8), skip=True, optimizer=name)
     assert len(states) == BATCHES
     for number in range(1, BATCHES):
         before, after = states[number - 1], states[number]
@@ -99,7 +98,7 @@ def test_skipped_step_changes_nothing(
     assert all(value.isfinite().all() for value in module.network.state_dict().values())
     assert "The loss is nan in step 4 (epoch 1" in caplog.text
     assert "The step is skipped. Videos of the batch: clip3a.mp4, clip3b.mp4" in caplog.text
-    assert "2 steps were skipped" in caplog.text
+    assert "Skipped steps, whose loss or gradient was not finite: 2" in caplog.text
     assert math.isfinite(float(module.trainer.callback_metrics["train_loss_epoch"]))
 
 
@@ -150,13 +149,13 @@ def test_fit_reports_the_step_and_skips_on_request(
     out = tmp_path / "skipped"
     arguments = fit_arguments(motion_folder, out, "--skip_nonfinite", network="tada2d_r18", epochs=1, watch=False)
     assert main(arguments) == 0
-    assert "1 steps were skipped" in caplog.text
+    assert "Skipped steps, whose loss or gradient was not finite: 1" in caplog.text
     assert read_checkpoint(out / "checkpoints" / "last.ckpt")["global_step"] == 4
     assert all(value.isfinite().all() for value in last_weights(out).values())
 
 
 def test_skip_nonfinite_is_for_fit(capsys: pytest.CaptureFixture) -> None:
-    assert main(["test", "--from", "tanet_r18.motionclips8", "--skip_nonfinite", "VIDEOS"]) == 1
+    assert main(["test", "--skip_nonfinite"]) == 1
     assert "--skip_nonfinite is for fit" in capsys.readouterr().err
 
 
@@ -188,8 +187,7 @@ def test_new_batch_norms_fit_the_data_after_the_first_batch() -> None:
 def test_first_batches_are_averaged_equally_in_new_norms_only() -> None:
     network = small("tada2d_r18")
     trained = {name for name in network.state_dict() if name.startswith("layer1.")}
-    network.report = network.report.with_initialized(network, [])
-    object.__setattr__(network.report, "untrained", tuple(set(network.state_dict()) - trained))
+    network.report = replace(network.report, untrained=tuple(set(network.state_dict()) - trained))
     statistics = FirstStatistics(network.train())
     means = []
     network.stem.bn.register_forward_hook(lambda norm, args, output: means.append(args[0].mean((0, 2, 3))))
