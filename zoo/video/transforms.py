@@ -7,7 +7,7 @@ a batch. Random numbers are drawn with torch's global generator.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -123,14 +123,13 @@ def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     height, width = frames.shape[-2:]
     short, crop = min(height, width), protocol.train_crop
     if protocol.pixels in FLOAT_PIXELS:
-        size = int(_uniform(crop, crop * SHORT_SIDE_RANGE))
-        resized = resize_short_side(frames, size, protocol.antialias, protocol.pixels)
+        resized_short = int(_uniform(crop, crop * SHORT_SIDE_RANGE))
+        resized = resize_short_side(frames, resized_short, protocol.antialias, protocol.pixels)
         top, left = (int(_uniform(0, side - crop)) for side in resized.shape[-2:])
         return resized[..., top : top + crop, left : left + crop].float()
     side = max(1, round(short / _uniform(1.0, SHORT_SIDE_RANGE)))
     top, left = _choice(height - side + 1), _choice(width - side + 1)
-    size = [protocol.train_crop, protocol.train_crop]
-    return F.resized_crop(frames, top, left, side, side, size, antialias=protocol.antialias)
+    return F.resized_crop(frames, top, left, side, side, [crop, crop], antialias=protocol.antialias)
 
 
 def _multi_scale_crop(frames: Tensor, protocol: Protocol, positions: Sequence[tuple[int, int]] = POSITIONS) -> Tensor:
@@ -170,7 +169,7 @@ def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
     return clip
 
 
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[[Tensor, Protocol], Tensor]] = {
     "short_side": _short_side_crop,
     "multi_scale": _multi_scale_crop,
     "multi_scale_5": functools.partial(_multi_scale_crop, positions=FEW_POSITIONS),
