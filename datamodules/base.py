@@ -51,8 +51,8 @@ class VideoDataModule(L.LightningDataModule):
         num_workers: decoding processes; default one per core, at most 8.
         clips: temporal views of a test video.
         crops: spatial views of each test clip: 1, 3 or 10 (five of the ten are mirrored).
-        augment: augmentation of training clips: "short_side", "multi_scale", "rand_augment" or "resized_crop", see
-            ``zoo.protocol``.
+        augment: augmentation of training clips: "short_side", "multi_scale", "multi_scale_5", "rand_augment" or
+            "resized_crop", see ``zoo.protocol``.
         flip: mirror training clips at random. Turn it off if classes differ only in left and right.
         flip_pairs: pairs of class names that are exchanged when a clip is mirrored.
         erasing: probability that a box of a training clip is erased, the same box in every frame.

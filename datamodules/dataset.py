@@ -25,8 +25,8 @@ MAX_ATTEMPTS = 10  # videos tried for one item of a training batch: the video it
 class VideoDataset(Dataset[dict[str, Any]]):
     """Dataset of clips, which decodes each video once for all of its views.
 
-    A training item has ``repeats`` clips ``(T, 3, S, S)``, uint8 RGB. An item of the other splits has all views of a
-    video in one tensor ``(V, T, 3, S, S)``, uint8, or float32 from 0 to 255 if the protocol resizes floats.
+    A training item has ``repeats`` clips ``(T, 3, S, S)``, RGB. An item of the other splits has all views of a video in
+    one tensor ``(V, T, 3, S, S)``. Both are uint8, or float32 from 0 to 255 if the protocol resizes floats.
 
     An unreadable video is listed in the item's ``skipped``. In training it is replaced, deterministically, by another
     video; in the other splits the item has no clip. A later access tries to read it again. Training, where a video

@@ -21,7 +21,9 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torchmetrics import MeanMetric
 
+from lit_modules.batch_statistics import FirstStatistics
 from lit_modules.checkpoints import update_average
+from lit_modules.finite_steps import FiniteSteps
 from lit_modules.heads import heads_loss
 from lit_modules.interfaces import batch_size, video_data
 from lit_modules.mixing import Mixing
@@ -42,8 +44,16 @@ from lit_modules.recipe_options import (
     check_recipe_options,
     nest_old_names,
 )
-from lit_modules.scores import Scores, accuracies, compute_metrics, gather_by_name, gather_scores
+from lit_modules.scores import (
+    Scores,
+    accuracies,
+    compute_metrics,
+    gather_by_name,
+    gather_scores,
+    replace_nonfinite,
+)
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
+from zoo.adapt import listing
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
@@ -89,6 +99,7 @@ class VideoClassifier(L.LightningModule):
 
     network: VideoNetwork
     recipe: Recipe = Recipe()
+    skip_nonfinite = False  # skip training steps with a loss or gradient that is not finite instead of stopping
     allow_untrained = False  # validate, test and predict with untrained parts instead of raising a ConfigError
 
     def __init__(
@@ -130,6 +141,7 @@ class VideoClassifier(L.LightningModule):
         self.mixing = Mixing(self.recipe.regularization.mixup, self.recipe.regularization.cutmix, self.head_sizes)
         self.train_loss = MeanMetric()
         self.train_metrics = accuracies(sum(self.head_sizes), "train_")
+        self._finite_steps = FiniteSteps(self.network, skip=False)
         self.scores: Scores = {}  # by video; of all processes after an epoch
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -165,6 +177,7 @@ class VideoClassifier(L.LightningModule):
             raise ConfigError("ema_decay does not work with FSDP, which shards weights; set it to null, or use DDP.")
         self.network.train()  # networks of the zoo are in eval mode
         # before FSDP changes names and shapes of parameters
+        self._first_statistics = FirstStatistics(self.network)
         self._groups = parameter_groups(self.network, self.recipe.optimizer, self.recipe.group_rules)
         partly = self.hparams["freeze_backbone"] or self.hparams["head_warmup_epochs"]
         if partly and isinstance(self.trainer.strategy, DDPStrategy):  # else it waits for the missing gradients
@@ -175,6 +188,7 @@ class VideoClassifier(L.LightningModule):
 
     def on_train_start(self) -> None:
         self.untrained = False
+        self._finite_steps = FiniteSteps(self.network, self.skip_nonfinite)
         self._freeze_or_unfreeze()  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
@@ -192,6 +206,8 @@ class VideoClassifier(L.LightningModule):
         seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         parts = (seed, self.current_epoch, batch_idx, self.global_rank)
         torch.manual_seed(int(np.random.SeedSequence(parts).generate_state(1)[0]))
+        self._first_statistics.start_batch()
+        self._finite_steps.start_batch()
 
     def on_train_epoch_start(self) -> None:
         self._freeze_or_unfreeze()
@@ -209,10 +225,18 @@ class VideoClassifier(L.LightningModule):
         logits = self(clips)
         loss = heads_loss(logits, labels, self.head_sizes, self.recipe.regularization.label_smoothing)
         self.log("train_loss_step", loss, prog_bar=True)
-        self.train_loss.update(loss.detach(), len(labels))
+        self._finite_steps.add(loss, batch.get("path", []))
+        finite = loss.detach().isfinite()
+        self.train_loss.update(loss.detach().where(finite, 0), finite * len(labels))
         if labels.ndim == 1:  # accuracy is not defined for mixed clips or several heads
             self.train_metrics.update(logits.detach().float(), labels)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self._finite_steps.check(self.trainer, optimizer)
+
+    def on_train_end(self) -> None:
+        self._finite_steps.report(self.trainer)
 
     def on_train_epoch_end(self) -> None:
         self._gather_skipped("train")
@@ -305,7 +329,13 @@ class VideoClassifier(L.LightningModule):
 
     def _log_metrics(self, prefix: str) -> None:
         """Log the metrics of the videos of all processes, each counted once, and the number of unreadable ones."""
-        self.scores = gather_scores(self.scores)
+        self.scores, nonfinite = replace_nonfinite(gather_scores(self.scores))
+        if nonfinite:
+            log.warning(
+                "%d of %d videos have scores that are not finite and count as guesses. If training has just begun, the "
+                "batch statistics may not fit the weights yet; otherwise lower the learning rate. Videos: %s",
+                len(nonfinite), len(self.scores), listing(nonfinite),
+            )  # fmt: skip
         metrics = {prefix + key: value for key, value in compute_metrics(self.scores, self.heads).items()}
         skipped = self._gather_skipped(prefix[:-1])
         if skipped:

@@ -38,6 +38,8 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
+    "--skip_nonfinite": "skip training steps whose loss or gradient is NaN or infinite, up to 10 in a row, instead of "
+    "stopping",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
@@ -115,7 +117,7 @@ def short_help(command: str) -> str:
         data["--views CLIPSxCROPS"] = VIEWS[command]
     groups: dict[str, Mapping[str, str]] = {"network": network, "data": data}
     if command == "fit":
-        groups["training"] = TRAINING
+        groups["training"] = {**TRAINING, "--skip_nonfinite": OWN_OPTIONS["--skip_nonfinite"]}
     groups["output and configuration"] = {
         "--out FOLDER": OWN_OPTIONS["--out FOLDER"],
         "--ckpt_path FILE": CHECKPOINT[command],

@@ -81,8 +81,8 @@ class TAdaConvNeXtV2(VideoClassifier):
     """TAdaConvNeXtV2 with the recipe of the tiny network's Kinetics-400 run (the YAML released with arXiv 2308.05787).
 
     AdamW, lr 5e-4 for a batch of 512 (4 machines of 128), cosine over 100 epochs with 8 epochs of warm-up from 1e-6,
-    weight decay 0.02 (none on norms and biases), dropout 0.5, drop path 0.2; routing functions and classifier x5, their
-    biases x10. Training clips use "rand_augment", which is part of the published networks' protocol.
+    weight decay 0.02 (none on biases and most norms), dropout 0.5, drop path 0.2; routing functions and classifier x5,
+    their biases x10. Training clips use "rand_augment", which is part of the published networks' protocol.
     """
 
     recipe = Recipe(
@@ -93,11 +93,13 @@ class TAdaConvNeXtV2(VideoClassifier):
         schedule=ScheduleOptions("cosine", warmup_epochs=8, warmup_start=1e-6 / 5e-4),
         regularization=RegularizationOptions(drop_path_rate=0.2),
         # The released optimizer selects parameters by name: in the routing functions, norms count as other weights and
-        # biases, and the layer "b_bias", which calibrates the bias, counts as a bias.
+        # biases, and the layer "b_bias", which calibrates the bias, counts as a bias. The names of the four norms of
+        # `downsample_layers`, that of the stem and three between stages, lack "norm": their weights decay.
         group_rules={
             r"\.routing\.norm(_attn)?\.weight$": (5, True),
             r"\.routing\.(norm(_attn)?\.bias|b_bias\.weight)$": (10, False),
             r"\.gamma$": (1, True),
+            r"^(stem\.norm|downsamples\.\d+\.0)\.weight$": (1, True),
         },
     )  # fmt: skip
 

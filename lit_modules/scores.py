@@ -45,6 +45,15 @@ def gather_scores(part: Scores) -> Scores:
     return scores
 
 
+def replace_nonfinite(scores: Scores) -> tuple[Scores, list[str]]:
+    """Replace scores that are NaN or infinite by equal scores for all classes; return all scores and these videos."""
+    videos = [video for video, (_, values) in scores.items() if not values.isfinite().all()]
+    replaced = {
+        video: (scores[video][0], torch.full_like(scores[video][1], 1 / len(scores[video][1]))) for video in videos
+    }
+    return scores | replaced, videos
+
+
 def compute_metrics(scores: Scores, heads: Mapping[str, int] | None = None) -> dict[str, float]:
     """Return the metrics of scored videos; empty if there are no videos.
 

@@ -24,8 +24,8 @@ OWN_OPTIONS = ("--from", "--entry", "--out", "--views")
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
-ALLOW_UNTRAINED = "--allow_untrained"
-FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED)  # options without a value
+ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
+FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED, SKIP_NONFINITE)  # options without a value
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
 
@@ -38,6 +38,7 @@ class TrainerArguments:
     out: str | None = None  # --out
     views: str | None = None  # --views
     allow_untrained: bool = False  # --allow_untrained
+    skip_nonfinite: bool = False  # --skip_nonfinite
     files: Sequence[str] = ()
     options: Sequence[str] = ()
 
@@ -69,7 +70,7 @@ class TrainerArguments:
         """Return the command line of these arguments."""
         own = {"--from": self.network, "--entry": self.entry, "--out": self.out, "--views": self.views}
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
-        words += [ALLOW_UNTRAINED] * self.allow_untrained
+        words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
         return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
 
 
@@ -85,7 +86,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         ConfigError: a tempozoo option has no value.
     """
     own: dict[str, str] = {}
-    allow_untrained = False
+    switches: set[str] = set()
     files: list[str] = []
     options: list[str] = []
     tokens = deque(arguments)
@@ -105,8 +106,8 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
             value = expand_home(value)
         if name in LOCAL_PATHS:
             _check_local(name, value)
-        if name == ALLOW_UNTRAINED:
-            allow_untrained = True
+        if name in (ALLOW_UNTRAINED, SKIP_NONFINITE):
+            switches.add(name)
         elif name not in OWN_OPTIONS:
             options.append(f"{name}{equals}{value}")
         elif value:
@@ -118,7 +119,8 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         entry=own.get("--entry"),
         out=own.get("--out"),
         views=own.get("--views"),
-        allow_untrained=allow_untrained,
+        allow_untrained=ALLOW_UNTRAINED in switches,
+        skip_nonfinite=SKIP_NONFINITE in switches,
         files=files,
         options=options,
     )
@@ -252,6 +254,8 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     after += _views_arguments(command, arguments)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
+    if command != "fit" and arguments.skip_nonfinite:
+        raise ConfigError(f"--skip_nonfinite is for fit; {command} does not train.")
     if command == "predict":
         before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):

@@ -164,6 +164,7 @@ class TrainerCLI(LightningCLI):
         stopper: callback that ends the command after a signal.
         single_view: use one clip and one crop per video unless the options of the data set them.
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
+        skip_nonfinite: skip training steps with a loss that is not finite, see ``VideoClassifier``.
     """
 
     model: lit_modules.VideoClassifier
@@ -180,9 +181,10 @@ class TrainerCLI(LightningCLI):
         *,
         single_view: bool = False,
         allow_untrained: bool = False,
+        skip_nonfinite: bool = False,
     ) -> None:
         self.command, self.folder, self.stopper = command, folder, stopper
-        self.single_view, self.allow_untrained = single_view, allow_untrained
+        self.single_view, self.allow_untrained, self.skip_nonfinite = single_view, allow_untrained, skip_nonfinite
         self.parts = PartFactory(folder)
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
@@ -267,6 +269,8 @@ class TrainerCLI(LightningCLI):
             raise
         if self.allow_untrained:
             self.model.allow_untrained = True
+        if self.skip_nonfinite:
+            self.model.skip_nonfinite = True
         if self.single_view:
             self.datamodule.clips = self.datamodule.clips or 1
             self.datamodule.crops = self.datamodule.crops or 1
@@ -377,4 +381,5 @@ def run_trainer(
             stopper,
             single_view=command == "predict" and parsed.views is None,
             allow_untrained=parsed.allow_untrained,
+            skip_nonfinite=parsed.skip_nonfinite,
         )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 CHOICES = {
     "sampling": ("interval", "segment", "dense", "uniform", "twice", "spread", "duration", "offset", "middle"),
     "average": ("prob", "logit"),
-    "augment": ("short_side", "multi_scale", "rand_augment", "resized_crop"),
+    "augment": ("short_side", "multi_scale", "multi_scale_5", "rand_augment", "resized_crop"),
     "pixels": ("plain", "tadaconv", "tam", "mmaction2", "pytorchvideo"),
 }
 CROPS = (1, 3, 10)
@@ -53,7 +53,7 @@ class Protocol:
     num_frames: frames in a clip.
     sampling: method that picks the frames: "interval" and "segment" of the TAdaConv authors, "dense" and "uniform" of
         the TAM authors, "twice" and "spread" of MMAction2 (TSM, TSN), "duration" and "middle" of pytorchvideo
-        (Kinetics, Something-Something), "offset" of PySlowFast (MViT); see ``zoo/video/sampling.py``.
+        0.1.5 (Kinetics, Something-Something), "offset" of PySlowFast (MViT); see ``zoo/video/sampling.py``.
     interval: frames between samples, counted in the file for "dense", otherwise at 30 frames per second; None if a
         clip spans the video.
     mean, std: of RGB in [0, 1].
@@ -64,7 +64,8 @@ class Protocol:
     average: scores that are averaged over views: softmax scores ("prob") or raw scores ("logit").
     train_crop: side of the training crop, pixels.
     augment: method of the training crop. "short_side" resizes to a random size, then crops (TAda2D); "multi_scale"
-        crops at one of four scales (TAM authors); "rand_augment" crops 8 to 100 % of the area, then applies
+        crops at one of four scales and 13 positions (TAM authors), "multi_scale_5" at five of these positions
+        (MMAction2's TSN); "rand_augment" crops 8 to 100 % of the area, then applies
         RandAugment and sometimes converts to gray (TAdaConvNeXtV2, TAdaFormer); "resized_crop" only crops 8 to 100 %.
     flip, flip_pairs: whether training crops are mirrored at random, and the pairs of class indices that are swapped
         when they are.

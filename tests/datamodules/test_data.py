@@ -262,7 +262,7 @@ def test_batch_size_limits_the_number_of_views(motion_folder: Path, caplog: pyte
     for options, message in (
         ({"crops": 5}, "crops is 5; choose from 1, 3, 10"),
         ({"clips": 0}, "clips is 0"),
-        ({"augment": "none"}, "augment is 'none'; choose from short_side, multi_scale, rand_augment"),
+        ({"augment": "none"}, "augment is 'none'; choose from short_side, multi_scale, multi_scale_5, rand_augment"),
     ):
         with pytest.raises(ConfigError, match=message):
             VideoFolder(motion_folder, **options)

@@ -18,7 +18,7 @@ from small_models import FOUR
 import zoo
 from cli import main
 from lit_modules import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet, VideoClassifier
-from lit_modules.optim import lr_factor, parameter_groups
+from lit_modules.optim import lr_factor, norm_parameters, parameter_groups
 from lit_modules.recipe_options import OptimizerOptions, ScheduleOptions
 from zoo.errors import ConfigError
 from zoo.models import ARCHITECTURES, layer_depths
@@ -119,7 +119,7 @@ def test_group_rule_replaces_the_scale_of_the_role_but_not_layer_decay() -> None
 @pytest.mark.parametrize(
     ("recipe", "arch", "options", "count"),
     [
-        (TAdaConvNeXtV2, "tadaconvnextv2_tiny", {"width": 8}, 18 * (2 + 3 + 1)),
+        (TAdaConvNeXtV2, "tadaconvnextv2_tiny", {"width": 8}, 18 * (2 + 3 + 1) + 4),
         (TAdaFormer, "tadaformer_b16", {"width": 32, "depth": 2, "heads": 2, "patch": 8, "image_size": 16}, 1),
         (TANet, "tanet_r18", {"width": 8}, 8 * 2),
     ],
@@ -156,6 +156,20 @@ def test_tadaconvnextv2_recipe_is_the_released_one() -> None:
     assert rate_at(module, 8, 100) == pytest.approx(at_end_of_warmup)
     assert rate_at(module, 50, 100) == pytest.approx(2.5e-4)
     assert rate_at(module, 100, 100) == pytest.approx(0, abs=1e-12)
+
+
+def test_tadaconvnextv2_norms_between_stages_decay() -> None:
+    """The released optimizer exempts names with "norm" or "bias"; only norms of routing functions decay as well."""
+    module = TAdaConvNeXtV2("tadaconvnextv2_tiny", options=CONVNEXT)
+    groups = parameter_groups(module.network, module.recipe.optimizer, module.recipe.group_rules)
+    values = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    norms = {
+        name: values[id(p)] for name, p in module.network.named_parameters() if name in norm_parameters(module.network)
+    }
+    assert {name for name, (_, decay) in norms.items() if decay and ".routing." not in name} == {
+        "stem.norm.weight", "downsamples.0.0.weight", "downsamples.1.0.weight", "downsamples.2.0.weight"
+    }  # fmt: skip
+    assert {value for name, value in norms.items() if ".routing." not in name} == {(1, 0.02), (1, 0)}
 
 
 def test_tadaformer_recipe_is_the_released_one() -> None:

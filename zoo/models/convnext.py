@@ -102,6 +102,8 @@ class TAdaConvNeXt(VideoNetwork):
             the second variant of the paper. Version 2: ``head_dim``.
     """
 
+    classifier_std = None
+
     def __init__(
         self,
         version: int,
@@ -161,9 +163,10 @@ class TAdaConvNeXt(VideoNetwork):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Initialize as ConvNeXt. Routing functions are skipped: their own initialization makes their output one."""
+        """Initialize as ConvNeXt, except the classifier and the zero weights of the routing functions' last layers."""
         for name, module in self.named_modules():
-            if isinstance(module, (nn.Conv2d, nn.Conv3d, nn.Linear)) and "routing" not in name:
+            linear = isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear))
+            if linear and name != "fc" and not name.endswith((".routing.b", ".routing.b_bias")):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)

@@ -20,6 +20,7 @@ from typing import Any
 from zoo.errors import check_counts, check_num_classes, check_rate
 from zoo.models.network import VideoNetwork
 from zoo.models.temporalize import TemporalNetwork, temporalize
+from zoo.ops.operator import OPERATORS
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ def build_host(
     network.min_size, network.dropout.p = host.min_size, drop_rate
     if in_channels != 3:
         network.reset_stem(in_channels)
+    network.classifier_std = OPERATORS[op].classifier_std
     network.reset_classifier(num_classes)
     return network
 

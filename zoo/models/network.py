@@ -45,6 +45,8 @@ class VideoNetwork(nn.Module):
         feature_info: stages in the order of the forward pass.
         dropout: dropout before the classifier.
         head_prefix: prefix of the classifier's keys in the state dict.
+        classifier_std: standard deviation of an untrained classifier's weights, whose biases are 0; None for the
+            uniform weights and biases that ``nn.Linear`` draws.
         inflation: how an image kernel is inflated over frames; see ``zoo.ops.frames.inflate``.
         stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
     """
@@ -56,6 +58,7 @@ class VideoNetwork(nn.Module):
     dropout: nn.Dropout
     head_prefix = "fc."
     stem_key = "stem.conv.weight"
+    classifier_std: float | None = 0.01
     inflation = "mean"
     grad_checkpointing = False
     _report: LoadReport | None = None  # of networks from zoo.load and zoo.create
@@ -210,8 +213,8 @@ class VideoNetwork(nn.Module):
         old = self.get_classifier()
         reference = next((p for p in (*old.parameters(), *self.parameters()) if p.is_floating_point()), torch.empty(0))
         new = linear_classifier(self.num_features, num_classes).to(reference)  # same device and dtype
-        if isinstance(new, nn.Linear):
-            nn.init.normal_(new.weight, std=0.01)
+        if isinstance(new, nn.Linear) and self.classifier_std is not None:
+            nn.init.normal_(new.weight, std=self.classifier_std)
             nn.init.zeros_(new.bias)
         self.set_classifier(new)
         if self._report is not None:

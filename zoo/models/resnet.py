@@ -127,7 +127,7 @@ class VideoResNet(VideoNetwork):
             raise ConfigError(f"op_stages is {op_stages!r}; it must be a list of stages from 2 to 5.")
         bottleneck, blocks = DEPTHS[depth]
         self.op, self.depth, self.width, self.stem_pool = op, depth, width, stem_pool
-        self.pools_time_first = OPERATORS[op].pools_time_first
+        self.pools_time_first, self.classifier_std = OPERATORS[op].pools_time_first, OPERATORS[op].classifier_std
         self.num_frames, self.in_channels = num_frames, in_channels
         self.stem = ConvBN(in_channels, width, 7, stride=2)
         self.feature_info = []

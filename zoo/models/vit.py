@@ -60,6 +60,11 @@ class TAdaBlock(nn.Module):
         self.conv = TAdaConv2dV2(inner, inner, 3, padding=1, groups=inner, zero_init=False)
         self.aggregation = TAdaAggregation(inner)
         self.proj = nn.Linear(inner, channels)
+        for module in (self.pre, self.conv):
+            if isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                assert module.bias is not None
+                nn.init.zeros_(module.bias)
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
@@ -144,6 +149,7 @@ class TAdaFormer(VideoNetwork):
     """
 
     stem_key = "stem.weight"
+    classifier_std = None
     inflation = "center"  # the middle one of three frames gets CLIP's stem, as published
 
     def __init__(
@@ -188,7 +194,6 @@ class TAdaFormer(VideoNetwork):
         self.norm = nn.LayerNorm(width)
         self.dropout = nn.Dropout(drop_rate)
         self.fc = linear_classifier(width, num_classes)
-        self.reset_classifier(num_classes)
 
     def _near(self, size: int) -> int:
         """Return the multiple of the patch size nearest to ``size``, in pixels."""

@@ -66,6 +66,7 @@ class Operator:
             do; otherwise it classifies every frame and averages the logits.
         stem_pool: the published ResNets with this operator have a max-pooling layer after the stem; otherwise the first
             block has stride 2.
+        classifier_std: initial values of the ResNet's classifier, see ``VideoNetwork``.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Operator:
     stand_in: Callable[..., nn.Conv2d] | None = None
     pools_time_first: bool = False
     stem_pool: bool = True
+    classifier_std: float | None = 0.01
 
 
 @runtime_checkable

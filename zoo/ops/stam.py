@@ -274,5 +274,6 @@ register_operator(
         stand_in=functools.partial(replace_conv, STHAStandIn),
         pools_time_first=True,
         stem_pool=False,
+        classifier_std=None,
     )
 )

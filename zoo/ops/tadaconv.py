@@ -126,7 +126,8 @@ class RouteMLP(nn.Module):
     """Routing function: frame descriptors of a clip -> calibration of every frame's kernel.
 
     ``alpha = 1 + Conv_b(ReLU(BN(Conv_a(xbar + Conv_g(g)))))`` with ``xbar`` the frame descriptors and ``g`` their
-    mean over time (arXiv 2110.06178, equation 4). ``Conv_b`` is initially zero, so alpha is one.
+    mean over time (arXiv 2110.06178, equation 4). ``Conv_b`` is initially zero, so alpha is one. The other weights are
+    Kaiming normal and their biases zero, as in the released networks.
 
     Args:
         channels: C of the descriptors.
@@ -158,6 +159,10 @@ class RouteMLP(nn.Module):
         self.ln = nn.LayerNorm(hidden, eps=1e-6) if norm == "layer" else None
         self.b = last_layer(hidden, out_channels or channels, kernels[1])
         self.b_bias = last_layer(hidden, bias_channels, kernels[1]) if bias_channels else None
+        for layer in (self.g, self.a):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
     def forward(self, xbar: Tensor) -> tuple[Tensor, Tensor | None]:
         """Frame descriptors ``(B, C, T)`` -> calibration of the kernel and of the bias (or None), ``(B, C_out, T)``."""
@@ -341,5 +346,6 @@ register_operator(
         stand_in=functools.partial(replace_conv, TAdaStandIn),
         pools_time_first=True,
         stem_pool=False,
+        classifier_std=None,
     )
 )

@@ -35,7 +35,8 @@ class RouteTransformer(nn.Module):
         bias_channels: channels of beta, the scale of the bias; None: no beta.
         head_dim: channels of an attention head, a divisor of the hidden width; default: 64 if possible, else all.
         zero_init: initialize the last layers to zero and add one, so that ``alpha = beta = 1``, as in TAdaConvNeXtV2.
-            TAdaFormer does not, since its block ends in another zero-initialized layer.
+            TAdaFormer does not, since its block ends in another zero-initialized layer; all its weights are truncated
+            normal.
     """
 
     def __init__(
@@ -64,13 +65,10 @@ class RouteTransformer(nn.Module):
         self.proj = nn.Linear(hidden, hidden)
         self.b = last_layer(hidden, out_channels or channels, kernels[1])
         self.b_bias = last_layer(hidden, bias_channels, kernels[1]) if bias_channels else None
+        random = ("a.", "qkv.", "proj.") if zero_init else ("a.", "qkv.", "proj.", "b.", "b_bias.")
         for name, parameter in self.named_parameters():
-            if name.startswith(("a.", "qkv.", "proj.")):
+            if name.startswith(random):
                 nn.init.trunc_normal_(parameter, std=0.02) if parameter.ndim > 1 else nn.init.zeros_(parameter)
-        if not zero_init:
-            for conv in (self.b, self.b_bias):
-                if conv is not None:
-                    conv.reset_parameters()
 
     def forward(self, xbar: Tensor) -> tuple[Tensor, Tensor | None]:
         """Frame descriptors ``(B, C, T)`` -> alpha and beta (None without bias), ``(B, C, T)``."""
@@ -132,5 +130,6 @@ register_operator(
         stand_in=functools.partial(replace_conv, TAdaV2StandIn),
         pools_time_first=True,
         stem_pool=False,
+        classifier_std=None,
     )
 )

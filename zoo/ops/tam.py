@@ -201,4 +201,4 @@ def _block(position: BlockPosition, style: str = "b", **options: Any) -> BlockMo
     return BlockModules(temporal=lambda channels: TAM(channels, position.num_frames, **options), position=STYLES[style])
 
 
-register_operator(Operator("tam", block=_block, stand_in=functools.partial(insert_before, TAM)))
+register_operator(Operator("tam", block=_block, stand_in=functools.partial(insert_before, TAM), classifier_std=0.001))

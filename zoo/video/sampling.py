@@ -3,7 +3,9 @@
 "interval" and "segment" follow the TAdaConv authors' code (``datasets/base/base_dataset.py``), "dense" and "uniform"
 the TAM authors' (``ops/dataset.py``), "twice" and "spread" MMAction2's SampleFrames with and without twice_sample,
 "duration" and "middle" pytorchvideo's clip samplers and Something-Something data set, "offset" PySlowFast's
-USE_OFFSET_SAMPLING. As in all of them, videos shorter than a clip repeat frames.
+USE_OFFSET_SAMPLING. "duration" follows pytorchvideo 0.1.5, its last release, with which the published accuracies were
+measured; on 2022-04-28 its repository moved the last test clip to the end of the video. As in all of them, videos
+shorter than a clip repeat frames.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from zoo.errors import ConfigError
 from zoo.protocol import Protocol
 
 View = tuple[int, int]  # (k, n): test clip k of n
+DENSE_RANGE = 64  # frames that a "dense" clip spans in the code of the TAM authors and MMAction2
 
 
 def _randint(high: int, size: int | None = None) -> np.ndarray:
@@ -93,7 +96,10 @@ def _middle(protocol: Protocol, total: int, fps: float, view: View | None) -> np
 
 def _dense(protocol: Protocol, total: int, fps: float, view: View | None) -> np.ndarray:
     assert protocol.interval is not None
-    starts = max(1, 1 + total - protocol.num_frames * protocol.interval)  # number of possible starts of a clip
+    length = protocol.num_frames * protocol.interval
+    if view is None and protocol.interval == DENSE_RANGE // protocol.num_frames:
+        length = DENSE_RANGE  # 5 frames, 12 apart, span 60, but the released code draws the start for a clip of 64
+    starts = max(1, 1 + total - length)  # number of possible starts of a clip
     if view is None:
         start = int(_randint(starts - 1))  # never the last one, like the released code
     else:

@@ -1,10 +1,13 @@
 """Resize, crop, flip and augment whole clips, uint8 ``(T, C, H, W)``.
 
-The result is uint8, except for the views of test videos if the published code resizes floats. ``normalize`` runs on the
-device, on a batch. Random numbers are drawn with torch's global generator.
+The result is uint8, or float32 from 0 to 255 if the published code resizes floats. ``normalize`` runs on the device, on
+a batch. Random numbers are drawn with torch's global generator.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,6 +17,7 @@ from torchvision.transforms.v2 import functional as F
 
 from zoo.errors import ConfigError
 from zoo.protocol import CROPS, Protocol
+from zoo.video.rand_augment import rand_augment
 
 FLOAT_PIXELS = ("tadaconv", "pytorchvideo")  # values of `pixels` whose code resizes floats
 # Number of equal steps, in whole pixels, between the first and the last crop position.
@@ -24,9 +28,12 @@ CROP_STEPS = {
     ("tam", 10): 4,
 }
 MULTI_SCALES = (1.0, 0.875, 0.75, 0.66)  # fractions of the short side in the TAM authors' training crops
+# Positions of these crops, row and column in quarters of the free space. MMAction2's TSN uses only the corners and the
+# center, its default.
+FEW_POSITIONS = ((0, 0), (0, 4), (4, 0), (4, 4), (2, 2))
+POSITIONS = (*FEW_POSITIONS, (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3))
 SHORT_SIDE_RANGE = 340 / 224  # the TAdaConv authors resize to a short side of 224 to 340 for a crop of 224
 AREAS, RATIOS = (0.08, 1.0), (0.75, 1.333)  # boxes of _resized_crop: fraction of the frame's area, width / height
-OPERATIONS, MAGNITUDE, DEVIATION = 4, 9.0, 0.5  # timm's rand-m9-n4-mstd0.5-inc1
 GRAY = 0.2  # probability of grayscale clips in _rand_augment
 
 
@@ -109,18 +116,24 @@ def view_crops(frames: Tensor, size: int, crops: int, pixels: str = "plain") -> 
 def _short_side_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     """Crop a square of ``train_crop`` pixels from the clip at a random short side.
 
-    The clip is cropped before it is resized, which is cheaper.
+    If the protocol resizes floats, the clip is resized to a whole number of pixels and then cropped, as in the released
+    code, which never draws the largest size and the last position; the result is float32 from 0 to 255. Bytes are
+    cropped before they are resized, which is cheaper.
     """
     height, width = frames.shape[-2:]
-    short = min(height, width)
+    short, crop = min(height, width), protocol.train_crop
+    if protocol.pixels in FLOAT_PIXELS:
+        resized_short = int(_uniform(crop, crop * SHORT_SIDE_RANGE))
+        resized = resize_short_side(frames, resized_short, protocol.antialias, protocol.pixels)
+        top, left = (int(_uniform(0, side - crop)) for side in resized.shape[-2:])
+        return resized[..., top : top + crop, left : left + crop].float()
     side = max(1, round(short / _uniform(1.0, SHORT_SIDE_RANGE)))
     top, left = _choice(height - side + 1), _choice(width - side + 1)
-    size = [protocol.train_crop, protocol.train_crop]
-    return F.resized_crop(frames, top, left, side, side, size, antialias=protocol.antialias)
+    return F.resized_crop(frames, top, left, side, side, [crop, crop], antialias=protocol.antialias)
 
 
-def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
-    """Crop a box at one of 13 fixed positions and resize it to a square.
+def _multi_scale_crop(frames: Tensor, protocol: Protocol, positions: Sequence[tuple[int, int]] = POSITIONS) -> Tensor:
+    """Crop a box at one of several fixed positions and resize it to a square.
 
     The sides of the box are one of four scales of the short side, or two neighboring ones. Like the TAM authors' code,
     this crops videos of any size. Their videos have a short side of 256, and MMAction2 first resizes to it, which is
@@ -130,7 +143,6 @@ def _multi_scale_crop(frames: Tensor, protocol: Protocol) -> Tensor:
     sides = [max(1, int(min(height, width) * scale)) for scale in MULTI_SCALES]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     box_h, box_w = pairs[_choice(len(pairs))]
-    positions = [(0, 0), (0, 4), (4, 0), (4, 4), (2, 2), (2, 0), (2, 4), (4, 2), (0, 2), (1, 1), (1, 3), (3, 1), (3, 3)]
     row, column = positions[_choice(len(positions))]
     top, left = row * ((height - box_h) // 4), column * ((width - box_w) // 4)
     size = [protocol.train_crop, protocol.train_crop]
@@ -144,28 +156,23 @@ def _resized_crop(frames: Tensor, protocol: Protocol) -> Tensor:
 
 
 def _rand_augment(frames: Tensor, protocol: Protocol) -> Tensor:
-    """Apply a random resized crop, four operations of RandAugment and random grayscale, the same for every frame.
+    """Apply a random resized crop, RandAugment and random grayscale, the same for every frame.
 
-    The published configurations use timm's "rand-m9-n4-mstd0.5-inc1": four operations drawn with replacement, each
-    applied with probability 0.5 and with a magnitude drawn around 9 of 10 with standard deviation 0.5. torchvision's
-    RandAugment therefore runs once per operation. Differences to timm: "identity" replaces "invert" and "solarize-add",
-    posterizing keeps at least 4 bits instead of 1, and the fill color is gray. The published code augments before it
-    crops; here the crop comes first, so that the cost does not depend on the size of the videos.
+    As in the released code, the crop comes first, and pixels that a shifted frame does not cover get the mean of the
+    protocol.
     """
     clip = _resized_crop(frames, protocol)
-    for _ in range(OPERATIONS):
-        if _uniform(0, 1) < 0.5:
-            magnitude = min(max(MAGNITUDE + DEVIATION * float(torch.randn(())), 0.0), 10.0)
-            operation = v2.RandAugment(1, round(10 * magnitude), 101, v2.InterpolationMode.BILINEAR, fill=128)
-            clip = operation(clip)
+    channels, mean = clip.shape[-3], protocol.mean
+    clip = rand_augment(clip, [min(255, round(255 * mean[i % len(mean)])) for i in range(channels)])
     if clip.shape[-3] == 3 and _uniform(0, 1) < GRAY:
         clip = F.rgb_to_grayscale(clip, num_output_channels=3)
     return clip
 
 
-AUGMENTATIONS = {
+AUGMENTATIONS: dict[str, Callable[[Tensor, Protocol], Tensor]] = {
     "short_side": _short_side_crop,
     "multi_scale": _multi_scale_crop,
+    "multi_scale_5": functools.partial(_multi_scale_crop, positions=FEW_POSITIONS),
     "rand_augment": _rand_augment,
     "resized_crop": _resized_crop,
 }
@@ -186,11 +193,13 @@ def train_clip(
             does not change, as with the option of timm and PySlowFast; 0.4 is usual.
 
     Returns:
-        The clip, uint8 ``(T, C, train_crop, train_crop)``, and whether it is mirrored.
+        The clip ``(T, C, train_crop, train_crop)``, uint8 or, with "short_side" if the protocol resizes floats, float32
+        from 0 to 255; and whether it is mirrored.
     """
     clip = AUGMENTATIONS[protocol.augment](frames, protocol)
     if color_jitter:
-        clip = v2.ColorJitter(color_jitter, color_jitter, color_jitter)(clip)
+        jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter)
+        clip = jitter(clip / 255) * 255 if clip.is_floating_point() else jitter(clip)
     if erasing:
         gray = round(255 * sum(protocol.mean) / len(protocol.mean))
         clip = v2.RandomErasing(erasing, value=gray)(clip)

@@ -178,7 +178,8 @@ def test_untrained_tadaformer_treats_frames_independently() -> None:
 @pytest.mark.parametrize("double_tada", [False, True])
 def test_skipping_patch_tokens_preserves_logits(double_tada: bool) -> None:
     model = randomize(small("tadaformer_b16", temporal_projection=double_tada, double_tada=double_tada))
-    torch.testing.assert_close(model(CLIPS), model.forward_head(model.forward_features(CLIPS)))
+    logits = model.forward_head(model.forward_features(CLIPS))
+    torch.testing.assert_close(model(CLIPS), logits, rtol=1e-4, atol=1e-4)
     model.train()(CLIPS).sum().backward()  # nothing is skipped in training: DDP expects all gradients
     assert all(p.grad is not None for p in model.parameters())
 

@@ -201,6 +201,16 @@ def test_dense_clip_never_starts_at_the_last_position() -> None:
     assert set(training_clips(make_protocol("dense"), 65, count=20)[:, 0]) == {0}
 
 
+def test_dense_clips_of_five_frames_start_where_a_clip_of_64_frames_fits() -> None:
+    """MMAction2's DenseSampleFrames: 5 frames, 64 // 5 = 12 apart, span 60; P = 74 - 64 + 1 = 11 starts."""
+    protocol = replace(make_protocol("dense"), num_frames=5, interval=12)
+    clips = training_clips(protocol, 74, count=500)
+    assert set(clips[:, 0].tolist()) == set(range(10))
+    assert set(np.diff(clips).ravel().tolist()) == {12}
+    shorter = replace(protocol, interval=10)  # not the spacing of a clip of 64 frames: P = 74 - 50 + 1 = 25 starts
+    assert set(training_clips(shorter, 74, count=1000)[:, 0].tolist()) == set(range(24))
+
+
 @pytest.mark.parametrize("sampling", ["uniform", "twice", "spread"])
 def test_training_parts_have_an_integer_number_of_frames(sampling: str) -> None:
     """Parts have L // T frames: the last 97 - 8 * 12 = 1 frame is never drawn."""
