@@ -73,6 +73,16 @@ def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[
         yield line, {column: cells[column] for column in columns}
 
 
+def read_header(tree: Tree, name: str) -> list[str]:
+    """Return the names of the columns of a CSV file.
+
+    Raises:
+        DataError: the first line is not CSV.
+    """
+    _, header = next(read_rows(tree, name, skipinitialspace=True), (0, []))
+    return header
+
+
 def read_json(tree: Tree, name: str, kind: type) -> Any:
     """Return the content of a JSON file, of type ``kind`` (list or dict).
 

@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,7 @@ class VideoDataModule(L.LightningDataModule):
             splits start again with each pass.
         repeated: paths of videos with fewer frames than a clip, which repeat frames.
         part_labels: split -> labels of its videos, including splits that the stage does not use; set for ``fit``.
+        group_counts: split -> number of its groups, if the data set has groups; set for ``fit``.
         reading: the options of ``VideoDataset`` that determine how clips are decoded and augmented, as given.
 
     A classifier (``lit_modules.VideoClassifier`` and its reports) uses these attributes, ``batch_size``, ``clips``,
@@ -128,6 +129,7 @@ class VideoDataModule(L.LightningDataModule):
         self._logged: dict[str, set[str]] = {}  # split -> unreadable videos with a warning in the log
         self.repeated: set[str] = set()
         self.part_labels: dict[str, np.ndarray] = {}
+        self.group_counts: dict[str, int] = {}
         self._stage_records: dict[str, VideoRecords] = {}  # split -> videos listed by ``check``, until ``setup``
         self._loaders: list[ClipLoader] = []
         self._train_loader: ClipLoader | None = None
@@ -190,9 +192,13 @@ class VideoDataModule(L.LightningDataModule):
         others = {part: part_records for part, part_records in listed.items() if part_records is not None}
         if stage == "fit":
             self.part_labels = {part: part_records.labels for part, part_records in (records | others).items()}
+            self._check_groups(records | others)
         if not self.allow_overlap:
             report_overlaps(records, others, refuse=stage != "fit")
         return records
+
+    def _check_groups(self, parts: Mapping[str, VideoRecords]) -> None:
+        """Warn about groups of videos that are in several splits; for data sets that draw splits."""
 
     def _list_compared(self, part: str) -> VideoRecords | None:
         """List the videos of a split that the stage does not use; None if none are on this machine."""

@@ -10,18 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.annotations import read_classes, read_table, shorten, sorted_labels
-from datamodules.base import VideoDataModule
+from datamodules.annotations import read_classes, read_header, read_table, shorten, sorted_labels
+from datamodules.drawn import DrawnSplits
 from datamodules.records import VideoRecords
-from datamodules.splits import split_stratified
 from datamodules.tree import Tree, find_present, open_tree
-from zoo.errors import DataError, check_rate, check_seed
+from zoo.errors import DataError, check_rate
 
 log = logging.getLogger("datamodules")
 COLUMNS = ("path", "label")
 
 
-class VideoList(VideoDataModule):
+class VideoList(DrawnSplits):
     """CSV files with the columns ``path`` and ``label`` (a header line; quote a path that holds a comma).
 
     Labels are class names. Paths are relative to ``root``, or to the CSV file's folder; the extension of a
@@ -37,7 +36,8 @@ class VideoList(VideoDataModule):
             ("kinetics400"), if the lists do not contain all of them; labels may then be numbers as well.
         val_fraction: fraction of each class of the training videos for validation, without ``val``.
         split_seed: random seed of this split.
-        options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, max_missing, ...
+        options: of DrawnSplits (group, folds, fold) and VideoDataModule: batch_size, num_workers, clips, crops, flip,
+            max_missing, ...
     """
 
     root: str | None
@@ -53,15 +53,15 @@ class VideoList(VideoDataModule):
         split_seed: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(split_seed=split_seed, **options)
         if not (train or test or val):
             raise DataError(f"{type(self).__name__} needs a list of videos: give at least train= or test=.")
         check_rate("val_fraction", val_fraction)
-        check_seed("split_seed", split_seed)
         self.files = {name: Path(file) for name, file in (("train", train), ("val", val), ("test", test)) if file}
         self.root = None if root is None else str(root)
         self.classes = classes
-        self.val_fraction, self.split_seed = val_fraction, split_seed
+        self.val_fraction = val_fraction
+        self._groups: dict[str, str] = {}  # video -> value of the column ``group``, for the lists that have it
 
     @property
     def base_folders(self) -> list[str]:
@@ -90,11 +90,19 @@ class VideoList(VideoDataModule):
     def _rows(self, file: Path) -> list[tuple[str, str]]:
         if not file.is_file():
             raise DataError(f"List {file} does not exist.")
-        table = read_table(open_tree(file.parent), file.name, COLUMNS)
-        rows = [(row["path"], row["label"]) for _, row in table]
+        return [(row["path"], row["label"]) for row in self._table(file, COLUMNS)]
+
+    def _table(self, file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+        rows = [row for _, row in read_table(open_tree(file.parent), file.name, columns)]
         if not rows:
             raise DataError(f"{file} lists no videos.")
         return rows
+
+    def _group_column(self, file: Path) -> list[str] | None:
+        """Return the values of the column ``group`` of a CSV file; None if it is not a column."""
+        if self.group is None or self.group not in read_header(open_tree(file.parent), file.name):
+            return None
+        return [row[self.group] for row in self._table(file, [self.group])]
 
     def _read(self, file: Path) -> VideoRecords:
         rows = self._rows(file)
@@ -106,15 +114,21 @@ class VideoList(VideoDataModule):
             origin = "" if self.classes is None else f" of {self.classes}"
             label = shorten(unknown[0])
             raise DataError(f"{file} has the label {label}, which is not one of the classes{origin}.")
-        return self._records(file, [path for path, _ in rows], [labels[label] for _, label in rows])
+        groups = self._group_column(file)
+        return self._records(file, [path for path, _ in rows], [labels[label] for _, label in rows], groups=groups)
 
     def _find(self, tree: Tree, path: str, file: Path) -> str | None:
         return tree.find(path)
 
     def _records(
-        self, file: Path, paths: Sequence[str], labels: Sequence[int], spans: Sequence[tuple[int, int]] | None = None
+        self,
+        file: Path,
+        paths: Sequence[str],
+        labels: Sequence[int],
+        spans: Sequence[tuple[int, int]] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> VideoRecords:
-        """Return records of the listed videos that exist."""
+        """Return records of the listed videos that exist; ``groups`` are the values of the column ``group``."""
         home = file.parent if self.root is None else self.root
         tree = open_tree(home) if self.root is None else self.tree
         names = [self._find(tree, path, file) for path in paths]
@@ -122,13 +136,22 @@ class VideoList(VideoDataModule):
         present = find_present(
             names, self.max_missing, str(file), f"{home}, such as {absent[0][:200]}" if absent else str(home)
         )
-        return tree.records(
+        records = tree.records(
             [str(names[i]) for i in present],
             np.asarray(labels)[present],
             spans=None if spans is None else [spans[i] for i in present],
             listed=len(paths),
             source=str(file),
         )
+        if groups is not None:
+            self._groups.update(zip(records.ids, (groups[i] for i in present), strict=True))
+        return records
+
+    def _group_keys(self, records: VideoRecords, source: str) -> list[str] | None:
+        if not self._groups:
+            return super()._group_keys(records, source)
+        keys = [self._groups.get(name) for name in records.ids]
+        return None if None in keys else [str(key) for key in keys]  # a list without the column
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "predict" is the test split."""
@@ -136,12 +159,14 @@ class VideoList(VideoDataModule):
         if split == "test" and "test" not in self.files:
             log.warning("%s has no test list: using the validation videos", type(self).__name__)
             split = "val"
-        if split in self.files and (split != "train" or "val" in self.files):
-            return self._read(self.files[split])
-        if "train" not in self.files:
+        files = self.files
+        drawn = split in ("train", "val") and "train" in files and ("val" not in files or self.folds is not None)
+        if split in files and not drawn:
+            return self._read(files[split])
+        if "train" not in files:
             raise DataError(f"{type(self).__name__} has no {split} list; pass {split}=FILE.")
-        records = self._read(self.files["train"])
+        records = self._read(files["train"])
+        if "val" in files:  # the folds include the validation videos
+            records = records.join(self._read(files["val"]))
         fractions = {"train": 1.0, "val": self.val_fraction}
-        where, paths = str(self.files["train"]), self._relative(records.ids.tolist())
-        parts = split_stratified(paths, records.labels, fractions, self.split_seed, self.class_names, where)
-        return records.take(parts[split])
+        return self._draw(records, fractions, self.class_names, str(files["train"]))[split]

@@ -69,6 +69,7 @@ class VideoData(typing.Protocol):
         datasets: split ("train", "val", "test", "predict") -> dataset, after ``setup``.
         skipped: split -> path of an unreadable video -> reason.
         part_labels: part -> labels of its videos, ``(N,)`` or ``(N, heads)``; filled for ``fit``.
+        group_counts: part -> number of its groups of videos that belong in one split; filled for ``fit``.
         clips: temporal views per test video; None for those of the protocol.
         crops: spatial views per clip; None for those of the protocol.
         reading: options of decoding and augmentation.
@@ -77,6 +78,7 @@ class VideoData(typing.Protocol):
     datasets: Mapping[str, VideoSplit]
     skipped: Mapping[str, Mapping[str, str]]
     part_labels: Mapping[str, np.ndarray]
+    group_counts: Mapping[str, int]
     clips: int | None
     crops: int | None
     reading: Mapping[str, Any]

@@ -277,6 +277,11 @@ class FitReport(Callback):
         if data is not None:
             counts = [f"{len(videos)} {split}" for split, videos in data.datasets.items()]
             print_line(f"{type(data).__name__}: {', '.join(counts)} videos, {network.spec.num_classes} classes")
+            if data.group_counts:
+                groups = [
+                    f"{count} in {part} ({len(labels[part])} videos)" for part, count in data.group_counts.items()
+                ]
+                print_line(f"Groups: {', '.join(groups)}")
         for number, (name, names, _) in enumerate(list_heads(network) if labels else []):
             column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
