@@ -35,6 +35,7 @@ from lit_modules.network import (
 from lit_modules.optim import lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
 from lit_modules.recipe_options import (
+    LossOptions,
     OptimizerOptions,
     Recipe,
     RegularizationOptions,
@@ -78,6 +79,7 @@ class VideoClassifier(L.LightningModule):
         optimizer: optimizer, learning rate and parameter groups.
         schedule: learning rate schedule.
         regularization: label smoothing, mixing of clips, dropout and stochastic depth.
+        loss: cross-entropy or focal loss. ``balance`` of the data module can weight the classes.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         freeze_backbone: train the classifier only.
         head_warmup_epochs: number of first epochs in which only the classifier is trained.
@@ -107,6 +109,7 @@ class VideoClassifier(L.LightningModule):
         optimizer: OptimizerOptions = recipe.optimizer,
         schedule: ScheduleOptions = recipe.schedule,
         regularization: RegularizationOptions = recipe.regularization,
+        loss: LossOptions = recipe.loss,
         grad_checkpointing: bool = False,
         freeze_backbone: bool = False,
         head_warmup_epochs: int = 0,
@@ -115,7 +118,7 @@ class VideoClassifier(L.LightningModule):
         **old_options: Any,
     ) -> None:
         super().__init__()
-        groups = {"optimizer": optimizer, "schedule": schedule, "regularization": regularization}
+        groups = {"optimizer": optimizer, "schedule": schedule, "regularization": regularization, "loss": loss}
         self.recipe = self.recipe.override(groups, old_options)
         self.save_hyperparameters(ignore=list(old_options))
         self.save_hyperparameters(self.recipe.to_dict())  # plain values, which torch loads with weights_only=True
@@ -130,6 +133,7 @@ class VideoClassifier(L.LightningModule):
         self.mixing = Mixing(self.recipe.regularization.mixup, self.recipe.regularization.cutmix, self.head_sizes)
         self.train_loss = MeanMetric()
         self.train_metrics = accuracies(sum(self.head_sizes), "train_")
+        self._class_weights: Tensor | None = None  # in the training loss
         self.scores: Scores = {}  # by video; of all processes after an epoch
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -178,8 +182,13 @@ class VideoClassifier(L.LightningModule):
         self._freeze_or_unfreeze()  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
-        """Record how this run makes and mirrors training clips in the protocol, which is saved with the weights."""
+        """Record how this run makes and mirrors training clips in the protocol, which is saved with the weights.
+
+        Also read the weights of the classes from the data.
+        """
         data = video_data(self.trainer)
+        weights = None if data is None else data.class_weights
+        self._class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
         train = data.datasets.get("train") if data is not None else None
         if train is not None:
             pairs = tuple(sorted((a, b) for a, b in train.mirror.items() if a < b))
@@ -207,7 +216,10 @@ class VideoClassifier(L.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         clips, labels = self.mixing(batch["video"], batch["label"])
         logits = self(clips)
-        loss = heads_loss(logits, labels, self.head_sizes, self.recipe.regularization.label_smoothing)
+        if self._class_weights is not None:
+            self._class_weights = self._class_weights.to(logits.device)
+        smoothing = self.recipe.regularization.label_smoothing
+        loss = heads_loss(logits, labels, self.head_sizes, smoothing, self.recipe.loss, self._class_weights)
         self.log("train_loss_step", loss, prog_bar=True)
         self.train_loss.update(loss.detach(), len(labels))
         if labels.ndim == 1:  # accuracy is not defined for mixed clips or several heads

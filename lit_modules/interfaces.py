@@ -70,6 +70,8 @@ class VideoData(typing.Protocol):
         skipped: split -> path of an unreadable video -> reason.
         part_labels: part -> labels of its videos, ``(N,)`` or ``(N, heads)``; filled for ``fit``.
         group_counts: part -> number of its groups of videos that belong in one split; filled for ``fit``.
+        balance: compensation of unequal class sizes in training.
+        class_weights: weights of the classes in the training loss, ``(classes,)``; None for equal weights.
         clips: temporal views per test video; None for those of the protocol.
         crops: spatial views per clip; None for those of the protocol.
         reading: options of decoding and augmentation.
@@ -79,6 +81,8 @@ class VideoData(typing.Protocol):
     skipped: Mapping[str, Mapping[str, str]]
     part_labels: Mapping[str, np.ndarray]
     group_counts: Mapping[str, int]
+    balance: str
+    class_weights: np.ndarray | None
     clips: int | None
     crops: int | None
     reading: Mapping[str, Any]
