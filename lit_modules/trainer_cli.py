@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import lit_modules
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.folds import cross_validate
 from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
@@ -360,21 +361,27 @@ def run_trainer(
     if parsed.asks_help:
         TrainerCLI(command, lightning_args, Path(parsed.out or "runs"), data_base, data_classes, StopOnSignal())
         return
-    stopper = StopOnSignal()
-    with (
-        exit_on_sigterm(),
-        output_folder(command, parsed.out, parsed.options) as folder,
-        run_errors(command, folder, stopper),
-    ):
-        if command == "fit":
-            lightning_args += auto_resume_args(folder, parsed.options)
-        TrainerCLI(
-            command,
-            lightning_args,
-            folder,
-            data_base,
-            data_classes,
-            stopper,
-            single_view=command == "predict" and parsed.views is None,
-            allow_untrained=parsed.allow_untrained,
-        )
+
+    def run(out: str | None, options: Sequence[str]) -> None:
+        stopper = StopOnSignal()
+        with (
+            exit_on_sigterm(),
+            output_folder(command, out, [*parsed.options, *options]) as folder,
+            run_errors(command, folder, stopper),
+        ):
+            resume = auto_resume_args(folder, [*parsed.options, *options]) if command == "fit" else []
+            TrainerCLI(
+                command,
+                [*lightning_args, *options, *resume],
+                folder,
+                data_base,
+                data_classes,
+                stopper,
+                single_view=command == "predict" and parsed.views is None,
+                allow_untrained=parsed.allow_untrained,
+            )
+
+    if parsed.folds is None:
+        run(parsed.out, [])
+    else:
+        cross_validate(parsed, data_classes, run)
