@@ -41,6 +41,8 @@ MODEL_OPTIONS = [
     ("regularization.cutmix", float("nan"), "regularization.cutmix is nan; it must be at least 0"),
     ("regularization.drop_rate", 1.0, "regularization.drop_rate is 1.0; it must be at least 0 and below 1"),
     ("regularization.drop_path_rate", -0.1, "regularization.drop_path_rate is -0.1; it must be at least 0 and below 1"),
+    ("loss.gamma", -1.0, "loss.gamma is -1.0; it must be at least 0"),
+    ("loss.name", "hinge", "loss.name is 'hinge'; choose from cross_entropy, focal"),
     ("head_warmup_epochs", -1, "head_warmup_epochs is -1; it must be at least 0"),
     ("ema_decay", 2.0, "ema_decay is 2.0; it must be at least 0 and below 1"),
     ("view_chunk", 0, "view_chunk is 0; it must be at least 1"),
