@@ -22,6 +22,7 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_modules.checkpoints import update_average
+from lit_modules.class_results import detailed_metrics
 from lit_modules.heads import heads_loss
 from lit_modules.interfaces import batch_size, video_data
 from lit_modules.mixing import Mixing
@@ -319,6 +320,8 @@ class VideoClassifier(L.LightningModule):
         """Log the metrics of the videos of all processes, each counted once, and the number of unreadable ones."""
         self.scores = gather_scores(self.scores)
         metrics = {prefix + key: value for key, value in compute_metrics(self.scores, self.heads).items()}
+        if prefix == "test_" and not self.heads:
+            metrics |= {prefix + key: value for key, value in detailed_metrics(self.scores).items()}
         skipped = self._gather_skipped(prefix[:-1])
         if skipped:
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))

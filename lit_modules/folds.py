@@ -104,7 +104,7 @@ def _parse_count(arguments: TrainerArguments, data_classes: Mapping[str, type]) 
 
 def _has_folds(data_class: type) -> bool:
     """Return whether a data module, or a class it inherits from, has the option ``folds``."""
-    return any("folds" in inspect.signature(base.__init__).parameters for base in data_class.__mro__[:-1])
+    return any("folds" in inspect.signature(base).parameters for base in data_class.__mro__[:-1])
 
 
 def _has_started(out: Path) -> bool:

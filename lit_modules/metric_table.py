@@ -11,6 +11,8 @@ from lit_modules.scores import Reference, Scores, references, true_labels
 
 ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 
+DETAILS = {"macro_f1": "macro F1", "calibration_error": "calibration error (ECE)"}  # of a test, without intervals
+
 
 def metric_table(
     metrics: Mapping[str, float],
@@ -41,6 +43,9 @@ def metric_table(
     for key, title in titles.items():
         if key in baselines:
             table.add_row(title, *_cells(metrics[key], baselines[key], (published or {}).get(key)))
+    for key, title in DETAILS.items():
+        if key in metrics:
+            table.add_row(title, f"{100 * metrics[key]:.2f} %")
     if "loss" in metrics:
         table.add_row("loss", f"{metrics['loss']:.4f}")
     if not heads:

@@ -18,6 +18,7 @@ from rich.table import Table
 import zoo
 from lit_modules.base import VideoClassifier
 from lit_modules.checkpoints import Best
+from lit_modules.class_results import HEADER, class_results, confusion_matrix, results_table
 from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
@@ -140,10 +141,11 @@ def published(network: VideoNetwork, protocol: Protocol) -> dict[str, Any] | Non
 class TestReport(Callback):
     """Reports a test; on by default in ``tempozoo test``.
 
-    Writes ``predictions.csv`` (video, true label, five highest scores with their classes), ``confusion.csv``,
-    ``confusion.png`` and ``test.json`` (metrics with 95 % intervals and the majority-class baseline, published results,
-    protocol, numbers of videos, unreadable videos). With several heads, predictions have columns for each head, and
-    each has its confusion matrix.
+    Writes ``predictions.csv`` (video, true label, five highest scores with their classes), ``classes.csv`` (precision,
+    recall with its 95 % interval and F1 of each class), ``confusion.csv``, ``confusion.png`` and ``test.json`` (metrics
+    with 95 % intervals and the majority-class baseline, published results, protocol, numbers of videos, unreadable
+    videos). With several heads, predictions have columns for each head, and each has its confusion matrix and table of
+    classes.
 
     Args:
         folder: where to write; None for the folder of the run.
@@ -165,11 +167,15 @@ class TestReport(Callback):
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         summary = summarize_test(trainer, module, metrics)
         table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
-        _print_summary(summary, table, folder)  # before the files, in case the disk is full
+        heads = list_heads(module.network)
+        tables = [table]
+        if len(heads) == 1:
+            tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
+        _print_summary(summary, tables, folder)  # before the files, in case the disk is full
         with atomic_path(folder / "test.json") as temporary:
             text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
             temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
-        _write_predictions(folder, scores, list_heads(module.network))
+        _write_predictions(folder, scores, heads)
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
@@ -212,22 +218,32 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
 
 
 def _write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
-    """Write ``predictions.csv``, and the confusion matrix of each head as CSV and PNG."""
+    """Write ``predictions.csv``, and for each head the results of its classes and the confusion matrix."""
     header, rows = ["path"], [[path] for path in sorted(scores)]
     for number, head in enumerate(heads):
         name, names, outputs = head
         header += [f"{name}_label" if name else "label", *top_columns(head)]
-        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
         for row in rows:
             labels, values = scores[row[0]]
-            true = int(labels.reshape(-1)[number])
-            confusion[true, int(values[outputs].argmax())] += 1
-            row += [names[true], *top_classes(values[outputs], names, 5)]
-        file = f"confusion_{name}" if name else "confusion"
+            row += [names[int(labels.reshape(-1)[number])], *top_classes(values[outputs], names, 5)]
+        confusion = _confusion(scores, head, number)
+        suffix = f"_{name}" if name else ""
+        file = f"confusion{suffix}"
+        write_csv(folder / f"classes{suffix}.csv", HEADER, [result.row() for result in class_results(confusion, names)])
         counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
         write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
         draw_confusion(folder / f"{file}.png", confusion, names)
     write_csv(folder / "predictions.csv", header, rows)
+
+
+def _confusion(scores: Scores, head: Head, number: int) -> np.ndarray:
+    """Return the confusion matrix of a head, whose position among the heads is ``number``."""
+    _, names, outputs = head
+    if not scores:
+        return np.zeros((len(names), len(names)), dtype=np.int64)
+    labels = true_labels(scores)
+    values = torch.stack([value for _, value in scores.values()])[:, outputs]
+    return confusion_matrix(labels.reshape(len(labels), -1)[:, number], values)
 
 
 def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
@@ -239,11 +255,12 @@ def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int]
     return intervals | {majority_key(key): reference.majority for key, reference in values.items()}
 
 
-def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
+def _print_summary(summary: dict[str, Any], tables: Sequence[Table], folder: Path) -> None:
     results, untested = summary["published"], summary["untested"]
     missing = summary["listed"] - summary["videos"] - len(summary["skipped"]) - untested
     print_line(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
-    Console().print(table)
+    for table in tables:
+        Console().print(table)
     protocol = Protocol.from_dict(summary["protocol"])
     print_line(f"Loaded: {summary['loaded']}")
     print_line(f"Protocol: {protocol}")
@@ -258,7 +275,7 @@ def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
         print_line(f"{missing} listed videos are missing or excluded.")
     for reason in summary["skipped"].values():  # the reason contains the file name
         print_line(f"Unreadable: {reason}")
-    print_line(f"Predictions, confusion matrix, summary: {folder}")
+    print_line(f"Predictions, classes, confusion matrix, summary: {folder}")
 
 
 class FitReport(Callback):
