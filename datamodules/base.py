@@ -163,6 +163,11 @@ class VideoDataModule(L.LightningDataModule):
         """Name -> class count of each classifier head; None if a video has a single label."""
         return None
 
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several classes; its label is then a row of 0 and 1, one for each class."""
+        return False
+
     def flip_names(self) -> list[tuple[str, str]]:
         """Pairs of class names that are exchanged when a clip is mirrored, if the data set defines them."""
         return []
@@ -254,8 +259,9 @@ class VideoDataModule(L.LightningDataModule):
             sample(single, single.num_frames, 30.0, (0, single.clips))  # raises errors here rather than in a worker
             self.skipped[split], self._logged[split] = {}, set()
             self.datasets[split] = VideoDataset(
-                records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate, **self.reading
-            )
+                records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate,
+                multi_label=self.multi_label, **self.reading,
+            )  # fmt: skip
             if split == "train" and self.balance != "none":
                 self._balance(records)
 

@@ -14,7 +14,7 @@ from datamodules.annotations import read_classes, read_header, read_table, short
 from datamodules.drawn import DrawnSplits
 from datamodules.records import VideoRecords
 from datamodules.tree import Tree, find_present, open_tree
-from zoo.errors import DataError, check_rate
+from zoo.errors import ConfigError, DataError, check_rate
 
 log = logging.getLogger("datamodules")
 COLUMNS = ("path", "label")
@@ -24,8 +24,9 @@ class VideoList(DrawnSplits):
     """CSV files with the columns ``path`` and ``label`` (a header line; quote a path that holds a comma).
 
     Labels are class names. Paths are relative to ``root``, or to the CSV file's folder; the extension of a
-    video may differ (a.avi, now a.mp4). Without ``val``, a part of each class of the training videos is used for
-    validation; without ``test``, the validation videos are tested.
+    video may differ (a.avi, now a.mp4). With ``label_separator``, a video may have several labels, or none.
+    Without ``val``, a part of each class of the training videos is used for validation; without ``test``, the
+    validation videos are tested.
 
     Args:
         train: CSV file, which also determines the classes. Not needed to test a network with class names.
@@ -35,6 +36,7 @@ class VideoList(DrawnSplits):
         classes: all classes in label order, as a text file with one name a line or a label set of the zoo
             ("kinetics400"), if the lists do not contain all of them; labels may then be numbers as well.
         val_fraction: fraction of each class of the training videos for validation, without ``val``.
+        label_separator: text between the labels of a video, such as "|"; None if each video has one label.
         split_seed: random seed of this split.
         options: of DrawnSplits (group, folds, fold) and VideoDataModule: batch_size, num_workers, clips, crops, flip,
             max_missing, ...
@@ -51,6 +53,7 @@ class VideoList(DrawnSplits):
         classes: str | Path | None = None,
         val_fraction: float = 0.15,
         split_seed: int = 0,
+        label_separator: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__(split_seed=split_seed, **options)
@@ -60,13 +63,20 @@ class VideoList(DrawnSplits):
         self.files = {name: Path(file) for name, file in (("train", train), ("val", val), ("test", test)) if file}
         self.root = None if root is None else str(root)
         self.classes = classes
-        self.val_fraction = val_fraction
+        if label_separator == "":
+            raise ConfigError('label_separator is empty; give the text between the labels, such as "|".')
+        self.val_fraction, self.label_separator = val_fraction, label_separator
         self._groups: dict[str, str] = {}  # video -> value of the column ``group``, for the lists that have it
 
     @property
     def base_folders(self) -> list[str]:
         """``root``, or the folders of the lists."""
         return [self.root] if self.root is not None else [str(file.parent) for file in self.files.values()]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several labels."""
+        return self.label_separator is not None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -82,18 +92,23 @@ class VideoList(DrawnSplits):
         return self._classes_in(self.files.get("train") or next(iter(self.files.values())))
 
     def _classes_in(self, file: Path) -> list[str]:
-        names = {label for _, label in self._rows(file)}
+        names = {label for _, labels in self._rows(file) for label in labels}
         if len(names) < 2:
             raise DataError(f"{file} has {len(names)} class{'es' * (len(names) != 1)}; at least 2 are needed.")
         return sorted_labels(names)
 
-    def _rows(self, file: Path) -> list[tuple[str, str]]:
+    def _rows(self, file: Path) -> list[tuple[str, list[str]]]:
+        """Return the path and the labels of each video."""
         if not file.is_file():
             raise DataError(f"List {file} does not exist.")
-        return [(row["path"], row["label"]) for row in self._table(file, COLUMNS)]
+        separator = self.label_separator
+        if separator is None:
+            return [(row["path"], [row["label"]]) for row in self._table(file, COLUMNS)]
+        rows = [(row["path"], row["label"].split(separator)) for row in self._table(file, COLUMNS, optional=["label"])]
+        return [(path, [label.strip() for label in labels if label.strip()]) for path, labels in rows]
 
-    def _table(self, file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-        rows = [row for _, row in read_table(open_tree(file.parent), file.name, columns)]
+    def _table(self, file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, str]]:
+        rows = [row for _, row in read_table(open_tree(file.parent), file.name, columns, optional)]
         if not rows:
             raise DataError(f"{file} lists no videos.")
         return rows
@@ -107,15 +122,25 @@ class VideoList(DrawnSplits):
     def _read(self, file: Path) -> VideoRecords:
         rows = self._rows(file)
         labels = {name: number for number, name in enumerate(self.class_names)}
-        if self.classes is not None and not any(label in labels for _, label in rows):
+        listed = {label for _, names in rows for label in names}
+        if self.classes is not None and not any(label in labels for label in listed):
             labels = {str(number): number for number in labels.values()}
-        unknown = sorted({label for _, label in rows if label not in labels})
+        unknown = sorted(label for label in listed if label not in labels)
         if unknown:
             origin = "" if self.classes is None else f" of {self.classes}"
             label = shorten(unknown[0])
-            raise DataError(f"{file} has the label {label}, which is not one of the classes{origin}.")
+            advice = "" if self.multi_label else " If videos have several labels, set --data.label_separator."
+            advice = advice if any(sign in unknown[0] for sign in "|;,") else ""
+            raise DataError(f"{file} has the label {label}, which is not one of the classes{origin}.{advice}")
         groups = self._group_column(file)
-        return self._records(file, [path for path, _ in rows], [labels[label] for _, label in rows], groups=groups)
+        numbers = [[labels[name] for name in names] for _, names in rows]
+        if self.multi_label:
+            values = np.zeros((len(rows), len(self.class_names)), dtype=np.int64)
+            for row, classes in zip(values, numbers, strict=True):
+                row[classes] = 1
+        else:
+            values = np.array([number for (number,) in numbers])
+        return self._records(file, [path for path, _ in rows], values, groups=groups)
 
     def _find(self, tree: Tree, path: str, file: Path) -> str | None:
         return tree.find(path)
@@ -124,7 +149,7 @@ class VideoList(DrawnSplits):
         self,
         file: Path,
         paths: Sequence[str],
-        labels: Sequence[int],
+        labels: Sequence[int] | np.ndarray,
         spans: Sequence[tuple[int, int]] | None = None,
         groups: Sequence[str] | None = None,
     ) -> VideoRecords:

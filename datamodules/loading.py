@@ -146,14 +146,14 @@ def _class_members(labels: np.ndarray) -> list[np.ndarray]:
 def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """Return weights ``(classes,)`` of the classes, inversely proportional to their numbers of videos.
 
-    The mean weight of the videos is 1. Classes without videos have the weight 1.
+    The mean weight of the labels is 1. Classes without videos have the weight 1.
 
     Args:
-        labels: class number of each video.
+        labels: class number of each video, ``(n,)``, or a column for each class, ``(n, classes)``, with 0 or 1.
         classes: number of classes.
     """
-    counts = np.bincount(labels, minlength=classes)
-    return np.where(counts > 0, len(labels) / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 1.0)
+    counts = labels.sum(0) if labels.ndim > 1 else np.bincount(labels, minlength=classes)
+    return np.where(counts > 0, counts.sum() / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 1.0)
 
 
 def _balanced_order(members: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:

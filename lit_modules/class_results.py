@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from lit_modules.scores import Scores, true_labels, wilson_interval
+from lit_modules.scores import Scores, average_precisions, predicted_scores, true_labels, wilson_interval
 from zoo.text import printable
 
 CALIBRATION_BINS = 15
 MAX_ROWS = 20  # classes in the printed table; of more, those with the lowest F1 are printed
 HEADER = ["class", "videos", "predicted", "correct", "precision", "recall", "recall_low", "recall_high", "f1"]
+MULTI_LABEL_HEADER = [*HEADER, "average_precision"]
+THRESHOLD = 0.5  # score above which a class of a video with several labels counts as predicted
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,14 @@ class ClassResult:
         videos: number of its videos.
         predicted: number of videos that are assigned to the class.
         correct: number of its videos that are assigned to it.
+        average_precision: of videos with several labels, if the class has videos.
     """
 
     name: str
     videos: int
     predicted: int
     correct: int
+    average_precision: float | None = None
 
     @property
     def precision(self) -> float | None:
@@ -88,19 +91,45 @@ def confusion_matrix(labels: Tensor, scores: Tensor) -> np.ndarray:
     return matrix
 
 
-def detailed_metrics(scores: Scores) -> dict[str, float]:
+def multi_label_results(labels: Tensor, scores: Tensor, names: Sequence[str]) -> list[ClassResult]:
+    """Return the result of each class of videos with several labels; classes with a score above 0.5 are predicted.
+
+    Args:
+        labels: 0 or 1, ``(N, classes)``.
+        scores: probabilities ``(N, classes)``.
+        names: class names.
+    """
+    positive = scores > THRESHOLD
+    counts = zip(
+        labels.sum(0).tolist(), positive.sum(0).tolist(), (positive & (labels > 0)).sum(0).tolist(), strict=True
+    )
+    precisions = average_precisions(labels, scores)
+    return [
+        ClassResult(name, *count, precision) for name, count, precision in zip(names, counts, precisions, strict=True)
+    ]
+
+
+def detailed_metrics(scores: Scores, multi_label: bool = False) -> dict[str, float]:
     """Return ``macro_f1`` and ``calibration_error`` of the scored videos of a single classifier; empty without videos.
 
     The macro F1 is the mean over the classes that have videos or are predicted. The calibration error is the expected
-    calibration error: the mean difference between score and accuracy in 15 bins of the highest score.
+    calibration error: the mean difference between score and accuracy in 15 bins of the highest score. For videos with
+    several labels, it is not defined.
     """
     if not scores:
         return {}
-    labels, values = true_labels(scores), torch.stack([value for _, value in scores.values()])
-    results = class_results(confusion_matrix(labels, values), [""] * values.shape[1])
+    labels, values = true_labels(scores), predicted_scores(scores)
+    names = [""] * values.shape[1]
+    if multi_label:
+        results = multi_label_results(labels, values, names)
+    else:
+        results = class_results(confusion_matrix(labels, values), names)
     f1 = [result.f1 for result in results if result.f1 is not None]
+    macro_f1 = float(np.mean(f1)) if f1 else 0.0
+    if multi_label:
+        return {"macro_f1": macro_f1}
     error = multiclass_calibration_error(values.clamp(0, 1), labels, values.shape[1], n_bins=CALIBRATION_BINS)
-    return {"macro_f1": float(np.mean(f1)), "calibration_error": float(error)}
+    return {"macro_f1": macro_f1, "calibration_error": float(error)}
 
 
 def results_table(results: Sequence[ClassResult]) -> Table:

@@ -28,7 +28,7 @@ from zoo.weights.files import atomic_path
 
 SUMMARY, ROWS = "folds.json", "folds.csv"  # in the folder of the cross-validation
 RESULT = "fold.json"  # in the folder of a fold, once it is finished
-CHOSEN_BY = "val_mean_class"  # metric that selects best.ckpt
+CHOSEN_BY = ("val_map", "val_mean_class")  # metric that selects best.ckpt, the first that is logged
 PREFIX = "val_"
 Metrics = dict[str, float]
 Run = Callable[[str, Sequence[str]], None]  # folder, further options
@@ -169,7 +169,8 @@ def read_epochs(path: Path) -> dict[str, Metrics]:
                     epochs.append({"epoch": float(row["epoch"]), **values})
     if not epochs:
         raise ConfigError(f"{path} has no validation metrics, which --folds needs. Turn on validation and logging.")
-    return {"best": max(epochs, key=lambda values: values[CHOSEN_BY]), "last": epochs[-1]}
+    chosen_by = next(name for name in CHOSEN_BY if name in epochs[-1])
+    return {"best": max(epochs, key=lambda values: values[chosen_by]), "last": epochs[-1]}
 
 
 def _write_summary(out: Path, command: str, results: Sequence[Mapping[str, Metrics]]) -> None:
@@ -196,7 +197,7 @@ def fold_table(results: Sequence[Mapping[str, Metrics]]) -> Table:
     for column in (*(f"fold {fold}" for fold in range(1, len(results) + 1)), "mean", "std"):
         table.add_column(column, justify="right")
     for epoch in ("best", "last"):
-        for key, title in {**ACCURACIES, "loss": "loss"}.items():
+        for key, title in {**ACCURACIES, "map": "mAP", "loss": "loss"}.items():
             values = [result[epoch].get(PREFIX + key) for result in results]
             numbers = [value for value in values if value is not None]
             if len(numbers) == len(values):

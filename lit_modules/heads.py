@@ -27,8 +27,8 @@ def heads_loss(
     logits: Tensor,
     labels: Tensor,
     sizes: Sequence[int],
-    label_smoothing: float = 0.0,
     options: LossOptions = CROSS_ENTROPY,
+    label_smoothing: float = 0.0,
     class_weights: Tensor | None = None,
 ) -> Tensor:
     """Return the sum of the classifiers' losses, a scalar.
@@ -39,8 +39,8 @@ def heads_loss(
         logits: ``(B, sum of sizes)``.
         labels: int64 ``(B, heads)``, or ``(B,)`` for one classifier; or probabilities in the layout of the logits.
         sizes: class counts of the classifiers.
-        label_smoothing: label smoothing of each loss.
         options: kind of the loss.
+        label_smoothing: label smoothing of each loss.
         class_weights: weights of the classes of a single classifier, or None.
     """
     outputs = split_heads(logits, sizes)

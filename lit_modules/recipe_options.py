@@ -16,7 +16,7 @@ from zoo.errors import ConfigError, check_counts
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "cosine_after_warmup", "steps", "constant"]
 GroupRules = Mapping[str, tuple[float, bool]]  # regular expression -> multiple of lr, whether weight decay applies
-LossName = Literal["cross_entropy", "focal"]
+LossName = Literal["cross_entropy", "focal", "asymmetric"]
 Options = TypeVar("Options", "OptimizerOptions", "ScheduleOptions", "RegularizationOptions", "LossOptions")
 
 
@@ -97,15 +97,20 @@ class RegularizationOptions:
 
 @dataclass(frozen=True)
 class LossOptions:
-    """Training loss.
+    """Training loss. For videos with several labels, the losses of the classes are binary and averaged.
 
     Args:
-        name: "cross_entropy" or "focal", which reduces the loss of clips that are already classified correctly.
+        name: "cross_entropy"; "focal", which reduces the loss of clips that are already classified correctly; or
+            "asymmetric", for videos with several labels, which reduces the loss of absent classes most.
         gamma: exponent of "focal"; 0 equals cross-entropy.
+        negative_gamma: exponent of "asymmetric" for absent classes; that of present classes is 1.
+        margin: score up to which "asymmetric" ignores an absent class.
     """
 
     name: LossName = "cross_entropy"
     gamma: float = 2.0
+    negative_gamma: float = 4.0
+    margin: float = 0.05
 
 
 CROSS_ENTROPY = LossOptions()
@@ -281,6 +286,8 @@ RULES: Mapping[str, Rule] = {
     "regularization.drop_rate": BELOW_1,
     "regularization.drop_path_rate": BELOW_1,
     "loss.gamma": AT_LEAST_0,
+    "loss.negative_gamma": AT_LEAST_0,
+    "loss.margin": BELOW_1,
     "head_warmup_epochs": AT_LEAST_0,
     "ema_decay": BELOW_1,
     "view_chunk": AT_LEAST_1,

@@ -18,11 +18,18 @@ from rich.table import Table
 import zoo
 from lit_modules.base import VideoClassifier
 from lit_modules.checkpoints import Best
-from lit_modules.class_results import HEADER, class_results, confusion_matrix, results_table
+from lit_modules.class_results import (
+    HEADER,
+    MULTI_LABEL_HEADER,
+    class_results,
+    confusion_matrix,
+    multi_label_results,
+    results_table,
+)
 from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
-from lit_modules.scores import Scores, majority_key, references, true_labels
+from lit_modules.scores import Scores, majority_key, predicted_scores, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
 from zoo.models import VideoNetwork
@@ -34,6 +41,7 @@ from zoo.weights.files import atomic_path
 PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes
 TEST_FIELDS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
                "crops", "average")  # fmt: skip
+SEPARATOR = "|"  # of several labels in predictions.csv
 Head = tuple[str, list[str], slice]  # name ("" for a single classifier), class names, outputs
 
 
@@ -169,13 +177,19 @@ class TestReport(Callback):
         table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
         heads = list_heads(module.network)
         tables = [table]
-        if len(heads) == 1:
+        if module.multi_label:
+            results = multi_label_results(true_labels(scores), predicted_scores(scores), heads[0][1]) if scores else []
+            tables.append(results_table(results))
+        elif len(heads) == 1:
             tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
         _print_summary(summary, tables, folder)  # before the files, in case the disk is full
         with atomic_path(folder / "test.json") as temporary:
             text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
             temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
-        _write_predictions(folder, scores, heads)
+        if module.multi_label:
+            _write_multi_label(folder, scores, heads[0])
+        else:
+            _write_predictions(folder, scores, heads)
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
@@ -236,14 +250,31 @@ def _write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
     write_csv(folder / "predictions.csv", header, rows)
 
 
+def _write_multi_label(folder: Path, scores: Scores, head: Head) -> None:
+    """Write ``predictions.csv`` and ``classes.csv`` of videos with several labels, which are joined by ``|``."""
+    _, names, _ = head
+    rows: list[list[Any]] = []
+    for path in sorted(scores):
+        labels, values = scores[path]
+        true = SEPARATOR.join(names[number] for number in labels.nonzero()[:, 0].tolist())
+        rows.append([path, true, *top_classes(values, names, 5)])
+    write_csv(folder / "predictions.csv", ["path", "label", *top_columns(head)], rows)
+    if scores:
+        results = multi_label_results(true_labels(scores), predicted_scores(scores), names)
+        write_csv(
+            folder / "classes.csv",
+            MULTI_LABEL_HEADER,
+            [[*result.row(), result.average_precision] for result in results],
+        )
+
+
 def _confusion(scores: Scores, head: Head, number: int) -> np.ndarray:
     """Return the confusion matrix of a head, whose position among the heads is ``number``."""
     _, names, outputs = head
     if not scores:
         return np.zeros((len(names), len(names)), dtype=np.int64)
     labels = true_labels(scores)
-    values = torch.stack([value for _, value in scores.values()])[:, outputs]
-    return confusion_matrix(labels.reshape(len(labels), -1)[:, number], values)
+    return confusion_matrix(labels.reshape(len(labels), -1)[:, number], predicted_scores(scores)[:, outputs])
 
 
 def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
@@ -300,7 +331,10 @@ class FitReport(Callback):
                 ]
                 print_line(f"Groups: {', '.join(groups)}")
         for number, (name, names, _) in enumerate(list_heads(network) if labels else []):
-            column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
+            if network.protocol.multi_label:
+                column = {part: np.nonzero(values)[1] for part, values in labels.items()}
+            else:
+                column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
         for callback in trainer.checkpoint_callbacks:
@@ -317,6 +351,8 @@ class FitReport(Callback):
             if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
                 continue
             key, score = str(callback.monitor).removeprefix("val_"), float(callback.best_model_score)
+            if key == "map":
+                print_line(f"Best validation mAP {100 * score:.2f} %: {callback.best_model_path}")
             if key not in ACCURACIES:
                 continue
             line = f"Best validation {ACCURACIES[key]} {100 * score:.2f} %"
@@ -329,6 +365,8 @@ class FitReport(Callback):
 
 def _describe_monitor(monitor: str | None, labels: np.ndarray | None, network: VideoNetwork) -> str:
     """Describe the metric that selects the best checkpoint, with the reason for its choice."""
+    if monitor == "val_map":
+        return "validation mean average precision (mAP)"
     if monitor == "val_top1" and network.protocol.heads:
         return "validation top-1 of actions"
     if monitor == "val_top1":

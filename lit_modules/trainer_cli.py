@@ -218,10 +218,14 @@ class TrainerCLI(LightningCLI):
         """Link class names from the data to the network; the protocol goes from the network to the data later."""
         parser.link_arguments("data", "model.init_args.class_names", self._class_names, apply_on="instantiate")
         parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.multi_label", self._multi_label, apply_on="instantiate")
 
     def _class_names(self, data: CommandData) -> list[str] | None:
         data.check(self.command)  # data errors are reported before any weights are downloaded
         return None if self.command == "predict" else data.class_names  # predictions use the network's own labels
+
+    def _multi_label(self, data: CommandData) -> bool | None:
+        return data.multi_label if self.command == "fit" else None  # trained networks keep their setting
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)

@@ -101,12 +101,14 @@ def logged_metrics(module: VideoClassifier, validates: bool) -> list[str]:
     """Return the names of the metrics that ``fit`` logs and a callback may monitor."""
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
-    if not module.heads and module.mixing.mix is None:
+    if not module.heads and not module.multi_label and module.mixing.mix is None:
         names += map(str, accuracies(classes, "train_"))
     if validates:
         labels = torch.zeros(len(module.heads), dtype=torch.long) if module.heads else torch.tensor(0)
+        if module.multi_label:
+            labels = torch.ones(classes, dtype=torch.long)
         scores = torch.full((classes,), 1 / classes)
-        names += [f"val_{name}" for name in compute_metrics({"": (labels, scores)}, module.heads)]
+        names += [f"val_{name}" for name in compute_metrics({"": (labels, scores)}, module.heads, module.multi_label)]
     return names
 
 
