@@ -163,7 +163,7 @@ def test_saved_network_predicts_sigmoid_scores(run: Path, motion_folder: Path, t
     network = zoo.load(str(run))
     assert network.protocol.multi_label
     prediction = zoo.predict(network, video)
-    logits = zoo.load(str(run)).eval()(zoo.read_clip(video, network.protocol)[0])
+    logits = zoo.load(str(run)).eval()(zoo.read_clip(video, network.protocol))
     torch.testing.assert_close(prediction.probabilities, logits.sigmoid().mean(0), atol=1e-4, rtol=1e-3)
     zoo.save(network, tmp_path / "saved")
     assert zoo.load(str(tmp_path / "saved")).protocol.multi_label
