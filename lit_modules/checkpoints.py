@@ -91,13 +91,16 @@ class Best(ModelCheckpoint):
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose the metric."""
+        self.choose_metric(cast("VideoClassifier", pl_module))
+        super().setup(trainer, pl_module, stage)
+
+    def choose_metric(self, module: VideoClassifier) -> None:
         """Choose the metric: mean class accuracy, top-1 for several heads, mAP for several labels."""
-        module = cast("VideoClassifier", pl_module)
         if module.multi_label:
             self.monitor = "val_map"
         else:
             self.monitor = "val_top1" if module.heads else "val_mean_class"
-        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the metric, and the path and score of the best checkpoint if it is in the folder of this run."""

@@ -160,10 +160,10 @@ def test_test_reports_map_and_all_labels(
 
 def test_saved_network_predicts_sigmoid_scores(run: Path, motion_folder: Path, tmp_path: Path) -> None:
     video = sorted((motion_folder / "test").rglob("*.mp4"))[0]
-    network = zoo.load(str(run))
+    network = zoo.load(str(run / "checkpoints" / "best.ckpt"))
     assert network.protocol.multi_label
     prediction = zoo.predict(network, video)
-    logits = zoo.load(str(run)).eval()(zoo.read_clip(video, network.protocol))
+    logits = zoo.load(str(run / "checkpoints" / "best.ckpt")).eval()(zoo.read_clip(video, network.protocol))
     torch.testing.assert_close(prediction.probabilities, logits.sigmoid().mean(0), atol=1e-4, rtol=1e-3)
     zoo.save(network, tmp_path / "saved")
     assert zoo.load(str(tmp_path / "saved")).protocol.multi_label
