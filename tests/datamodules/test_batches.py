@@ -251,12 +251,12 @@ def test_balanced_loader_resumes_only_with_the_same_setting() -> None:
         sampler = BatchSampler(40, 8, shuffle=True, labels=labels)
         return ClipLoader(Numbers(), sampler, num_workers=0, collate_fn=list)
 
-    whole_epoch = list(loader(UNBALANCED))
+    full_epoch = list(loader(UNBALANCED))
     first = loader(UNBALANCED)
-    assert list(islice(first, 2)) == whole_epoch[:2]
+    assert list(islice(first, 2)) == full_epoch[:2]
     second = loader(UNBALANCED)
     second.load_state_dict(first.state_dict())
-    assert list(second) == whole_epoch[2:]
+    assert list(second) == full_epoch[2:]
     with pytest.raises(ConfigError, match="balanced was 1 and is now 0"):
         loader(None).load_state_dict(first.state_dict())
     unbalanced = loader(None)

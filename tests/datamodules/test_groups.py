@@ -157,7 +157,7 @@ def test_fit_warns_if_the_automatic_split_separates_similar_names(
         ([f"a/v_a_g{n // 4:02}_c{n % 4:02}.avi" for n in range(40)], r"_(g\d+)_"),
         ([f"{'ab'[n % 2]}/person{n // 8:02}_run{n}.mp4" for n in range(40)], "person"),
         ([f"a/P{n // 8:02}_{n}.mp4" for n in range(40)], "psPS"),
-        ([f"{c}/{place}_{n:03}.mp4" for c in "ab" for place in ("garden", "street") for n in range(5)], "clip"),
+        ([f"{c}/{scene}_{n:03}.mp4" for c in "ab" for scene in ("garden", "street") for n in range(5)], "clip"),
         ([f"a/{n}.mp4" for n in range(40)], None),
         ([f"{c}/{c}_{n:03}.mp4" for c in ("run", "walk") for n in range(20)], None),  # the prefix is the class
         ([f"a/clip_{n:03}.mp4" for n in range(40)], None),

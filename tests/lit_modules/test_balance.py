@@ -34,17 +34,17 @@ def class_counts(run: Path, epoch: int) -> Counter[str]:
 
 def test_balanced_sampler_resumes_mid_epoch_with_the_same_weights(unbalanced_folder: Path, tmp_path: Path) -> None:
     options = ("--data.balance", "sampler")
-    whole_run, first, second = (tmp_path / name for name in ("all", "first", "second"))
-    assert main(fit_arguments(unbalanced_folder, whole_run, *options, batch_size=2)) == 0
+    full_run, first, second = (tmp_path / name for name in ("all", "first", "second"))
+    assert main(fit_arguments(unbalanced_folder, full_run, *options, batch_size=2)) == 0
     with pytest.raises(RuntimeError, match="stopped"):
         main(fit_arguments(unbalanced_folder, first, *options, batch_size=2, stop=(1, 3)))
     checkpoint = first / "checkpoints" / "step.ckpt"
     assert read_checkpoint(checkpoint)["global_step"] % 7  # 14 videos in batches of 2
     assert main(fit_arguments(unbalanced_folder, second, *options, *resume(checkpoint), batch_size=2)) == 0
-    assert_same_last_weights(second, whole_run)
+    assert_same_last_weights(second, full_run)
     for epoch in (0, 1):
-        assert set(class_counts(whole_run, epoch).values()) <= {3, 4}
-    config = read_checkpoint(whole_run / "checkpoints" / "last.ckpt")[CONFIG_KEY]
+        assert set(class_counts(full_run, epoch).values()) <= {3, 4}
+    config = read_checkpoint(full_run / "checkpoints" / "last.ckpt")[CONFIG_KEY]
     assert config["provenance"]["recipe"]["balance"] == "sampler"
 
 
