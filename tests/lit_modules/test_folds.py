@@ -121,3 +121,11 @@ def test_other_options_in_the_same_folder_are_an_error(
 def test_folds_of_another_command_are_an_error(motion_folder: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["test", "--from", "tanet_r18.motionclips8", "--folds", "2", str(motion_folder)]) == 1
     assert "--folds is for fit, not for test" in capsys.readouterr().err
+
+
+def test_fit_prints_groups_and_videos_of_each_split(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    group = ("--data.group", r"(train|val|test)/")
+    assert main(fold_arguments(motion_folder, tmp_path / "run", *group, epochs=1)) == 0
+    assert "Groups: 1 in train (32 videos), 1 in val (12 videos), 1 in test (12 videos)" in capsys.readouterr().out
