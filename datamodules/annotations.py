@@ -50,8 +50,12 @@ def read_rows(tree: Tree, name: str, **options: Any) -> Iterator[tuple[int, list
         ) from error
 
 
-def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+def read_table(
+    tree: Tree, name: str, columns: Sequence[str], optional: Sequence[str] = ()
+) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line numbers and rows of a CSV file with a header; every row has a value in each of ``columns``.
+
+    Values of the columns in ``optional`` may be empty.
 
     Raises:
         DataError: a line is not CSV, a column is missing, or a value is missing.
@@ -67,10 +71,20 @@ def read_table(tree: Tree, name: str, columns: Sequence[str]) -> Iterator[tuple[
         )
     for line, row in rows:
         cells = dict(zip(header, map(str.strip, row), strict=False))  # a row may be shorter or longer than the header
-        empty = [column for column in columns if not cells.get(column)]
+        empty = [column for column in columns if not cells.get(column) and column not in optional]
         if empty:
             raise DataError(f"{where}, line {line}: {empty[0]} is empty.")
-        yield line, {column: cells[column] for column in columns}
+        yield line, {column: cells.get(column, "") for column in columns}
+
+
+def read_header(tree: Tree, name: str) -> list[str]:
+    """Return the names of the columns of a CSV file.
+
+    Raises:
+        DataError: the first line is not CSV.
+    """
+    _, header = next(read_rows(tree, name, skipinitialspace=True), (0, []))
+    return header
 
 
 def read_json(tree: Tree, name: str, kind: type) -> Any:

@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 from datamodules.dataset import VideoDataset, collate
 from datamodules.exclude import exclude_videos
 from datamodules.interface import is_classifier
-from datamodules.loading import BatchSampler, ClipLoader, check_same_everywhere
+from datamodules.loading import BatchSampler, ClipLoader, check_same_everywhere, class_weights
 from datamodules.options import check_options
 from datamodules.overlap import report_overlaps
 from datamodules.records import VideoRecords
@@ -67,6 +67,8 @@ class VideoDataModule(L.LightningDataModule):
         max_bad_fraction: fraction of the videos of a split that may be unreadable before the run stops.
         allow_overlap: skip the check for videos that occur in two splits, or in two classes of one split. Without it,
             ``fit`` warns about an overlap; ``validate`` and ``test`` raise an error.
+        balance: compensation of unequal class sizes in training: "sampler" draws all classes equally often, "loss"
+            weights the loss of each class by its inverse frequency, "none" does neither.
 
     Attributes:
         protocol: the protocol to use instead of that of the Trainer's network, or None.
@@ -75,6 +77,9 @@ class VideoDataModule(L.LightningDataModule):
             splits start again with each pass.
         repeated: paths of videos with fewer frames than a clip, which repeat frames.
         part_labels: split -> labels of its videos, including splits that the stage does not use; set for ``fit``.
+        class_weights: weights of the classes in the training loss, ``(classes,)``, with a mean of 1 over the training
+            videos; None unless ``balance`` is "loss". Set by ``setup``.
+        group_counts: split -> number of its groups, if the data set has groups; set for ``fit``.
         reading: the options of ``VideoDataset`` that determine how clips are decoded and augmented, as given.
 
     A classifier (``lit_modules.VideoClassifier`` and its reports) uses these attributes, ``batch_size``, ``clips``,
@@ -105,12 +110,13 @@ class VideoDataModule(L.LightningDataModule):
         max_missing: float = 0.0,
         max_bad_fraction: float = 0.1,
         allow_overlap: bool = False,
+        balance: str = "none",
     ) -> None:
         super().__init__()
         check_options(
             num_workers=num_workers, batch_size=batch_size, repeats=repeats, clips=clips, crops=crops, augment=augment,
             decoder=decoder, erasing=erasing, max_missing=max_missing, max_bad_fraction=max_bad_fraction,
-            color_jitter=color_jitter, time_limit=time_limit,
+            color_jitter=color_jitter, time_limit=time_limit, balance=balance,
         )  # fmt: skip
         if num_workers is None:
             num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
@@ -120,6 +126,7 @@ class VideoDataModule(L.LightningDataModule):
             "decoder": decoder, "time_limit": time_limit, "repeats": repeats, "erasing": erasing,
             "color_jitter": color_jitter,
         }  # fmt: skip
+        self.balance = balance
         self.exclude, self.max_missing, self.max_bad_fraction = exclude, max_missing, max_bad_fraction
         self.allow_overlap = allow_overlap
         self.protocol: Protocol | None = None
@@ -128,6 +135,8 @@ class VideoDataModule(L.LightningDataModule):
         self._logged: dict[str, set[str]] = {}  # split -> unreadable videos with a warning in the log
         self.repeated: set[str] = set()
         self.part_labels: dict[str, np.ndarray] = {}
+        self.group_counts: dict[str, int] = {}
+        self.class_weights: np.ndarray | None = None
         self._stage_records: dict[str, VideoRecords] = {}  # split -> videos listed by ``check``, until ``setup``
         self._loaders: list[ClipLoader] = []
         self._train_loader: ClipLoader | None = None
@@ -153,6 +162,11 @@ class VideoDataModule(L.LightningDataModule):
     def heads(self) -> dict[str, int] | None:
         """Name -> class count of each classifier head; None if a video has a single label."""
         return None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several classes; its label is then a row of 0 and 1, one for each class."""
+        return False
 
     def flip_names(self) -> list[tuple[str, str]]:
         """Pairs of class names that are exchanged when a clip is mirrored, if the data set defines them."""
@@ -190,9 +204,13 @@ class VideoDataModule(L.LightningDataModule):
         others = {part: part_records for part, part_records in listed.items() if part_records is not None}
         if stage == "fit":
             self.part_labels = {part: part_records.labels for part, part_records in (records | others).items()}
+            self._check_groups(records | others)
         if not self.allow_overlap:
             report_overlaps(records, others, refuse=stage != "fit")
         return records
+
+    def _check_groups(self, parts: Mapping[str, VideoRecords]) -> None:
+        """Warn about groups of videos that are in several splits; for data sets that draw splits."""
 
     def _list_compared(self, part: str) -> VideoRecords | None:
         """List the videos of a split that the stage does not use; None if none are on this machine."""
@@ -241,8 +259,22 @@ class VideoDataModule(L.LightningDataModule):
             sample(single, single.num_frames, 30.0, (0, single.clips))  # raises errors here rather than in a worker
             self.skipped[split], self._logged[split] = {}, set()
             self.datasets[split] = VideoDataset(
-                records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate, **self.reading
-            )
+                records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate,
+                multi_label=self.multi_label, **self.reading,
+            )  # fmt: skip
+            if split == "train" and self.balance != "none":
+                self._balance(records)
+
+    def _balance(self, records: VideoRecords) -> None:
+        """Set the weights of the classes, if they are used.
+
+        Raises:
+            ConfigError: the videos have several labels.
+        """
+        if self.heads is not None or self.num_classes is None:
+            raise ConfigError(f"--data.balance {self.balance} needs one classifier; set it to none.")
+        if self.balance == "loss":
+            self.class_weights = class_weights(records.labels, self.num_classes)
 
     def _network_protocol(self) -> Protocol:
         """Return ``protocol``, or that of the Trainer's network.
@@ -308,6 +340,7 @@ class VideoDataModule(L.LightningDataModule):
             world_size=1 if trainer is None else trainer.world_size,
             shards=shards,
             list_id=self._list_id(dataset.records),
+            labels=dataset.records.labels if train and self.balance == "sampler" else None,
         )
         workers = min(self.num_workers, len(dataset))
         limit = self.reading["time_limit"]

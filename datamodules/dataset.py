@@ -36,6 +36,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         flip_pairs: pairs of class indices that are exchanged when a clip is mirrored.
         erasing, color_jitter: see ``VideoDataModule``.
         time_limit: seconds per video; None for no limit.
+        multi_label: whether labels have a 0 or 1 for each class.
 
     Attributes:
         records: the videos.
@@ -58,11 +59,13 @@ class VideoDataset(Dataset[dict[str, Any]]):
         repeats: int = 1,
         erasing: float = 0.0,
         color_jitter: float = 0.0,
+        multi_label: bool = False,
     ) -> None:
         self.records, self.protocol, self.split, self.flip = records, protocol, split, flip
         self.mirror = dict(flip_pairs) | {b: a for a, b in flip_pairs}
         self.decoder, self.frame_rate, self.time_limit = decoder, frame_rate, time_limit
         self.repeats, self.erasing, self.color_jitter = repeats, erasing, color_jitter
+        self.multi_label = multi_label
         # unreadable video -> number of accesses by this process, and the reason
         self._failed: dict[int, tuple[int, str]] = {}
 
@@ -99,6 +102,8 @@ class VideoDataset(Dataset[dict[str, Any]]):
         return {"video": [], "label": [], "path": str(source), "repeated": False, "skipped": skipped}
 
     def _mirrored(self, label: Tensor) -> Tensor:
+        if self.multi_label:
+            return label[[self.mirror.get(number, number) for number in range(len(label))]]
         return torch.tensor(self.mirror.get(int(label), int(label))) if label.ndim == 0 else label
 
     def _clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:

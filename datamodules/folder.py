@@ -9,17 +9,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from datamodules.base import VideoDataModule
+from datamodules.drawn import DrawnSplits
 from datamodules.records import VideoRecords
-from datamodules.splits import split_stratified
 from datamodules.tree import SPLITS, split_of
-from zoo.errors import DataError, check_rate, check_seed
+from zoo.errors import DataError, check_rate
 from zoo.text import printable
 
 log = logging.getLogger("datamodules")
 
 
-class VideoFolder(VideoDataModule):
+class VideoFolder(DrawnSplits):
     """Videos in ``root/train/<class>/``, ``root/val/<class>/``, ``root/test/<class>/``; or in ``root/<class>/``.
 
     Split folders may also be called ``training``; ``validation``, ``valid``, ``validate``; ``testing``, in any case.
@@ -33,7 +32,7 @@ class VideoFolder(VideoDataModule):
         val_fraction: fraction of each class for validation in an automatic split.
         test_fraction: fraction of each class for testing in an automatic split.
         split_seed: random seed of the automatic split.
-        options: of VideoDataModule: batch_size, num_workers, clips, crops, flip, ...
+        options: of DrawnSplits (group, folds, fold) and VideoDataModule: batch_size, num_workers, clips, crops, ...
     """
 
     root: str
@@ -46,14 +45,12 @@ class VideoFolder(VideoDataModule):
         split_seed: int = 0,
         **options: Any,
     ) -> None:
-        super().__init__(**options)
+        super().__init__(split_seed=split_seed, **options)
         check_rate("val_fraction", val_fraction)
         check_rate("test_fraction", test_fraction)
         check_rate("val_fraction + test_fraction", val_fraction + test_fraction)
-        check_seed("split_seed", split_seed)
         self.root = str(root)
         self.fractions = {"val": val_fraction, "test": test_fraction}
-        self.split_seed = split_seed
 
     def _class_folders(self, folder: str) -> list[str]:
         try:
@@ -147,7 +144,8 @@ class VideoFolder(VideoDataModule):
         if split == "test" and "test" not in homes:
             log.warning("%s has no test folder: using the validation videos", printable(self.root))
             split = "val"
-        if split in homes and (split != "train" or "val" in homes):
+        drawn = split in ("train", "val") and "train" in homes and ("val" not in homes or self.folds is not None)
+        if split in homes and not drawn:
             return self._scan(homes[split])
         if "train" not in homes:
             raise DataError(
@@ -156,8 +154,8 @@ class VideoFolder(VideoDataModule):
         return self._part(split, homes["train"], {"train": 1.0, "val": self.fractions["val"]})
 
     def _part(self, split: str, home: str, fractions: dict[str, float]) -> VideoRecords:
-        """Return one part of a folder that is split at random."""
+        """Return one part of a folder that is split at random; its folds include the validation folder."""
         records, where = self._scan(home), os.path.join(self.root, home)
-        paths = self._relative(records.ids.tolist())
-        parts = split_stratified(paths, records.labels, fractions, self.split_seed, self.class_names, where)
-        return records.take(parts[split])
+        if home and "val" in self._homes:
+            records = records.join(self._scan(self._homes["val"]))
+        return self._draw(records, fractions, self.class_names, where)[split]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +64,9 @@ class BatchSampler:
         batch_size: videos in a batch of one process.
         shards: the shard of each video, or None.
         list_id: checksum of the list of videos; a position in an epoch is only valid for the same list.
+        labels: class number of each video, ``(n,)``, or a column for each class, ``(n, classes)``, with 0 or 1. If they
+            are given, all classes are drawn equally often in an epoch of as many videos: videos of small classes are
+            repeated, and each epoch has other videos of large classes.
     """
 
     def __init__(
@@ -77,12 +80,14 @@ class BatchSampler:
         world_size: int = 1,
         shards: Iterable[Any] | None = None,
         list_id: int = 0,
+        labels: np.ndarray | None = None,
     ) -> None:
         if shuffle and count < world_size:
             raise DataError(f"There are {count} training videos for {world_size} processes; use fewer processes.")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
         self.rank, self.world_size, self.list_id = rank, world_size, list_id
         self.shards = None if shards is None else np.unique(list(shards), return_inverse=True)[1]  # as numbers from 0
+        self.class_members = None if labels is None else _class_members(labels)
         self.epoch, self.start = 0, 0
 
     def _used(self) -> int:
@@ -95,14 +100,20 @@ class BatchSampler:
         return self.count if self.shards is None else self.count // self.world_size * self.world_size
 
     def _share(self) -> np.ndarray:
-        """Return the indices of this process's videos, in order."""
+        """Return the indices of this process's videos, in order.
+
+        Balanced classes repeat videos; the index of repetition k is increased by ``count * k``.
+        """
         rng = np.random.Generator(np.random.PCG64(derived_seed(self.seed, self.epoch)))
-        order = rng.permutation(self.count) if self.shuffle else np.arange(self.count)
+        if self.class_members is not None:
+            order = _balanced_order(self.class_members, self.count, rng)
+        else:
+            order = rng.permutation(self.count) if self.shuffle else np.arange(self.count)
         if self.shards is None:
             return order[: self._used()][self.rank :: self.world_size]
         if self.shuffle:
             ranks = rng.permutation(self.shards.max() + 1)
-            order = order[np.argsort(ranks[self.shards[order]], kind="stable")]
+            order = order[np.argsort(ranks[self.shards[order % self.count]], kind="stable")]
         share = np.array_split(order[: self._used()], self.world_size)[self.rank]
         if self.shuffle:
             share = np.concatenate([rng.permutation(share[i : i + WINDOW]) for i in range(0, len(share), WINDOW)])
@@ -116,12 +127,52 @@ class BatchSampler:
         share = self._share()
         for at in range(self.start * self.batch_size, len(self) * self.batch_size, self.batch_size):
             batch = share[at : at + self.batch_size].tolist()
-            yield [(number, derived_seed(self.seed, self.epoch, number)) for number in batch]
+            yield [(number % self.count, derived_seed(self.seed, self.epoch, number)) for number in batch]
 
     def set_epoch(self, epoch: int) -> None:
         """Start another epoch; for the current epoch, keep the position to resume from."""
         if epoch != self.epoch:
             self.epoch, self.start = epoch, 0
+
+
+def _class_members(labels: np.ndarray) -> list[np.ndarray]:
+    """Return the indices of the videos of each class that has any; videos without a class are a class of their own."""
+    if labels.ndim == 1:
+        return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    columns = [*labels.T.astype(bool), ~labels.any(1)]
+    return [np.flatnonzero(column) for column in columns if column.any()]
+
+
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
+    """Return weights ``(classes,)`` of the classes, inversely proportional to their numbers of videos.
+
+    The mean weight of the labels is 1. Classes without videos have the weight 1.
+
+    Args:
+        labels: class number of each video, ``(n,)``, or a column for each class, ``(n, classes)``, with 0 or 1.
+        classes: number of classes.
+    """
+    counts = labels.sum(0) if labels.ndim > 1 else np.bincount(labels, minlength=classes)
+    return np.where(counts > 0, counts.sum() / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 1.0)
+
+
+def _balanced_order(members: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return ``count`` indices in random order, with the same number of videos of each class to within one.
+
+    ``count * k`` is added to the index of a video that is drawn for the (k + 1)-th time, so that its clips differ.
+    """
+    extra = rng.permutation(len(members)) < count % len(members)  # these classes have one video more
+    draws = []
+    for videos, more in zip(members, extra.tolist(), strict=True):
+        number = count // len(members) + more
+        draws.append(np.concatenate([rng.permutation(videos) for _ in range(-(-number // len(videos)))])[:number])
+    order = rng.permutation(np.concatenate(draws))
+    ranked = np.argsort(order, kind="stable")
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(order[ranked])) + 1])
+    sizes = np.diff([*starts, count])
+    repetitions = np.empty(count, dtype=np.int64)
+    repetitions[ranked] = np.arange(count) - np.repeat(starts, sizes)
+    return order + count * repetitions
 
 
 def ignore_signals(worker: int) -> None:
@@ -190,6 +241,7 @@ class ClipLoader:
             "batch_size": sampler.batch_size,
             "processes": sampler.world_size,
             "seed": sampler.seed,
+            "balanced": int(sampler.class_members is not None),
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -206,6 +258,7 @@ class ClipLoader:
             ConfigError: the position is in mid-epoch, and the list of videos or a batch setting has changed.
         """
         settings = self._settings()
+        state = {"balanced": 0, **state}  # checkpoints of earlier versions lack this setting
         differing = [key for key, value in settings.items() if state.get(key) != value]
         if differing and state["batches"]:
             key = differing[0]

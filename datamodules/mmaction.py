@@ -55,6 +55,8 @@ class MMActionList(VideoList):
             raise ConfigError(f"kind is {kind!r}; choose from {', '.join(KINDS)}.")
         if frame_rate <= 0:
             raise ConfigError(f"frame_rate is {frame_rate}; it must be above 0.")
+        if self.label_separator is not None:
+            raise ConfigError("MMActionList has one label per video; list videos with several labels with VideoList.")
         self.kind, self.frame_rate = kind, frame_rate
 
     def _classes_in(self, file: Path) -> list[str]:

@@ -8,6 +8,8 @@ from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, CROPS
 from zoo.video.decoding import DECODERS
 
+BALANCES = ("none", "sampler", "loss")
+
 
 def check_options(
     *,
@@ -23,6 +25,7 @@ def check_options(
     max_bad_fraction: float,
     color_jitter: float,
     time_limit: float | None,
+    balance: str,
 ) -> None:
     """Check the options of ``VideoDataModule``.
 
@@ -41,6 +44,8 @@ def check_options(
         raise ConfigError(f"crops is {crops}; choose from {', '.join(map(str, CROPS))}.")
     if augment is not None and augment not in CHOICES["augment"]:
         raise ConfigError(f"augment is {augment!r}; choose from {', '.join(CHOICES['augment'])}.")
+    if balance not in BALANCES:
+        raise ConfigError(f"balance is {balance!r}; choose from {', '.join(BALANCES)}.")
     if decoder not in DECODERS:
         raise ConfigError(f"decoder is {decoder!r}; choose from {', '.join(DECODERS)}.")
     for name, value in (("erasing", erasing), ("max_missing", max_missing), ("max_bad_fraction", max_bad_fraction)):

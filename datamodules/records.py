@@ -123,6 +123,27 @@ class VideoRecords:
             byte_spans=None if self.byte_spans is None else self.byte_spans[numbers],
         )
 
+    def join(self, other: VideoRecords) -> VideoRecords:
+        """Return these videos followed by those of another split of the same data set.
+
+        Raises:
+            DataError: a video is in both.
+        """
+
+        def stacked(one: np.ndarray | None, two: np.ndarray | None) -> Any:
+            return None if one is None or two is None else np.concatenate([one, two])
+
+        return VideoRecords.of(
+            [*self.paths, *other.paths],
+            np.concatenate([self.labels, other.labels]),
+            ids=None if self.ids is self.paths else [*self.ids, *other.ids],
+            spans=stacked(self.spans, other.spans),
+            byte_spans=stacked(self.byte_spans, other.byte_spans),
+            listed=self.listed + other.listed,
+            open_end=self.open_end,
+            source="the training and validation videos",
+        )
+
     def source(self, number: int) -> Source:
         """Return the source of a video."""
         span = None if self.spans is None else (float(self.spans[number, 0]), float(self.spans[number, 1]))

@@ -23,9 +23,11 @@ from torchmetrics import MeanMetric
 
 from lit_modules.batch_statistics import FirstStatistics
 from lit_modules.checkpoints import update_average
+from lit_modules.class_results import detailed_metrics
 from lit_modules.finite_steps import FiniteSteps
 from lit_modules.heads import heads_loss
 from lit_modules.interfaces import batch_size, video_data
+from lit_modules.losses import multi_label_loss
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_for_data,
@@ -37,6 +39,7 @@ from lit_modules.network import (
 from lit_modules.optim import lr_factor, parameter_groups
 from lit_modules.provenance import provenance_of
 from lit_modules.recipe_options import (
+    LossOptions,
     OptimizerOptions,
     Recipe,
     RegularizationOptions,
@@ -88,6 +91,9 @@ class VideoClassifier(L.LightningModule):
         optimizer: optimizer, learning rate and parameter groups.
         schedule: learning rate schedule.
         regularization: label smoothing, mixing of clips, dropout and stochastic depth.
+        loss: cross-entropy or focal loss. ``balance`` of the data module can weight the classes.
+        multi_label: whether a video may have several classes; the command line takes it from the data. None keeps the
+            setting of the network.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         freeze_backbone: train the classifier only.
         head_warmup_epochs: number of first epochs in which only the classifier is trained.
@@ -118,6 +124,8 @@ class VideoClassifier(L.LightningModule):
         optimizer: OptimizerOptions = recipe.optimizer,
         schedule: ScheduleOptions = recipe.schedule,
         regularization: RegularizationOptions = recipe.regularization,
+        loss: LossOptions = recipe.loss,
+        multi_label: bool | None = None,
         grad_checkpointing: bool = False,
         freeze_backbone: bool = False,
         head_warmup_epochs: int = 0,
@@ -126,15 +134,17 @@ class VideoClassifier(L.LightningModule):
         **old_options: Any,
     ) -> None:
         super().__init__()
-        groups = {"optimizer": optimizer, "schedule": schedule, "regularization": regularization}
+        groups = {"optimizer": optimizer, "schedule": schedule, "regularization": regularization, "loss": loss}
         self.recipe = self.recipe.override(groups, old_options)
         self.save_hyperparameters(ignore=list(old_options))
         self.save_hyperparameters(self.recipe.to_dict())  # plain values, which torch loads with weights_only=True
         check_recipe_options(self.recipe, self.hparams)
         self.network, self.head_change = build_for_data(
             name, weights=weights, pretrained=pretrained, class_names=class_names, num_classes=num_classes, heads=heads,
-            protocol=protocol, num_frames=num_frames, image_size=image_size, options=options,
+            protocol=protocol, num_frames=num_frames, image_size=image_size, options=options, multi_label=multi_label,
         )  # fmt: skip
+        if self.recipe.loss.name == "asymmetric" and not self.multi_label:
+            raise ConfigError("loss.name asymmetric is for videos with several labels; choose cross_entropy or focal.")
         self.untrained = is_untrained(self.network)
         set_drop_rates(self.network, self.recipe.regularization.drop_rate, self.recipe.regularization.drop_path_rate)
         self.network.set_grad_checkpointing(grad_checkpointing)
@@ -142,6 +152,7 @@ class VideoClassifier(L.LightningModule):
         self.train_loss = MeanMetric()
         self.train_metrics = accuracies(sum(self.head_sizes), "train_")
         self._finite_steps = FiniteSteps(self.network, skip=False)
+        self._class_weights: Tensor | None = None  # in the training loss
         self.scores: Scores = {}  # by video; of all processes after an epoch
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -163,6 +174,11 @@ class VideoClassifier(L.LightningModule):
         return dict(self.network.protocol.heads) or None
 
     @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several classes."""
+        return self.network.protocol.multi_label
+
+    @property
     def head_sizes(self) -> list[int]:
         """Class counts of the classifiers; usually there is one."""
         return list((self.heads or {"": self.network.spec.num_classes}).values())
@@ -170,6 +186,12 @@ class VideoClassifier(L.LightningModule):
     # training ----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
+        data = video_data(self.trainer)
+        if data is not None and stage != "predict" and data.multi_label != self.multi_label:
+            raise ConfigError(
+                f"The network {'has' if self.multi_label else 'does not have'} several labels per video, the data "
+                f"{'have' if data.multi_label else 'do not'}; see --data.label_separator (multi_label in Python)."
+            )
         if stage != "fit":
             self.untrained = self.untrained and is_untrained(self.network)  # "ddp_spawn" trains it in other processes
             return
@@ -192,8 +214,13 @@ class VideoClassifier(L.LightningModule):
         self._freeze_or_unfreeze()  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
-        """Record how this run makes and mirrors training clips in the protocol, which is saved with the weights."""
+        """Record how this run makes and mirrors training clips in the protocol, which is saved with the weights.
+
+        Also read the weights of the classes from the data.
+        """
         data = video_data(self.trainer)
+        weights = None if data is None else data.class_weights
+        self._class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)
         train = data.datasets.get("train") if data is not None else None
         if train is not None:
             pairs = tuple(sorted((a, b) for a, b in train.mirror.items() if a < b))
@@ -221,9 +248,16 @@ class VideoClassifier(L.LightningModule):
         self.network.dropout.train()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        clips, labels = self.mixing(batch["video"], batch["label"])
+        labels = batch["label"].float() if self.multi_label else batch["label"]
+        clips, labels = self.mixing(batch["video"], labels)
         logits = self(clips)
-        loss = heads_loss(logits, labels, self.head_sizes, self.recipe.regularization.label_smoothing)
+        if self._class_weights is not None:
+            self._class_weights = self._class_weights.to(logits.device)
+        options = (self.recipe.loss, self.recipe.regularization.label_smoothing, self._class_weights)
+        if self.multi_label:
+            loss = multi_label_loss(logits, labels, *options)
+        else:
+            loss = heads_loss(logits, labels, self.head_sizes, *options)
         self.log("train_loss_step", loss, prog_bar=True)
         self._finite_steps.add(loss, batch.get("path", []))
         finite = loss.detach().isfinite()
@@ -336,13 +370,18 @@ class VideoClassifier(L.LightningModule):
                 "batch statistics may not fit the weights yet; otherwise lower the learning rate. Videos: %s",
                 len(nonfinite), len(self.scores), listing(nonfinite),
             )  # fmt: skip
-        metrics = {prefix + key: value for key, value in compute_metrics(self.scores, self.heads).items()}
+        metrics = {
+            prefix + key: value for key, value in compute_metrics(self.scores, self.heads, self.multi_label).items()
+        }
+        if prefix == "test_" and not self.heads:
+            details = detailed_metrics(self.scores, self.multi_label)
+            metrics |= {prefix + key: value for key, value in details.items()}
         skipped = self._gather_skipped(prefix[:-1])
         if skipped:
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
         if skipped or f"{prefix}left_out" in self.trainer.callback_metrics:  # from an earlier epoch
             metrics[f"{prefix}left_out"] = float(len(skipped))
-        in_progress_bar = [prefix + key for key in ("top1", "majority_class") if prefix + key in metrics]
+        in_progress_bar = [prefix + key for key in ("top1", "majority_class", "map") if prefix + key in metrics]
         self.log_dict({name: metrics.pop(name) for name in in_progress_bar}, prog_bar=True)
         self.log_dict(metrics)
 

@@ -72,8 +72,8 @@ class Best(ModelCheckpoint):
 
     With balanced classes, this equals top-1. With unbalanced classes, top-1 would prefer an epoch that always predicts
     the largest class. With several heads, the metric is the top-1 of actions, whose classes are too many to average
-    over. A resumed run keeps the metric that it began with, because only values of one metric can be compared. A run
-    whose folder was moved keeps its best checkpoint.
+    over. For videos with several labels, it is the mean average precision. A resumed run keeps the metric that it began
+    with, because only values of one metric can be compared. A run whose folder was moved keeps its best checkpoint.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -91,10 +91,16 @@ class Best(ModelCheckpoint):
         )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Choose the metric: the mean class accuracy, or top-1 for several heads."""
-        module = cast("VideoClassifier", pl_module)
-        self.monitor = "val_top1" if module.heads else "val_mean_class"
+        """Choose the metric."""
+        self.choose_metric(cast("VideoClassifier", pl_module))
         super().setup(trainer, pl_module, stage)
+
+    def choose_metric(self, module: VideoClassifier) -> None:
+        """Choose the metric: mean class accuracy, top-1 for several heads, mAP for several labels."""
+        if module.multi_label:
+            self.monitor = "val_map"
+        else:
+            self.monitor = "val_top1" if module.heads else "val_mean_class"
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the metric, and the path and score of the best checkpoint if it is in the folder of this run."""

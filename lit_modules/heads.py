@@ -16,14 +16,22 @@ import math
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from lit_modules.losses import classification_loss
+from lit_modules.recipe_options import CROSS_ENTROPY, LossOptions
 from zoo.inference.scores import split_heads
 
 
-def heads_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int], label_smoothing: float = 0.0) -> Tensor:
-    """Return the sum of the classifiers' cross-entropies, a scalar.
+def heads_loss(
+    logits: Tensor,
+    labels: Tensor,
+    sizes: Sequence[int],
+    options: LossOptions = CROSS_ENTROPY,
+    label_smoothing: float = 0.0,
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """Return the sum of the classifiers' losses, a scalar.
 
     The published TAdaConv code adds them; the baselines of the challenge use their mean.
 
@@ -31,14 +39,19 @@ def heads_loss(logits: Tensor, labels: Tensor, sizes: Sequence[int], label_smoot
         logits: ``(B, sum of sizes)``.
         labels: int64 ``(B, heads)``, or ``(B,)`` for one classifier; or probabilities in the layout of the logits.
         sizes: class counts of the classifiers.
-        label_smoothing: label smoothing of each cross-entropy.
+        options: kind of the loss.
+        label_smoothing: label smoothing of each loss.
+        class_weights: weights of the classes of a single classifier, or None.
     """
     outputs = split_heads(logits, sizes)
     if labels.is_floating_point():
         targets = split_heads(labels, sizes)
     else:
         targets = list(labels.reshape(len(labels), len(sizes)).unbind(1))
-    losses = [F.cross_entropy(*pair, label_smoothing=label_smoothing) for pair in zip(outputs, targets, strict=True)]
+    losses = [
+        classification_loss(output, target, options, label_smoothing, class_weights)
+        for output, target in zip(outputs, targets, strict=True)
+    ]
     return torch.stack(losses).sum() if len(losses) > 1 else losses[0]
 
 

@@ -68,7 +68,10 @@ class VideoData(typing.Protocol):
     Attributes:
         datasets: split ("train", "val", "test", "predict") -> dataset, after ``setup``.
         skipped: split -> path of an unreadable video -> reason.
-        part_labels: part -> labels of its videos, ``(N,)`` or ``(N, heads)``; filled for ``fit``.
+        part_labels: part -> labels of its videos, ``(N,)``, ``(N, heads)`` or ``(N, classes)``; filled for ``fit``.
+        group_counts: part -> number of its groups of videos that belong in one split; filled for ``fit``.
+        balance: compensation of unequal class sizes in training.
+        class_weights: weights of the classes in the training loss, ``(classes,)``; None for equal weights.
         clips: temporal views per test video; None for those of the protocol.
         crops: spatial views per clip; None for those of the protocol.
         reading: options of decoding and augmentation.
@@ -77,9 +80,16 @@ class VideoData(typing.Protocol):
     datasets: Mapping[str, VideoSplit]
     skipped: Mapping[str, Mapping[str, str]]
     part_labels: Mapping[str, np.ndarray]
+    group_counts: Mapping[str, int]
+    balance: str
+    class_weights: np.ndarray | None
     clips: int | None
     crops: int | None
     reading: Mapping[str, Any]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a video may have several classes; its label is then a row of 0 and 1."""
 
     def check_bad(self, split: str, skipped: dict[str, str], /) -> None:
         """Record the unreadable videos of all processes; raise an error if there are too many."""

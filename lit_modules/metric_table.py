@@ -11,6 +11,8 @@ from lit_modules.scores import Reference, Scores, references, true_labels
 
 ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 
+DETAILS = {"macro_f1": "macro F1", "calibration_error": "calibration error (ECE)"}  # of a test, without intervals
+
 
 def metric_table(
     metrics: Mapping[str, float],
@@ -41,9 +43,16 @@ def metric_table(
     for key, title in titles.items():
         if key in baselines:
             table.add_row(title, *_cells(metrics[key], baselines[key], (published or {}).get(key)))
+    if "map" in metrics:
+        table.add_row("mAP", f"{100 * metrics['map']:.2f} %")
+    for key, title in DETAILS.items():
+        if key in metrics:
+            table.add_row(title, f"{100 * metrics[key]:.2f} %")
     if "loss" in metrics:
         table.add_row("loss", f"{metrics['loss']:.4f}")
-    if not heads:
+    if "map_chance" in metrics:
+        table.add_row("mAP of random scores", f"{100 * metrics['map_chance']:.2f} %")
+    elif not heads:
         table.add_row("chance", f"{100 / num_classes:.2f} %")
     return table
 

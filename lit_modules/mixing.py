@@ -37,10 +37,10 @@ class Mixing:
         self.mix = v2.RandomChoice(transforms) if transforms else None
 
     def __call__(self, clips: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix clips ``(B, C, T, H, W)`` with labels ``(B,)``.
+        """Mix clips ``(B, C, T, H, W)`` with labels ``(B,)``, or float ``(B, classes)`` of videos with several labels.
 
         Returns:
-            Mixed clips and class probabilities ``(B, classes)``; the arguments if mixing is off.
+            Mixed clips and class probabilities, or mixed labels, ``(B, classes)``; the arguments if mixing is off.
         """
         if self.mix is None:
             return clips, labels

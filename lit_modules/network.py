@@ -35,6 +35,7 @@ def build_for_data(
     num_frames: int | None = None,
     image_size: int | None = None,
     options: dict[str, Any] | None = None,
+    multi_label: bool | None = None,
 ) -> tuple[VideoNetwork, str | None]:
     """Build a network for the classes of a data set. See ``VideoClassifier`` for the arguments.
 
@@ -67,6 +68,8 @@ def build_for_data(
         set_protocol(network, protocol, image_size)
     if heads is not None:
         set_heads(network, heads)
+    if multi_label is not None:
+        network.protocol = replace(network.protocol, multi_label=multi_label)
     return network, head_change
 
 
@@ -265,7 +268,8 @@ def set_protocol(network: VideoNetwork, name: str, image_size: int | None = None
         protocol = protocol.with_classes([labels.index(label) for label in own] if same else [])
     if network.spec.num_frames != protocol.num_frames:
         protocol = protocol.with_frames(network.spec.num_frames)
-    protocol = replace(protocol, heads=network.protocol.heads)  # heads belong to the classifier
+    own_protocol = network.protocol  # heads and labels belong to the classifier
+    protocol = replace(protocol, heads=own_protocol.heads, multi_label=own_protocol.multi_label)
     network.protocol = protocol if image_size is None else protocol.with_size(image_size)
 
 

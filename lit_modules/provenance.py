@@ -22,7 +22,8 @@ SETTINGS = (
     "ema_decay",
 )  # fmt: skip
 # Options of the module or its data that are recorded only if they differ from these defaults.
-CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
+CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1, "balance": "none",
+           "loss": "cross_entropy"}  # fmt: skip
 
 
 def provenance_of(module: VideoClassifier) -> dict[str, Any]:
@@ -72,7 +73,10 @@ def _recipe(module: VideoClassifier, trainer: L.Trainer) -> dict[str, Any]:
         "precision": str(trainer.precision),
         "gradient_clip_val": trainer.gradient_clip_val,
     }
-    changes = {**options, **({} if (data := video_data(trainer)) is None else data.reading)}
+    data = video_data(trainer)
+    changes = {**options, "loss": module.recipe.loss.name}
+    if data is not None:
+        changes |= {**data.reading, "balance": data.balance}
     settings |= {name: changes[name] for name, off in CHANGES.items() if changes.get(name, off) != off}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     used = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}

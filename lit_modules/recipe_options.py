@@ -1,4 +1,4 @@
-"""Typed options of a training recipe: optimizer, schedule, regularization; their checks and their earlier names."""
+"""Typed options of a training recipe: optimizer, schedule, regularization, loss; their checks and earlier names."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from zoo.errors import ConfigError, check_counts
 OptimizerName = Literal["sgd", "adamw"]
 ScheduleName = Literal["cosine", "cosine_after_warmup", "steps", "constant"]
 GroupRules = Mapping[str, tuple[float, bool]]  # regular expression -> multiple of lr, whether weight decay applies
-Options = TypeVar("Options", "OptimizerOptions", "ScheduleOptions", "RegularizationOptions")
+LossName = Literal["cross_entropy", "focal", "asymmetric"]
+Options = TypeVar("Options", "OptimizerOptions", "ScheduleOptions", "RegularizationOptions", "LossOptions")
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,27 @@ class RegularizationOptions:
 
 
 @dataclass(frozen=True)
+class LossOptions:
+    """Training loss. For videos with several labels, the losses of the classes are binary and averaged.
+
+    Args:
+        name: "cross_entropy"; "focal", which reduces the loss of clips that are already classified correctly; or
+            "asymmetric", for videos with several labels, which reduces the loss of absent classes most.
+        gamma: exponent of "focal"; 0 equals cross-entropy.
+        negative_gamma: exponent of "asymmetric" for absent classes; that of present classes is 1.
+        margin: score up to which "asymmetric" ignores an absent class.
+    """
+
+    name: LossName = "cross_entropy"
+    gamma: float = 2.0
+    negative_gamma: float = 4.0
+    margin: float = 0.05
+
+
+CROSS_ENTROPY = LossOptions()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Training options of a published run.
 
@@ -106,6 +128,7 @@ class Recipe:
     optimizer: OptimizerOptions = OptimizerOptions()
     schedule: ScheduleOptions = ScheduleOptions()
     regularization: RegularizationOptions = RegularizationOptions()
+    loss: LossOptions = LossOptions()
     group_rules: GroupRules = field(default_factory=dict)
 
     def override(self, groups: Mapping[str, Any], old_options: Mapping[str, Any]) -> Recipe:
@@ -136,12 +159,12 @@ class Recipe:
         return {name: groups[name] for name in GROUPS}
 
     def flat_options(self) -> dict[str, Any]:
-        """Return all options by their names of earlier versions, which provenance records use."""
+        """Return the options that have a name of an earlier version, by that name; provenance records use it."""
         groups = self.to_dict()
         return {old: groups[name.partition(".")[0]][name.partition(".")[2]] for old, name in OLD_NAMES.items()}
 
 
-GROUPS = ("optimizer", "schedule", "regularization")
+GROUPS = ("optimizer", "schedule", "regularization", "loss")
 
 
 def override_options(options: Options, group: str, values: Options | Mapping[str, Any]) -> Options:
@@ -262,6 +285,9 @@ RULES: Mapping[str, Rule] = {
     "regularization.cutmix": AT_LEAST_0,
     "regularization.drop_rate": BELOW_1,
     "regularization.drop_path_rate": BELOW_1,
+    "loss.gamma": AT_LEAST_0,
+    "loss.negative_gamma": AT_LEAST_0,
+    "loss.margin": BELOW_1,
     "head_warmup_epochs": AT_LEAST_0,
     "ema_decay": BELOW_1,
     "view_chunk": AT_LEAST_1,
@@ -281,6 +307,7 @@ def check_recipe_options(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
     optimizer, schedule = recipe.optimizer, recipe.schedule
     _check_choice("optimizer.name", optimizer.name, get_args(OptimizerName))
     _check_choice("schedule.name", schedule.name, get_args(ScheduleName))
+    _check_choice("loss.name", recipe.loss.name, get_args(LossName))
     groups = recipe.to_dict()
     for name, rule in RULES.items():
         group, _, option = name.rpartition(".")

@@ -18,10 +18,18 @@ from rich.table import Table
 import zoo
 from lit_modules.base import VideoClassifier
 from lit_modules.checkpoints import Best
+from lit_modules.class_results import (
+    HEADER,
+    MULTI_LABEL_HEADER,
+    class_results,
+    confusion_matrix,
+    multi_label_results,
+    results_table,
+)
 from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
-from lit_modules.scores import Scores, majority_key, references, true_labels
+from lit_modules.scores import Scores, majority_key, predicted_scores, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
 from zoo.models import VideoNetwork
@@ -33,6 +41,7 @@ from zoo.weights.files import atomic_path
 PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes
 TEST_FIELDS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
                "crops", "average")  # fmt: skip
+SEPARATOR = "|"  # of several labels in predictions.csv
 Head = tuple[str, list[str], slice]  # name ("" for a single classifier), class names, outputs
 
 
@@ -140,10 +149,11 @@ def published(network: VideoNetwork, protocol: Protocol) -> dict[str, Any] | Non
 class TestReport(Callback):
     """Reports a test; on by default in ``tempozoo test``.
 
-    Writes ``predictions.csv`` (video, true label, five highest scores with their classes), ``confusion.csv``,
-    ``confusion.png`` and ``test.json`` (metrics with 95 % intervals and the majority-class baseline, published results,
-    protocol, numbers of videos, unreadable videos). With several heads, predictions have columns for each head, and
-    each has its confusion matrix.
+    Writes ``predictions.csv`` (video, true label, five highest scores with their classes), ``classes.csv`` (precision,
+    recall with its 95 % interval and F1 of each class), ``confusion.csv``, ``confusion.png`` and ``test.json`` (metrics
+    with 95 % intervals and the majority-class baseline, published results, protocol, numbers of videos, unreadable
+    videos). With several heads, predictions have columns for each head, and each has its confusion matrix and table of
+    classes.
 
     Args:
         folder: where to write; None for the folder of the run.
@@ -165,11 +175,21 @@ class TestReport(Callback):
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
         summary = summarize_test(trainer, module, metrics)
         table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
-        _print_summary(summary, table, folder)  # before the files, in case the disk is full
+        heads = list_heads(module.network)
+        tables = [table]
+        if module.multi_label:
+            results = multi_label_results(true_labels(scores), predicted_scores(scores), heads[0][1]) if scores else []
+            tables.append(results_table(results))
+        elif len(heads) == 1:
+            tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
+        _print_summary(summary, tables, folder)  # before the files, in case the disk is full
         with atomic_path(folder / "test.json") as temporary:
             text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
             temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
-        _write_predictions(folder, scores, list_heads(module.network))
+        if module.multi_label:
+            _write_multi_label(folder, scores, heads[0])
+        else:
+            _write_predictions(folder, scores, heads)
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
@@ -212,22 +232,49 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
 
 
 def _write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
-    """Write ``predictions.csv``, and the confusion matrix of each head as CSV and PNG."""
+    """Write ``predictions.csv``, and for each head the results of its classes and the confusion matrix."""
     header, rows = ["path"], [[path] for path in sorted(scores)]
     for number, head in enumerate(heads):
         name, names, outputs = head
         header += [f"{name}_label" if name else "label", *top_columns(head)]
-        confusion = np.zeros((len(names), len(names)), dtype=np.int64)
         for row in rows:
             labels, values = scores[row[0]]
-            true = int(labels.reshape(-1)[number])
-            confusion[true, int(values[outputs].argmax())] += 1
-            row += [names[true], *top_classes(values[outputs], names, 5)]
-        file = f"confusion_{name}" if name else "confusion"
+            row += [names[int(labels.reshape(-1)[number])], *top_classes(values[outputs], names, 5)]
+        confusion = _confusion(scores, head, number)
+        suffix = f"_{name}" if name else ""
+        file = f"confusion{suffix}"
+        write_csv(folder / f"classes{suffix}.csv", HEADER, [result.row() for result in class_results(confusion, names)])
         counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
         write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
         draw_confusion(folder / f"{file}.png", confusion, names)
     write_csv(folder / "predictions.csv", header, rows)
+
+
+def _write_multi_label(folder: Path, scores: Scores, head: Head) -> None:
+    """Write ``predictions.csv`` and ``classes.csv`` of videos with several labels, which are joined by ``|``."""
+    _, names, _ = head
+    rows: list[list[Any]] = []
+    for path in sorted(scores):
+        labels, values = scores[path]
+        true = SEPARATOR.join(names[number] for number in labels.nonzero()[:, 0].tolist())
+        rows.append([path, true, *top_classes(values, names, 5)])
+    write_csv(folder / "predictions.csv", ["path", "label", *top_columns(head)], rows)
+    if scores:
+        results = multi_label_results(true_labels(scores), predicted_scores(scores), names)
+        write_csv(
+            folder / "classes.csv",
+            MULTI_LABEL_HEADER,
+            [[*result.row(), result.average_precision] for result in results],
+        )
+
+
+def _confusion(scores: Scores, head: Head, number: int) -> np.ndarray:
+    """Return the confusion matrix of a head, whose position among the heads is ``number``."""
+    _, names, outputs = head
+    if not scores:
+        return np.zeros((len(names), len(names)), dtype=np.int64)
+    labels = true_labels(scores)
+    return confusion_matrix(labels.reshape(len(labels), -1)[:, number], predicted_scores(scores)[:, outputs])
 
 
 def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
@@ -239,11 +286,12 @@ def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int]
     return intervals | {majority_key(key): reference.majority for key, reference in values.items()}
 
 
-def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
+def _print_summary(summary: dict[str, Any], tables: Sequence[Table], folder: Path) -> None:
     results, untested = summary["published"], summary["untested"]
     missing = summary["listed"] - summary["videos"] - len(summary["skipped"]) - untested
     print_line(f"{summary['network']}: {summary['videos']} of {summary['listed']} videos")
-    Console().print(table)
+    for table in tables:
+        Console().print(table)
     protocol = Protocol.from_dict(summary["protocol"])
     print_line(f"Loaded: {summary['loaded']}")
     print_line(f"Protocol: {protocol}")
@@ -258,7 +306,7 @@ def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
         print_line(f"{missing} listed videos are missing or excluded.")
     for reason in summary["skipped"].values():  # the reason contains the file name
         print_line(f"Unreadable: {reason}")
-    print_line(f"Predictions, confusion matrix, summary: {folder}")
+    print_line(f"Predictions, classes, confusion matrix, summary: {folder}")
 
 
 class FitReport(Callback):
@@ -277,8 +325,16 @@ class FitReport(Callback):
         if data is not None:
             counts = [f"{len(videos)} {split}" for split, videos in data.datasets.items()]
             print_line(f"{type(data).__name__}: {', '.join(counts)} videos, {network.spec.num_classes} classes")
+            if data.group_counts:
+                groups = [
+                    f"{count} in {part} ({len(labels[part])} videos)" for part, count in data.group_counts.items()
+                ]
+                print_line(f"Groups: {', '.join(groups)}")
         for number, (name, names, _) in enumerate(list_heads(network) if labels else []):
-            column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
+            if network.protocol.multi_label:
+                column = {part: np.nonzero(values)[1] for part, values in labels.items()}
+            else:
+                column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
         for callback in trainer.checkpoint_callbacks:
@@ -295,6 +351,8 @@ class FitReport(Callback):
             if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
                 continue
             key, score = str(callback.monitor).removeprefix("val_"), float(callback.best_model_score)
+            if key == "map":
+                print_line(f"Best validation mAP {100 * score:.2f} %: {callback.best_model_path}")
             if key not in ACCURACIES:
                 continue
             line = f"Best validation {ACCURACIES[key]} {100 * score:.2f} %"
@@ -307,6 +365,8 @@ class FitReport(Callback):
 
 def _describe_monitor(monitor: str | None, labels: np.ndarray | None, network: VideoNetwork) -> str:
     """Describe the metric that selects the best checkpoint, with the reason for its choice."""
+    if monitor == "val_map":
+        return "validation mean average precision (mAP)"
     if monitor == "val_top1" and network.protocol.heads:
         return "validation top-1 of actions"
     if monitor == "val_top1":

@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.functional.classification import binary_average_precision
 
 from lit_modules.heads import heads_metrics
 
 T = TypeVar("T")
-Scores = dict[str, tuple[Tensor, Tensor]]  # path -> label () or (heads,), probabilities (classes,)
+Scores = dict[
+    str, tuple[Tensor, Tensor]
+]  # path -> label (), (heads,) or (classes,) if a video has several; probabilities (classes,)
 TOP = 5  # with at most this many classes, top-5 accuracy is always 1 and is omitted
 Z95 = 1.959964  # 97.5 % quantile of the normal distribution
 
@@ -54,7 +57,9 @@ def replace_nonfinite(scores: Scores) -> tuple[Scores, list[str]]:
     return scores | replaced, videos
 
 
-def compute_metrics(scores: Scores, heads: Mapping[str, int] | None = None) -> dict[str, float]:
+def compute_metrics(
+    scores: Scores, heads: Mapping[str, int] | None = None, multi_label: bool = False
+) -> dict[str, float]:
     """Return the metrics of scored videos; empty if there are no videos.
 
     ``top1``, ``top5`` (with more than five classes) and ``mean_class`` (mean over the classes that have videos) are
@@ -62,11 +67,16 @@ def compute_metrics(scores: Scores, heads: Mapping[str, int] | None = None) -> d
     top-1 accuracy of always predicting the most frequent class. ``loss`` is the cross-entropy. With several heads,
     there are metrics of each head (``verb_top1``, ``verb_top5``, ...) and of all heads together (``action_top1`` and
     ``action_top5``; ``top1`` and ``top5`` are the same values).
+
+    For videos with several labels (``multi_label``), ``map`` is the mean average precision of the classes that have
+    videos, ``map_chance`` that of random scores, and ``loss`` the mean binary cross-entropy of the classes.
     """
     if not scores:
         return {}
     labels = true_labels(scores)
-    values = torch.stack([value for _, value in scores.values()])
+    values = predicted_scores(scores)
+    if multi_label:
+        return _multi_label_metrics(labels, values)
     if heads:
         metrics = heads_metrics(values, labels, dict(heads))
         metrics |= {key: metrics[f"action_{key}"] for key in ("top1", "top5") if f"action_{key}" in metrics}
@@ -83,9 +93,37 @@ def compute_metrics(scores: Scores, heads: Mapping[str, int] | None = None) -> d
     return metrics
 
 
+def _multi_label_metrics(labels: Tensor, values: Tensor) -> dict[str, float]:
+    present = labels.any(0)
+    precisions = [value for value in average_precisions(labels, values) if value is not None]
+    return {
+        "map": sum(precisions) / len(precisions) if precisions else math.nan,
+        "map_chance": float(labels[:, present].double().mean()),
+        "loss": float(F.binary_cross_entropy(values.clamp(1e-12, 1), labels.to(values.dtype))),
+    }
+
+
+def average_precisions(labels: Tensor, values: Tensor) -> list[float | None]:
+    """Return the average precision of each class; None for classes without videos.
+
+    Args:
+        labels: 0 or 1, ``(N, classes)``.
+        values: probabilities ``(N, classes)``.
+    """
+    return [
+        float(binary_average_precision(value, label)) if label.any() else None
+        for label, value in zip(labels.long().unbind(1), values.unbind(1), strict=True)
+    ]
+
+
 def true_labels(scores: Scores) -> Tensor:
     """Return the labels ``(N,)`` or ``(N, heads)`` of scored videos."""
     return torch.stack([label for label, _ in scores.values()])
+
+
+def predicted_scores(scores: Scores) -> Tensor:
+    """Return the probabilities ``(N, classes)`` of scored videos."""
+    return torch.stack([value for _, value in scores.values()])
 
 
 def accuracies(classes: int, prefix: str) -> MetricCollection:

@@ -20,7 +20,7 @@ from lit_modules.recipe_options import nest_argument
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
-OWN_OPTIONS = ("--from", "--entry", "--out", "--views")
+OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds")
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
@@ -37,6 +37,7 @@ class TrainerArguments:
     entry: str | None = None  # --entry
     out: str | None = None  # --out
     views: str | None = None  # --views
+    folds: str | None = None  # --folds
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
     files: Sequence[str] = ()
@@ -68,7 +69,13 @@ class TrainerArguments:
 
     def command_line(self, command: str) -> str:
         """Return the command line of these arguments."""
-        own = {"--from": self.network, "--entry": self.entry, "--out": self.out, "--views": self.views}
+        own = {
+            "--from": self.network,
+            "--entry": self.entry,
+            "--out": self.out,
+            "--views": self.views,
+            "--folds": self.folds,
+        }
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
         return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
@@ -119,6 +126,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         entry=own.get("--entry"),
         out=own.get("--out"),
         views=own.get("--views"),
+        folds=own.get("--folds"),
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
         files=files,
@@ -256,6 +264,8 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
     if command != "fit" and arguments.skip_nonfinite:
         raise ConfigError(f"--skip_nonfinite is for fit; {command} does not train.")
+    if command != "fit" and arguments.folds is not None:
+        raise ConfigError(f"--folds is for fit, not for {command}.")
     if command == "predict":
         before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import lit_modules
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.folds import cross_validate
 from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
@@ -219,10 +220,14 @@ class TrainerCLI(LightningCLI):
         """Link class names from the data to the network; the protocol goes from the network to the data later."""
         parser.link_arguments("data", "model.init_args.class_names", self._class_names, apply_on="instantiate")
         parser.link_arguments("data.heads", "model.init_args.heads", apply_on="instantiate")
+        parser.link_arguments("data", "model.init_args.multi_label", self._multi_label, apply_on="instantiate")
 
     def _class_names(self, data: CommandData) -> list[str] | None:
         data.check(self.command)  # data errors are reported before any weights are downloaded
         return None if self.command == "predict" else data.class_names  # predictions use the network's own labels
+
+    def _multi_label(self, data: CommandData) -> bool | None:
+        return data.multi_label if self.command == "fit" else None  # trained networks keep their setting
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -364,22 +369,28 @@ def run_trainer(
     if parsed.asks_help:
         TrainerCLI(command, lightning_args, Path(parsed.out or "runs"), data_base, data_classes, StopOnSignal())
         return
-    stopper = StopOnSignal()
-    with (
-        exit_on_sigterm(),
-        output_folder(command, parsed.out, parsed.options) as folder,
-        run_errors(command, folder, stopper),
-    ):
-        if command == "fit":
-            lightning_args += auto_resume_args(folder, parsed.options)
-        TrainerCLI(
-            command,
-            lightning_args,
-            folder,
-            data_base,
-            data_classes,
-            stopper,
-            single_view=command == "predict" and parsed.views is None,
-            allow_untrained=parsed.allow_untrained,
-            skip_nonfinite=parsed.skip_nonfinite,
-        )
+
+    def run(out: str | None, options: Sequence[str]) -> None:
+        stopper = StopOnSignal()
+        with (
+            exit_on_sigterm(),
+            output_folder(command, out, [*parsed.options, *options]) as folder,
+            run_errors(command, folder, stopper),
+        ):
+            resume = auto_resume_args(folder, [*parsed.options, *options]) if command == "fit" else []
+            TrainerCLI(
+                command,
+                [*lightning_args, *options, *resume],
+                folder,
+                data_base,
+                data_classes,
+                stopper,
+                single_view=command == "predict" and parsed.views is None,
+                allow_untrained=parsed.allow_untrained,
+                skip_nonfinite=parsed.skip_nonfinite,
+            )
+
+    if parsed.folds is None:
+        run(parsed.out, [])
+    else:
+        cross_validate(parsed, data_classes, run)

@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from lit_modules.base import VideoClassifier
+from lit_modules.checkpoints import Best
 from lit_modules.scores import accuracies, compute_metrics
 from zoo.errors import ConfigError
 
@@ -101,12 +102,14 @@ def logged_metrics(module: VideoClassifier, validates: bool) -> list[str]:
     """Return the names of the metrics that ``fit`` logs and a callback may monitor."""
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
-    if not module.heads and module.mixing.mix is None:
+    if not module.heads and not module.multi_label and module.mixing.mix is None:
         names += map(str, accuracies(classes, "train_"))
     if validates:
         labels = torch.zeros(len(module.heads), dtype=torch.long) if module.heads else torch.tensor(0)
+        if module.multi_label:
+            labels = torch.ones(classes, dtype=torch.long)
         scores = torch.full((classes,), 1 / classes)
-        names += [f"val_{name}" for name in compute_metrics({"": (labels, scores)}, module.heads)]
+        names += [f"val_{name}" for name in compute_metrics({"": (labels, scores)}, module.heads, module.multi_label)]
     return names
 
 
@@ -121,6 +124,8 @@ def check_monitors(trainer: L.Trainer, module: VideoClassifier) -> None:
         return
     names = logged_metrics(module, validates=trainer.limit_val_batches != 0)
     for callback in callbacks:
+        if isinstance(callback, Best):
+            callback.choose_metric(module)
         if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor is not None:
             _check_monitor(callback, callback.monitor, names)
 

@@ -71,6 +71,7 @@ class Protocol:
         when they are.
     heads: names and class counts of parallel classifiers, each with probabilities that sum to 1; empty for a single
         classifier.
+    multi_label: whether a video may have several classes or none: scores are sigmoids instead of a softmax.
     pixels: codebase whose arithmetic the views of a test video reproduce: whether frames are resized as floats
         ("tadaconv", "pytorchvideo") or as bytes, how the long side is rounded, and where crops lie; see
         ``zoo/video/transforms.py``. "plain" reproduces none: bytes, and crops from edge to edge.
@@ -93,6 +94,7 @@ class Protocol:
     flip_pairs: tuple[tuple[int, int], ...] = ()
     heads: tuple[tuple[str, int], ...] = ()
     pixels: str = "plain"
+    multi_label: bool = False
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "protocol") -> Protocol:
@@ -124,7 +126,10 @@ class Protocol:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the inverse of ``from_dict``."""
-        return asdict(self)
+        values = asdict(self)
+        if not self.multi_label:  # earlier versions can read the values
+            del values["multi_label"]
+        return values
 
     def transform(self, crops: int = 1) -> ClipTransform:
         """Return the test-time transform of the pixels, for custom loops; callable like those of torchvision.
@@ -172,12 +177,19 @@ class Protocol:
         pairs = tuple((new_index[a], new_index[b]) for a, b in self.flip_pairs if a in new_index and b in new_index)
         return replace(self, flip_pairs=pairs, heads=())
 
+    @property
+    def score_kind(self) -> str:
+        """The scores that are averaged over views: "softmax", "sigmoid" or "raw"."""
+        if self.average == "logit":
+            return "raw"
+        return "sigmoid" if self.multi_label else "softmax"
+
     def __str__(self) -> str:
         step = f", interval {self.interval}" if self.interval else ""
         pixels = "" if self.pixels == "plain" else f" ({self.pixels} pixels)"
         return (
             f"{self.num_frames} frames ({self.sampling}{step}), short side {self.resize}, crop {self.crop}{pixels}, "
-            f"{self.clips} clips x {self.crops} crops, {'softmax' if self.average == 'prob' else 'raw'} scores averaged"
+            f"{self.clips} clips x {self.crops} crops, {self.score_kind} scores averaged"
         )
 
 
@@ -192,7 +204,8 @@ def check_protocol(values: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} is {brief(values[name])}; choose from {', '.join(allowed)}.")
     if type(values["crops"]) is not int or values["crops"] not in CROPS:
         raise ConfigError(f"crops is {brief(values['crops'])}; choose from {', '.join(map(str, CROPS))}.")
-    for name in ("antialias", "flip"):
+    values = {"multi_label": False, **values}  # ``to_dict`` leaves it out
+    for name in ("antialias", "flip", "multi_label"):
         if not isinstance(values[name], bool):
             raise ConfigError(f"{name} is {brief(values[name])}; it must be true or false.")
     for name, (low, high) in BOUNDS.items():
@@ -217,6 +230,8 @@ def check_protocol(values: Mapping[str, Any]) -> None:
         raise ConfigError(f"mean has {len(values['mean'])} values and std {len(values['std'])}; give one per channel.")
     _check_flip_pairs(values["flip_pairs"])
     _check_heads(values["heads"])
+    if values["multi_label"] and values["heads"]:
+        raise ConfigError("multi_label is true, but there are several heads, each with one class per video.")
 
 
 def _check_list(name: str, value: Any, length: int | None = None) -> Sequence[Any]:

@@ -94,13 +94,13 @@ def _stats_options(parser: argparse.ArgumentParser) -> None:
 def _stats(args: Any) -> None:
     from rich.console import Console
 
-    from datamodules.tools.stats import advice, describe, stats
+    from datamodules.tools.stats import advice, describe, split_advice, stats
 
     result = stats(args.root, args.limit, args.workers, args.time_limit)
     console = Console(width=None if sys.stdout.isatty() else 140)
     for section in describe(result):
         console.print(section, markup=False, highlight=False)
-    for line in advice(result):
+    for line in [*split_advice(result), *advice(result)]:
         print(line)
 
 
@@ -167,7 +167,7 @@ def _index(args: Any) -> None:
 
 COMMANDS = (
     ("check", "Decode all frames of all videos and list the unreadable videos.", _check_options, _check),
-    ("stats", "Describe the videos, and recommend how to speed up reading.", _stats_options, _stats),
+    ("stats", "Describe the videos, and recommend how to split them and speed up reading.", _stats_options, _stats),
     (
         "prepare",
         "Copy a data set as small H.264 videos with many key frames, which decode faster.",

@@ -1,4 +1,4 @@
-"""`tempozoo data stats`: describe the videos of a data set, and recommend how to speed up reading."""
+"""`tempozoo data stats`: describe the videos of a data set, and recommend how to split them and speed up reading."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from rich.text import Text
 
 from datamodules.records import Source
 from datamodules.tools.check import SHARE, describe_problem, read_all
+from datamodules.tools.duplicates import FrameHashes, find_near_duplicates, hash_frames
+from datamodules.tools.leaks import describe_leaks
 from datamodules.tools.parallel import each
 from datamodules.tree import open_tree, split_of
 from zoo.errors import DataError, ZooError
@@ -28,7 +30,7 @@ LARGE_SIDE, LARGE_GOP = 320, 32
 
 
 class Video(NamedTuple):
-    """One readable video: seconds, frames a second, pixels as shown, frames for each key frame, bytes."""
+    """One readable video: seconds, frames a second, pixels as shown, frames for each key frame, bytes, hashes."""
 
     seconds: float
     fps: float
@@ -38,6 +40,7 @@ class Video(NamedTuple):
     frames: int
     gop: float
     bytes: int
+    hashes: FrameHashes = FrameHashes((), ())
 
 
 def describe_video(source: Source, time_limit: float | None = None) -> Video:
@@ -52,16 +55,24 @@ def describe_video(source: Source, time_limit: float | None = None) -> Video:
         count, fps = len(reader), reader.fps
         size = source.byte_span[1] if source.byte_span else Path(source.path).stat().st_size
         gop = count / max(1, reader.key_frames)
-        return Video(count / fps, fps, width, height, reader.codec, count, gop, size)
+        return Video(count / fps, fps, width, height, reader.codec, count, gop, size, hash_frames(reader))
 
 
 class Stats(NamedTuple):
-    """A data set: its root, relative paths of all videos, those that were read, and how many could not be read."""
+    """A data set.
+
+    root: its folder or shards.
+    names: relative paths of all videos.
+    videos: the videos that were read.
+    bad: number of videos that could not be read.
+    read: relative paths of ``videos``.
+    """
 
     root: str
     names: list[str]
     videos: list[Video]
     bad: int
+    read: list[str]
 
 
 def stats(root: str, limit: int | None = None, workers: int | None = None, time_limit: float | None = 60.0) -> Stats:
@@ -80,11 +91,12 @@ def stats(root: str, limit: int | None = None, workers: int | None = None, time_
     sources = [records.source(number) for number in range(count)]
     work = functools.partial(describe_video, time_limit=time_limit)
     results = each(work, sources, "reading videos", workers, time_limit)
-    videos = [result for result in results if not isinstance(result, ZooError)]
+    readable = [(name, video) for name, video in zip(some, results, strict=True) if not isinstance(video, ZooError)]
+    videos = [video for _, video in readable]
     if not videos:
         problem = describe_problem(sources[0], str(results[0]))
         raise DataError(f"None of {count} videos below {root} can be read. The first error: {problem}")
-    return Stats(root, names, videos, count - len(videos))
+    return Stats(root, names, videos, count - len(videos), [name for name, _ in readable])
 
 
 def describe(result: Stats) -> list[str | Table]:
@@ -153,6 +165,12 @@ def _classes(names: Sequence[str]) -> list[str | Table]:
         elif number == SHOWN // 2:
             table.add_row(f"... {len(ordered) - SHOWN} more ...", "")
     return [table, caption]
+
+
+def split_advice(result: Stats) -> list[str]:
+    """Return lines about videos that may be in two splits, see ``leaks``."""
+    pairs = find_near_duplicates([video.hashes for video in result.videos])
+    return describe_leaks(result.names, [(result.read[one], result.read[two]) for one, two in pairs])
 
 
 def advice(result: Stats) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.loading import BatchSampler, ClipLoader, derived_seed
+from datamodules.loading import BatchSampler, ClipLoader, class_weights, derived_seed
 from zoo.errors import ConfigError, DataError
 from zoo.video.time_limit import within
 
@@ -207,3 +207,68 @@ def test_decoding_thread_is_reused_and_replaced_after_a_time_out() -> None:
     assert within(5, "a.mp4", threading.get_ident) != first
     with ThreadPoolExecutor(2) as pool:  # no caller gets the result of another
         assert list(pool.map(lambda n: within(5, "a.mp4", lambda: n), range(100))) == list(range(100))
+
+
+# balanced classes ------------------------------------------------------------------------------------------------
+
+UNBALANCED = np.array([0] * 30 + [1] * 8 + [2] * 2)
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("sharded", [False, True])
+def test_balanced_epoch_draws_all_classes_equally_often(world: int, sharded: bool) -> None:
+    shards = np.arange(40) // 5 if sharded else None
+    parts = samplers(40, world, 8 // world, shuffle=True, labels=UNBALANCED, shards=shards)
+    drawn: set[int] = set()
+    for epoch in range(20):
+        for part in parts:
+            part.set_epoch(epoch)
+        draws = [draw for part in parts for batch in part for draw in batch]
+        videos = [number for number, _ in draws]
+        assert sorted(np.bincount(UNBALANCED[videos])) == [13, 13, 14]
+        assert len(set(draws)) == 40  # a repeated video has another crop
+        drawn |= set(videos)
+    assert drawn == set(range(40))
+
+
+def test_balanced_epoch_has_the_same_videos_with_any_number_of_processes() -> None:
+    one = [sorted(batch) for batch in samplers(40, 1, 8, shuffle=True, labels=UNBALANCED)[0]]
+    two = [list(part) for part in samplers(40, 2, 4, shuffle=True, labels=UNBALANCED)]
+    assert one == [sorted(a + b) for a, b in zip(*two, strict=True)]
+
+
+def test_balanced_epoch_of_several_labels_draws_each_label() -> None:
+    labels = np.zeros((40, 2), dtype=np.int64)
+    labels[:36, 0] = labels[30:34, 1] = 1  # videos 36 to 39 have no label
+    (part,) = samplers(40, 1, 8, shuffle=True, labels=labels)
+    videos = [number for batch in numbers(part) for number in batch]
+    assert labels[videos, 1].sum() >= 13
+    assert sum(number >= 36 for number in videos) in (13, 14)
+
+
+def test_balanced_loader_resumes_only_with_the_same_setting() -> None:
+    def loader(labels: np.ndarray | None) -> ClipLoader:
+        sampler = BatchSampler(40, 8, shuffle=True, labels=labels)
+        return ClipLoader(Numbers(), sampler, num_workers=0, collate_fn=list)
+
+    full_epoch = list(loader(UNBALANCED))
+    first = loader(UNBALANCED)
+    assert list(islice(first, 2)) == full_epoch[:2]
+    second = loader(UNBALANCED)
+    second.load_state_dict(first.state_dict())
+    assert list(second) == full_epoch[2:]
+    with pytest.raises(ConfigError, match="balanced was 1 and is now 0"):
+        loader(None).load_state_dict(first.state_dict())
+    unbalanced = loader(None)
+    list(islice(unbalanced, 2))
+    state = {key: value for key, value in unbalanced.state_dict().items() if key != "balanced"}
+    loader(None).load_state_dict(state)  # of an earlier version
+    with pytest.raises(ConfigError, match="balanced was 0 and is now 1"):
+        loader(UNBALANCED).load_state_dict(state)
+
+
+def test_class_weights_are_inverse_frequencies_with_mean_one() -> None:
+    weights = class_weights(UNBALANCED, 4)
+    assert weights[UNBALANCED].mean() == pytest.approx(1)
+    assert weights[0] * 30 == pytest.approx(weights[1] * 8) == pytest.approx(weights[2] * 2)
+    assert weights[3] == 1

@@ -25,8 +25,8 @@ def test_one_classifier_equals_cross_entropy_and_softmax() -> None:
     logits, labels = random_batch(16, {"x": 7})
     for smoothing in (0.0, 0.1):
         plain = F.cross_entropy(logits, labels[:, 0], label_smoothing=smoothing)
-        assert torch.equal(heads_loss(logits, labels[:, 0], [7], smoothing), plain)
-        assert torch.equal(heads_loss(logits, labels, [7], smoothing), plain)
+        assert torch.equal(heads_loss(logits, labels[:, 0], [7], label_smoothing=smoothing), plain)
+        assert torch.equal(heads_loss(logits, labels, [7], label_smoothing=smoothing), plain)
     assert torch.equal(heads_scores(logits, [7]), logits.softmax(-1))
     mixed = torch.rand(16, 7).softmax(-1)  # label probabilities, as from MixUp
     assert torch.equal(heads_loss(logits, mixed, [7]), F.cross_entropy(logits, mixed))
@@ -39,7 +39,7 @@ def test_losses_are_summed_and_each_classifier_has_probabilities() -> None:
     logits, labels = random_batch(8)
     logits.requires_grad_()
     verb, noun = logits[:, :97], logits[:, 97:]
-    loss = heads_loss(logits, labels, SIZES, 0.2)
+    loss = heads_loss(logits, labels, SIZES, label_smoothing=0.2)
     expected = F.cross_entropy(verb, labels[:, 0], label_smoothing=0.2)
     expected = expected + F.cross_entropy(noun, labels[:, 1], label_smoothing=0.2)
     torch.testing.assert_close(loss, expected)

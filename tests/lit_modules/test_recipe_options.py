@@ -56,8 +56,9 @@ def assert_old_values(module: VideoClassifier) -> None:
     assert module.network.dropout.p == recipe.regularization.drop_rate == 0.2
 
 
-def test_every_option_has_one_earlier_name() -> None:
-    options = [f"{group}.{field.name}" for group in GROUPS for field in fields(getattr(Recipe(), group))]
+def test_every_option_of_version_0_1_has_one_earlier_name() -> None:
+    groups = [group for group in GROUPS if group != "loss"]  # added later
+    options = [f"{group}.{field.name}" for group in groups for field in fields(getattr(Recipe(), group))]
     assert sorted(OLD_NAMES.values()) == sorted(options)
     assert Recipe().flat_options().keys() == OLD_NAMES.keys()
 

@@ -33,8 +33,12 @@ def heads_scores(logits: Tensor, sizes: Sequence[int]) -> Tensor:
 def average_views(logits: Tensor, protocol: Protocol) -> Tensor:
     """Logits of views ``(..., V, classes)`` -> probabilities ``(..., classes)``.
 
-    Probabilities or logits are averaged over the views, depending on the protocol's ``average``.
+    Probabilities or logits are averaged over the views, depending on the protocol's ``average``. With ``multi_label``,
+    the probabilities of the classes are independent.
     """
+    if protocol.multi_label:
+        logits = logits.float()
+        return logits.sigmoid().mean(-2) if protocol.average == "prob" else logits.mean(-2).sigmoid()
     sizes = [size for _, size in protocol.heads] or [logits.shape[-1]]
     if protocol.average == "prob":
         return heads_scores(logits.float(), sizes).mean(-2)
