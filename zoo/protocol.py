@@ -65,8 +65,8 @@ class Protocol:
     train_crop: side of the training crop, pixels.
     augment: method of the training crop. "short_side" resizes to a random size, then crops (TAda2D); "multi_scale"
         crops at one of four scales and 13 positions (TAM authors), "multi_scale_5" at five of these positions
-        (MMAction2's TSN); "rand_augment" crops 8 to 100 % of the area, then applies
-        RandAugment and sometimes converts to gray (TAdaConvNeXtV2, TAdaFormer); "resized_crop" only crops 8 to 100 %.
+        (MMAction2's TSN); "rand_augment" crops 8 to 100 % of the area, then applies RandAugment and sometimes converts
+        to gray (TAdaConvNeXtV2, TAdaFormer); "resized_crop" only crops 8 to 100 %.
     flip, flip_pairs: whether training crops are mirrored at random, and the pairs of class indices that are swapped
         when they are.
     heads: names and class counts of parallel classifiers, each with probabilities that sum to 1; empty for a single
