@@ -22,8 +22,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from lit_modules.checkpoints import update_average
+from lit_modules.head_init import check_head_init, initialize_head
 from lit_modules.heads import heads_loss
 from lit_modules.interfaces import batch_size, video_data
+from lit_modules.linear_probe import LinearProbe
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
     build_for_data,
@@ -78,6 +80,8 @@ class VideoClassifier(L.LightningModule):
         optimizer: optimizer, learning rate and parameter groups.
         schedule: learning rate schedule.
         regularization: label smoothing, mixing of clips, dropout and stochastic depth.
+        head_init: "default" keeps the classifier of the network, random for new classes; "probe" replaces it, at the
+            start of training, by a logistic regression of the training videos.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         freeze_backbone: train the classifier only.
         head_warmup_epochs: number of first epochs in which only the classifier is trained.
@@ -107,6 +111,7 @@ class VideoClassifier(L.LightningModule):
         optimizer: OptimizerOptions = recipe.optimizer,
         schedule: ScheduleOptions = recipe.schedule,
         regularization: RegularizationOptions = recipe.regularization,
+        head_init: str = "default",
         grad_checkpointing: bool = False,
         freeze_backbone: bool = False,
         head_warmup_epochs: int = 0,
@@ -120,6 +125,7 @@ class VideoClassifier(L.LightningModule):
         self.save_hyperparameters(ignore=list(old_options))
         self.save_hyperparameters(self.recipe.to_dict())  # plain values, which torch loads with weights_only=True
         check_recipe_options(self.recipe, self.hparams)
+        check_head_init(head_init, heads)
         self.network, self.head_change = build_for_data(
             name, weights=weights, pretrained=pretrained, class_names=class_names, num_classes=num_classes, heads=heads,
             protocol=protocol, num_frames=num_frames, image_size=image_size, options=options,
@@ -131,6 +137,7 @@ class VideoClassifier(L.LightningModule):
         self.train_loss = MeanMetric()
         self.train_metrics = accuracies(sum(self.head_sizes), "train_")
         self.scores: Scores = {}  # by video; of all processes after an epoch
+        self.probe: LinearProbe | None = None  # of the training videos, if it was fitted at the start of the run
 
     def forward(self, clips: Tensor) -> Tensor:
         """Normalized clips ``(B, 3, T, H, W)`` -> logits ``(B, classes)``."""
@@ -163,6 +170,8 @@ class VideoClassifier(L.LightningModule):
             return
         if self.hparams["ema_decay"] and is_sharded(self.trainer):
             raise ConfigError("ema_decay does not work with FSDP, which shards weights; set it to null, or use DDP.")
+        if self.hparams["head_init"] == "probe" and is_sharded(self.trainer):
+            raise ConfigError("head_init=probe does not work with FSDP, which shards weights; use DDP.")
         self.network.train()  # networks of the zoo are in eval mode
         # before FSDP changes names and shapes of parameters
         self._groups = parameter_groups(self.network, self.recipe.optimizer, self.recipe.group_rules)
@@ -178,7 +187,9 @@ class VideoClassifier(L.LightningModule):
         self._freeze_or_unfreeze()  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
-        """Record how this run makes and mirrors training clips in the protocol, which is saved with the weights."""
+        """Initialize the classifier, and record how clips are made and mirrored in the protocol of the weights."""
+        if self.hparams["head_init"] == "probe":
+            initialize_head(self.trainer, self)
         data = video_data(self.trainer)
         train = data.datasets.get("train") if data is not None else None
         if train is not None:

@@ -28,6 +28,12 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {  # usages, purpose
         "of a shard. Put `--` before names that begin with a dash. With --window SECONDS, classify every part of a "
         "video; see `tempozoo predict --window 2 --help`.",
     ),
+    "probe": (
+        ("--from NETWORK [--out FOLDER] [options] VIDEOS",),
+        "Fit a logistic regression and nearest neighbors to the features of a network, without training it, and test "
+        "both. --out is then a network with the logistic regression as its classifier, for --from. A repeated command "
+        "reuses the features in it.",
+    ),
 }
 
 OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not have them
@@ -37,10 +43,13 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--out FOLDER": "folder for results (default: a new folder in runs/)",
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
+    "--probe true": "fit: measure the accuracy of a logistic regression of frozen features first (default: true for "
+    "pretrained networks and up to 5000 training videos)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
+    "--model.head_init probe": "start with a logistic regression of the training videos as classifier",
     "--model.freeze_backbone true": "train only the classifier",
     "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
     "--model.regularization.label_smoothing SHARE": "label smoothing of the loss",
@@ -73,6 +82,7 @@ OUTPUT: Mapping[str, str] = {
 VIEWS = {
     "test": "views per video, for example 4x3, or `published` (default)",
     "predict": "views per video, for example 4x3, or `published` (default: 1x1)",
+    "probe": "views per training video, for example 4x3, or `published` (default: 1x1)",
 }
 CHECKPOINT = {
     "fit": "resume the run of this checkpoint",
@@ -115,12 +125,9 @@ def short_help(command: str) -> str:
         data["--views CLIPSxCROPS"] = VIEWS[command]
     groups: dict[str, Mapping[str, str]] = {"network": network, "data": data}
     if command == "fit":
-        groups["training"] = TRAINING
-    groups["output and configuration"] = {
-        "--out FOLDER": OWN_OPTIONS["--out FOLDER"],
-        "--ckpt_path FILE": CHECKPOINT[command],
-        **OUTPUT,
-    }
+        groups["training"] = {**TRAINING, "--probe true": OWN_OPTIONS["--probe true"].removeprefix("fit: ")}
+    checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
+    groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}
     groups["more help"] = MORE
     parts = [f"usage: {usage(command)}\n", "\n".join(textwrap.wrap(COMMANDS[command][1], _width())) + "\n"]
     parts += [format_options(title, options) for title, options in groups.items()]

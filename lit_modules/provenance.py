@@ -22,7 +22,7 @@ SETTINGS = (
     "ema_decay",
 )  # fmt: skip
 # Options of the module or its data that are recorded only if they differ from these defaults.
-CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
+CHANGES = {"head_init": "default", "mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1}
 
 
 def provenance_of(module: VideoClassifier) -> dict[str, Any]:

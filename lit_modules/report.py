@@ -21,6 +21,7 @@ from lit_modules.checkpoints import Best
 from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
+from lit_modules.probe_file import probe_line, probe_of_run
 from lit_modules.scores import Scores, majority_key, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
@@ -161,15 +162,27 @@ class TestReport(Callback):
                 self._report(trainer, classifier(pl_module))
 
     def _report(self, trainer: L.Trainer, module: VideoClassifier) -> None:
-        scores, metrics = module.scores, _test_metrics(trainer)
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
-        summary = summarize_test(trainer, module, metrics)
-        table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
-        _print_summary(summary, table, folder)  # before the files, in case the disk is full
-        with atomic_path(folder / "test.json") as temporary:
-            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
-        _write_predictions(folder, scores, list_heads(module.network))
+        write_test_report(trainer, module, _test_metrics(trainer), folder)
+
+
+def write_test_report(trainer: L.Trainer, module: VideoClassifier, metrics: dict[str, float], folder: Path) -> None:
+    """Print the table of a test and write its files, see ``TestReport``.
+
+    Args:
+        trainer: of the test.
+        module: that was tested, with its scores.
+        metrics: by their names without "test_".
+        folder: where to write.
+    """
+    scores = module.scores
+    summary = summarize_test(trainer, module, metrics)
+    table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
+    _print_summary(summary, table, folder)  # before the files, in case the disk is full
+    with atomic_path(folder / "test.json") as temporary:
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
+    write_predictions(folder, scores, list_heads(module.network))
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
@@ -206,12 +219,13 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
         "metrics": {f"test_{name}": value for name, value in metrics.items()},
         **_references(metrics, module.scores, module.heads),
         "published": published(network, protocol),
+        "probe": probe_of_run(trainer.ckpt_path or network.report.source, module.scores),
         **counts,
         "protocol": protocol.to_dict(),
     }
 
 
-def _write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
+def write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
     """Write ``predictions.csv``, and the confusion matrix of each head as CSV and PNG."""
     header, rows = ["path"], [[path] for path in sorted(scores)]
     for number, head in enumerate(heads):
@@ -252,6 +266,8 @@ def _print_summary(summary: dict[str, Any], table: Table, folder: Path) -> None:
         print_line(f"Published: {results['dataset']}, {views} ({results['source']})")
         for name, value in results["differing"].items():
             print_line(f"The published results use {name} {value}, this test {getattr(protocol, name)}.")
+    if summary["probe"] is not None:
+        print_line(probe_line(summary["probe"]))
     if untested:
         print_line(f"INCOMPLETE: {untested} videos were not tested because of the Trainer's limits.")
     if missing:
@@ -281,6 +297,9 @@ class FitReport(Callback):
             column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
+        probe = classifier(pl_module).probe
+        if probe is not None and pl_module.hparams["head_init"] == "probe":
+            print_line(f"Classifier: logistic regression of {probe.videos} training videos, C {probe.strength:g}")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Best):
                 metric = _describe_monitor(callback.monitor, labels.get("val"), network)
