@@ -17,6 +17,8 @@ DEFAULT_STRENGTH = 1.0  # if there are too few videos for cross-validation
 NEIGHBORS = (1, 3, 5, 10, 20)  # values of k
 DEFAULT_NEIGHBORS = 1
 FOLDS = 5
+TOLERANCES = (1e-4, 1e-6)  # largest gradient, in the cross-validation and in the final fit
+SMALLEST_SCALE = 1e-3  # of the largest one; else rounding errors of nearly constant features would be amplified
 UNSEEN = -20.0  # bias of a class without training videos; the logits of the others add up to 0, so one is positive
 Split = tuple[np.ndarray, np.ndarray]  # indices of the videos to fit on, and to validate on
 
@@ -88,12 +90,13 @@ def fit_logistic_regression(samples: VideoSamples, num_classes: int) -> LinearPr
     Raises:
         DataError: the videos have fewer than two classes.
     """
-    from sklearn.preprocessing import StandardScaler
-
     check_classes(samples)
     count, views, size = samples.features.shape
-    scaler = StandardScaler()
-    rows = scaler.fit_transform(samples.features.reshape(count * views, size).double().numpy())
+    rows = samples.features.reshape(count * views, size).double().numpy()
+    mean, deviation = rows.mean(0), rows.std(0)
+    scale = np.maximum(deviation, SMALLEST_SCALE * deviation.max())
+    scale[scale == 0] = 1  # all features are constant
+    rows = (rows - mean) / scale
     basis = None
     if len(rows) < size:  # an equivalent problem with fewer variables, as the penalty is invariant to rotation
         left, singular, basis = np.linalg.svd(rows, full_matrices=False)
@@ -102,13 +105,13 @@ def fit_logistic_regression(samples: VideoSamples, num_classes: int) -> LinearPr
     table = rows.reshape(count, views, -1)
     losses = [_log_loss(table, samples.labels, splits, strength) for strength in STRENGTHS] if splits else []
     strength = STRENGTHS[int(np.argmin(losses))] if splits else DEFAULT_STRENGTH
-    model = _fit_rows(table, samples.labels, strength)
+    model = _fit_rows(table, samples.labels, strength, TOLERANCES[1])
     weight, bias = model.coef_, model.intercept_
     if len(weight) == 1:  # two classes: the sigmoid of z is the softmax of (-z / 2, z / 2)
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = (weight if basis is None else weight @ basis) / scaler.scale_
+    weight = (weight if basis is None else weight @ basis) / scale
     all_weights, all_biases = np.zeros((num_classes, size)), np.full(num_classes, UNSEEN)
-    all_weights[model.classes_], all_biases[model.classes_] = weight, bias - weight @ scaler.mean_
+    all_weights[model.classes_], all_biases[model.classes_] = weight, bias - weight @ mean
     return LinearProbe(
         torch.from_numpy(all_weights).float(), torch.from_numpy(all_biases).float(), strength, len(splits), count
     )
@@ -175,7 +178,7 @@ def check_classes(samples: VideoSamples) -> None:
         )
 
 
-def _fit_rows(table: np.ndarray, labels: np.ndarray, strength: float) -> Any:
+def _fit_rows(table: np.ndarray, labels: np.ndarray, strength: float, tolerance: float) -> Any:
     """Fit a logistic regression to the views ``(N, V, D)`` of videos."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
@@ -183,7 +186,7 @@ def _fit_rows(table: np.ndarray, labels: np.ndarray, strength: float) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of weak regularization, which is rarely chosen
         rows = table.reshape(-1, table.shape[-1])
-        return LogisticRegression(C=strength, max_iter=1000).fit(rows, np.repeat(labels, table.shape[1]))
+        return LogisticRegression(C=strength, tol=tolerance, max_iter=1000).fit(rows, np.repeat(labels, table.shape[1]))
 
 
 def _log_loss(table: np.ndarray, labels: np.ndarray, splits: Sequence[Split], strength: float) -> float:
@@ -196,7 +199,7 @@ def _fold_losses(
 ) -> Iterator[np.ndarray]:
     classes = int(labels.max()) + 1
     for train, held_out in splits:
-        model = _fit_rows(table[train], labels[train], strength)
+        model = _fit_rows(table[train], labels[train], strength, TOLERANCES[0])
         rows = _probabilities(model, table[held_out].reshape(-1, table.shape[-1]), classes)
         scores = rows.reshape(len(held_out), table.shape[1], classes).mean(1)
         yield -np.log(scores[np.arange(len(held_out)), labels[held_out]].clip(1e-6))

@@ -27,7 +27,7 @@ def gaussian_samples(
     rng = np.random.default_rng(seed)
     centers = np.random.default_rng(0).normal(0, 1, (classes, 1, 1, size))
     features = centers + rng.normal(0, spread, (classes, per_class, views, size))
-    features = features * np.linspace(0.01, 30, size) + np.linspace(-5, 50, size)
+    features = features * np.linspace(0.5, 30, size) + np.linspace(-5, 50, size)
     labels = np.repeat(np.arange(classes), per_class)
     names = [f"v{number}" for number in range(len(labels))]
     return VideoSamples(names, torch.from_numpy(features.reshape(-1, views, size)).float(), labels)
@@ -48,14 +48,20 @@ def test_logistic_regression_equals_that_of_scikit_learn(classes: int, per_class
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     losses = [
         -cross_val_score(
-            LogisticRegression(C=strength, max_iter=1000), scaled, samples.labels, cv=folds, scoring="neg_log_loss"
+            LogisticRegression(C=strength, max_iter=1000),
+            scaled,
+            samples.labels,
+            cv=folds,
+            scoring="neg_log_loss",
         ).mean()
         for strength in STRENGTHS
     ]
     assert probe.strength == STRENGTHS[int(np.argmin(losses))] and probe.folds == FOLDS
-    expected = LogisticRegression(C=probe.strength, max_iter=1000).fit(scaled, samples.labels).predict_proba(scaled)
+    expected = (
+        LogisticRegression(C=probe.strength, tol=1e-6, max_iter=1000).fit(scaled, samples.labels).predict_proba(scaled)
+    )
     scores = probe.logits(samples.features[:, 0]).softmax(-1)
-    torch.testing.assert_close(scores, torch.from_numpy(expected).float(), rtol=0.02, atol=1e-3)
+    torch.testing.assert_close(scores, torch.from_numpy(expected).float(), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("views", [1, 3])
@@ -99,7 +105,7 @@ def test_folds_do_not_divide_recordings() -> None:
 
 def test_recordings_change_the_chosen_regularization() -> None:
     """Videos of a recording are nearly equal. If folds divide recordings, they suggest too weak a regularization."""
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng(0)
     recordings = rng.normal(0, 1, (2, 8, 1, 40))
     features = (recordings + rng.normal(0, 0.02, (2, 8, 4, 40))).reshape(64, 1, 40)
     labels = np.repeat([0, 1], 32)
