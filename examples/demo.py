@@ -123,7 +123,8 @@ td,th{{padding:.2rem 1rem .2rem 0;text-align:left}}</style>
 {", ".join(classes)}, rendered with other shapes and textures, and tests it on unseen videos. The C2D starts from the
 same convolutions and is trained the same way, but has no temporal operator. The baselines are two classifiers of the
 features of the bundled network without fine-tuning. The classes form pairs that are each other played backwards, so a
-network that pools the scores of single frames can only guess within a pair: its expected accuracy is at most 50 %. The demo took {seconds:.0f} seconds.</p>
+network that pools the scores of single frames can only guess within a pair: its expected accuracy is at most 50 %.
+The demo took {seconds:.0f} seconds.</p>
 <table><tr><th>network</th><th>top-1</th><th>test videos</th></tr>{table}</table>
 <h2>Learning curves</h2>{learning_curves(runs)}
 <h2>Confusion of the fine-tuned network</h2>{image_html((tuned / "test" / "confusion.png").read_bytes())}
