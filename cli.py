@@ -22,7 +22,7 @@ DEBUG_VARIABLE = "TEMPOZOO_DEBUG"
 
 
 def train(command: str, arguments: Arguments) -> None:
-    """Run fit, validate, test or predict."""
+    """Run fit, validate, test, predict or probe."""
     import datamodules
     from lit_modules.trainer_cli import run_trainer  # imports Lightning
 
@@ -110,6 +110,10 @@ COMMANDS: dict[str, Command] = {
             "score test videos": "tempozoo test --from runs/mine VIDEOS",
             "reproduce a result": "tempozoo test --entry tada2d_r50.k400_8x8 --data KINETICS400",
         },
+    ),
+    "probe": Command(
+        functools.partial(train, "probe"),
+        {"measure frozen features": "tempozoo probe --from tanet_r50.k400_8f --out runs/probe VIDEOS"},
     ),
     "predict": Command(
         predict,
@@ -226,7 +230,8 @@ def take_debug(args: Sequence[str]) -> tuple[list[str], bool]:
 def print_offline_advice(command: str, arguments: Arguments, error: ZooError) -> None:
     """Print commands that work offline if the error is a download that failed because no host was reachable."""
     unreachable = isinstance(error, DownloadError) and error.reason in ("unreachable", "skipped")
-    if command in ("fit", "validate", "test", "predict") and (unreachable or isinstance(error, WeightsNotFoundError)):
+    loads = command in ("fit", "validate", "test", "predict", "probe")
+    if loads and (unreachable or isinstance(error, WeightsNotFoundError)):
         from lit_modules.trainer_arguments import offline_advice
 
         for purpose, alternative in offline_advice(command, arguments).items():

@@ -10,7 +10,7 @@ import functools
 import logging
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,13 @@ class VideoDataModule(L.LightningDataModule):
     def multi_label(self) -> bool:
         """Whether a video may have several classes; its label is then a row of 0 and 1, one for each class."""
         return False
+
+    def groups_of(self, split: str) -> list[str] | None:
+        """Name of the recording that each video of a split is part of; None if every video is its own recording.
+
+        Cross-validation on the training videos does not divide a recording.
+        """
+        return None
 
     def flip_names(self) -> list[tuple[str, str]]:
         """Pairs of class names that are exchanged when a clip is mirrored, if the data set defines them."""
@@ -325,9 +332,10 @@ class VideoDataModule(L.LightningDataModule):
             raise ConfigError(f"flip_pairs contains {unknown[0]!r}, which is not a class of the data.")
         return [(names.index(a), names.index(b)) for a, b in pairs]
 
-    def _loader(self, split: str) -> ClipLoader:
-        dataset = self.datasets[split]
-        train = split == "train"
+    def _loader(self, split: str, dataset: VideoDataset | None = None) -> ClipLoader:
+        """Create a loader of a split, or of another dataset with videos of the split."""
+        dataset = self.datasets[split] if dataset is None else dataset
+        train = dataset.split == "train"
         clips = dataset.repeats if train else dataset.protocol.clips * dataset.protocol.crops
         shards = dataset.records.paths if dataset.records.byte_spans is not None else None
         trainer: Any = self.trainer  # None, if the loader is used without a Trainer
@@ -390,6 +398,41 @@ class VideoDataModule(L.LightningDataModule):
     def predict_dataloader(self) -> ClipLoader:
         return self._loader("predict")
 
+    def evaluation_batches(
+        self, split: str, protocol: Protocol, exclude: Collection[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Read each video of a split once, in order, without augmentation. Processes share the videos.
+
+        Args:
+            split: "train", "val" or "test", after ``setup``.
+            protocol: frames, pixels and views of the clips.
+            exclude: names of videos to omit.
+
+        Yields:
+            Batches, whose "video" is ``(B, V, T, 3, S, S)`` on the CPU, 0 to 255, with "label" and "path".
+
+        Raises:
+            DataError: more than ``max_bad_fraction`` of the split is unreadable.
+        """
+        records = self.datasets[split].records
+        if exclude:
+            records = records.take([number for number, name in enumerate(records.ids) if name not in exclude])
+        if not len(records):
+            self.skipped[split] = {}
+            return
+        dataset = VideoDataset(
+            records, protocol, "val", flip=False, frame_rate=self.frame_rate,
+            decoder=self.reading["decoder"], time_limit=self.reading["time_limit"],
+        )  # fmt: skip
+        loader = self._loader(split, dataset)
+        try:
+            for batch in loader:
+                self._record(split, batch, "skipped")
+                yield batch
+        finally:
+            loader.close()
+            self._loaders.remove(loader)
+
     def _split_of_stage(self) -> str:
         assert self.trainer is not None
         if self.trainer.training:
@@ -401,12 +444,21 @@ class VideoDataModule(L.LightningDataModule):
     def on_before_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Record unreadable videos and videos that repeat frames; raise an error if too many are unreadable."""
         split = self._split_of_stage()
+        self._record(split, batch, "replaced by another" if split == "train" else "skipped")
+        if split == "train" and not batch["path"]:
+            raise DataError(
+                "No video of a training batch can be read, nor any of its replacements. Repair or exclude the videos "
+                "named in the log."
+            )
+        return batch
+
+    def _record(self, split: str, batch: dict[str, Any], action: str) -> None:
+        """Move the unreadable videos of a batch, and those that repeat frames, to the attributes and the log."""
         skipped, logged = self.skipped[split], self._logged[split]
         for path, reason in batch.pop("skipped"):
             skipped.setdefault(path, reason)
             if path not in logged:
                 logged.add(path)
-                action = "replaced by another" if split == "train" else "skipped"
                 log.warning("%s video %s: %s", split, action, printable(reason))
         for path in batch.pop("repeated"):
             if path not in self.repeated:
@@ -414,12 +466,6 @@ class VideoDataModule(L.LightningDataModule):
                 frames = self.datasets[split].protocol.num_frames
                 log.warning("%s has fewer than %d frames: frames are repeated", printable(path), frames)
         self.check_bad(split, skipped)
-        if split == "train" and not batch["path"]:
-            raise DataError(
-                "No video of a training batch can be read, nor any of its replacements. Repair or exclude the videos "
-                "named in the log."
-            )
-        return batch
 
     def check_bad(self, split: str, skipped: dict[str, str]) -> None:
         """Record the unreadable videos of a split, and refuse too many of them.

@@ -46,6 +46,10 @@ class DrawnSplits(VideoDataModule):
         self.split_seed, self.group, self.folds, self.fold = split_seed, group, folds, fold
         self._drawn: set[str] = set()  # splits that were drawn
 
+    def groups_of(self, split: str) -> list[str] | None:
+        """See the base class."""
+        return self._group_keys(self.datasets[split].records, f"the {split} videos")
+
     def _group_keys(self, records: VideoRecords, source: str) -> list[str] | None:
         """Return the group of each video; None if ``group`` is not set or the videos have no group."""
         if self.group is None:

@@ -25,8 +25,10 @@ from lit_modules.batch_statistics import FirstStatistics
 from lit_modules.checkpoints import update_average
 from lit_modules.class_results import detailed_metrics
 from lit_modules.finite_steps import FiniteSteps
+from lit_modules.head_init import check_head_init, initialize_head
 from lit_modules.heads import heads_loss
 from lit_modules.interfaces import batch_size, video_data
+from lit_modules.linear_probe import LinearProbe
 from lit_modules.losses import multi_label_loss
 from lit_modules.mixing import Mixing
 from lit_modules.network import (
@@ -94,6 +96,8 @@ class VideoClassifier(L.LightningModule):
         loss: cross-entropy or focal loss. ``balance`` of the data module can weight the classes.
         multi_label: whether a video may have several classes; the command line takes it from the data. None keeps the
             setting of the network.
+        head_init: "default" keeps the classifier of the network, random for new classes; "probe" replaces it, at the
+            start of training, by a logistic regression of the training videos.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
         freeze_backbone: train the classifier only.
         head_warmup_epochs: number of first epochs in which only the classifier is trained.
@@ -126,6 +130,7 @@ class VideoClassifier(L.LightningModule):
         regularization: RegularizationOptions = recipe.regularization,
         loss: LossOptions = recipe.loss,
         multi_label: bool | None = None,
+        head_init: str = "default",
         grad_checkpointing: bool = False,
         freeze_backbone: bool = False,
         head_warmup_epochs: int = 0,
@@ -139,6 +144,7 @@ class VideoClassifier(L.LightningModule):
         self.save_hyperparameters(ignore=list(old_options))
         self.save_hyperparameters(self.recipe.to_dict())  # plain values, which torch loads with weights_only=True
         check_recipe_options(self.recipe, self.hparams)
+        check_head_init(head_init, heads)
         self.network, self.head_change = build_for_data(
             name, weights=weights, pretrained=pretrained, class_names=class_names, num_classes=num_classes, heads=heads,
             protocol=protocol, num_frames=num_frames, image_size=image_size, options=options, multi_label=multi_label,
@@ -154,6 +160,7 @@ class VideoClassifier(L.LightningModule):
         self._finite_steps = FiniteSteps(self.network, skip=False)
         self._class_weights: Tensor | None = None  # in the training loss
         self.scores: Scores = {}  # by video; of all processes after an epoch
+        self.probe: LinearProbe | None = None  # of the training videos, if it was fitted at the start of the run
 
     def forward(self, clips: Tensor) -> Tensor:
         """Normalized clips ``(B, 3, T, H, W)`` -> logits ``(B, classes)``."""
@@ -197,6 +204,8 @@ class VideoClassifier(L.LightningModule):
             return
         if self.hparams["ema_decay"] and is_sharded(self.trainer):
             raise ConfigError("ema_decay does not work with FSDP, which shards weights; set it to null, or use DDP.")
+        if self.hparams["head_init"] == "probe" and is_sharded(self.trainer):
+            raise ConfigError("head_init=probe does not work with FSDP, which shards weights; use DDP.")
         self.network.train()  # networks of the zoo are in eval mode
         # before FSDP changes names and shapes of parameters
         self._first_statistics = FirstStatistics(self.network)
@@ -214,10 +223,9 @@ class VideoClassifier(L.LightningModule):
         self._freeze_or_unfreeze()  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
-        """Record how this run makes and mirrors training clips in the protocol, which is saved with the weights.
-
-        Also read the weights of the classes from the data.
-        """
+        """Initialize the classifier, read class weights, and record the augmentation of clips in the protocol."""
+        if self.hparams["head_init"] == "probe":
+            initialize_head(self.trainer, self)
         data = video_data(self.trainer)
         weights = None if data is None else data.class_weights
         self._class_weights = None if weights is None else torch.tensor(weights, dtype=torch.float32)

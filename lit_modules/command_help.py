@@ -28,6 +28,12 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {  # usages, purpose
         "'clips/*.mp4', or the URL of a shard. Put `--` before names that begin with a dash. Without the options of "
         "the Trainer, see `tempozoo predict --help`.",
     ),
+    "probe": (
+        ("--from NETWORK [--out FOLDER] [options] VIDEOS",),
+        "Fit a logistic regression and nearest neighbors to the features of a network, without training it, and test "
+        "both. --out is then a network with the logistic regression as its classifier, for --from. A repeated command "
+        "reuses the features in it.",
+    ),
 }
 
 OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not have them
@@ -38,12 +44,15 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
     "--folds K": "cross-validation of fit: train K networks, each validated on another part of the videos",
+    "--probe true": "fit: measure the accuracy of a logistic regression of frozen features first (default: true for "
+    "pretrained networks and up to 5000 training videos)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--skip_nonfinite": "skip training steps whose loss or gradient is NaN or infinite, up to 10 in a row, instead of "
     "stopping",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
+    "--model.head_init probe": "start with a logistic regression of the training videos as classifier",
     "--model.freeze_backbone true": "train only the classifier",
     "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
     "--model.regularization.label_smoothing SHARE": "label smoothing of the loss",
@@ -79,6 +88,7 @@ OUTPUT: Mapping[str, str] = {
 VIEWS = {
     "test": "views per video, for example 4x3, or `published` (default)",
     "predict": "views per video, for example 4x3, or `published` (default: 1x1)",
+    "probe": "views per training video, for example 4x3, or `published` (default: 1x1)",
 }
 CHECKPOINT = {
     "fit": "resume the run of this checkpoint",
@@ -121,13 +131,10 @@ def short_help(command: str) -> str:
         data["--views CLIPSxCROPS"] = VIEWS[command]
     groups: dict[str, Mapping[str, str]] = {"network": network, "data": data}
     if command == "fit":
-        switches = ("--folds K", "--skip_nonfinite")
-        groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
-    groups["output and configuration"] = {
-        "--out FOLDER": OWN_OPTIONS["--out FOLDER"],
-        "--ckpt_path FILE": CHECKPOINT[command],
-        **OUTPUT,
-    }
+        switches = ("--probe true", "--folds K", "--skip_nonfinite")
+        groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name].removeprefix("fit: ") for name in switches}}
+    checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
+    groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}
     groups["more help"] = MORE
     parts = [f"usage: {usage(command)}\n", "\n".join(textwrap.wrap(COMMANDS[command][1], _width())) + "\n"]
     parts += [format_options(title, options) for title, options in groups.items()]

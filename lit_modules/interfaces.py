@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -24,10 +24,12 @@ class VideoList(typing.Protocol):
     Attributes:
         ids: names of the videos.
         listed: number of videos in the annotations, including missing and excluded ones.
+        labels: int64 ``(N,)``, or ``(N, heads)``.
     """
 
     ids: Iterable[str]
     listed: int
+    labels: np.ndarray
 
     def __len__(self) -> int: ...
 
@@ -95,6 +97,19 @@ class VideoData(typing.Protocol):
         """Record the unreadable videos of all processes; raise an error if there are too many."""
 
 
+@typing.runtime_checkable
+class EvaluationData(VideoData, typing.Protocol):
+    """Data module that reads any split without augmentation."""
+
+    def evaluation_batches(
+        self, split: str, protocol: Protocol, exclude: Collection[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each readable video once: "video" (B, V, T, 3, S, S), 0 to 255, and "path"."""
+
+    def groups_of(self, split: str) -> list[str] | None:
+        """Return the recording of each video of a split, or None if they are unknown."""
+
+
 class CommandData(VideoData, typing.Protocol):
     """Data module that a command builds from its options."""
 
@@ -115,6 +130,12 @@ def video_data(trainer: L.Trainer) -> VideoData | None:
     """Return the data module of a Trainer, or None if it has none or one of another kind."""
     data = data_module(trainer)
     return data if isinstance(data, VideoData) else None
+
+
+def evaluation_data(trainer: L.Trainer) -> EvaluationData | None:
+    """Return the data module of a Trainer if it can read its splits without augmentation, or None."""
+    data = data_module(trainer)
+    return data if isinstance(data, EvaluationData) else None
 
 
 def batch_size(trainer: L.Trainer) -> int:

@@ -29,6 +29,7 @@ from lit_modules.class_results import (
 from lit_modules.class_table import class_table
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
+from lit_modules.probe_file import probe_line, probe_of_run
 from lit_modules.scores import Scores, majority_key, predicted_scores, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
@@ -171,25 +172,36 @@ class TestReport(Callback):
                 self._report(trainer, classifier(pl_module))
 
     def _report(self, trainer: L.Trainer, module: VideoClassifier) -> None:
-        scores, metrics = module.scores, _test_metrics(trainer)
         folder = self.folder or Path(trainer.log_dir or trainer.default_root_dir)
-        summary = summarize_test(trainer, module, metrics)
-        table = metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])
-        heads = list_heads(module.network)
-        tables = [table]
-        if module.multi_label:
-            results = multi_label_results(true_labels(scores), predicted_scores(scores), heads[0][1]) if scores else []
-            tables.append(results_table(results))
-        elif len(heads) == 1:
-            tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
-        _print_summary(summary, tables, folder)  # before the files, in case the disk is full
-        with atomic_path(folder / "test.json") as temporary:
-            text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
-            temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
-        if module.multi_label:
-            _write_multi_label(folder, scores, heads[0])
-        else:
-            _write_predictions(folder, scores, heads)
+        write_test_report(trainer, module, _test_metrics(trainer), folder)
+
+
+def write_test_report(trainer: L.Trainer, module: VideoClassifier, metrics: dict[str, float], folder: Path) -> None:
+    """Print the table of a test and write its files, see ``TestReport``.
+
+    Args:
+        trainer: of the test.
+        module: that was tested, with its scores.
+        metrics: by their names without "test_".
+        folder: where to write.
+    """
+    scores = module.scores
+    summary = summarize_test(trainer, module, metrics)
+    heads = list_heads(module.network)
+    tables = [metric_table(metrics, scores, module.heads, sum(module.head_sizes), summary["published"])]
+    if module.multi_label:
+        results = multi_label_results(true_labels(scores), predicted_scores(scores), heads[0][1]) if scores else []
+        tables.append(results_table(results))
+    elif len(heads) == 1:
+        tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
+    _print_summary(summary, tables, folder)  # before the files, in case the disk is full
+    with atomic_path(folder / "test.json") as temporary:
+        text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
+    if module.multi_label:
+        _write_multi_label(folder, scores, heads[0])
+    else:
+        write_predictions(folder, scores, heads)
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
@@ -226,12 +238,13 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
         "metrics": {f"test_{name}": value for name, value in metrics.items()},
         **_references(metrics, module.scores, module.heads),
         "published": published(network, protocol),
+        "probe": probe_of_run(trainer.ckpt_path or network.report.source, module.scores),
         **counts,
         "protocol": protocol.to_dict(),
     }
 
 
-def _write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
+def write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
     """Write ``predictions.csv``, and for each head the results of its classes and the confusion matrix."""
     header, rows = ["path"], [[path] for path in sorted(scores)]
     for number, head in enumerate(heads):
@@ -300,6 +313,8 @@ def _print_summary(summary: dict[str, Any], tables: Sequence[Table], folder: Pat
         print_line(f"Published: {results['dataset']}, {views} ({results['source']})")
         for name, value in results["differing"].items():
             print_line(f"The published results use {name} {value}, this test {getattr(protocol, name)}.")
+    if summary["probe"] is not None:
+        print_line(probe_line(summary["probe"]))
     if untested:
         print_line(f"INCOMPLETE: {untested} videos were not tested because of the Trainer's limits.")
     if missing:
@@ -337,6 +352,9 @@ class FitReport(Callback):
                 column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
+        probe = classifier(pl_module).probe
+        if probe is not None and pl_module.hparams["head_init"] == "probe":
+            print_line(f"Classifier: logistic regression of {probe.videos} training videos, C {probe.strength:g}")
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Best):
                 metric = _describe_monitor(callback.monitor, labels.get("val"), network)

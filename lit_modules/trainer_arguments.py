@@ -20,12 +20,13 @@ from lit_modules.recipe_options import nest_argument
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
-OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds")
+OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--probe")
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
 ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
 FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED, SKIP_NONFINITE)  # options without a value
+TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
 
@@ -38,6 +39,7 @@ class TrainerArguments:
     out: str | None = None  # --out
     views: str | None = None  # --views
     folds: str | None = None  # --folds
+    probe: str | None = None  # --probe
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
     files: Sequence[str] = ()
@@ -75,6 +77,7 @@ class TrainerArguments:
             "--out": self.out,
             "--views": self.views,
             "--folds": self.folds,
+            "--probe": self.probe,
         }
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
@@ -126,6 +129,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         entry=own.get("--entry"),
         out=own.get("--out"),
         views=own.get("--views"),
+        probe=own.get("--probe"),
         folds=own.get("--folds"),
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
@@ -220,7 +224,7 @@ def _with_data(command: str, arguments: TrainerArguments, path: str) -> TrainerA
     if Path(path).is_dir():
         data_class, option = "VideoFolder", "--data.root"
     elif Path(path).suffix.lower() == ".csv":
-        data_class, option = "VideoList", {"fit": "--data.train", "validate": "--data.val"}.get(command, "--data.test")
+        data_class, option = "VideoList", TABLES.get(command, "--data.test")
     else:
         raise ConfigError(
             f"{command} takes no plain argument {path!r} (it is neither a folder nor a CSV file); "
@@ -260,6 +264,8 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         data = ["--data=VideoFiles", f"--data.paths={json.dumps(list(arguments.files))}"]
         (after if configured else before).extend(data)
     after += _views_arguments(command, arguments)
+    if arguments.probe is not None:
+        _check_probe(command, arguments.probe)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
     if command != "fit" and arguments.skip_nonfinite:
@@ -287,20 +293,29 @@ def _translate_option(option: str) -> str:
 
 
 def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
-    """Return ``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given as well."""
+    """Return ``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given as well; for probe itself."""
     if arguments.views is None:
         return []
-    if command not in ("test", "predict"):
-        raise ConfigError("--views is for test and predict; training and validation use one clip and one crop.")
+    if command not in ("test", "predict", "probe"):
+        raise ConfigError("--views is for test, predict and probe; training and validation use one clip and one crop.")
     match = re.fullmatch(r"(\d+)x(\d+)", arguments.views)
     if match is None and arguments.views != "published":
         raise ConfigError(f"--views is {arguments.views}; give CLIPSxCROPS, such as 4x3, or published.")
+    if command == "probe":  # views of the training videos
+        return [f"--views={arguments.views}"]
     counts = match.groups() if match else ("null", "null")  # null: values of the network's protocol
     after: list[str] = []
     for name, count in zip(("clips", "crops"), counts, strict=True):
         if not arguments.names & {f"--data.{name}", f"--data.init_args.{name}"}:
             after.append(f"--data.init_args.{name}={count}")
     return after
+
+
+def _check_probe(command: str, value: str) -> None:
+    if command != "fit":
+        raise ConfigError("--probe is for fit; `tempozoo probe` measures the same baseline on its own.")
+    if value not in ("true", "false"):
+        raise ConfigError(f"--probe is {value}; it must be true or false.")
 
 
 def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with the defaults and messages of this package."""
+"""``fit``, ``validate``, ``test``, ``predict``, ``probe``: LightningCLI with this package's defaults and messages."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 import lit_modules
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.fit_probe import FitProbe
 from lit_modules.folds import cross_validate
 from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
 from lit_modules.prediction_report import PredictionReport
+from lit_modules.probe_command import run_probe
 from lit_modules.progress import EpochProgressBar, ParameterSummary
 from lit_modules.report import FitReport, TestReport
 from lit_modules.restore import RestoringConnector
@@ -119,7 +121,17 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class RunTrainer(L.Trainer):
-    """Trainer that raises an error in all processes if the first one cannot write a checkpoint."""
+    """Trainer with the command ``probe``, and an error in all processes if the first cannot write a checkpoint."""
+
+    def probe(self, model: lit_modules.VideoClassifier, datamodule: CommandData, views: str = "1x1") -> None:
+        """Fit a logistic regression and nearest neighbors to the features of a network, and test both.
+
+        Args:
+            model: module with the network.
+            datamodule: the videos.
+            views: clips and crops of the training videos.
+        """
+        run_probe(self, model, datamodule, views, Path(self.default_root_dir))
 
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
         """Write a checkpoint. All processes must call this method.
@@ -140,15 +152,18 @@ class RunTrainer(L.Trainer):
             raise problem
 
 
-def default_callbacks(command: str, folder: Path) -> dict[str, Any]:
-    """Return default options of the Trainer: callbacks, and the length of a training run."""
+def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> dict[str, Any]:
+    """Return default options of the Trainer: callbacks, and the length of a training run or the number of devices."""
     if command == "fit":
-        others = [ResumeMetrics(), LearningRateMonitor(), FitReport(), ParameterSummary(), EpochProgressBar()]
+        others = [ResumeMetrics(), LearningRateMonitor(), FitReport(), FitProbe(folder, probe), ParameterSummary(),
+                  EpochProgressBar()]  # fmt: skip
         return {
             "callbacks": [*run_checkpoints(folder / CHECKPOINTS), *others],
             "max_epochs": 30,
             "log_every_n_steps": 10,
         }
+    if command == "probe":
+        return {"callbacks": [], "devices": 1}
     reports = {"test": TestReport(folder), "predict": PredictionReport(folder), "validate": ValidateReport()}
     return {"callbacks": [reports[command]]}
 
@@ -157,7 +172,7 @@ class TrainerCLI(LightningCLI):
     """Parses the arguments of one command, builds network, data and Trainer, and runs it.
 
     Args:
-        command: "fit", "validate", "test" or "predict".
+        command: "fit", "validate", "test", "predict" or "probe".
         arguments: arguments of LightningCLI, without the command.
         folder: where the command writes.
         data_base: base class of the data modules.
@@ -166,6 +181,7 @@ class TrainerCLI(LightningCLI):
         single_view: use one clip and one crop per video unless the options of the data set them.
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
         skip_nonfinite: skip training steps with a loss that is not finite, see ``VideoClassifier``.
+        probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
     """
 
     model: lit_modules.VideoClassifier
@@ -183,6 +199,7 @@ class TrainerCLI(LightningCLI):
         single_view: bool = False,
         allow_untrained: bool = False,
         skip_nonfinite: bool = False,
+        probe: bool | None = None,
     ) -> None:
         self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained, self.skip_nonfinite = single_view, allow_untrained, skip_nonfinite
@@ -198,7 +215,7 @@ class TrainerCLI(LightningCLI):
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"save_to_log_dir": False, "folder": folder},
             trainer_class=RunTrainer,
-            trainer_defaults=default_callbacks(command, folder),
+            trainer_defaults=default_callbacks(command, folder, probe),
             seed_everything_default=DEFAULT_SEED,
             auto_configure_optimizers=False,
             parser_class=ArgumentParser,
@@ -208,7 +225,8 @@ class TrainerCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the command that runs only, because parsers take long to build."""
-        return {self.command: LightningCLI.subcommands()[self.command]}
+        commands = {**LightningCLI.subcommands(), "probe": {"model", "datamodule"}}
+        return {self.command: commands[self.command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Create a parser that accepts any file name, rejects abbreviations, and has the classes for its messages."""
@@ -223,7 +241,9 @@ class TrainerCLI(LightningCLI):
         parser.link_arguments("data", "model.init_args.multi_label", self._multi_label, apply_on="instantiate")
 
     def _class_names(self, data: CommandData) -> list[str] | None:
-        data.check(self.command)  # data errors are reported before any weights are downloaded
+        stages = {"probe": ("test", "fit")}.get(self.command, (self.command,))
+        for stage in stages:
+            data.check(stage)  # data errors are reported before any weights are downloaded
         return None if self.command == "predict" else data.class_names  # predictions use the network's own labels
 
     def _multi_label(self, data: CommandData) -> bool | None:
@@ -346,7 +366,7 @@ class TrainerCLI(LightningCLI):
 def run_trainer(
     command: str, arguments: Sequence[str], data_package: ModuleType, data_base: type, find_dataset: FindDataset
 ) -> None:
-    """Run ``fit``, ``validate``, ``test`` or ``predict``.
+    """Run ``fit``, ``validate``, ``test``, ``predict`` or ``probe``.
 
     Args:
         command: name of the command.
@@ -388,6 +408,7 @@ def run_trainer(
                 single_view=command == "predict" and parsed.views is None,
                 allow_untrained=parsed.allow_untrained,
                 skip_nonfinite=parsed.skip_nonfinite,
+                probe=None if parsed.probe is None else parsed.probe == "true",
             )
 
     if parsed.folds is None:

@@ -111,7 +111,7 @@ def test_declared_dependencies_are_constrained() -> None:
     lines = [
         line.split(";")[0] for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")
     ]
-    assert declared <= {line.split("==")[0].lower() for line in lines}
+    assert declared <= {line.split("==")[0].replace("-", "_").lower() for line in lines}
 
 
 def test_quick_tests_exist() -> None:

@@ -76,6 +76,21 @@ class LoadReport:
             checksums={key: value for key, value in checksums.items() if key in untrained},
         )
 
+    def with_trained(self, network: VideoNetwork, keys: Iterable[str]) -> LoadReport:
+        """Return the report after ``keys`` of the network were trained, and no other tensors.
+
+        Other untrained keys stay untrained. Without any, the network is no longer only a start for fine-tuning.
+        """
+        trained = set(keys)
+        untrained = tuple(key for key in self.untrained if key not in trained)
+        return replace(
+            self,
+            untrained=untrained,
+            untrained_parts=name_parts(network, untrained),
+            start_only=self.start_only and bool(untrained),
+            checksums={key: value for key, value in self.checksums.items() if key not in trained},
+        )
+
     def still_untrained(self, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
         """Return ``untrained``, or no keys if any of their parameters has changed, which means training.
 

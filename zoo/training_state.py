@@ -18,6 +18,13 @@ def is_untrained(network: VideoNetwork) -> bool:
     return bool(report.still_untrained(dict(network.named_parameters()))) if report.untrained else report.start_only
 
 
+def has_random_backbone(network: VideoNetwork) -> bool:
+    """Whether all parameters of a network, except for its classifier, are untrained."""
+    parameters = dict(network.named_parameters())
+    backbone = {name for name in parameters if not name.startswith(network.head_prefix)}
+    return backbone <= set(network.report.still_untrained(parameters))
+
+
 def describe_untrained(network: VideoNetwork, name: str, head_change: str | None = None) -> str:
     """Return a sentence that names the untrained parts of a network.
 

@@ -117,12 +117,23 @@ class FeatureFolder:
             DataError: a file is damaged.
         """
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            try:
-                with safe_open(path, "pt") as file:
-                    video = json.loads(file.metadata()["video"])
-                    yield VideoFeatures(video, *(file.get_tensor(key) for key in ("features", "start", "end")))
-            except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-                raise DataError(f"{path} is damaged ({error}); delete it and repeat the command.") from error
+            yield self._read_file(path)
+
+    def read_video(self, video: str) -> VideoFeatures:
+        """Features of one video, for which ``has`` is true.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return self._read_file(self.path(video))
+
+    def _read_file(self, path: Path) -> VideoFeatures:
+        try:
+            with safe_open(path, "pt") as file:
+                video = json.loads(file.metadata()["video"])
+                return VideoFeatures(video, *(file.get_tensor(key) for key in ("features", "start", "end")))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is damaged ({error}); delete it and repeat the command.") from error
 
     def digest(self) -> str:
         """Identify the features by names, sizes and modification times of the files."""
