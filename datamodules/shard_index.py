@@ -133,18 +133,18 @@ def _videos(shard: str, tar: tarfile.TarFile, size: int) -> tuple[list[Member], 
         if ending in (".cls", ".json", ".txt") and member.size <= MAX_TEXT:
             content: Any = tar.extractfile(member)
             texts.setdefault(key, {})[ending] = content.read().decode("utf-8", "replace")
-    found = []
+    entries = []
     for key, members in videos.items():
-        known = texts.get(key, {})
-        about = _json(known.get(".json", ""))
+        sidecars = texts.get(key, {})
+        about = _json(sidecars.get(".json", ""))
         labels = [str(about[n]) for n in LABELS if isinstance(about.get(n), (str, int, float))]
-        label = known.get(".cls") or next(iter(labels), known.get(".txt", ""))
+        label = sidecars.get(".cls") or next(iter(labels), sidecars.get(".txt", ""))
         path = about.get("path")
         written = path if len(members) == 1 and isinstance(path, str) and member_key(path) == key else ""
         for member in members:  # several, if their names differ behind a first dot: the label is of all of them
             name = written or str(PurePosixPath(member.name))
-            found.append(Member(name, member.offset_data, member.size, label.strip()))
-    return found, [name for key, names in others.items() if key not in videos for name in names]
+            entries.append(Member(name, member.offset_data, member.size, label.strip()))
+    return entries, [name for key, names in others.items() if key not in videos for name in names]
 
 
 def _json(text: str) -> dict[str, Any]:

@@ -43,12 +43,10 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--out FOLDER": "folder for results (default: a new folder in runs/)",
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
-    "--folds K": "cross-validation of fit: train K networks, each validated on another part of the videos",
-    "--probe true": "fit: measure the accuracy of a logistic regression of frozen features first (default: true for "
-    "pretrained networks and up to 5000 training videos)",
+    "--folds K": "cross-validation (fit): K networks, each validated on other videos",
+    "--probe false": "do not measure a logistic regression of frozen features as a baseline (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
-    "--skip_nonfinite": "skip training steps whose loss or gradient is NaN or infinite, up to 10 in a row, instead of "
-    "stopping",
+    "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
@@ -74,8 +72,8 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "--data.root FOLDER": "folder of the videos",
         "--data.batch_size N": "clips per batch and device (default: 8)",
         "--data.num_workers N": "decoding processes (default: one per core, at most 8)",
-        "--data.group PATTERN": "keep the videos of one recording or person in one split: a regular expression of the "
-        "path, such as '_(g\\d+)_', or a column of the CSV file",
+        "--data.group PATTERN": "keep videos of a recording or person in one split: a regular expression of the path, "
+        "'_(g\\d+)_', or a CSV column",
         "--data.balance sampler": "draw all classes equally often; `loss` weights the classes in the loss",
         "--data.flip false": "do not mirror clips, for classes that distinguish left from right",
         "--data.clips N, --data.crops N": "temporal and spatial views of a test video (default: as published)",
@@ -131,8 +129,8 @@ def short_help(command: str) -> str:
         data["--views CLIPSxCROPS"] = VIEWS[command]
     groups: dict[str, Mapping[str, str]] = {"network": network, "data": data}
     if command == "fit":
-        switches = ("--probe true", "--folds K", "--skip_nonfinite")
-        groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name].removeprefix("fit: ") for name in switches}}
+        switches = ("--probe false", "--folds K", "--skip_nonfinite")
+        groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}
     groups["more help"] = MORE

@@ -98,7 +98,7 @@ def test_short_help_names_options_that_exist() -> None:
     nested = {f"{group}.{name}" for group, options in groups.items() for name in options.__annotations__}
     parameters = {
         "model": set(VideoClassifier.__init__.__annotations__) | nested | {"help"},
-        "data": set(VideoFolder.__mro__[1].__init__.__annotations__) | {"root", "help"},
+        "data": {"help"}.union(*(base.__init__.__annotations__ for base in VideoFolder.__mro__ if base is not object)),
     }
     options = {word.strip(",;") for word in short_help("fit").split() if word.startswith("--")}
     for group, names in parameters.items():

@@ -230,7 +230,7 @@ def test_validate_and_test_print_every_accuracy_with_its_baseline(
     low, high = summary["top1_interval"]
     row = rf"top-1 +│ +{100 * top1:.2f} % │ {100 * low:.2f} to {100 * high:.2f} % │ +60.00 % │"
     assert re.search(row, printed)
-    assert re.search(r"mean class accuracy │ +\d+\.\d\d % │ .* to .* % │ +50.00 % │", printed)
+    assert re.search(r"mean class accuracy +│ +\d+\.\d\d % │ .* to .* % │ +50.00 % │", printed)
     assert "top-5" not in printed and "top-2" not in printed and "top5" not in json.dumps(summary)
 
 

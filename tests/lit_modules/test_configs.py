@@ -100,9 +100,11 @@ GROUPS: dict[str, dict[str, tuple[float, bool]]] = {
         "layer4.1.conv2.conv.routing.g.bias": (1, False), "layer4.1.conv2.conv.routing.bn.bias": (1, False),
         "fc.weight": (1, True), "fc.bias": (1, False),
     },
-    # the same with LR_REDUCE: "rf" and "head" x5, names with "bias" x10, norms outside "rf" in a group of their own
+    # the same with LR_REDUCE: "rf" and "head" x5, names with "bias" x10, names with "norm" outside "rf" in a group of
+    # their own; those of the norms in "downsample_layers" lack "norm"
     "TAdaConvNeXtV2": {
-        "stem.conv.weight": (1, True), "stem.conv.bias": (1, False), "stem.norm.weight": (1, False),
+        "stem.conv.weight": (1, True), "stem.conv.bias": (1, False), "stem.norm.weight": (1, True),
+        "stem.norm.bias": (1, False), "downsamples.2.0.weight": (1, True), "downsamples.2.0.bias": (1, False),
         "stages.2.8.gamma": (1, True), "stages.2.8.conv.weight": (1, True), "stages.2.8.conv.bias": (1, False),
         "stages.2.8.conv.routing.a.weight": (5, True), "stages.2.8.conv.routing.a.bias": (10, False),
         "stages.2.8.conv.routing.norm.weight": (5, True), "stages.2.8.conv.routing.norm.bias": (10, False),

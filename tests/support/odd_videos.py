@@ -6,11 +6,12 @@ its extension, and return the path. The files are deterministic.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,24 @@ def pictures(frames: int, size: tuple[int, int], gray: bool = False) -> np.ndarr
     return video[..., :1].repeat(3, -1) if gray else video
 
 
+@contextlib.contextmanager
+def same_scheduling() -> Iterator[None]:
+    """Restore the scheduling policy of this thread.
+
+    The encoder SVT-AV1 sets real-time priority if root runs it. Child processes would inherit it, and a busy one would
+    stop all others on its core.
+    """
+    if not hasattr(os, "sched_setscheduler"):  # macOS
+        yield
+        return
+    policy, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, parameters)
+
+
+@same_scheduling()
 def encode(
     path: Path,
     codec: str = "libx264",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,13 @@ def test_skipping_is_only_set_for_decoders_that_support_it(codec: str, tmp_path:
     with VideoReader(path) as reader:
         reader.frames([11])
         assert str(reader._stream.codec_context.skip_frame) == "DEFAULT"
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="needs Linux")
+def test_encoded_test_videos_leave_the_priority_of_the_process_unchanged(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0), os.sched_getparam(0)
+    encode(tmp_path / "v.mp4", "libsvtav1", size=(64, 64))
+    assert (os.sched_getscheduler(0), os.sched_getparam(0)) == before
 
 
 def test_h264_frames_without_references_are_skipped(tmp_path: Path) -> None:
