@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from lit_modules.base import VideoClassifier
+from lit_modules.class_results import detailed_metrics
 from lit_modules.fit_probe import describe_probe, probe_scores, to_scores
 from lit_modules.frozen_features import compute_samples
 from lit_modules.head_init import set_classifier
@@ -85,7 +86,7 @@ def _check(trainer: L.Trainer, module: VideoClassifier, data: Any, folder: Path)
                           "bf16-mixed.")  # fmt: skip
     if not isinstance(data, EvaluationData):
         raise ConfigError(f"probe needs a data module of this package; {type(data).__name__} is another one.")
-    if module.heads:
+    if module.heads or data.multi_label:
         raise ConfigError("probe needs data with one label per video; this data set has several.")
     if (folder / CHECKPOINTS).exists():
         raise ConfigError(f"{folder} contains a training run; choose another --out.")
@@ -142,7 +143,8 @@ def _report(
     """Print a table of each classifier, and write the files of ``test``."""
     print_line(f"Logistic regression (C {probe.strength:g}, chosen in {probe.folds} folds):")
     # in single precision, as Lightning logs the metrics of `test`
-    metrics = {name: float(torch.tensor(value)) for name, value in compute_metrics(module.scores).items()}
+    values = compute_metrics(module.scores) | detailed_metrics(module.scores)
+    metrics = {name: float(torch.tensor(value)) for name, value in values.items()}
     write_test_report(trainer, module, metrics, folder)
     print_line(f"Nearest neighbors (k {k}, cosine distance): {folder / NEIGHBORS}")
     Console().print(metric_table(compute_metrics(neighbor_scores), neighbor_scores, None, sum(module.head_sizes)))

@@ -26,7 +26,6 @@ from runs import (
 from sklearn.linear_model import LogisticRegression
 from two_processes import two_processes
 
-import datamodules
 import zoo
 from cli import main
 from lit_modules import probe_command
