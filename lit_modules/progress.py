@@ -6,6 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from lit_modules.report import classifier, print_line
+from lit_modules.trained_parts import describe_parts, trained_parameters
 from zoo.models import VideoNetwork
 
 
@@ -25,7 +26,7 @@ class ParameterSummary(Callback):
     """
 
     def __init__(self) -> None:
-        self.total = self.classifier = 0
+        self.total = self.trained = self.classifier = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the parameters before FSDP distributes them over the processes."""
@@ -33,18 +34,27 @@ class ParameterSummary(Callback):
             network: VideoNetwork = classifier(pl_module).network
             sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
             self.total = sum(sizes.values())
-            self.classifier = sum(size for name, size in sizes.items() if name.startswith(network.head_prefix))
+            part = classifier(pl_module).trained_part
+            self.trained, self.classifier = (
+                sum(sizes[name] for name in trained_parameters(network, names)) for names in (part, "head")
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print one line."""
         if not trainer.is_global_zero:
             return
         module = classifier(pl_module)
-        trained = f"{_short(self.total)} trained"
-        if module.trains_classifier_only():
-            trained = f"{_short(self.classifier)} trained (the classifier)"
-            if not module.hparams["freeze_backbone"]:
-                trained += f", all of them from epoch {module.hparams['head_warmup_epochs'] + 1} on"
+        part, mode = module.trained_part, module.hparams["batch_norm"]
+        trained = f"{_short(self.trained)} trained"
+        if part != "all":
+            trained += f" ({describe_parts(module.network, part)})"
+        if part != "head" and module.trains_classifier_only():
+            later = "all of them" if part == "all" else trained.replace(" trained", "")
+            trained = f"{_short(self.classifier)} trained (the classifier), {later}"
+            trained += f" from epoch {module.hparams['head_warmup_epochs'] + 1} on"
+        if mode != "train" and part != "head":
+            but = " except the first" if mode == "frozen_except_first" else ""
+            trained += f"; trained batch norms{but} keep their statistics"
         print_line(f"Parameters: {_short(self.total)}, {trained}")
 
 

@@ -23,7 +23,7 @@ SETTINGS = (
 )  # fmt: skip
 # Options of the module or its data that are recorded only if they differ from these defaults.
 CHANGES = {"mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1, "balance": "none",
-           "loss": "cross_entropy"}  # fmt: skip
+           "loss": "cross_entropy", "train": "all", "batch_norm": "train"}  # fmt: skip
 
 
 def provenance_of(module: VideoClassifier) -> dict[str, Any]:
