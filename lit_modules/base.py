@@ -317,6 +317,11 @@ class VideoClassifier(L.LightningModule):
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def set_lr(self, lr: float) -> None:
+        """Replace the learning rate of the recipe, before training."""
+        self.recipe = replace(self.recipe, optimizer=replace(self.recipe.optimizer, lr=lr))
+        self.save_hyperparameters(self.recipe.to_dict())
+
     def total_batch_size(self) -> int:
         """Return the number of clips per step, over all devices and accumulated batches."""
         return batch_size(self.trainer) * self.trainer.world_size * self.trainer.accumulate_grad_batches

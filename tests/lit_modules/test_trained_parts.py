@@ -117,7 +117,11 @@ def test_lora_network_is_saved_with_merged_weights(tmp_path: Path) -> None:
     ("arch", "part", "message"),
     [
         ("tada2d_r18", "lora", "model.train is lora, but tada2d_r18 is not a transformer"),
-        ("c2d_r18", "operator", "model.train is operator, but c2d_r18 has no temporal operator; choose from all, head."),
+        (
+            "c2d_r18",
+            "operator",
+            "model.train is operator, but c2d_r18 has no temporal operator; choose from all, head.",
+        ),
     ],
 )
 def test_part_that_the_network_lacks_is_refused(arch: str, part: str, message: str) -> None:
@@ -218,7 +222,9 @@ def test_lora_run_resumes_exactly_and_its_checkpoints_load(
     assert torch.equal(zoo.load(tmp_path / "exported")(clips), network(clips))
 
 
-@pytest.mark.parametrize("options", [{"batch_norm": "frozen"}, {"batch_norm": "frozen_except_first"}, {"train": "operator"}])
+@pytest.mark.parametrize(
+    "options", [{"batch_norm": "frozen"}, {"batch_norm": "frozen_except_first"}, {"train": "operator"}]
+)
 def test_frozen_norms_resume_exactly(options: dict[str, Any], motion_folder: Path, tmp_path: Path) -> None:
     start = save_trained(tmp_path / "start", "tada2d_r18")
 
