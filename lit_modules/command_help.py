@@ -47,9 +47,9 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
-    "--model.train PART": "trained parameters: all (default), operator (the temporal operator and the classifier), head "
-    "(the classifier), or lora (low-rank adapters of a transformer, the operator and the classifier)",
-    "--model.batch_norm frozen": "keep the statistics of trained batch norms; frozen_except_first updates the first one",
+    "--model.train PART": "trained parameters: all (default), operator (temporal operator and classifier), head "
+    "(classifier), or lora (low-rank adapters of a transformer, operator and classifier)",
+    "--model.batch_norm frozen": "keep the statistics of trained batch norms; or frozen_except_first",
     "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
     "--model.regularization.label_smoothing SHARE": "label smoothing of the loss",
     "--trainer.max_epochs N": "length of the training (default: 30)",

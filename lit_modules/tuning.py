@@ -214,8 +214,8 @@ def check_tuning(trainer: L.Trainer, flags: Sequence[str]) -> None:
         )
     if FIND_BATCH_SIZE in flags and trainer.strategy.root_device.type != "cuda":
         raise ConfigError(
-            f"{FIND_BATCH_SIZE} needs a CUDA GPU. On other devices, the system ends or slows down a process whose memory "
-            "runs out, without an error to detect. Set --data.batch_size; fit prints the memory that it uses."
+            f"{FIND_BATCH_SIZE} needs a CUDA GPU. On other devices, the system ends or slows down a process whose "
+            "memory runs out, without an error to detect. Set --data.batch_size; fit prints the memory that it uses."
         )
 
 
@@ -228,8 +228,8 @@ def values_of_run(folder: Path, flags: Sequence[str]) -> list[str]:
     path = folder / "config.yaml"
     if flags and not path.is_file():
         raise ConfigError(
-            f"{flags[0]} is for new runs, and {folder} has no config.yaml with the values of the run to resume. Leave out "
-            f"{flags[0]} and pass these values: --model.optimizer.lr, --data.batch_size."
+            f"{flags[0]} is for new runs, and {folder} has no config.yaml with the values of the run to resume. "
+            f"Leave out {flags[0]} and pass these values: --model.optimizer.lr, --data.batch_size."
         )
     options = []
     for flag in flags:
