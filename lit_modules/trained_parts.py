@@ -74,12 +74,16 @@ class TrainedParts:
         network = self.network
         names = set(network.state_dict()) if self.part == "head" else {name for name, _ in network.named_parameters()}
         keys = [key for key in network.report.untrained if key in names and key not in self.trained]
-        if keys:
-            rank_zero_only(log.warning)(
-                "--model.train %s does not train all untrained parts: %s stay at their initial values. Train them with "
-                "--model.train %s.",
-                self.part, ", ".join(name_parts(network, keys)), _larger_part(network, self.part, keys),
-            )  # fmt: skip
+        if not keys:
+            return
+        parts = ", ".join(name_parts(network, keys))
+        if set(network.state_dict()) == set(keys) | self.head:
+            parts = "all weights except the classifier"
+        rank_zero_only(log.warning)(
+            "--model.train %s does not train all untrained parts: %s stay at their initial values. Train them with "
+            "--model.train %s.",
+            self.part, parts, _larger_part(network, self.part, keys),
+        )  # fmt: skip
 
 
 def trained_parameters(network: VideoNetwork, part: TrainedPart) -> set[str]:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 import zoo
 from cli import main
 from lit_modules import VideoClassifier
+from lit_modules.trained_parts import TrainedParts
 from zoo.errors import CheckpointError, ConfigError
 from zoo.models.lora import is_adapter, merge_adapters
 from zoo.weights.lightning_checkpoint import read_checkpoint as read_network
@@ -159,13 +160,40 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> str:
     return "\n".join(record.getMessage() for record in caplog.records if record.name == "lit_modules")
 
 
-def test_head_warns_about_untrained_operators(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("arch", "part", "names", "advice"),
+    [
+        ("tanet_r18", "head", "8 TAM modules", "operator or all"),
+        (
+            "tada2d_r18",
+            "head",
+            "pool_bn of 16 TAdaAggregation modules, routing of 16 TAdaConv2d modules",
+            "operator or all",
+        ),
+        ("tada2d_r18", "operator", None, None),
+        ("tada2d_r18", "all", None, None),
+    ],
+)
+def test_untrained_parts_that_are_not_trained_are_named(
+    arch: str, part: Any, names: str | None, advice: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = VideoClassifier(save_trained(tmp_path, arch), train=part)
+    network = module.network
+    network.report = network.report.with_initialized(network, network.operator_keys())
+    with caplog.at_level(logging.WARNING, "lit_modules"):
+        TrainedParts(network, part, "train").warn_untrained()
+    expected = (
+        f"--model.train head does not train all untrained parts: {names} stay at their initial values. Train them with "
+        f"--model.train {advice}."
+    )
+    assert warnings_of(caplog) == (expected if names else "")
+
+
+def test_random_weights_that_are_not_trained_are_named(caplog: pytest.LogCaptureFixture) -> None:
     options = {"width": 8, "num_classes": 2, "drop_rate": 0.0}
     with caplog.at_level(logging.WARNING, "lit_modules"):
         train("tanet_r18", options=options, num_frames=4, image_size=32, train="head")
-    assert "--model.train head does not train all untrained parts: " in warnings_of(caplog)
-    assert "stay at their initial values" in warnings_of(caplog)
-    assert "8 TAM modules" in warnings_of(caplog)
+    assert "all weights except the classifier stay at their initial values" in warnings_of(caplog)
 
 
 def test_trained_network_gives_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
