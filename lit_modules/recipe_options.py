@@ -312,7 +312,7 @@ def check_recipe_options(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
     _check_choice("train", arguments["train"], get_args(TrainedPart))
     _check_choice("batch_norm", arguments["batch_norm"], get_args(BatchNormMode))
     if arguments["freeze_backbone"] and arguments["train"] not in ("all", "head"):
-        raise ConfigError(f"freeze_backbone is true, but train is {arguments['train']}; leave out freeze_backbone.")
+        raise ConfigError(f"freeze_backbone is true, but train is {arguments['train']}; set freeze_backbone to false.")
     groups = recipe.to_dict()
     for name, rule in RULES.items():
         group, _, option = name.rpartition(".")

@@ -19,9 +19,9 @@ from typing import Any
 import lightning as L
 import torch
 import yaml
-from lightning.fabric.utilities.seed import isolate_rng
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.memory import is_oom_error
+from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_modules.base import VideoClassifier
 from lit_modules.interfaces import CommandData
