@@ -22,7 +22,7 @@ from zoo.models.lora import is_adapter, merge_adapters
 from zoo.weights.lightning_checkpoint import read_checkpoint as read_network
 
 TINY_VIT = {"width": 48, "depth": 2, "patch": 8, "drop_rate": 0.0}
-TADA = "pool_bn of 8 BasicBlock modules, routing of 8 TAdaConv2d modules"
+TADA = "pool_bn of 16 TAdaConvBN modules, routing of 16 TAdaConv2d modules, 1 ConvBN module"
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
