@@ -38,28 +38,25 @@ def test_loss_that_diverges_at_once_is_an_error() -> None:
 def test_found_learning_rate_is_used_saved_and_resumed(
     motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A run with --find_lr equals one with the learning rate that it prints."""
+    """The search changes nothing but the learning rate, and a resumed run does not repeat it."""
     short_range_test(monkeypatch)
-    out, same, resumed = tmp_path / "run", tmp_path / "same", tmp_path / "run2"
-    assert main(fit_arguments(motion_folder, out, "--find_lr")) == 0
+    first, same = tmp_path / "first", tmp_path / "same"
+    with pytest.raises(RuntimeError, match="stopped"):
+        main(fit_arguments(motion_folder, first, "--find_lr", stop=(1, 2)))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "found by --find_lr" in line]
     lr = float(line.rpartition(" ")[2])
-    options = read_checkpoint(out / "checkpoints" / "last.ckpt")["hyper_parameters"]["optimizer"]
-    saved = yaml.safe_load((out / "config.yaml").read_text())["model"]["init_args"]["optimizer"]
+    checkpoint = first / "checkpoints" / "step.ckpt"
+    options = read_checkpoint(checkpoint)["hyper_parameters"]["optimizer"]
+    saved = yaml.safe_load((first / "config.yaml").read_text())["model"]["init_args"]["optimizer"]
     assert options["lr"] == saved["lr"] == lr
-
-    assert main(fit_arguments(motion_folder, same, *flags("model.optimizer", lr=lr))) == 0
-    assert_same_last_weights(same, out)
 
     def fail(*arguments: Any) -> float:
         raise AssertionError("a resumed run searches again")
 
     monkeypatch.setattr("lit_modules.trainer_cli.find_lr", fail)
-    resumed.mkdir()
-    (resumed / "config.yaml").write_text((out / "config.yaml").read_text())
-    checkpoint = out / "checkpoints" / "step.ckpt"
-    assert main(fit_arguments(motion_folder, resumed, "--find_lr", *resume(checkpoint))) == 0
-    assert_same_last_weights(resumed, out)
+    assert main(fit_arguments(motion_folder, first, "--find_lr", *resume(checkpoint))) == 0
+    assert main(fit_arguments(motion_folder, same, *flags("model.optimizer", lr=lr))) == 0
+    assert_same_last_weights(first, same)
 
 
 def test_find_lr_cannot_resume_without_the_values_of_the_run(
