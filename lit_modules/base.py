@@ -58,10 +58,12 @@ from lit_modules.scores import (
     replace_nonfinite,
 )
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
+from lit_modules.trained_parts import BatchNormMode, TrainedPart, TrainedParts, check_trained_part
 from zoo.adapt import listing
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
+from zoo.models.lora import add_adapters
 from zoo.training_state import is_untrained
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
@@ -99,7 +101,11 @@ class VideoClassifier(L.LightningModule):
         head_init: "default" keeps the classifier of the network, random for new classes; "probe" replaces it, at the
             start of training, by a logistic regression of the training videos.
         grad_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
-        freeze_backbone: train the classifier only.
+        train: trained parameters: "all"; "operator": the temporal operator and the classifier; "head": the classifier;
+            "lora": low-rank adapters of a transformer's linear layers, the temporal operator and the classifier.
+        batch_norm: "train"; "frozen": batch norms use their running statistics and do not update them; or
+            "frozen_except_first". Untrained batch norms are never frozen.
+        freeze_backbone: earlier name of ``train="head"``.
         head_warmup_epochs: number of first epochs in which only the classifier is trained.
         ema_decay: decay of the moving average of the weights, lower at first. Validation and checkpoints use the
             average. None turns it off.
@@ -132,6 +138,8 @@ class VideoClassifier(L.LightningModule):
         multi_label: bool | None = None,
         head_init: str = "default",
         grad_checkpointing: bool = False,
+        train: TrainedPart = "all",
+        batch_norm: BatchNormMode = "train",
         freeze_backbone: bool = False,
         head_warmup_epochs: int = 0,
         ema_decay: float | None = None,
@@ -151,6 +159,9 @@ class VideoClassifier(L.LightningModule):
         )  # fmt: skip
         if self.recipe.loss.name == "asymmetric" and not self.multi_label:
             raise ConfigError("loss.name asymmetric is for videos with several labels; choose cross_entropy or focal.")
+        check_trained_part(self.network, self.trained_part)
+        if self.trained_part == "lora":
+            add_adapters(self.network)
         self.untrained = is_untrained(self.network)
         set_drop_rates(self.network, self.recipe.regularization.drop_rate, self.recipe.regularization.drop_path_rate)
         self.network.set_grad_checkpointing(grad_checkpointing)
@@ -186,6 +197,11 @@ class VideoClassifier(L.LightningModule):
         return self.network.protocol.multi_label
 
     @property
+    def trained_part(self) -> TrainedPart:
+        """Parameters that are trained after ``head_warmup_epochs``."""
+        return "head" if self.hparams["freeze_backbone"] else self.hparams["train"]
+
+    @property
     def head_sizes(self) -> list[int]:
         """Class counts of the classifiers; usually there is one."""
         return list((self.heads or {"": self.network.spec.num_classes}).values())
@@ -210,17 +226,23 @@ class VideoClassifier(L.LightningModule):
         # before FSDP changes names and shapes of parameters
         self._first_statistics = FirstStatistics(self.network)
         self._groups = parameter_groups(self.network, self.recipe.optimizer, self.recipe.group_rules)
-        partly = self.hparams["freeze_backbone"] or self.hparams["head_warmup_epochs"]
+        if self.trained_part == "lora" and is_sharded(self.trainer):
+            raise ConfigError("model.train lora does not work with FSDP, which shards weights; use DDP or one device.")
+        self._parts = TrainedParts(self.network, self.trained_part, self.hparams["batch_norm"])
+        self._parts.warn_untrained()
+        partly = self.trained_part != "all" or self.hparams["head_warmup_epochs"]
         if partly and isinstance(self.trainer.strategy, DDPStrategy):  # else it waits for the missing gradients
             self.trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
 
     def trains_classifier_only(self) -> bool:
-        return self.hparams["freeze_backbone"] or self.current_epoch < self.hparams["head_warmup_epochs"]
+        return self.trained_part == "head" or self.current_epoch < self.hparams["head_warmup_epochs"]
 
     def on_train_start(self) -> None:
         self.untrained = False
         self._finite_steps = FiniteSteps(self.network, self.skip_nonfinite)
-        self._freeze_or_unfreeze()  # on_train_epoch_start is not called for a run that is resumed mid-epoch
+        self._parts.apply(
+            self.trains_classifier_only()
+        )  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
         """Initialize the classifier, read class weights, and record the augmentation of clips in the protocol."""
@@ -245,15 +267,7 @@ class VideoClassifier(L.LightningModule):
         self._finite_steps.start_batch()
 
     def on_train_epoch_start(self) -> None:
-        self._freeze_or_unfreeze()
-
-    def _freeze_or_unfreeze(self) -> None:
-        """Freeze or unfreeze the backbone for this epoch; frozen batch norms keep their statistics."""
-        head_only = self.trains_classifier_only()
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(not head_only or name.startswith(self.network.head_prefix))
-        self.network.train(not head_only)
-        self.network.dropout.train()
+        self._parts.apply(self.trains_classifier_only())
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         labels = batch["label"].float() if self.multi_label else batch["label"]
@@ -310,6 +324,11 @@ class VideoClassifier(L.LightningModule):
         factor = lr_factor(self.recipe.schedule, int(total), per_epoch)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def set_lr(self, lr: float) -> None:
+        """Replace the learning rate of the recipe, before training."""
+        self.recipe = replace(self.recipe, optimizer=replace(self.recipe.optimizer, lr=lr))
+        self.save_hyperparameters(self.recipe.to_dict())
 
     def total_batch_size(self) -> int:
         """Return the number of clips per step, over all devices and accumulated batches."""

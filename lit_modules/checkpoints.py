@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from zoo.weights.files import atomic_path
@@ -67,6 +67,13 @@ class BetweenSteps(ModelCheckpoint):  # checkpoints contain the class names of c
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
+def selection_metric(module: VideoClassifier) -> str:
+    """Return the metric that selects the best epoch: mean class accuracy, top-1 for several heads, mAP for labels."""
+    if module.multi_label:
+        return "val_map"
+    return "val_top1" if module.heads else "val_mean_class"
+
+
 class Best(ModelCheckpoint):
     """``best.ckpt``: the epoch with the highest mean class accuracy on the validation videos.
 
@@ -96,11 +103,8 @@ class Best(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def choose_metric(self, module: VideoClassifier) -> None:
-        """Choose the metric: mean class accuracy, top-1 for several heads, mAP for several labels."""
-        if module.multi_label:
-            self.monitor = "val_map"
-        else:
-            self.monitor = "val_top1" if module.heads else "val_mean_class"
+        """Choose the metric."""
+        self.monitor = selection_metric(module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the metric, and the path and score of the best checkpoint if it is in the folder of this run."""
@@ -111,6 +115,46 @@ class Best(ModelCheckpoint):
             paths = {"dirpath": self.dirpath, "best_model_path": str(best), "kth_best_model_path": str(best)}
             state_dict = state_dict | paths | {"best_k_models": {str(best): score}}
         super().load_state_dict(state_dict)
+
+
+class EarlyStop(EarlyStopping):
+    """Stops ``fit`` after some epochs without a better value of the metric that selects ``best.ckpt``.
+
+    Args:
+        patience: number of epochs. A resumed run uses its own number and keeps the count.
+    """
+
+    def __init__(self, patience: int) -> None:
+        super().__init__("val_mean_class", mode="max", patience=patience, strict=False, check_on_train_epoch_end=True)
+
+    @property
+    def state_key(self) -> str:
+        """Key of the state in checkpoints; independent of the metric, so that a resumed run finds its state."""
+        return type(self).__qualname__
+
+    def choose_metric(self, module: VideoClassifier) -> None:
+        """Choose the metric."""
+        self.monitor = selection_metric(module)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Choose the metric."""
+        self.choose_metric(cast("VideoClassifier", pl_module))
+        super().setup(trainer, pl_module, stage)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the best value and the number of epochs since then."""
+        super().load_state_dict({**state_dict, "patience": self.patience})
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Do not train a resumed run that was stopped already."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print why the run has ended."""
+        if self.wait_count >= self.patience and trainer.is_global_zero:
+            epochs = f"{self.patience} epochs" if self.patience > 1 else "1 epoch"
+            print(f"Stopped early: {self.monitor} has not improved for {epochs} (--early_stop).", flush=True)
 
 
 def run_checkpoints(folder: Path) -> list[ModelCheckpoint]:

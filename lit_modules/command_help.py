@@ -47,16 +47,21 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--probe false": "do not measure a logistic regression of frozen features as a baseline (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
+    "--early_stop N": "stop after N epochs without a better value of the metric that selects best.ckpt",
+    "--find_lr": "search the learning rate with up to 100 steps, and use it",
+    "--find_batch_size": "search the largest batch size that fits into the GPU, and use it",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
     "--model.head_init probe": "start with a logistic regression of the training videos as classifier",
-    "--model.freeze_backbone true": "train only the classifier",
+    "--model.train PART": "trained parameters: all (default), operator (and classifier), head (classifier), or lora "
+    "(adapters of a transformer)",
+    "--model.batch_norm frozen": "keep the statistics of trained batch norms; or frozen_except_first",
     "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
     "--model.regularization.label_smoothing SHARE": "label smoothing of the loss",
     "--trainer.max_epochs N": "length of the training (default: 30)",
     "--trainer.devices N": "number of GPUs or processes",
-    "--trainer.precision bf16-mixed": "mixed precision",
+    "--trainer.precision bf16-mixed": "mixed precision; `auto` uses it where the GPU or CPU computes in bfloat16",
     "--trainer.accumulate_grad_batches N": "batches per optimizer step",
     "--seed_everything N": "seed (default: 0)",
 }
@@ -129,7 +134,14 @@ def short_help(command: str) -> str:
         data["--views CLIPSxCROPS"] = VIEWS[command]
     groups: dict[str, Mapping[str, str]] = {"network": network, "data": data}
     if command == "fit":
-        switches = ("--probe false", "--folds K", "--skip_nonfinite")
+        switches = (
+            "--probe false",
+            "--early_stop N",
+            "--find_lr",
+            "--find_batch_size",
+            "--folds K",
+            "--skip_nonfinite",
+        )
         groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}

@@ -111,7 +111,13 @@ class EvaluationData(VideoData, typing.Protocol):
 
 
 class CommandData(VideoData, typing.Protocol):
-    """Data module that a command builds from its options."""
+    """Data module that a command builds from its options.
+
+    Attributes:
+        batch_size: clips per training batch and device.
+    """
+
+    batch_size: int
 
     @property
     def class_names(self) -> list[str] | None:

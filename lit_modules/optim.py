@@ -12,6 +12,7 @@ from torch import nn
 from lit_modules.recipe_options import GroupRules, OptimizerOptions, ScheduleOptions
 from zoo.errors import ConfigError
 from zoo.models import VideoNetwork, layer_depths
+from zoo.models.lora import is_adapter
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
@@ -64,7 +65,8 @@ def parameter_groups(
     deepest = max(depths.values(), default=0)
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in network.named_parameters():
-        is_head, is_operator = name.startswith(network.head_prefix), name in operator
+        is_head = name.startswith(network.head_prefix)
+        is_operator = name in operator or is_adapter(name)  # adapters are new layers, like the operator's
         is_bias = name.endswith("bias") and name not in norms
         scale = _lr_scale(options, is_head, is_operator, is_bias)
         decays = name not in norms and name not in undecayed and (options.decay_bias or not is_bias)

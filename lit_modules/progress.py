@@ -1,11 +1,18 @@
-"""Output of ``fit`` during training: the number of parameters, and a progress bar that counts epochs from 1."""
+"""Output of ``fit`` during training: parameters, time and memory, and a progress bar that counts epochs from 1."""
 
 from __future__ import annotations
 
+import math
+import sys
+import time
+from typing import Any
+
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from lit_modules.report import classifier, print_line
+from lit_modules.trained_parts import describe_parts, trained_parameters
 from zoo.models import VideoNetwork
 
 
@@ -25,7 +32,7 @@ class ParameterSummary(Callback):
     """
 
     def __init__(self) -> None:
-        self.total = self.classifier = 0
+        self.total = self.trained = self.classifier = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Count the parameters before FSDP distributes them over the processes."""
@@ -33,19 +40,84 @@ class ParameterSummary(Callback):
             network: VideoNetwork = classifier(pl_module).network
             sizes = {name: parameter.numel() for name, parameter in network.named_parameters()}
             self.total = sum(sizes.values())
-            self.classifier = sum(size for name, size in sizes.items() if name.startswith(network.head_prefix))
+            part = classifier(pl_module).trained_part
+            self.trained, self.classifier = (
+                sum(sizes[name] for name in trained_parameters(network, names)) for names in (part, "head")
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print one line."""
         if not trainer.is_global_zero:
             return
         module = classifier(pl_module)
-        trained = f"{_short(self.total)} trained"
-        if module.trains_classifier_only():
-            trained = f"{_short(self.classifier)} trained (the classifier)"
-            if not module.hparams["freeze_backbone"]:
-                trained += f", all of them from epoch {module.hparams['head_warmup_epochs'] + 1} on"
+        part, mode = module.trained_part, module.hparams["batch_norm"]
+        trained = f"{_short(self.trained)} trained"
+        if part != "all":
+            trained += f" ({describe_parts(module.network, part)})"
+        if part != "head" and module.trains_classifier_only():
+            later = "all of them" if part == "all" else trained.replace(" trained", "")
+            trained = f"{_short(self.classifier)} trained (the classifier), {later}"
+            trained += f" from epoch {module.hparams['head_warmup_epochs'] + 1} on"
+        if mode != "train" and part != "head":
+            but = " except the first" if mode == "frozen_except_first" else ""
+            trained += f"; trained batch norms{but} keep their statistics"
         print_line(f"Parameters: {_short(self.total)}, {trained}")
+
+
+class RunEstimate(Callback):
+    """Prints the estimated time of the run and the peak memory of the process, once, after the first steps."""
+
+    FIRST, LAST = 5, 20  # training batches between which the time is measured
+    VALIDATION = 0.5  # time of a validation batch; 1/3 if the network takes most of it, 1 if decoding does
+
+    def __init__(self) -> None:
+        self._batches, self._start = 0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Measure the time; print the line after the last measured batch."""
+        self._batches += 1
+        if self._batches == self.FIRST:
+            self._start = time.perf_counter()
+        elif self._batches == self.LAST and trainer.is_global_zero:
+            seconds = (time.perf_counter() - self._start) / (self.LAST - self.FIRST)
+            memory = peak_memory(pl_module.device)
+            line = f"Estimate: about {_duration(seconds * self._remaining(trainer))} for {self._length(trainer)}"
+            print_line(line + (f", {memory / 1e9:.1f} GB" if memory else ""))
+
+    def _remaining(self, trainer: L.Trainer) -> float:
+        """Return the number of batches from the start of this process on; validation batches count as a share."""
+        steps = trainer.estimated_stepping_batches - trainer.global_step
+        batches = steps * trainer.accumulate_grad_batches + self._batches
+        validations = batches / trainer.num_training_batches / (trainer.check_val_every_n_epoch or 1)
+        return batches + self.VALIDATION * validations * sum(trainer.num_val_batches)
+
+    def _length(self, trainer: L.Trainer) -> str:
+        steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
+        last = math.ceil(steps / trainer.num_training_batches)
+        epochs = last - trainer.current_epoch
+        return f"{epochs} epoch{'s' if epochs != 1 else ''}"
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Return the peak memory in bytes: of PyTorch on a CUDA device, otherwise of the process; None if unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def _short(count: int) -> str:

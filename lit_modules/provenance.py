@@ -24,7 +24,7 @@ SETTINGS = (
 # Options of the module or its data that are recorded only if they differ from these defaults.
 CHANGES = {
     "head_init": "default", "mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1, "balance": "none",
-    "loss": "cross_entropy",
+    "loss": "cross_entropy", "train": "all", "batch_norm": "train",
 }  # fmt: skip
 
 

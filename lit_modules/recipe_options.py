@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args
 
+from lit_modules.trained_parts import BatchNormMode, TrainedPart
 from zoo.command_line import suggest
 from zoo.errors import ConfigError, check_counts
 
@@ -308,6 +309,10 @@ def check_recipe_options(recipe: Recipe, arguments: Mapping[str, Any]) -> None:
     _check_choice("optimizer.name", optimizer.name, get_args(OptimizerName))
     _check_choice("schedule.name", schedule.name, get_args(ScheduleName))
     _check_choice("loss.name", recipe.loss.name, get_args(LossName))
+    _check_choice("train", arguments["train"], get_args(TrainedPart))
+    _check_choice("batch_norm", arguments["batch_norm"], get_args(BatchNormMode))
+    if arguments["freeze_backbone"] and arguments["train"] not in ("all", "head"):
+        raise ConfigError(f"freeze_backbone is true, but train is {arguments['train']}; set freeze_backbone to false.")
     groups = recipe.to_dict()
     for name, rule in RULES.items():
         group, _, option = name.rpartition(".")

@@ -38,6 +38,7 @@ from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
 from zoo.text import printable
 from zoo.weights.files import atomic_path
+from zoo.wrappers import state_of
 
 PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes
 TEST_FIELDS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
@@ -232,7 +233,7 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
     loaded = str(network.report) if trainer.ckpt_path is None else f"weights from {trainer.ckpt_path}."
     return {
         "network": trainer.ckpt_path or network.report.name,
-        "weights": fingerprint(network.state_dict()),
+        "weights": fingerprint(state_of(network)),
         "loaded": loaded,
         "data": data_class,
         "metrics": {f"test_{name}": value for name, value in metrics.items()},

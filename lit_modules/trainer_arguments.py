@@ -15,17 +15,21 @@ from types import ModuleType
 
 import zoo
 from lit_modules.interfaces import FindDataset
+from lit_modules.precision import resolve_precision
 from lit_modules.recipe_files import resolve_config
 from lit_modules.recipe_options import nest_argument
+from lit_modules.tuning import FIND_BATCH_SIZE, FIND_LR
 from zoo.command_line import expand_home, note, resolve_network
 from zoo.errors import ConfigError
 
-OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--probe")
+OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--early_stop", "--probe")
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
 ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
-FLAGS = (HELP, HELP_ALL, "--print_config", ALLOW_UNTRAINED, SKIP_NONFINITE)  # options without a value
+SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, FIND_LR, FIND_BATCH_SIZE)
+FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
+EARLY_STOP = "lit_modules.checkpoints.EarlyStop"  # callback
 TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
@@ -40,8 +44,10 @@ class TrainerArguments:
     views: str | None = None  # --views
     folds: str | None = None  # --folds
     probe: str | None = None  # --probe
+    early_stop: str | None = None  # --early_stop
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
+    tuning: Sequence[str] = ()  # --find_lr, --find_batch_size
     files: Sequence[str] = ()
     options: Sequence[str] = ()
 
@@ -78,9 +84,11 @@ class TrainerArguments:
             "--views": self.views,
             "--folds": self.folds,
             "--probe": self.probe,
+            "--early_stop": self.early_stop,
         }
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
+        words += self.tuning
         return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
 
 
@@ -116,7 +124,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
             value = expand_home(value)
         if name in LOCAL_PATHS:
             _check_local(name, value)
-        if name in (ALLOW_UNTRAINED, SKIP_NONFINITE):
+        if name in SWITCHES:
             switches.add(name)
         elif name not in OWN_OPTIONS:
             options.append(f"{name}{equals}{value}")
@@ -131,8 +139,10 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         views=own.get("--views"),
         probe=own.get("--probe"),
         folds=own.get("--folds"),
+        early_stop=own.get("--early_stop"),
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
+        tuning=[name for name in (FIND_BATCH_SIZE, FIND_LR) if name in switches],
         files=files,
         options=options,
     )
@@ -272,14 +282,28 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         raise ConfigError(f"--skip_nonfinite is for fit; {command} does not train.")
     if command != "fit" and arguments.folds is not None:
         raise ConfigError(f"--folds is for fit, not for {command}.")
+    after += _fit_arguments(command, arguments)
     if command == "predict":
         before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):
         after += ["--verbose=false"]  # the reports print a table
-    options = [_translate_option(option) for option in arguments.options]
+    options = resolve_precision([_translate_option(option) for option in arguments.options])
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
     return [*before, *options, *after]
+
+
+def _fit_arguments(command: str, arguments: TrainerArguments) -> list[str]:
+    """Return the arguments for ``--early_stop``; refuse options that are for ``fit`` in other commands."""
+    given = [*["--early_stop"] * (arguments.early_stop is not None), *arguments.tuning]
+    if command != "fit" and given:
+        raise ConfigError(f"{given[0]} is for fit; {command} does not train.")
+    epochs = arguments.early_stop
+    if epochs is None:
+        return []
+    if not epochs.isdecimal() or int(epochs) < 1:
+        raise ConfigError(f"--early_stop is {epochs}; give the number of epochs without improvement, at least 1.")
+    return [f"--trainer.callbacks+={EARLY_STOP}", f"--trainer.callbacks.patience={epochs}"]
 
 
 def _translate_option(option: str) -> str:

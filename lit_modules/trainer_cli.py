@@ -29,11 +29,18 @@ from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
 from lit_modules.prediction_report import PredictionReport
 from lit_modules.probe_command import run_probe
-from lit_modules.progress import EpochProgressBar, ParameterSummary
+from lit_modules.progress import EpochProgressBar, ParameterSummary, RunEstimate
 from lit_modules.report import FitReport, TestReport
 from lit_modules.restore import RestoringConnector
 from lit_modules.run_errors import run_errors
-from lit_modules.run_folder import CHECKPOINTS, LAST, auto_resume_args, check_resumable, output_folder
+from lit_modules.run_folder import (
+    CHECKPOINTS,
+    LAST,
+    auto_resume_args,
+    check_resumable,
+    names_checkpoint,
+    output_folder,
+)
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
 from lit_modules.trainer_arguments import (
     HELP,
@@ -45,7 +52,9 @@ from lit_modules.trainer_arguments import (
 )
 from lit_modules.trainer_options import check_trainer_options
 from lit_modules.trainer_parts import RUN_FOLDER, PartFactory, check_monitors, check_packages, start_loggers
+from lit_modules.tuning import FIND_BATCH_SIZE, FIND_LR, check_tuning, find_batch_size, find_lr, values_of_run
 from lit_modules.validate_report import ValidateReport
+from zoo.command_line import note
 from zoo.errors import ConfigError
 from zoo.weights.files import atomic_path
 
@@ -155,8 +164,15 @@ class RunTrainer(L.Trainer):
 def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> dict[str, Any]:
     """Return default options of the Trainer: callbacks, and the length of a training run or the number of devices."""
     if command == "fit":
-        others = [ResumeMetrics(), LearningRateMonitor(), FitReport(), FitProbe(folder, probe), ParameterSummary(),
-                  EpochProgressBar()]  # fmt: skip
+        others = [
+            ResumeMetrics(),
+            LearningRateMonitor(),
+            FitReport(),
+            FitProbe(folder, probe),
+            ParameterSummary(),
+            RunEstimate(),
+            EpochProgressBar(),
+        ]
         return {
             "callbacks": [*run_checkpoints(folder / CHECKPOINTS), *others],
             "max_epochs": 30,
@@ -182,6 +198,7 @@ class TrainerCLI(LightningCLI):
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
         skip_nonfinite: skip training steps with a loss that is not finite, see ``VideoClassifier``.
         probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
+        tuning: values to search before the run, ``--find_lr`` and ``--find_batch_size``.
     """
 
     model: lit_modules.VideoClassifier
@@ -200,7 +217,9 @@ class TrainerCLI(LightningCLI):
         allow_untrained: bool = False,
         skip_nonfinite: bool = False,
         probe: bool | None = None,
+        tuning: Sequence[str] = (),
     ) -> None:
+        self.tuning = tuning
         self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained, self.skip_nonfinite = single_view, allow_untrained, skip_nonfinite
         self.parts = PartFactory(folder)
@@ -360,7 +379,24 @@ class TrainerCLI(LightningCLI):
     def before_fit(self) -> None:
         """Raise errors that Lightning would raise only after the first epoch."""
         check_monitors(self.trainer, self.model)
+        check_tuning(self.trainer, self.tuning)
+        if self.tuning:
+            self._tune()
         start_loggers(self.trainer.loggers)
+
+    def _tune(self) -> None:
+        """Search the batch size and the learning rate, print them, and use them in this run and its config.yaml."""
+        config = self.config[self.command]
+        options = self.config_init[self.command].trainer
+        if FIND_BATCH_SIZE in self.tuning:
+            size = find_batch_size(self.model, self.datamodule, options)
+            self.datamodule.batch_size = config.data.init_args.batch_size = size
+            note(f"Batch size found by --find_batch_size: --data.batch_size {size}")
+        if FIND_LR in self.tuning:
+            lr = find_lr(self.model, self.datamodule, options)
+            self.model.set_lr(lr)
+            config.model.init_args.optimizer.lr = lr
+            note(f"Learning rate found by --find_lr: --model.optimizer.lr {lr:g}")
 
 
 def run_trainer(
@@ -398,6 +434,9 @@ def run_trainer(
             run_errors(command, folder, stopper),
         ):
             resume = auto_resume_args(folder, [*parsed.options, *options]) if command == "fit" else []
+            resumes = bool(resume) or names_checkpoint([*parsed.options, *options])
+            if resumes:  # with the values that the run has found
+                resume = [*values_of_run(folder, parsed.tuning), *resume]
             TrainerCLI(
                 command,
                 [*lightning_args, *options, *resume],
@@ -409,6 +448,7 @@ def run_trainer(
                 allow_untrained=parsed.allow_untrained,
                 skip_nonfinite=parsed.skip_nonfinite,
                 probe=None if parsed.probe is None else parsed.probe == "true",
+                tuning=() if resumes else parsed.tuning,
             )
 
     if parsed.folds is None:

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from lit_modules.base import VideoClassifier
-from lit_modules.checkpoints import Best
+from lit_modules.checkpoints import Best, EarlyStop
 from lit_modules.scores import accuracies, compute_metrics
 from zoo.errors import ConfigError
 
@@ -124,7 +124,7 @@ def check_monitors(trainer: L.Trainer, module: VideoClassifier) -> None:
         return
     names = logged_metrics(module, validates=trainer.limit_val_batches != 0)
     for callback in callbacks:
-        if isinstance(callback, Best):
+        if isinstance(callback, (Best, EarlyStop)):
             callback.choose_metric(module)
         if isinstance(callback, (EarlyStopping, ModelCheckpoint)) and callback.monitor is not None:
             _check_monitor(callback, callback.monitor, names)

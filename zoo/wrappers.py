@@ -12,6 +12,7 @@ from zoo.adapt import listing
 from zoo.errors import ConfigError
 from zoo.models import build_on_meta
 from zoo.models.features import FeatureExtractor
+from zoo.models.lora import merge_adapters
 
 COMPILED = "_orig_mod"  # attribute of the original module in the result of torch.compile
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -57,14 +58,14 @@ def unwrap_children(module: nn.Module) -> nn.Module:
 
 
 def state_of(network: nn.Module) -> dict[str, Any]:
-    """Return a network's state dict with the keys of the unwrapped network and submodules."""
+    """Return a network's state dict with the keys of the unwrapped network and submodules, and merged adapters."""
     wrapped = {}
     for prefix, module in network.named_modules():
         if (name := _inner_name(module)) is not None:
             wrapped[f"{prefix}.{name}." if prefix else f"{name}."] = f"{prefix}." if prefix else ""
     state: Mapping[str, Any] = network.state_dict()
     if not wrapped:
-        return dict(state)
+        return merge_adapters(state)
     # innermost first, so that the outer prefixes still match
     order = sorted(wrapped, key=len, reverse=True)
     clean = {}
@@ -73,7 +74,7 @@ def state_of(network: nn.Module) -> dict[str, Any]:
             if key.startswith(prefix):
                 key = wrapped[prefix] + key[len(prefix) :]
         clean[key] = value
-    return clean
+    return merge_adapters(clean)
 
 
 def check_savable(tensors: Mapping[str, Any], arch: str, options: Mapping[str, Any], verb: str) -> None:

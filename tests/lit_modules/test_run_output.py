@@ -42,7 +42,9 @@ def test_progress_bar_of_the_user_replaces_the_default(motion_folder: Path, tmp_
     [
         ({}, "{total}, {total} trained"),
         ({"freeze_backbone": True}, "{total}, {head} trained (the classifier)"),
+        ({"train": "head"}, "{total}, {head} trained (the classifier)"),
         ({"head_warmup_epochs": 2}, "{total}, {head} trained (the classifier), all of them from epoch 3 on"),
+        ({"batch_norm": "frozen"}, "{total}, {total} trained; trained batch norms keep their statistics"),
     ],
 )
 def test_fit_prints_the_number_of_trained_parameters(

@@ -41,6 +41,7 @@ class PTVMViT(VideoNetwork):
 
     head_prefix = "net.head.proj."
     stem_key = "net.patch_embed.patch_model.weight"
+    lora_layers = r"net\.blocks\.\d+\.(attn\.(q|k|v|qkv|proj)|mlp\.(fc1|fc2)|proj)"
 
     def __init__(
         self,

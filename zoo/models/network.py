@@ -48,6 +48,8 @@ class VideoNetwork(nn.Module):
         classifier_std: standard deviation of an untrained classifier's weights, whose biases are 0; None for the
             uniform weights and biases that ``nn.Linear`` draws.
         inflation: how an image kernel is inflated over frames; see ``zoo.ops.frames.inflate``.
+        lora_layers: regular expression for the names of the linear layers that low-rank adapters extend; None for
+            networks that are not transformers.
         stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
     """
 
@@ -60,6 +62,7 @@ class VideoNetwork(nn.Module):
     stem_key = "stem.conv.weight"
     classifier_std: float | None = 0.01
     inflation = "mean"
+    lora_layers: str | None = None
     grad_checkpointing = False
     _report: LoadReport | None = None  # of networks from zoo.load and zoo.create
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
+from zoo.models.lora import effective_weight
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
 from zoo.ops.frames import compiles_for_cpu
@@ -91,7 +92,7 @@ class Attention(nn.Module):
         if queries == x.shape[1]:
             q, k, v = self.qkv(x).chunk(3, dim=2)
         else:
-            weight, bias = self.qkv.weight, self.qkv.bias
+            weight, bias = effective_weight(self.qkv), self.qkv.bias
             q = F.linear(x[:, :queries], weight[:channels], bias[:channels])
             k, v = F.linear(x, weight[channels:], bias[channels:]).chunk(2, dim=2)
         q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
@@ -150,6 +151,7 @@ class TAdaFormer(VideoNetwork):
 
     stem_key = "stem.weight"
     classifier_std = None
+    lora_layers = r"blocks\.\d+\.(attn\.(qkv|proj)|fc1|fc2)"
     inflation = "center"  # the middle one of three frames gets CLIP's stem, as published
 
     def __init__(

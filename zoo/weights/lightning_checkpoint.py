@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from zoo.errors import CheckpointError
+from zoo.models.lora import merge_adapters
 from zoo.weights.files import check_plain, load_pickle, load_tensors
 from zoo.weights.pickles import SCALARS
 
@@ -24,13 +25,16 @@ MAX_DEPTH = 50  # of dictionaries and lists in a config
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read the network's tensors and config from a ``.ckpt`` file. Nothing in it is executed.
 
+    Low-rank adapters, which a run resumes with, are added to the weights.
+
     Raises:
         CheckpointError: the file is missing, damaged, or was not written by this package.
     """
     content = _content(path)
     state = {key: value for key, value in content["state_dict"].items() if key.startswith(PREFIX)}
     tensors = load_tensors(path, state)
-    return {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}, content[CONFIG_KEY]
+    tensors = {key.removeprefix(PREFIX): tensor for key, tensor in tensors.items()}
+    return merge_adapters(tensors), content[CONFIG_KEY]
 
 
 def read_run(path: Path) -> tuple[dict[str, Any], bool]:
