@@ -44,24 +44,23 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
     "--folds K": "cross-validation (fit): K networks, each validated on other videos",
-    "--probe false": "do not measure a logistic regression of frozen features as a baseline (fit)",
+    "--probe false": "skip the baseline, a probe of frozen features (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
-    "--early_stop N": "stop after N epochs without a better value of the metric that selects best.ckpt",
-    "--find_lr": "search the learning rate with up to 100 steps, and use it",
-    "--find_batch_size": "search the largest batch size that fits into the GPU, and use it",
+    "--early_stop N": "stop after N epochs without improvement",
+    "--find_lr": "search the learning rate before the run",
+    "--find_batch_size": "search the batch size before the run (GPU)",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
-    "--model.head_init probe": "start with a logistic regression of the training videos as classifier",
-    "--model.train PART": "trained parameters: all (default), operator (and classifier), head (classifier), or lora "
-    "(adapters of a transformer)",
-    "--model.batch_norm frozen": "keep the statistics of trained batch norms; or frozen_except_first",
+    "--model.head_init probe": "start with a logistic regression of the training videos",
+    "--model.train PART": "all (default), operator, head or lora",
+    "--model.batch_norm frozen": "keep the statistics of trained batch norms",
     "--model.ema_decay RATE": "decay of the moving average of the weights, for example 0.999",
     "--model.regularization.label_smoothing SHARE": "label smoothing of the loss",
     "--trainer.max_epochs N": "length of the training (default: 30)",
     "--trainer.devices N": "number of GPUs or processes",
-    "--trainer.precision bf16-mixed": "mixed precision; `auto` uses it where the GPU or CPU computes in bfloat16",
+    "--trainer.precision bf16-mixed": "mixed precision; or auto",
     "--trainer.accumulate_grad_batches N": "batches per optimizer step",
     "--seed_everything N": "seed (default: 0)",
 }
