@@ -71,12 +71,14 @@ class RunEstimate(Callback):
     VALIDATION = 0.5  # time of a validation batch; 1/3 if the network takes most of it, 1 if decoding does
 
     def __init__(self) -> None:
-        self._batches, self._start = 0, 0.0
+        self._batches, self._start, self._first_epoch = 0, 0.0, 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Measure the time; print the line after the last measured batch."""
+        if not self._batches:
+            self._first_epoch = trainer.current_epoch
         self._batches += 1
         if self._batches == self.FIRST:
             self._start = time.perf_counter()
@@ -96,7 +98,7 @@ class RunEstimate(Callback):
     def _length(self, trainer: L.Trainer) -> str:
         steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         last = math.ceil(steps / trainer.num_training_batches)
-        epochs = last - trainer.current_epoch
+        epochs = last - self._first_epoch
         return f"{epochs} epoch{'s' if epochs != 1 else ''}"
 
 
