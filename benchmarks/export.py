@@ -29,15 +29,19 @@ FAMILIES = (
 
 
 def build(arch: str) -> VideoNetwork:
-    """Build a network with random weights; zero-initialized layers become random, so that they are compared too."""
+    """Build a network with random weights, none of them zero, so that every layer is compared; logits are near 1."""
     torch.manual_seed(0)
     names = zoo.list_models(arch=arch)
     network = zoo.load(names[0], pretrained=False) if names else zoo.create(arch)
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():
-                parameter.normal_(std=0.01)
-    return network.eval()
+                parameter.normal_(std=1e-3)
+        network.eval()
+        shape = (2, network.in_channels, network.protocol.num_frames, network.protocol.crop, network.protocol.crop)
+        for parameter in network.get_classifier().parameters():
+            parameter.div_(network(torch.randn(shape)).std())
+    return network
 
 
 def main() -> None:

@@ -182,7 +182,7 @@ def _compare(network: VideoNetwork, run: Run, shape: tuple[int, ...]) -> tuple[f
     """The largest difference of logits, and the ratio of eager time to exported time.
 
     Raises:
-        ConfigError: the difference is above ``TOLERANCE``.
+        ConfigError: the difference is above ``TOLERANCE``, or logits are not finite.
     """
     difference = 0.0
     generator = torch.Generator().manual_seed(1)
@@ -190,6 +190,13 @@ def _compare(network: VideoNetwork, run: Run, shape: tuple[int, ...]) -> tuple[f
         for count in CHECKED_BATCHES:
             clips = torch.randn(count, *shape, generator=generator)
             expected, actual = network(clips).numpy(), run(clips.numpy())
+            if not np.isfinite(expected).all():
+                raise ConfigError(
+                    f"The logits of {network.spec.arch} are not finite for noise, so its export cannot be checked; "
+                    "nothing was written. Are these weights trained?"
+                )
+            if not np.isfinite(actual).all():
+                actual = np.full_like(expected, np.inf)
             difference = max(difference, float(np.abs(expected - actual).max()))
             limit = TOLERANCE * max(1.0, float(np.abs(expected).max()))
             if expected.shape != actual.shape or not difference <= limit:

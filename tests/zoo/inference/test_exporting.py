@@ -71,6 +71,21 @@ def test_export_of_every_family(arch: str, format: str, tmp_path: Path) -> None:
     assert report.difference < 1e-4
 
 
+@pytest.mark.parametrize("exported", [False, True])
+def test_logits_that_are_not_finite_are_refused(
+    exported: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = network()
+    if exported:
+        run = lambda batch: np.full((len(batch), 4), np.nan, np.float32)  # noqa: E731
+        monkeypatch.setitem(exporting._EXPORTERS, "pt2", lambda *arguments: run)
+    else:
+        torch.nn.init.constant_(model.get_classifier().weight, torch.inf)
+    with pytest.raises(ConfigError, match="differs from tanet_r18 by inf" if exported else "are not finite for noise"):
+        export_network(model, tmp_path / "file.pt2", "pt2")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_different_network_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(ConfigError, match="The exported network differs from tanet_r18 by"):
