@@ -42,7 +42,7 @@ def download_errors(name: str, repo: str, revision: str) -> Iterator[None]:
         ) from error
     except RepositoryNotFoundError as error:
         raise UnknownNameError(
-            f"There is no repository {repo!r} on the Hub, or it is private. If it is private, {LOG_IN}."
+            f"The Hub has no repository {repo!r}, or it is private. If it is private, {LOG_IN}."
         ) from error
     except HFValidationError as error:
         raise UnknownNameError(f"{repo!r} is not a repository name. Write hf-hub:user/repo[@revision].") from error
@@ -132,7 +132,7 @@ def _status_message(repo: str, error: Any) -> str:
 
     status, detail = error.response.status_code, " ".join((error.server_message or first_line(error)).split())
     if isinstance(error, RepositoryNotFoundError) and status != 401:
-        return f"There is no repository {repo} on the Hub that this token may read ({detail}). Check the name."
+        return f"The Hub has no repository {repo} that this token may read ({detail}). Check the name."
     if status == 401:
         return f"The Hub refused the token for {repo} ({detail}): {LOG_IN} with write access."
     if status in (402, 413, 507) or re.search("storage|quota", detail, re.IGNORECASE):

@@ -239,7 +239,7 @@ def search(items: Sequence[VideoFeatures], query: Tensor, top: int) -> list[Matc
         DataError: there are no features, or their size differs from the query's.
     """
     if not items:
-        raise DataError("There are no features to search.")
+        raise DataError("No features to search. Compute them with `tempozoo features`.")
     table = torch.cat([item.features for item in items]).float()
     if table.shape[1] != len(query):
         raise DataError(f"The query has {len(query)} features, the videos have {table.shape[1]}.")

@@ -67,7 +67,7 @@ class VectorIndex:
             no_times = np.full((len(item.features), 2), np.nan)
             times.append(torch.stack([item.start, item.end], 1).double().numpy() if len(item.start) else no_times)
         if not videos:
-            raise DataError("There are no features to search.")
+            raise DataError("No features to search. Compute them with `tempozoo features`.")
         table = np.concatenate(rows)
         size = table.shape[1]
         index: Any = faiss.IndexFlatIP(size)

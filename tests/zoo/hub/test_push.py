@@ -172,7 +172,7 @@ def test_pull_request_to_repository_of_another_user(
     assert hub.asked("POST /api/repos/create") == 0
     assert len(hub.repositories["alice/net"].history()) == 1
     assert torch.equal(zoo.load("hf-hub:alice/net@refs/pr/1", progress=False)(CLIP), net(CLIP))
-    with pytest.raises(HubError, match="There is no repository alice/none"):
+    with pytest.raises(HubError, match="The Hub has no repository alice/none"):
         quiet(net, "alice/none", create_pr=True)
 
 

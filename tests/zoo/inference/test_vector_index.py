@@ -73,7 +73,7 @@ def test_index_is_saved_and_rebuilt_when_the_features_change(tmp_path: Path) -> 
 
 
 def test_empty_and_other_features_are_errors() -> None:
-    with pytest.raises(DataError, match="no features to search"):
+    with pytest.raises(DataError, match="No features to search"):
         VectorIndex.build([])
     with pytest.raises(DataError, match="The query has 3 features, the videos have 16"):
         VectorIndex.build(make_features(2, 1)).search(torch.ones(3), 1)
