@@ -103,7 +103,7 @@ def _frozen_norms(network: VideoNetwork, part: TrainedPart, batch_norm: BatchNor
     """Return the batch norms that keep their running statistics while more than the classifier is trained."""
     operator, untrained = network.operator_keys(), set(network.report.untrained)
     norms = {name: module for name, module in network.named_modules() if isinstance(module, BatchNorm)}
-    frozen = []
+    frozen: list[nn.Module] = []
     for number, (name, norm) in enumerate(norms.items()):
         key = f"{name}.running_mean"
         of_frozen_part = part in ("operator", "lora") and key not in operator

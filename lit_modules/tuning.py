@@ -177,7 +177,9 @@ def _train_copy(
     trial.skip_nonfinite = True
     if size is not None:
         trial_data.batch_size = size
-    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    off: dict[str, Any] = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
     used = {name: options[name] for name in TRAINER_OPTIONS if options.get(name) is not None}
     trainer = L.Trainer(
         **used, **off, callbacks=callbacks, max_epochs=-1, max_steps=steps, limit_val_batches=0, num_sanity_val_steps=0
