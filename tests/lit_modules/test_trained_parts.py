@@ -168,7 +168,7 @@ def warnings_of(caplog: pytest.LogCaptureFixture) -> str:
         (
             "tada2d_r18",
             "head",
-            "pool_bn of 16 TAdaAggregation modules, routing of 16 TAdaConv2d modules",
+            TADA,
             "operator or all",
         ),
         ("tada2d_r18", "operator", None, None),
