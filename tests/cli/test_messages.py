@@ -31,7 +31,7 @@ FOLDER = ["fit", "--config", "configs/finetune/folder.yaml"]
         ),
         (
             [*FOLDER, "--model.warmup_epoch", "2"],
-            "TANet has no option --model.warmup_epoch (did you mean --model.schedule.warmup_epochs?)",
+            "VideoClassifier has no option --model.warmup_epoch (did you mean --model.schedule.warmup_epochs?)",
         ),
         (
             [*FOLDER, "--data.root", "x", "--data.batch_size", "ten"],

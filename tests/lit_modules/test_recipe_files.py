@@ -19,7 +19,7 @@ def test_fit_accepts_the_name_of_a_recipe_in_any_folder(
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--config", name, "--data.root", "videos", "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["model"]["init_args"]["optimizer"]["lr"] == 0.005
+    assert printed["model"]["init_args"]["optimizer"]["lr"] == 1e-4
     assert printed["data"]["init_args"]["root"] == "videos"
 
 

@@ -75,7 +75,8 @@ class RouteTransformer(nn.Module):
         z = quick_gelu(self.norm(self.a(xbar).transpose(1, 2)))  # (B, T, hidden)
         # published weights number the channels of q, k, v as d * heads + h, and those of the output as h * head_dim + d
         qkv = self.qkv(self.norm_attn(z)).unflatten(2, (3, -1, self.heads))  # (B, T, 3, head_dim, heads)
-        q, k, v = qkv.permute(2, 0, 4, 1, 3)  # (B, heads, T, head_dim) each
+        # contiguous: the float32 kernel of CUDA refuses the strides of a single head
+        q, k, v = qkv.permute(2, 0, 4, 1, 3).contiguous()  # (B, heads, T, head_dim) each
         # scaled by the full width instead of the head's, as in the published networks
         y = F.scaled_dot_product_attention(q, k, v, scale=z.shape[2] ** -0.5)
         z = (z + self.proj(y.transpose(1, 2).flatten(2))).transpose(1, 2)  # (B, hidden, T)
