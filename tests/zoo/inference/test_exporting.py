@@ -25,7 +25,7 @@ def network(arch: str = "tanet_r18") -> VideoNetwork:
     model = small(arch, labels=["wave", "clap", "jump", "sit"], image_size=32)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+            parameter.add_(0.01 * torch.randn_like(parameter))
     return model
 
 
