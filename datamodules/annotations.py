@@ -98,9 +98,9 @@ def read_json(tree: Tree, name: str, kind: type) -> Any:
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{tree.root}/{name} is no JSON: {error}. Unpack it again.") from error
+        raise DataError(f"{tree.root}/{name} is not JSON: {error}. Unpack it again.") from error
     if not isinstance(content, kind):
-        raise DataError(f"{tree.root}/{name} must hold a {kind.__name__}, and holds a {type(content).__name__}.")
+        raise DataError(f"{tree.root}/{name} must contain a {kind.__name__}; it contains a {type(content).__name__}.")
     return content
 
 

@@ -125,6 +125,7 @@ class EarlyStop(EarlyStopping):
     """
 
     def __init__(self, patience: int) -> None:
+        # not strict: epochs without validation (check_val_every_n_epoch) do not log the metric
         super().__init__("val_mean_class", mode="max", patience=patience, strict=False, check_on_train_epoch_end=True)
 
     @property

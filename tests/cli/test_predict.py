@@ -19,7 +19,7 @@ import pytest
 import torch
 from paths import PYTHONPATH
 from runs import flags, read_rows, video_folder
-from small_models import FOUR, SMALL
+from small_models import FOUR, small_trained
 
 import zoo
 from cli import main
@@ -33,11 +33,7 @@ NO_PROGRESS_BAR = flags("trainer", enable_progress_bar=False)
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a small network whose protocol has 2 clips x 3 crops."""
-    torch.manual_seed(0)
-    model: Any = zoo.create("tanet_r18", **SMALL, labels=sorted(FOUR), image_size=32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))  # changed parameters count as trained
+    model = small_trained(labels=sorted(FOUR))
     model.protocol = zoo.protocol.replace(model.protocol, clips=2, crops=3)
     return str(zoo.save(model, tmp_path_factory.mktemp("networks") / "network"))
 

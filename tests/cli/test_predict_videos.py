@@ -11,13 +11,12 @@ import threading
 import time
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from numbered_videos import numbered_video
+from numbered_videos import numbered_video, remux
 from PIL import Image
-from small_models import small
+from small_models import small_trained
 
 import zoo
 from cli import main
@@ -37,11 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Folder of a small network."""
-    torch.manual_seed(0)
-    model = small("tanet_r18", labels=["wave", "clap", "jump", "sit"], image_size=32)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))  # changed parameters count as trained
+    model = small_trained(labels=["wave", "clap", "jump", "sit"])
     return str(zoo.save(model, tmp_path_factory.mktemp("networks") / "network"))
 
 
@@ -235,13 +230,7 @@ def test_interruption_keeps_the_videos_before_it(
 
 def test_stream_is_predicted_until_ctrl_c(network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     video = numbered_video(tmp_path / "clip.mp4", frames=160)
-    stream, rows = tmp_path / "stream.ts", tmp_path / "a.jsonl"
-    with av.open(str(video)) as source, av.open(str(stream), "w") as target:
-        track = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = track
-                target.mux(packet)
+    stream, rows = remux(video, tmp_path / "stream.ts"), tmp_path / "a.jsonl"
     listener = socket.create_server(("127.0.0.1", 0))
 
     def send() -> None:

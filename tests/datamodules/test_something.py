@@ -91,13 +91,13 @@ def test_something_v2_errors_state_the_problem(tmp_path: Path) -> None:
     for entries, message in (
         ([make_entry(1, "Holding [something] hostage")], "video 1 has the label 'Holding something hostage'"),
         ([{"id": "1", "label": "holding it"}], r"train\.json: entry 0 has no id or no template"),
-        ({"1": "Holding something"}, r"train\.json must hold a list, and holds a dict"),
+        ({"1": "Holding something"}, r"train\.json must contain a list; it contains a dict"),
     ):
         write_something_v2(tmp_path, entries, [], named=True)  # type: ignore[arg-type]
         with pytest.raises(DataError, match=message):
             SomethingV2(tmp_path).split_records("train")
     write_text(tmp_path / "something-something-v2-train.json", '[{"id": "1", "temp')
-    with pytest.raises(DataError, match=r"train\.json is no JSON"):
+    with pytest.raises(DataError, match=r"train\.json is not JSON"):
         SomethingV2(tmp_path).split_records("train")
     write_text(tmp_path / "something-something-v2-labels.json", json.dumps({"Holding something": "0"}))
     with pytest.raises(DataError, match=r"labels\.json gives .* the label set ssv2"):

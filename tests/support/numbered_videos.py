@@ -25,6 +25,17 @@ def numbered_video(path: Path, frames: int, size: tuple[int, int] = (48, 64), **
     return path
 
 
+def remux(source: Path, target: Path) -> Path:
+    """Copy the packets of a video into another container, such as MPEG-TS, which can be streamed."""
+    with av.open(str(source)) as video, av.open(str(target), "w") as container:
+        track = container.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video.streams.video[0]):
+            if packet.dts is not None:
+                packet.stream = track
+                container.mux(packet)
+    return target
+
+
 def numbered_frames(folder: Path, numbers: Sequence[int], template: str = "img_{:05}.jpg") -> None:
     """Write frames of brightness 8 n as images; file names count from 1."""
     folder.mkdir(parents=True)

@@ -226,7 +226,9 @@ class Service:
     def _take_slot(self) -> None:
         if self._used >= self.slots:
             self.metrics.rejected.inc()
-            raise HTTPException(503, f"All {self.slots} places of the queue are taken.", {"Retry-After": "1"})
+            raise HTTPException(
+                503, f"The queue is full: {self.slots} requests are waiting or being processed.", {"Retry-After": "1"}
+            )
         self._used += 1
         self.metrics.queue.set(self._used)
 

@@ -7,11 +7,10 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
-from numbered_videos import numbered_video
+from numbered_videos import numbered_video, remux
 from small_models import small
 
 import zoo
@@ -102,13 +101,7 @@ def test_window_features_are_those_of_their_parts(video: Path) -> None:
 
 
 def test_a_stream_is_predicted_while_it_arrives(video: Path, tmp_path: Path) -> None:
-    stream = tmp_path / "stream.ts"
-    with av.open(str(video)) as source, av.open(str(stream), "w") as target:
-        track = target.add_stream_from_template(source.streams.video[0])
-        for packet in source.demux(source.streams.video[0]):
-            if packet.dts is not None:
-                packet.stream = track
-                target.mux(packet)
+    stream = remux(video, tmp_path / "stream.ts")
     listener = socket.create_server(("127.0.0.1", 0))
 
     def send() -> None:
