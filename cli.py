@@ -13,6 +13,7 @@ import zoo
 from zoo import commands as zoo_commands
 from zoo.command_line import suggest
 from zoo.errors import DownloadError, UnknownNameError, WeightsNotFoundError, ZooError
+from zoo.network_names import check_network
 from zoo.text import printable
 
 Arguments = Sequence[str]
@@ -23,6 +24,12 @@ DEBUG_VARIABLE = "TEMPOZOO_DEBUG"
 
 def train(command: str, arguments: Arguments) -> None:
     """Run fit, validate, test, predict or probe."""
+    from lit_modules.command_help import short_help
+    from lit_modules.trainer_parsing import HELP, parse
+
+    if HELP in parse(arguments).names:
+        print(short_help(command), end="")
+        return
     import datamodules
     from lit_modules.trainer_cli import run_trainer  # imports Lightning
 
@@ -31,49 +38,62 @@ def train(command: str, arguments: Arguments) -> None:
 
 def data_tools(arguments: Arguments) -> None:
     """Run a tool for the videos of a data set: check, stats, prepare or index."""
-    from datamodules.tools.commands import data  # imports Lightning
+    from datamodules.tools.commands import data
 
     data(arguments)
 
 
 def recipes(arguments: Arguments) -> None:
     """List or print the training recipes."""
-    from lit_modules.recipe_files import recipes_command  # imports Lightning
+    from lit_modules.recipe_files import recipes_command
 
     recipes_command(arguments)
 
 
 def predict(arguments: Arguments) -> None:
     """Classify videos, or their windows; options of Lightning's Trainer or of a data set select ``train``."""
-    from zoo.inference.predict_options import uses_trainer  # imports decoders
+    from zoo.inference.predict_options import parse_predict, uses_trainer
 
     if uses_trainer(arguments):
         train("predict", arguments)
         return
-    from zoo.inference.predict_command import predict_command
+    args = parse_predict(arguments)
+    check_network(args.network)
+    from zoo.inference.predict_command import predict_command  # imports torch
 
-    predict_command(arguments)
+    predict_command(args)
 
 
 def features(arguments: Arguments) -> None:
     """Write the features of videos."""
-    from zoo.inference.commands import features_command  # imports decoders
+    from zoo.inference.parsers import features_parser
 
-    features_command(arguments)
+    args = features_parser().parse_args(arguments)
+    check_network(args.network)
+    from zoo.inference.commands import features_command  # imports torch
+
+    features_command(args)
 
 
 def search(arguments: Arguments) -> None:
     """Find similar videos."""
-    from zoo.inference.commands import search_command  # imports decoders
+    from zoo.inference.parsers import search_parser
 
-    search_command(arguments)
+    args = search_parser().parse_args(arguments)
+    from zoo.inference.commands import search_command  # imports torch
+
+    search_command(args)
 
 
 def export(arguments: Arguments) -> None:
     """Export a network to ONNX, PyTorch's exported programs or OpenVINO."""
-    from zoo.inference.commands import export_network_command  # imports decoders
+    from zoo.inference.parsers import export_parser
 
-    export_network_command(arguments)
+    args = export_parser().parse_args(arguments)
+    check_network(args.network)
+    from zoo.inference.commands import export_network_command  # imports torch
+
+    export_network_command(args)
 
 
 def serve(arguments: Arguments) -> None:

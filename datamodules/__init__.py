@@ -1,19 +1,25 @@
-"""Video data sets as LightningDataModules."""
+"""Video data sets as LightningDataModules. They are imported at their first use."""
 
-from datamodules.base import VideoDataModule
-from datamodules.diving48 import Diving48
-from datamodules.epic import EpicKitchens100
-from datamodules.files import VideoFiles
-from datamodules.folder import VideoFolder
-from datamodules.hmdb51 import HMDB51
-from datamodules.jester import Jester
-from datamodules.kinetics import Kinetics
-from datamodules.list import VideoList
-from datamodules.mmaction import MMActionList
-from datamodules.motionclips import MotionClips
-from datamodules.shard_list import ShardList
-from datamodules.something import SomethingV1, SomethingV2
-from datamodules.ucf101 import UCF101
+from typing import TYPE_CHECKING
+
+from zoo.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from datamodules.base import VideoDataModule
+    from datamodules.diving48 import Diving48
+    from datamodules.epic import EpicKitchens100
+    from datamodules.files import VideoFiles
+    from datamodules.folder import VideoFolder
+    from datamodules.hmdb51 import HMDB51
+    from datamodules.index_datasets import for_dataset
+    from datamodules.jester import Jester
+    from datamodules.kinetics import Kinetics
+    from datamodules.list import VideoList
+    from datamodules.mmaction import MMActionList
+    from datamodules.motionclips import MotionClips
+    from datamodules.shard_list import ShardList
+    from datamodules.something import SomethingV1, SomethingV2
+    from datamodules.ucf101 import UCF101
 
 __all__ = [
     "HMDB51",
@@ -34,15 +40,23 @@ __all__ = [
     "for_dataset",
 ]
 
-# the data set of an index entry: its class and options but for its root
-_OF_INDEX: dict[str, tuple[type[VideoDataModule], dict[str, str]]] = {
-    "kinetics400": (Kinetics, {"version": "400"}),
-    "kinetics710": (Kinetics, {"version": "710"}),
-    "ssv1": (SomethingV1, {}),
-    "ssv2": (SomethingV2, {}),
+_MODULES = {
+    "HMDB51": "datamodules.hmdb51",
+    "UCF101": "datamodules.ucf101",
+    "Diving48": "datamodules.diving48",
+    "EpicKitchens100": "datamodules.epic",
+    "Jester": "datamodules.jester",
+    "Kinetics": "datamodules.kinetics",
+    "MMActionList": "datamodules.mmaction",
+    "MotionClips": "datamodules.motionclips",
+    "ShardList": "datamodules.shard_list",
+    "SomethingV1": "datamodules.something",
+    "SomethingV2": "datamodules.something",
+    "VideoDataModule": "datamodules.base",
+    "VideoFiles": "datamodules.files",
+    "VideoFolder": "datamodules.folder",
+    "VideoList": "datamodules.list",
+    "for_dataset": "datamodules.index_datasets",
 }
 
-
-def for_dataset(name: str) -> tuple[type[VideoDataModule], dict[str, str]] | None:
-    """Class and options of a data set as ``checkpoints_index.yaml`` calls it, or None."""
-    return _OF_INDEX.get(name)
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

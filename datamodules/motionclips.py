@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.folder import VideoFolder
 from datamodules.motion_render import DRAWING_VERSION, MOTION_CLASSES, check_scene, render_clip, require
 from zoo.errors import DataError
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 SPLITS = ("train", "val", "test")
 MANIFEST = "motionclips.json"

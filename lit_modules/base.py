@@ -59,11 +59,11 @@ from lit_modules.scores import (
 )
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
 from lit_modules.trained_parts import BatchNormMode, TrainedPart, TrainedParts, check_trained_part
-from zoo.adapt import listing
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
 from zoo.models.lora import add_adapters
+from zoo.text import listing
 from zoo.training_state import is_untrained
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 

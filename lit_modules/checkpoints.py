@@ -13,7 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 if TYPE_CHECKING:
     from lit_modules.base import VideoClassifier

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lit_modules.scores import gather_by_name
 from lit_modules.sharded import is_sharded
-from zoo.adapt import listing
 from zoo.errors import ConfigError
+from zoo.text import listing
 
 log = logging.getLogger("lit_modules")
 

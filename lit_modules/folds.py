@@ -22,9 +22,9 @@ from lit_modules.metric_table import ACCURACIES
 from lit_modules.report import print_line, write_csv
 from lit_modules.run_folder import CHECKPOINTS, LAST, names_checkpoint
 from lit_modules.run_lock import is_first_process, locked_folder
-from lit_modules.trainer_arguments import TrainerArguments
+from lit_modules.trainer_parsing import TrainerArguments
 from zoo.errors import ConfigError
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 SUMMARY, ROWS = "folds.json", "folds.csv"  # in the folder of the cross-validation
 RESULT = "fold.json"  # in the folder of a fold, once it is finished

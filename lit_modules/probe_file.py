@@ -11,7 +11,7 @@ from typing import Any
 from lit_modules.run_folder import CHECKPOINTS
 from lit_modules.scores import Scores, compute_metrics
 from zoo.text import read_json
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 PROBE_FILE = "probe.json"
 

@@ -37,7 +37,7 @@ from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
 from zoo.text import printable
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 from zoo.wrappers import state_of
 
 PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes

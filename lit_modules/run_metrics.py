@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 
 class MetricsWriter(ExperimentWriter):

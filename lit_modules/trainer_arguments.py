@@ -7,9 +7,8 @@ import json
 import os
 import re
 import shlex
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -18,146 +17,19 @@ from lit_modules.interfaces import FindDataset
 from lit_modules.precision import resolve_precision
 from lit_modules.recipe_files import resolve_config
 from lit_modules.recipe_options import nest_argument
-from lit_modules.tuning import FIND_BATCH_SIZE, FIND_LR
-from zoo.command_line import expand_home, note, resolve_network
+from lit_modules.trainer_parsing import (
+    HELP_ALL,
+    TrainerArguments,
+    parse,
+    split_options,
+)
+from zoo.command_line import expand_home, note
 from zoo.errors import ConfigError
+from zoo.network_names import resolve_network
 
-OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--early_stop", "--probe")
-LOCAL_PATHS = ("--out", "--ckpt_path")
-SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
-HELP, HELP_ALL = "--help", "--help_all"
-ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
-SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, FIND_LR, FIND_BATCH_SIZE)
-FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
 EARLY_STOP = "lit_modules.checkpoints.EarlyStop"  # callback
 TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
-
-
-@dataclass(frozen=True)
-class TrainerArguments:
-    """A command line: tempozoo options, positional arguments, and LightningCLI options as ``--name=value``."""
-
-    network: str | None = None  # --from
-    entry: str | None = None  # --entry
-    out: str | None = None  # --out
-    views: str | None = None  # --views
-    folds: str | None = None  # --folds
-    probe: str | None = None  # --probe
-    early_stop: str | None = None  # --early_stop
-    allow_untrained: bool = False  # --allow_untrained
-    skip_nonfinite: bool = False  # --skip_nonfinite
-    tuning: Sequence[str] = ()  # --find_lr, --find_batch_size
-    files: Sequence[str] = ()
-    options: Sequence[str] = ()
-
-    @property
-    def names(self) -> set[str]:
-        """Names of the LightningCLI options, without values."""
-        return {option.partition("=")[0] for option in self.options}
-
-    @property
-    def has_config(self) -> bool:
-        """Whether ``--config`` is given."""
-        return "--config" in self.names
-
-    @property
-    def asks_help(self) -> bool:
-        """Whether LightningCLI prints help or the configuration and exits."""
-        return any(name in FLAGS or name.endswith(".help") for name in self.names)
-
-    def value_of(self, name: str) -> str | None:
-        """The last value of a LightningCLI option, or None."""
-        values = [option.partition("=")[2] for option in self.options if option.startswith(f"{name}=")]
-        return values[-1] if values else None
-
-    def without(self, name: str) -> TrainerArguments:
-        """The arguments without a LightningCLI option."""
-        return replace(self, options=[option for option in self.options if option.partition("=")[0] != name])
-
-    def command_line(self, command: str) -> str:
-        """Return the command line of these arguments."""
-        own = {
-            "--from": self.network,
-            "--entry": self.entry,
-            "--out": self.out,
-            "--views": self.views,
-            "--folds": self.folds,
-            "--probe": self.probe,
-            "--early_stop": self.early_stop,
-        }
-        words = [word for name, value in own.items() if value is not None for word in (name, value)]
-        words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
-        words += self.tuning
-        return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
-
-
-def _split_options(options: Iterable[str]) -> list[str]:
-    """``--name=value`` as two words."""
-    return [word for option in options for word in option.split("=", 1)]
-
-
-def parse(arguments: Sequence[str]) -> TrainerArguments:
-    """Split a command line into options and positional arguments. Values of options may begin with a dash.
-
-    Raises:
-        ConfigError: a tempozoo option has no value.
-    """
-    own: dict[str, str] = {}
-    switches: set[str] = set()
-    files: list[str] = []
-    options: list[str] = []
-    tokens = deque(arguments)
-    while tokens:
-        token = tokens.popleft()
-        if token == "--":
-            files += tokens
-            break
-        if not token.startswith("-") or token == "-":
-            files.append(token)
-            continue
-        name, equals, value = token.partition("=")
-        name = SHORT_OPTIONS.get(name, name)
-        if not equals and name not in FLAGS and tokens and not _is_option(tokens[0]):
-            equals, value = "=", tokens.popleft()
-        if equals:
-            value = expand_home(value)
-        if name in LOCAL_PATHS:
-            _check_local(name, value)
-        if name in SWITCHES:
-            switches.add(name)
-        elif name not in OWN_OPTIONS:
-            options.append(f"{name}{equals}{value}")
-        elif value:
-            own[name] = value
-        else:
-            raise ConfigError(f"{name} needs a value.")
-    return TrainerArguments(
-        network=own.get("--from"),
-        entry=own.get("--entry"),
-        out=own.get("--out"),
-        views=own.get("--views"),
-        probe=own.get("--probe"),
-        folds=own.get("--folds"),
-        early_stop=own.get("--early_stop"),
-        allow_untrained=ALLOW_UNTRAINED in switches,
-        skip_nonfinite=SKIP_NONFINITE in switches,
-        tuning=[name for name in (FIND_BATCH_SIZE, FIND_LR) if name in switches],
-        files=files,
-        options=options,
-    )
-
-
-def _check_local(name: str, path: str) -> None:
-    """Refuse paths that Lightning (fsspec) would read as URLs."""
-    mark = next((mark for mark in ("::", "://") if mark in path), None)
-    if mark is not None:
-        raise ConfigError(f"{name} {path} contains {mark!r}, which marks an address; give a path on this machine.")
-
-
-def _is_option(token: str) -> bool:
-    """Whether a word is an option rather than a value; "-1" is a value."""
-    return token.startswith("--") or token.partition("=")[0] in SHORT_OPTIONS
 
 
 def expand_entry(
@@ -245,7 +117,7 @@ def _with_data(command: str, arguments: TrainerArguments, path: str) -> TrainerA
     shorthand = [f"{option}={path}"]
     if "--data" not in arguments.names:
         shorthand = [f"--data={data_class}", *shorthand]
-        note(f"Reading the data as {shlex.join(_split_options(shorthand))}")
+        note(f"Reading the data as {shlex.join(split_options(shorthand))}")
     options = [*arguments.options, *shorthand]  # after --config and --data, which it extends
     if "--data" not in arguments.names and not arguments.has_config:
         options = [*shorthand, *arguments.options]
@@ -379,7 +251,7 @@ def offline_advice(command: str, arguments: Sequence[str]) -> dict[str, str]:
 
 def classes_of(package: ModuleType, base: type) -> dict[str, type]:
     """Return the public subclasses of ``base`` in a package by name, without ``base``."""
-    members = {name: vars(package)[name] for name in package.__all__}
+    members = {name: getattr(package, name) for name in package.__all__}
     return {
         name: value
         for name, value in members.items()

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
-from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
+from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usage
 from lit_modules.fit_probe import FitProbe
 from lit_modules.folds import cross_validate
 from lit_modules.interfaces import CommandData, FindDataset
@@ -42,21 +42,15 @@ from lit_modules.run_folder import (
     output_folder,
 )
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
-from lit_modules.trainer_arguments import (
-    HELP,
-    classes_of,
-    expand_data,
-    expand_entry,
-    lightning_arguments,
-    parse,
-)
+from lit_modules.trainer_arguments import classes_of, expand_data, expand_entry, lightning_arguments
 from lit_modules.trainer_options import check_trainer_options
+from lit_modules.trainer_parsing import FIND_BATCH_SIZE, FIND_LR, parse
 from lit_modules.trainer_parts import RUN_FOLDER, PartFactory, check_monitors, check_packages, start_loggers
-from lit_modules.tuning import FIND_BATCH_SIZE, FIND_LR, check_tuning, find_batch_size, find_lr, values_of_run
+from lit_modules.tuning import check_tuning, find_batch_size, find_lr, values_of_run
 from lit_modules.validate_report import ValidateReport
 from zoo.command_line import note
 from zoo.errors import ConfigError
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 IGNORED_WARNINGS = (
     "LightningCLI's args parameter",  # this is how a console command calls it
@@ -406,7 +400,7 @@ def run_trainer(
 
     Args:
         command: name of the command.
-        arguments: arguments of the command line, see ``tempozoo COMMAND --help``.
+        arguments: arguments of the command line without --help, see ``tempozoo COMMAND --help``.
         data_package: package with the data modules.
         data_base: base class of the data modules.
         find_dataset: maps the data set of an index entry to a data module and its options, or None.
@@ -416,11 +410,8 @@ def run_trainer(
     for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)
     data_classes = classes_of(data_package, data_base)
-    parsed = parse(arguments)
-    if HELP in parsed.names:
-        print(short_help(command), end="")
-        return
-    parsed = expand_data(command, expand_entry(command, parsed, data_classes, find_dataset), data_classes)
+    parsed = expand_entry(command, parse(arguments), data_classes, find_dataset)
+    parsed = expand_data(command, parsed, data_classes)
     lightning_args = lightning_arguments(command, parsed)
     if parsed.asks_help:
         TrainerCLI(command, lightning_args, Path(parsed.out or "runs"), data_base, data_classes, StopOnSignal())

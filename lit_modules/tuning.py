@@ -25,11 +25,11 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from lit_modules.base import VideoClassifier
 from lit_modules.interfaces import CommandData
+from lit_modules.trainer_parsing import FIND_BATCH_SIZE, FIND_LR
 from zoo.errors import ConfigError
 
 log = logging.getLogger("lit_modules")
 
-FIND_LR, FIND_BATCH_SIZE = "--find_lr", "--find_batch_size"
 OPTIONS = {FIND_LR: "--model.init_args.optimizer.lr", FIND_BATCH_SIZE: "--data.init_args.batch_size"}
 CONFIG_PATHS = {  # in config.yaml of a run
     FIND_LR: ("model", "init_args", "optimizer", "lr"),

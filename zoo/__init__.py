@@ -7,19 +7,19 @@ model = temporalize(image_network)         # the same for an image network of yo
 print(profile(model, (8, 224, 224)))       # parameters and multiply-accumulates
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
-from zoo.hub.push import push
-from zoo.inference.api import features, predict, read_clip, timeline
-from zoo.loading import create, info, list_models, load, save
-from zoo.models.temporalize import temporalize
-from zoo.profiling import profile
-from zoo.weights.conversion import convert
+from zoo.lazy import lazy_attributes
 
-try:
-    __version__ = version("tempozoo")
-except PackageNotFoundError:  # a clone that is not installed
-    __version__ = "0+unknown"
+if TYPE_CHECKING:
+    from zoo.hub.push import push
+    from zoo.index import info, list_models
+    from zoo.inference.api import features, predict, read_clip, timeline
+    from zoo.loading import create, load, save
+    from zoo.models.temporalize import temporalize
+    from zoo.profiling import profile
+    from zoo.version import __version__ as __version__
+    from zoo.weights.conversion import convert
 
 __all__ = [
     "convert",
@@ -36,3 +36,23 @@ __all__ = [
     "temporalize",
     "timeline",
 ]
+
+# Most of these modules import torch. Commands such as `tempozoo list` do not need it.
+_MODULES = {
+    "__version__": "zoo.version",
+    "convert": "zoo.weights.conversion",
+    "create": "zoo.loading",
+    "features": "zoo.inference.api",
+    "info": "zoo.index",
+    "list_models": "zoo.index",
+    "load": "zoo.loading",
+    "predict": "zoo.inference.api",
+    "profile": "zoo.profiling",
+    "push": "zoo.hub.push",
+    "read_clip": "zoo.inference.api",
+    "save": "zoo.loading",
+    "temporalize": "zoo.models.temporalize",
+    "timeline": "zoo.inference.api",
+}
+
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from zoo.errors import CheckpointError
 from zoo.models.network import VideoNetwork
-from zoo.text import printable
+from zoo.text import listing, printable
 
 # An untrained operator is not in the weight file, so the network may have more values than the file.
 # In the index, at most 4 times as many.
@@ -172,13 +172,6 @@ def _prefixes(key: str) -> list[str]:
     """Names of the modules that contain a tensor, outermost first."""
     parts = key.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
-
-
-def listing(keys: Iterable[Any], most: int = 4) -> str:
-    """Join the first ``most`` keys to printable text, with the number of the others."""
-    keys = list(keys)
-    more = f" and {len(keys) - most} more" if len(keys) > most else ""
-    return ", ".join(printable(str(key)[:200]) for key in keys[:most]) + more
 
 
 def adapt_stem(weight: Tensor, channels: int) -> Tensor:

@@ -7,8 +7,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from zoo.errors import ConfigError
 from zoo.text import brief, is_printable
 
@@ -55,16 +53,6 @@ def check_flag(name: str, value: Any, *, optional: bool = False) -> None:
         raise ConfigError(f"{name} is {brief(value)}; it must be True or False{_or_none(optional)}.")
 
 
-def check_module(name: str, value: Any) -> None:
-    """Check that ``value`` is an nn.Module.
-
-    Raises:
-        ConfigError: anything else.
-    """
-    if not isinstance(value, nn.Module):
-        raise ConfigError(f"{name} is {brief(value)}; it must be a network (nn.Module).")
-
-
 def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> None:
     """Check labels: a list with a distinct, printable text for each class.
 
@@ -80,15 +68,17 @@ def check_labels(name: str, labels: Any, num_classes: int, max_length: int) -> N
         )
     first: dict[str, int] = {}
     for number, label in enumerate(labels):
-        problem = f"{name}[{number}] is {brief(label)}"
         if not isinstance(label, str):
-            raise ConfigError(f"{problem}; it must be text (str).")
+            raise ConfigError(f"{name}[{number}] is {brief(label)}; it must be text (str).")
         if not label.strip() or len(label) > max_length or not is_printable(label):
             raise ConfigError(
-                f"{problem}; it must be one line of 1 to {max_length} characters without control characters."
+                f"{name}[{number}] is {brief(label)}; it must be one line of 1 to {max_length} characters without "
+                "control characters."
             )
         if first.setdefault(label, number) != number:
-            raise ConfigError(f"{problem}, the same as {name}[{first[label]}]; labels must differ.")
+            raise ConfigError(
+                f"{name}[{number}] is {brief(label)}, the same as {name}[{first[label]}]; labels must differ."
+            )
 
 
 def _check_characters(name: str, text: str) -> None:

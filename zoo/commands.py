@@ -1,4 +1,7 @@
-"""Commands of ``tempozoo`` that need only ``zoo``: list networks; download, convert, verify and share weights."""
+"""Commands of ``tempozoo`` that need only ``zoo``: list networks; download, convert, verify and share weights.
+
+Commands that need torch import it after their arguments are parsed, so that ``--help`` and errors are fast.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from zoo.command_line import expand_home, resolve_network
+import zoo
+from zoo.command_line import expand_home
 from zoo.errors import CheckpointError, DownloadError, ZooError
-from zoo.index import BUNDLED, Entry, load_index
-from zoo.loading import info, list_models, load, save
+from zoo.index import BUNDLED, Entry, info, list_models, load_index
+from zoo.network_names import resolve_network
 from zoo.settings import cache_folder
 from zoo.text import printable
-from zoo.weights.cache import clear_cache, list_cache, verify_entry
-from zoo.weights.conversion import convert
+from zoo.weights.cache import clear_cache, list_cache
 from zoo.weights.digests import read_digests
 from zoo.weights.download import skip_unreachable_hosts
-from zoo.weights.lightning_checkpoint import SUFFIX
-from zoo.weights.store import find_weights, get_weights
+from zoo.weights.locations import CHECKPOINT_SUFFIX, HUB_PREFIX, find_weights
 
 
 def _location(name: str) -> str:
@@ -167,7 +169,8 @@ def convert_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--out", help="folder to write to (default: the cache, where zoo.load finds it)")
     args = parser.parse_args(arguments)
     out = None if args.out is None else expand_home(args.out)
-    print(f"Wrote {printable(str(convert(expand_home(args.file), _entry(args.name).name, out)))}")
+    name = _entry(args.name).name
+    print(f"Wrote {printable(str(zoo.convert(expand_home(args.file), name, out)))}")
 
 
 def export_command(arguments: Sequence[str]) -> None:
@@ -179,9 +182,9 @@ def export_command(arguments: Sequence[str]) -> None:
     parser.add_argument("folder", help="folder to write to")
     args = parser.parse_args(arguments)
     checkpoint = resolve_network(args.checkpoint)
-    if not checkpoint.endswith(SUFFIX):
-        raise CheckpointError(f"{checkpoint} is neither a {SUFFIX} file nor the folder of a run.")
-    print(f"Wrote {printable(str(save(load(checkpoint), expand_home(args.folder))))}")
+    if not checkpoint.endswith(CHECKPOINT_SUFFIX):
+        raise CheckpointError(f"{checkpoint} is neither a {CHECKPOINT_SUFFIX} file nor the folder of a run.")
+    print(f"Wrote {printable(str(zoo.save(zoo.load(checkpoint), expand_home(args.folder))))}")
 
 
 def download_command(arguments: Sequence[str]) -> None:
@@ -193,11 +196,13 @@ def download_command(arguments: Sequence[str]) -> None:
     parser.add_argument("pattern", nargs="+", help="index names or shell patterns")
     parser.add_argument("--keep", action="store_true", help="also keep the published file")
     args = parser.parse_args(arguments)
+    names = _matching(args.pattern)
+    from zoo.weights.store import get_weights  # imports torch
 
     def act(name: str) -> str:
         return str(get_weights(info(name), keep=args.keep).file.parent)
 
-    _for_each(_matching(args.pattern), "downloaded", act)
+    _for_each(names, "downloaded", act)
 
 
 def verify_command(arguments: Sequence[str]) -> None:
@@ -209,6 +214,8 @@ def verify_command(arguments: Sequence[str]) -> None:
     names = [name for name in _matching(parser.parse_args(arguments).pattern) if find_weights(info(name))]
     if not names:
         raise ZooError(f"{cache_folder()} contains no weights of these networks.")
+    from zoo.weights.verification import verify_entry  # imports torch
+
     _for_each(names, "verified", lambda name: verify_entry(info(name)))
 
 
@@ -236,9 +243,6 @@ def cache_command(arguments: Sequence[str]) -> None:
 
 def mirror_command(arguments: Sequence[str]) -> None:
     """Copy converted weights to a shared folder or to the Hub."""
-    from zoo.hub.pull import HUB_PREFIX
-    from zoo.weights.fill_mirror import mirror_to_folder, mirror_to_hub
-
     parser = argparse.ArgumentParser(
         "tempozoo mirror",
         description="Download and convert published weights once for many users. Set TEMPOZOO_MIRROR to the folder, "
@@ -255,6 +259,7 @@ def mirror_command(arguments: Sequence[str]) -> None:
     names = [name for name in _matching(args.pattern) if not info(name).is_bundled]
     if not names:
         raise ZooError(f"{' '.join(args.pattern)} is part of the package; there is nothing to mirror.")
+    from zoo.weights.fill_mirror import mirror_to_folder, mirror_to_hub  # imports torch
 
     def act(name: str) -> str:
         if args.to.startswith(HUB_PREFIX):
@@ -266,8 +271,6 @@ def mirror_command(arguments: Sequence[str]) -> None:
 
 def push_command(arguments: Sequence[str]) -> None:
     """Upload a network to the Hub."""
-    from zoo.hub.push import push
-
     parser = argparse.ArgumentParser(
         "tempozoo push", description="Upload a network to the Hugging Face Hub, with a generated model card."
     )
@@ -286,4 +289,4 @@ def push_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of a new repository")
     options = vars(parser.parse_args(arguments))
     model, repo = resolve_network(options.pop("model")), options.pop("repo")
-    print(f"Pushed: {push(model, repo, create_pr=options.pop('pr'), **options)}")
+    print(f"Pushed: {zoo.push(model, repo, create_pr=options.pop('pr'), **options)}")

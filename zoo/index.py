@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from zoo.arguments import check_flag, check_text
 from zoo.errors import ConfigError, UnknownNameError, WeightsNotFoundError, ZooError
 from zoo.protocol import Protocol
 from zoo.spec import ModelSpec, check_description, rename_options
@@ -333,6 +334,37 @@ _parsed = functools.cache(parse_index)
 def load_index() -> Index:
     """Return the parsed index at ``index_path()``; each path is parsed once."""
     return _parsed(index_path())
+
+
+def list_models(
+    pattern: str = "*",
+    *,
+    dataset: str | None = None,
+    arch: str | None = None,
+    pretrained: bool | None = None,
+    bundled: bool | None = None,
+) -> list[str]:
+    """List names of the index, such as ``list_models("tada2d*", dataset="ssv2")``.
+
+    Args:
+        pattern: shell pattern for the name.
+        dataset: data set that the network was trained on.
+        arch: architecture, or a shell pattern.
+        pretrained: True: networks with trained video weights; False: starts for fine-tuning, such as image weights.
+        bundled: True: networks whose weights are shipped with the package; False: the others.
+    """
+    check_text("pattern", pattern)
+    check_text("dataset", dataset, optional=True)
+    check_text("arch", arch, optional=True)
+    check_flag("pretrained", pretrained, optional=True)
+    check_flag("bundled", bundled, optional=True)
+    return load_index().find(pattern, dataset=dataset, arch=arch, pretrained=pretrained, bundled=bundled)
+
+
+def info(name: str) -> Entry:
+    """Return the index entry of a name: sources, protocol, accuracy, size, license, paper."""
+    check_text("name", name)
+    return load_index()[name]
 
 
 @functools.cache

@@ -12,10 +12,10 @@ from typing import Any, Literal, overload
 import torch
 from torch import nn
 
-from zoo.adapt import MAX_GROWTH, LoadReport, listing, load_adapted
-from zoo.arguments import check_flag, check_labels, check_module, check_path, check_text
+from zoo.adapt import MAX_GROWTH, LoadReport, load_adapted
+from zoo.arguments import check_flag, check_labels, check_path, check_text
 from zoo.errors import CheckpointError, ConfigError, UnknownNameError, ZooError, check_int
-from zoo.hub.pull import HUB_PREFIX, download_hub_folder
+from zoo.hub.pull import download_hub_folder
 from zoo.index import Entry, load_index
 from zoo.models import VideoNetwork, build, build_on_meta, has_option
 from zoo.models.features import FeatureExtractor
@@ -23,13 +23,14 @@ from zoo.protocol import DEFAULT_PROTOCOL, MAX_LABEL, Protocol, check_protocol
 from zoo.provenance import INITIALIZED, START, provenance_now
 from zoo.settings import offline
 from zoo.spec import COUNTS, UNTRAINED, ModelSpec, check_options, rename_options
-from zoo.text import brief, printable
+from zoo.text import brief, listing, printable
 from zoo.weights.conversion import matches_hint, read_published
-from zoo.weights.files import sha256_of
-from zoo.weights.lightning_checkpoint import SUFFIX, read_checkpoint
-from zoo.weights.model_folder import CONFIG_FILE, read_model, write_model
+from zoo.weights.disk import sha256_of
+from zoo.weights.lightning_checkpoint import read_checkpoint
+from zoo.weights.locations import CHECKPOINT_SUFFIX, CONFIG_FILE, HUB_PREFIX, missing_network
+from zoo.weights.model_folder import read_model, write_model
 from zoo.weights.store import Weights, get_weights
-from zoo.wrappers import COMPILED, check_savable, non_finite, state_of, unwrap
+from zoo.wrappers import COMPILED, check_module, check_savable, non_finite, state_of, unwrap
 
 log = logging.getLogger("zoo")
 
@@ -327,10 +328,7 @@ def _resolve(name: str, weights: Any, pretrained: bool, cache_dir: Any, progress
             return _from_folder(download_hub_folder(name, cache_dir, progress, force=True), pretrained)
     if os.path.exists(name):
         return _from_file(Path(name), pretrained)
-    if os.sep in name or name.endswith((SUFFIX, ".safetensors")):
-        kind = "file" if name.endswith((SUFFIX, ".safetensors")) else "folder or file"
-        raise CheckpointError(f"{kind.capitalize()} {printable(name)} does not exist.")
-    raise index.unknown(name)
+    raise missing_network(name)
 
 
 def _from_file(path: Path, pretrained: bool) -> ResolvedModel:
@@ -338,7 +336,7 @@ def _from_file(path: Path, pretrained: bool) -> ResolvedModel:
     if path.is_dir():
         return _from_folder(path, pretrained)
     try:
-        if path.suffix == SUFFIX:
+        if path.suffix == CHECKPOINT_SUFFIX:
             tensors, config = read_checkpoint(path)
             return _from_config(config, path, sha256_of(path), tensors, pretrained)
         if path.suffix == ".safetensors":
@@ -350,7 +348,7 @@ def _from_file(path: Path, pretrained: bool) -> ResolvedModel:
         raise CheckpointError(f"{error} {hint}") from error
     hint = matches_hint(path) or "To load a published file, pass it as weights= with the name of its index entry."
     raise CheckpointError(
-        f"{printable(str(path))} is neither a .safetensors nor a {SUFFIX} file of this package. {hint}"
+        f"{printable(str(path))} is neither a .safetensors nor a {CHECKPOINT_SUFFIX} file of this package. {hint}"
     )
 
 
@@ -499,34 +497,3 @@ def current_spec(network: VideoNetwork) -> ModelSpec:
     except (ConfigError, UnknownNameError) as error:
         raise ConfigError(f"{this}: {error}") from error
     return spec
-
-
-def list_models(
-    pattern: str = "*",
-    *,
-    dataset: str | None = None,
-    arch: str | None = None,
-    pretrained: bool | None = None,
-    bundled: bool | None = None,
-) -> list[str]:
-    """List names of the index, such as ``list_models("tada2d*", dataset="ssv2")``.
-
-    Args:
-        pattern: shell pattern for the name.
-        dataset: data set that the network was trained on.
-        arch: architecture, or a shell pattern.
-        pretrained: True: networks with trained video weights; False: starts for fine-tuning, such as image weights.
-        bundled: True: networks whose weights are shipped with the package; False: the others.
-    """
-    check_text("pattern", pattern)
-    check_text("dataset", dataset, optional=True)
-    check_text("arch", arch, optional=True)
-    check_flag("pretrained", pretrained, optional=True)
-    check_flag("bundled", bundled, optional=True)
-    return load_index().find(pattern, dataset=dataset, arch=arch, pretrained=pretrained, bundled=bundled)
-
-
-def info(name: str) -> Entry:
-    """Return the index entry of a name: sources, protocol, accuracy, size, license, paper."""
-    check_text("name", name)
-    return load_index()[name]

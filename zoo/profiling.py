@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from zoo.arguments import check_module
 from zoo.errors import ConfigError, ZooError
-from zoo.wrappers import unwrap, unwrap_children
+from zoo.wrappers import check_module, unwrap, unwrap_children
 
 ITSELF = "(itself)"
 

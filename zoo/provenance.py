@@ -15,15 +15,15 @@ from torch import Tensor
 
 from zoo.adapt import LoadReport
 from zoo.errors import ZooError
-from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry, load_index
 from zoo.models import ARCHITECTURES, VideoNetwork
 from zoo.spec import UNTRAINED
 from zoo.weights.conversion import read_published
 from zoo.weights.digests import read_digests
-from zoo.weights.files import sha256_of
-from zoo.weights.lightning_checkpoint import SUFFIX, read_checkpoint
-from zoo.weights.model_folder import WEIGHTS_FILE, read_model
+from zoo.weights.disk import sha256_of
+from zoo.weights.lightning_checkpoint import read_checkpoint
+from zoo.weights.locations import CHECKPOINT_SUFFIX, HUB_PREFIX, WEIGHTS_FILE
+from zoo.weights.model_folder import read_model
 from zoo.wrappers import COMPILED, state_of, unwrap
 
 LOCAL = "a local checkpoint"
@@ -68,7 +68,7 @@ def _is_unchanged(report: LoadReport, tensors: Mapping[str, Tensor]) -> bool:
     try:
         if sha256_of(path) != report.sha256:
             return False
-        if path.suffix == SUFFIX:
+        if path.suffix == CHECKPOINT_SUFFIX:
             saved = read_checkpoint(path)[0]
         elif report.name in load_index().entries and path.name != WEIGHTS_FILE:
             saved = read_published(load_index()[report.name], path)[0]

@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, UnknownNameError, check_int, check_num_classes, check_number, check_rate
+from zoo.models.registry import ALL_ARCHITECTURES, ARCHITECTURES
 from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol, check_protocol
 from zoo.text import brief, is_printable, printable
 
@@ -207,10 +208,8 @@ def check_description(arch: str, options: Mapping[str, Any], protocol: Protocol,
         UnknownNameError: the architecture does not exist.
         ConfigError: a value is invalid; the message names the field, its value and the valid values.
     """
-    from zoo.models import ARCHITECTURES  # imports this module
-
     if arch not in ARCHITECTURES:
-        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, "zoo.models.ARCHITECTURES lists all.")
+        raise UnknownNameError.of("architecture", arch, ARCHITECTURES, ALL_ARCHITECTURES)
     check_options(options)
     classes, frames, channels = options["num_classes"], options["num_frames"], options.get("in_channels", 3)
     if frames != protocol.num_frames:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import reprlib
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,13 @@ def one_line(text: str, max_length: int = 80) -> str:
     """Return text from a file or server as one printable line of at most ``max_length`` characters, for messages."""
     text = "".join(char if char.isprintable() else "?" for char in text[: max_length + 1])
     return text if len(text) <= max_length else f"{text[:max_length]}..."
+
+
+def listing(keys: Iterable[Any], most: int = 4) -> str:
+    """Join the first ``most`` keys to printable text, with the number of the others."""
+    keys = list(keys)
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(printable(str(key)[:200]) for key in keys[:most]) + more
 
 
 class _Brief(reprlib.Repr):

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.adapt import listing
 from zoo.errors import ConfigError
 from zoo.models import build_on_meta
 from zoo.models.features import FeatureExtractor
 from zoo.models.lora import merge_adapters
+from zoo.text import brief, listing
 
 COMPILED = "_orig_mod"  # attribute of the original module in the result of torch.compile
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -27,6 +27,16 @@ REMEDIES = (
     ("_packed_params", "save the network before it is quantized"),
     ("zero_point", "save the network before it is quantized"),
 )
+
+
+def check_module(name: str, value: Any) -> None:
+    """Check that ``value`` is an nn.Module.
+
+    Raises:
+        ConfigError: anything else.
+    """
+    if not isinstance(value, nn.Module):
+        raise ConfigError(f"{name} is {brief(value)}; it must be a network (nn.Module).")
 
 
 def _inner_name(module: nn.Module) -> str | None:

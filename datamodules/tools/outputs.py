@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import StorageError
-from zoo.weights.files import atomic_path, disk_errors
+from zoo.weights.disk import atomic_path, disk_errors
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}(\.\w+)?")  # temporary names of atomic_path
 

@@ -17,7 +17,7 @@ from datamodules.tools.outputs import sweep, write_rows, written
 from datamodules.tools.parallel import each
 from datamodules.tree import Tree, walk
 from zoo.errors import ConfigError, DataError, ZooError
-from zoo.weights.files import locked
+from zoo.weights.disk import locked
 
 SETTINGS, PROBLEMS, SCRATCH = "prepare.json", "prepare.csv", ".videos"
 COPIED = (".csv", ".json", ".txt", ".tsv", ".yaml", ".yml", ".md")  # annotations, label lists, licenses

@@ -13,7 +13,8 @@ from runs import QUIET, flags, model
 
 from cli import main
 from lit_modules.option_values import dump_text, load_text
-from lit_modules.trainer_arguments import expand_data, parse
+from lit_modules.trainer_arguments import expand_data
+from lit_modules.trainer_parsing import parse
 from zoo.errors import ConfigError
 
 NOT_UTF8 = os.fsdecode(b"by\xfftes")

@@ -20,16 +20,10 @@ from lit_modules import (
     VideoClassifier,
 )
 from lit_modules.command_help import short_help
-from lit_modules.trainer_arguments import (
-    TrainerArguments,
-    expand_data,
-    expand_entry,
-    lightning_arguments,
-    offline_advice,
-    parse,
-)
-from zoo.command_line import resolve_network
+from lit_modules.trainer_arguments import expand_data, expand_entry, lightning_arguments, offline_advice
+from lit_modules.trainer_parsing import TrainerArguments, parse
 from zoo.errors import CheckpointError, ConfigError
+from zoo.network_names import resolve_network
 
 BUNDLED = "tanet_r18.motionclips8"
 CLASSES = {"VideoFolder": VideoFolder, "VideoList": VideoList}

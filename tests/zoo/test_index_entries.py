@@ -18,7 +18,7 @@ from zoo.errors import ConfigError, WeightsNotFoundError
 from zoo.index import SOURCE_KINDS, load_index, parse_index, read_labels
 from zoo.models import ARCHITECTURES, build
 from zoo.protocol import Protocol
-from zoo.weights.download import path_for
+from zoo.weights.locations import path_for
 
 NAMES = zoo.list_models()
 

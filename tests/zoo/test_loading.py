@@ -20,7 +20,7 @@ import zoo
 from zoo import loading
 from zoo.errors import CheckpointError, ConfigError, StorageError, UnknownNameError, WeightsNotFoundError
 from zoo.index import load_index
-from zoo.weights.files import sha256_of
+from zoo.weights.disk import sha256_of
 
 CLIP = torch.randn(2, 3, 4, 32, 32)
 

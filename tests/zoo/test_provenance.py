@@ -27,7 +27,7 @@ from lit_modules.recipe_options import OptimizerOptions, ScheduleOptions
 from zoo.errors import ConfigError
 from zoo.hub.push import push
 from zoo.loading import current_spec
-from zoo.weights.files import sha256_of
+from zoo.weights.disk import sha256_of
 from zoo.weights.lightning_checkpoint import read_checkpoint
 
 TINY: dict[str, Any] = {"options": {"width": 8, "drop_rate": 0.0}, "num_frames": 4, "image_size": 32}

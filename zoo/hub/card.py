@@ -9,13 +9,14 @@ from typing import Any
 
 from zoo.adapt import name_parts
 from zoo.hub.client import LIBRARY
-from zoo.hub.pull import HUB_PREFIX
 from zoo.index import Entry
-from zoo.models import ARCHITECTURES, RESNETS, build_on_meta
+from zoo.models import ARCHITECTURES, build_on_meta
+from zoo.models.registry import RESNETS
 from zoo.protocol import Protocol
 from zoo.provenance import COPY_OF, INITIALIZED, LOCAL, START, entry_of, hub_repository, is_published, public_config
 from zoo.spec import UNTRAINED
 from zoo.text import printable
+from zoo.weights.locations import HUB_PREFIX
 
 CLASSES_LISTED = 60
 MAX_TEXT = 1000  # maximum length of a text from the config

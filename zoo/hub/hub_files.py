@@ -24,7 +24,7 @@ from filelock import FileLock
 from zoo.errors import DownloadError, StorageError
 from zoo.hub.client import is_transport
 from zoo.text import one_line
-from zoo.weights.files import atomic_path, sha256_of
+from zoo.weights.disk import atomic_path, sha256_of
 from zoo.weights.transfer import TIMEOUTS, progress_bar, size_limit
 
 TIMEOUT = 10.0  # seconds to resolve a revision; after that, the cached commit is used

@@ -22,11 +22,10 @@ from zoo.hub.client import (
 from zoo.hub.hub_files import cache_file, describe_file, download, list_commit, record_revision, with_retries
 from zoo.settings import offline
 from zoo.text import one_line
-from zoo.weights.files import atomic_path
-from zoo.weights.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from zoo.weights.disk import atomic_path
+from zoo.weights.locations import CONFIG_FILE, HUB_PREFIX, WEIGHTS_FILE
 
 log = logging.getLogger("zoo")
-HUB_PREFIX = "hf-hub:"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from zoo.adapt import listing
 from zoo.arguments import check_flag, check_path, check_text
 from zoo.errors import CheckpointError, ConfigError, check_int, check_number
 from zoo.hub.card import METRICS, model_card
@@ -22,9 +21,10 @@ from zoo.hub.pull import push_folder
 from zoo.loading import export, load
 from zoo.models import VideoNetwork
 from zoo.provenance import COPY_OF, entry_of, fingerprint, hub_repository, public_config
-from zoo.text import brief, printable, read_json
+from zoo.text import brief, listing, printable, read_json
+from zoo.weights.locations import find_weights
 from zoo.weights.model_folder import write_model
-from zoo.weights.store import find_weights, get_weights
+from zoo.weights.store import get_weights
 from zoo.wrappers import non_finite, unwrap
 
 CARD_FILE, PLOT_FILE, RESULTS_FILE = "README.md", "confusion.png", "test.json"

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from zoo.command_line import expand_home, resolve_network
+from zoo.command_line import expand_home
 from zoo.errors import ConfigError, DataError, ZooError
+from zoo.inference.command_predictor import default_device, open_predictor
 from zoo.inference.embeddings import video_features, window_features
 from zoo.inference.feature_files import FeatureFolder, VideoFeatures, open_features, search
-from zoo.inference.predict_options import add_predictor_options, default_device, open_predictor
 from zoo.inference.predictor import Predictor
 from zoo.inference.source_lists import list_videos
-from zoo.inference.vector_index import INDEX_FILE, MAX_FLAT, import_faiss, load_or_build
+from zoo.inference.vector_index import INDEX_FILE, import_faiss, load_or_build
 from zoo.inference.windows import check_window
 from zoo.loading import load
+from zoo.network_names import resolve_network
 from zoo.provenance import fingerprint
 from zoo.spec import package_version
 from zoo.text import printable
 
 
-def features_command(arguments: Sequence[str]) -> None:
+def features_command(args: argparse.Namespace) -> None:
     """Write the features of videos."""
-    parser = argparse.ArgumentParser(
-        "tempozoo features",
-        description="Write the features of videos to a folder, one safetensors file per video, with a manifest. "
-        "A repeated command computes what is missing. With torchrun, processes share the videos.",
-    )
-    parser.add_argument("sources", nargs="+", help="videos, folders, patterns, lists or URLs, as of predict")
-    add_predictor_options(parser)
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the features")
-    parser.add_argument("--window", type=float, metavar="SECONDS", help="features of windows instead of views")
-    parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
-    parser.add_argument("--stage", type=int, help="stage, whose feature maps are averaged (default: classifier input)")
-    parser.add_argument("--parquet", metavar="FILE", help="also combine all features into one Parquet file")
-    args = parser.parse_args(list(arguments))
     stride = None if args.window is None else check_window(args.window, args.stride)
     network = load(resolve_network(args.network))
     folder = FeatureFolder(expand_home(args.out))
@@ -90,23 +77,8 @@ def _compute_features(predictor: Predictor, video: str, args: argparse.Namespace
     return VideoFeatures(video, features.flatten(2).mean(2) if features.ndim > 2 else features, *times)
 
 
-def search_command(arguments: Sequence[str]) -> None:
+def search_command(args: argparse.Namespace) -> None:
     """Print the videos that are most similar to a query."""
-    parser = argparse.ArgumentParser(
-        "tempozoo search", description="Find the videos nearest to a query, by the cosine similarity of their features."
-    )
-    parser.add_argument("query", help="video file, pattern of frames, or URL")
-    parser.add_argument(
-        "--features", required=True, metavar="PATH", help="folder or Parquet file written by `tempozoo features`"
-    )
-    parser.add_argument("--from", dest="network", help="network (default: the one of the features)")
-    parser.add_argument("--top", type=int, default=10, help="videos (default: 10)")
-    parser.add_argument(
-        "--index", choices=["torch", "faiss"], default="torch",
-        help="torch compares all features (default); faiss keeps an index beside them, exact for up to "
-        f"{MAX_FLAT:,} rows",
-    )  # fmt: skip
-    args = parser.parse_args(list(arguments))
     if args.top < 1:
         raise ConfigError(f"--top is {args.top}; it must be at least 1.")
     if args.index == "faiss":
@@ -130,19 +102,10 @@ def search_command(arguments: Sequence[str]) -> None:
         print(f"{match.similarity:7.4f}  {printable(match.video)}{window}")
 
 
-def export_network_command(arguments: Sequence[str]) -> None:
+def export_network_command(args: argparse.Namespace) -> None:
     """Export a network to another runtime."""
     from zoo.inference.exporting import FORMATS, export_network
 
-    parser = argparse.ArgumentParser(
-        "tempozoo export",
-        description="Export a network with class names and protocol, compare it with the original at other batch "
-        "sizes, and write an example script beside it.",
-    )
-    parser.add_argument("network", help="network, as of `tempozoo fit --from`")
-    parser.add_argument("--to", dest="format", required=True, choices=list(FORMATS), help="format of the file")
-    parser.add_argument("--out", metavar="FILE", help="file (default: the name of the network)")
-    args = parser.parse_args(list(arguments))
     network = load(resolve_network(args.network))
     name = Path(args.network).stem if os.sep in args.network else args.network
     path = Path(expand_home(args.out or f"{name}{FORMATS[args.format]}"))

@@ -1,16 +1,14 @@
-"""Options of commands that run a ``Predictor``, without importing decoders, so that ``--help`` is fast."""
+"""Options of commands that run a ``Predictor``. Importing this module does not import torch."""
 
 from __future__ import annotations
 
 import argparse
 
-import torch
-
-PRECISIONS = {"32": None, "bf16": torch.bfloat16, "16": torch.float16}
+PRECISIONS = {"32": None, "bf16": "bfloat16", "16": "float16"}  # value of --precision -> name of the dtype of autocast
 
 
 def add_compute_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``zoo.inference.predict_options.open_predictor``."""
+    """Add the options of ``zoo.inference.command_predictor.open_predictor``."""
     parser.add_argument(
         "--views", default="1x1", metavar="CLIPSxCROPS", help="views per video, or published (default: 1x1)"
     )

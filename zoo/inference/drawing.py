@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from zoo.errors import ConfigError
 from zoo.inference.inputs import VideoInput, open_input
 from zoo.inference.windows import TimedPrediction
-from zoo.weights.files import atomic_path, disk_errors
+from zoo.weights.disk import atomic_path, disk_errors
 
 BAR = (70, 130, 220)
 MIN_HEIGHT = 240  # pixels of an annotated video; smaller ones are enlarged so that the text is legible

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 from zoo.errors import ConfigError
+from zoo.inference.parsers import FORMATS
 from zoo.models.network import VideoNetwork
-from zoo.weights.files import atomic_path, disk_errors
+from zoo.weights.disk import atomic_path, disk_errors
 
-FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}
 EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "pt2": (), "openvino": ("onnx", "onnxscript", "openvino")}
 TRACED_BATCH, CHECKED_BATCHES = 2, (1, 3)
 TOLERANCE = 1e-4  # of logits, absolute and relative to the largest one

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.text import printable, read_json
-from zoo.weights.files import atomic_path, disk_errors
+from zoo.weights.disk import atomic_path, disk_errors
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from zoo.command_line import expand_home, resolve_network
-from zoo.errors import ConfigError, DataError, ZooError, check_number
+from zoo.command_line import expand_home
+from zoo.errors import ConfigError, DataError, ZooError
+from zoo.inference.command_predictor import open_predictor
 from zoo.inference.inputs import video_name
-from zoo.inference.predict_options import DEFAULT_FPS, open_predictor, predict_parser
+from zoo.inference.predict_options import DEFAULT_FPS, STDOUT
 from zoo.inference.predictor import Predictor
-from zoo.inference.result_files import STDOUT, Kind, Labels, ResultFile, top_labels
+from zoo.inference.result_files import Kind, Labels, ResultFile, top_labels
 from zoo.inference.source_lists import list_videos
 from zoo.inference.windows import EPSILON, TimedPrediction, check_window, clip_seconds, timeline
 from zoo.loading import load
 from zoo.models.network import VideoNetwork
+from zoo.network_names import resolve_network
 from zoo.provenance import fingerprint
 from zoo.text import printable
 from zoo.training_state import is_untrained, untrained_error
@@ -29,10 +29,12 @@ from zoo.video.live import is_live
 MAX_WIDTH = 60  # of the column of names
 
 
-def predict_command(arguments: Sequence[str]) -> None:
-    """Classify videos, print their labels, and append them to files."""
-    args = predict_parser().parse_intermixed_args(list(arguments))
-    _check_options(args)
+def predict_command(args: argparse.Namespace) -> None:
+    """Classify videos, print their labels, and append them to files.
+
+    Args:
+        args: options of ``parse_predict``.
+    """
     stdout = sys.stdout
     to_stdout = STDOUT in (args.csv, args.json)
     with contextlib.redirect_stdout(sys.stderr if to_stdout else stdout):  # messages are no results
@@ -54,26 +56,6 @@ def predict_command(arguments: Sequence[str]) -> None:
     if failures:
         advice = "; repeat the command to try them again" if files else ""
         raise ZooError(f"{failures} of {len(videos)} videos could not be read, see above{advice}.")
-
-
-def _check_options(args: argparse.Namespace) -> None:
-    if args.network is None:
-        raise ConfigError(
-            "predict needs a network: tempozoo predict --from NETWORK SOURCE (NETWORK is a name of `tempozoo list`, a "
-            ".ckpt file, or a folder)."
-        )
-    if not args.sources:
-        raise ConfigError(
-            f"predict needs files or folders of videos: tempozoo predict --from {shlex.quote(args.network)} VIDEOS"
-        )
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        raise ConfigError("Several processes share the videos only with Lightning's Trainer: add --out FOLDER.")
-    if args.top < 1:
-        raise ConfigError(f"--top is {args.top}; it must be at least 1.")
-    check_number("--threshold", args.threshold, 0.0, 1.0)
-    check_number("--fps", args.fps, 0.01, 10_000.0)
-    if args.csv == STDOUT and args.json == STDOUT:
-        raise ConfigError("--csv and --json both write to standard output; give a file name for one of them.")
 
 
 def _check_sources(args: argparse.Namespace, videos: Sequence[str]) -> None:

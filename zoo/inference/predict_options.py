@@ -1,21 +1,22 @@
-"""The options of ``tempozoo predict``, and which of its two implementations they select."""
+"""The options of ``tempozoo predict``, and which of its two implementations they select.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from typing import NoReturn
 
-import torch
-
 from zoo.command_line import suggest
-from zoo.errors import ConfigError
+from zoo.errors import ConfigError, check_number
 from zoo.inference.compute_options import add_compute_options
-from zoo.inference.predictor import Predictor
-from zoo.models.network import VideoNetwork
 
 DEFAULT_FPS = 30.0
+STDOUT = "-"  # value of --csv and --json
 USAGE = """tempozoo predict --from NETWORK [options] SOURCE [SOURCE ...]
        tempozoo predict --from NETWORK --out FOLDER [options] SOURCE [SOURCE ...]"""
 DESCRIPTION = """Classify videos; with --window, every part of a video. SOURCE is a video file, a folder of videos or \
@@ -74,6 +75,37 @@ def uses_trainer(arguments: Sequence[str]) -> bool:
     return bool(trainer)
 
 
+def parse_predict(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse and check the arguments of the form without the Trainer.
+
+    Raises:
+        ConfigError: an option is unknown, missing or has an invalid value.
+    """
+    args = predict_parser().parse_intermixed_args(list(arguments))
+    _check_options(args)
+    return args
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    if args.network is None:
+        raise ConfigError(
+            "predict needs a network: tempozoo predict --from NETWORK SOURCE (NETWORK is a name of `tempozoo list`, a "
+            ".ckpt file, or a folder)."
+        )
+    if not args.sources:
+        raise ConfigError(
+            f"predict needs files or folders of videos: tempozoo predict --from {shlex.quote(args.network)} VIDEOS"
+        )
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        raise ConfigError("Several processes share the videos only with Lightning's Trainer: add --out FOLDER.")
+    if args.top < 1:
+        raise ConfigError(f"--top is {args.top}; it must be at least 1.")
+    check_number("--threshold", args.threshold, 0.0, 1.0)
+    check_number("--fps", args.fps, 0.01, 10_000.0)
+    if args.csv == STDOUT and args.json == STDOUT:
+        raise ConfigError("--csv and --json both write to standard output; give a file name for one of them.")
+
+
 def predict_parser() -> argparse.ArgumentParser:
     """Create the parser of all options, including those of the Trainer's form, for its help."""
     parser = OneLineParser("tempozoo predict", usage=USAGE, description=DESCRIPTION, allow_abbrev=False)
@@ -116,14 +148,3 @@ def add_predictor_options(parser: argparse.ArgumentParser, required: bool = True
         "--from", dest="network", metavar="NETWORK", required=required, help="network, as of `tempozoo fit --from`"
     )
     add_compute_options(parser)
-
-
-def open_predictor(network: VideoNetwork, args: argparse.Namespace) -> Predictor:
-    """Create a ``Predictor`` with the options of ``add_predictor_options``."""
-    device = args.device or default_device()
-    return Predictor(network, views=args.views, precision=args.precision, batch_size=args.batch_size, device=device)
-
-
-def default_device() -> str:
-    """Return a GPU for each process of this machine, or the CPU."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"

@@ -156,7 +156,8 @@ class Predictor:
         self.model: VideoNetwork = model
         self.protocol = parse_views(views, model.protocol)
         self.batch_size, self.decoder, self.time_limit = batch_size, decoder, time_limit
-        self._dtype = PRECISIONS[precision]
+        dtype = PRECISIONS[precision]
+        self._dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self._forward: Any = torch.compile(model) if compile else model
         self._lock = threading.Lock()  # one forward pass at a time
         self.workers = workers or min(os.cpu_count() or 1, 8)

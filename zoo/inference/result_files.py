@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from zoo.errors import ConfigError
+from zoo.inference.predict_options import STDOUT
 from zoo.inference.predictor import Prediction
 from zoo.inference.windows import TimedPrediction
 from zoo.models.network import VideoNetwork
 from zoo.text import printable
-from zoo.weights.files import disk_errors
+from zoo.weights.disk import disk_errors
 
 Kind = Literal["csv", "json"]
 EXTENSIONS: Mapping[Kind, tuple[str, ...]] = {"csv": (".csv",), "json": (".json", ".jsonl")}
-STDOUT = "-"
 PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes
 
 Labels = dict[str, list[tuple[str | None, float]]]  # classifier -> (label, score), best first

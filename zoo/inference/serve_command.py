@@ -63,9 +63,9 @@ def serve_command(arguments: Sequence[str]) -> None:
         from zoo.inference import serving
     except ImportError as error:
         raise ConfigError(f'`tempozoo serve` needs {error.name}: pip install "tempozoo[serve]"') from error
-    from zoo.command_line import resolve_network
-    from zoo.inference.predict_options import open_predictor
+    from zoo.inference.command_predictor import open_predictor
     from zoo.loading import load
+    from zoo.network_names import resolve_network
     from zoo.training_state import is_untrained, untrained_error
 
     options = serving.ServeOptions(

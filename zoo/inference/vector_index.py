@@ -14,10 +14,10 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError
 from zoo.inference.feature_files import Match, VideoFeatures
-from zoo.weights.files import atomic_path, disk_errors
+from zoo.inference.parsers import MAX_FLAT
+from zoo.weights.disk import atomic_path, disk_errors
 
 INDEX_FILE = "faiss.npz"  # in the folder of the features
-MAX_FLAT = 100_000  # rows; more are clustered, and a query visits only the nearest clusters
 PROBES = 32  # clusters that a query visits
 TRAINING_ROWS, TRAINING_ITERATIONS = 64, 10  # rows per cluster; FAISS recommends at least 39
 

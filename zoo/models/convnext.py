@@ -6,7 +6,6 @@ Frames are folded into the batch, as in the video ResNet; the stem halves their 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -205,11 +204,3 @@ class TAdaConvNeXt(VideoNetwork):
     def operator_keys(self) -> set[str]:
         """Return the state-dict keys of the routing functions and second norms, which ConvNeXt does not have."""
         return {key for key in self.state_dict() if ".routing." in key or ".pool_norm." in key}
-
-
-ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    "tadaconvnext_tiny": functools.partial(TAdaConvNeXt, 1, (3, 3, 9, 3), width=96),
-    "tadaconvnextv2_tiny": functools.partial(TAdaConvNeXt, 2, (3, 3, 9, 3), width=96),
-    "tadaconvnextv2_small": functools.partial(TAdaConvNeXt, 2, (3, 3, 27, 3), width=96),
-    "tadaconvnextv2_base": functools.partial(TAdaConvNeXt, 2, (3, 3, 27, 3), width=128),
-}

@@ -12,13 +12,11 @@ convolution of every bottleneck. The positions in the others are our choice by a
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from zoo.errors import check_counts, check_num_classes, check_rate
-from zoo.models.network import VideoNetwork
 from zoo.models.temporalize import TemporalNetwork, temporalize
 from zoo.ops.operator import OPERATORS
 
@@ -98,10 +96,3 @@ def build_host(
     network.classifier_std = OPERATORS[op].classifier_std
     network.reset_classifier(num_classes)
     return network
-
-
-ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    f"{family}_{name}": functools.partial(build_host, name, op)
-    for family, op in (("c2d", "none"), ("tanet", "tam"))
-    for name in HOSTS
-}

@@ -6,8 +6,6 @@ token is the class token; blocks 1, 3 and 14 halve the height and width of the g
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -138,9 +136,3 @@ class PTVMViT(VideoNetwork):
         table = tensors[key].float().transpose(1, 2)  # (1, C, T / 2)
         tensors[key] = F.interpolate(table, frames, mode="linear").transpose(1, 2).to(tensors[key].dtype)
         return [key]
-
-
-ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    "ptv_mvit_b_16x4": functools.partial(PTVMViT, num_frames=16),
-    "ptv_mvit_b_32x3": functools.partial(PTVMViT, num_frames=32),
-}

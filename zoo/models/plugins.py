@@ -8,7 +8,7 @@ image ResNets for SlowOnly and for R3D, which has none. With TAdaConv, the initi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -147,11 +147,6 @@ class TAMSlowFast(PTVSlowFast):
 
 _R3D = {"stage_conv_a_kernel_size": (1, 1, 1), "stage_conv_b_kernel_size": (3, 3, 3)}
 
-ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    "slowonly_tada_r50": functools.partial(TAdaNet, "resnet", "create_resnet", SLOW),
-    "slowfast_tada_r50": functools.partial(TAdaSlowFast, 50),
-    "slowfast_tam_r50": functools.partial(TAMSlowFast, 50),
-    "r2plus1d_tada_r50": r2plus1d_tada,
-    "r3d_r50": functools.partial(PTVNet, "resnet", "create_resnet", _R3D),
-    "r3d_tada_r50": functools.partial(TAdaNet, "resnet", "create_resnet", _R3D),
-}
+slowonly_tada = functools.partial(TAdaNet, "resnet", "create_resnet", SLOW)
+r3d = functools.partial(PTVNet, "resnet", "create_resnet", _R3D)
+r3d_tada = functools.partial(TAdaNet, "resnet", "create_resnet", _R3D)

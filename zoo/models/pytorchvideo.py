@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -264,17 +264,8 @@ _CSN = {"model_depth": 101, "stem_pool": nn.MaxPool3d}
 _RES4 = (_LINE,) * 6 + (_POINT,) * 17  # R101_50_50: temporal kernels in six of the 23 blocks
 _R101_50_50 = {"stage_conv_a_kernel_sizes": ((_POINT, _POINT, _RES4, _LINE), (_LINE, _LINE, _RES4, _LINE))}
 
-ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    "ptv_c2d_r50": functools.partial(PTVNet, "resnet", "create_resnet", _C2D),
-    "ptv_i3d_r50": functools.partial(PTVNet, "resnet", "create_resnet", _I3D),
-    "ptv_slow_r50": functools.partial(PTVNet, "resnet", "create_resnet", SLOW),
-    "ptv_slowfast_r50": functools.partial(PTVSlowFast, 50),
-    "ptv_slowfast_r101": functools.partial(PTVSlowFast, 101, fusion_kernel=5),
-    "ptv_slowfast_16x8_r101": functools.partial(PTVSlowFast, 101, _R101_50_50, num_frames=64, fusion_kernel=5),
-    "ptv_r2plus1d_r50": functools.partial(PTVNet, "r2plus1d", "create_r2plus1d", {}, num_frames=16),
-    "ptv_csn_r101": functools.partial(PTVNet, "csn", "create_csn", _CSN, num_frames=32),
-    "ptv_x3d_xs": functools.partial(PTVX3D, 160, num_frames=4, width=12),
-    "ptv_x3d_s": functools.partial(PTVX3D, 160, num_frames=13, width=12),
-    "ptv_x3d_m": functools.partial(PTVX3D, 224, num_frames=16, width=12),
-    "ptv_x3d_l": functools.partial(PTVX3D, 312, 5.0, num_frames=16, width=12),
-}
+c2d = functools.partial(PTVNet, "resnet", "create_resnet", _C2D)
+i3d = functools.partial(PTVNet, "resnet", "create_resnet", _I3D)
+slow = functools.partial(PTVNet, "resnet", "create_resnet", SLOW)
+csn = functools.partial(PTVNet, "csn", "create_csn", _CSN)
+slowfast_16x8 = functools.partial(PTVSlowFast, 101, _R101_50_50)

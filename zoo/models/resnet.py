@@ -94,7 +94,8 @@ class VideoResNet(VideoNetwork):
         width: channels of the first stage, 64 in the published networks.
         drop_rate: probability of dropout before the classifier.
         stem_pool: max-pooling after the stem, as in image ResNets. In TAda2D, the first block has stride 2 instead.
-            Both have the same parameters, but weights trained with one are wrong for the other.
+            Both have the same parameters, but weights trained with one are wrong for the other. Default: that of the
+            published networks with this operator.
         op_stages: stages with the operator, from 2 to 5.
         op_options: options of the operator, e.g. ``{"kernel_size": 5}`` for TAM.
         non_local: options of additional non-local blocks, see ``zoo.ops.non_local.non_local_at``; ``{}`` for defaults.
@@ -110,7 +111,7 @@ class VideoResNet(VideoNetwork):
         in_channels: int = 3,
         width: int = 64,
         drop_rate: float = 0.5,
-        stem_pool: bool = True,
+        stem_pool: bool | None = None,
         op_stages: Sequence[int] = STAGES,
         op_options: Mapping[str, Any] | None = None,
         non_local: Mapping[str, Any] | None = None,
@@ -125,6 +126,8 @@ class VideoResNet(VideoNetwork):
             raise ConfigError(f"depth is {depth}; a video ResNet has depth {', '.join(map(str, DEPTHS))}.")
         if not isinstance(op_stages, (list, tuple)) or not set(op_stages) <= set(STAGES):
             raise ConfigError(f"op_stages is {op_stages!r}; it must be a list of stages from 2 to 5.")
+        if stem_pool is None:
+            stem_pool = OPERATORS[op].stem_pool
         bottleneck, blocks = DEPTHS[depth]
         self.op, self.depth, self.width, self.stem_pool = op, depth, width, stem_pool
         self.pools_time_first, self.classifier_std = OPERATORS[op].pools_time_first, OPERATORS[op].classifier_std

@@ -7,8 +7,6 @@ information across time.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -268,9 +266,3 @@ def resample_grid(table: Tensor, grid: int) -> Tensor:
     maps = table.float().T.unflatten(1, (old, old))[None]
     maps = F.interpolate(maps, (grid, grid), mode="bicubic", antialias=True)
     return maps[0].flatten(1).T.to(table.dtype)
-
-
-ARCHITECTURES: dict[str, Callable[..., VideoNetwork]] = {
-    "tadaformer_b16": functools.partial(TAdaFormer, patch=16, width=768, depth=12, heads=12),
-    "tadaformer_l14": functools.partial(TAdaFormer, patch=14, width=1024, depth=24, heads=16),
-}

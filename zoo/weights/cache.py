@@ -1,4 +1,4 @@
-"""List, clear and verify the cache."""
+"""List and clear the cache. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from zoo.index import BUNDLED, Entry, load_index
+from zoo.index import load_index
 from zoo.settings import cache_folder
-from zoo.weights.digests import check_digest, read_digests
-from zoo.weights.download import parts_folder
-from zoo.weights.files import disk_errors, locked, sha256_of
-from zoo.weights.model_folder import WEIGHTS_FILE
-from zoo.weights.store import PUBLISHED, get_weights, published_path, read_converted
+from zoo.weights.disk import disk_errors, locked
+from zoo.weights.locations import PUBLISHED, WEIGHTS_FILE, parts_folder, published_path
 
 
 @dataclass(frozen=True)
@@ -77,29 +74,3 @@ def clear_cache(
                 continue
             shutil.rmtree(item.path) if item.path.is_dir() else item.path.unlink()
         yield item
-
-
-def verify_entry(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> str:
-    """Verify all bytes of an entry's weights on this machine. Returns a description of what they were compared with.
-
-    Raises:
-        WeightsNotFoundError: there are none.
-        CheckpointError: they are damaged, or not the expected ones.
-    """
-    root = cache_folder(cache_dir)
-    if (BUNDLED / entry.name).is_dir():
-        get_weights(entry)
-        return "OK (bundled; SHA-256 of the index)"
-    for source in entry.sources:
-        path = published_path(source, root)
-        if path.is_file():
-            check_digest(entry.name, sha256_of(path), entry.sha256, entry.sha256_prefix, path)
-    read_converted(entry, root / entry.name)
-    if entry.sha256:
-        return "OK (published SHA-256)"
-    if entry.sha256_prefix:
-        return f"OK (published SHA-256 prefix {entry.sha256_prefix})"
-    record = read_digests().get(entry.name)
-    if record:
-        return f"OK (SHA-256 recorded on {record.get('date')})"
-    return "complete, but the SHA-256 of the published file is unknown"

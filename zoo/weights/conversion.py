@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 
-from zoo.adapt import MAX_GROWTH, listing, load_adapted
+from zoo.adapt import MAX_GROWTH, load_adapted
 from zoo.arguments import check_path, check_text
 from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import Entry, load_index
 from zoo.models import build_on_meta
 from zoo.settings import cache_folder
 from zoo.spec import UNTRAINED
-from zoo.text import printable
+from zoo.text import listing, printable
 from zoo.weights.converters import CONVERTERS, RULES_VERSION, apply_rules
 from zoo.weights.digests import check_digest, record_digest
-from zoo.weights.files import locked, read_tensors, sha256_of
+from zoo.weights.disk import locked, sha256_of
+from zoo.weights.files import read_tensors
 from zoo.weights.model_folder import remove_leftovers, write_model
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")  # tensors that are not parameters

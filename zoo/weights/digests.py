@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from zoo.errors import ConfigError, DownloadError
 from zoo.settings import config_folder
-from zoo.weights.files import atomic_path
+from zoo.weights.disk import atomic_path
 
 log = logging.getLogger("zoo")
 HEADER = """\

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from urllib.parse import quote, urlsplit
 
 from zoo.errors import CheckpointError, DownloadError, StorageError, ZooError
 from zoo.index import Source
 from zoo.settings import offline
-from zoo.weights.files import disk_errors, locked
+from zoo.weights.disk import disk_errors, locked
+from zoo.weights.locations import parts_folder, path_for
 from zoo.weights.transfer import TransientFailure, drive_file_url, prepare_parts, transfer
 
 log = logging.getLogger("zoo")
@@ -27,38 +27,7 @@ log = logging.getLogger("zoo")
 COMPLETE_FILE = "file"  # name of a completely transferred file in its `.parts` folder
 BACKOFF = 1.0  # seconds before the second attempt, doubled for each further one, up to LONGEST_WAIT
 LONGEST_WAIT = 60.0
-HUB = "huggingface.co"
 _unreachable_hosts: ContextVar[set[str] | None] = ContextVar("_unreachable_hosts", default=None)
-
-
-# paths -----------------------------------------------------------------------------------------------------------
-
-
-def path_for(source: Source) -> Path:
-    """Return the relative path under which a source's file is cached, such as ``host/path/name.pth``.
-
-    Different URLs have different paths.
-    """
-    parts = urlsplit(source.url)
-    if source.kind == "gdrive_file":
-        names = [parts.netloc, parts.path.split("/")[3]]
-    elif source.kind == "gdrive_folder":
-        names = [parts.netloc, parts.path.split("/")[3], source.file or ""]
-    elif source.kind == "hf":
-        names = [HUB, *source.url.removeprefix("hf-hub:").split("/"), source.file or ""]
-    else:
-        names = [parts.netloc, *parts.path.strip("/").split("/")]
-    return Path(*(_safe_name(name) for name in names))
-
-
-def _safe_name(name: str) -> str:
-    """Quote a component of a URL, so that it is a valid file name other than ``.`` and ``..``."""
-    return quote(name, safe=" @+=,()") if name.strip(".") else name.replace(".", "%2E")
-
-
-def parts_folder(target: Path) -> Path:
-    """Return the folder of a download in progress. It also has the complete file until that is used."""
-    return target.with_name(f"{target.name}.parts")
 
 
 # unreachable hosts -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.hub.pull import push_folder
 from zoo.index import Entry
-from zoo.weights.files import disk_errors, locked
+from zoo.weights.disk import disk_errors, locked
 from zoo.weights.mirrors import MODEL_FILES, hub_location
 from zoo.weights.model_folder import move_model, read_model
 from zoo.weights.store import get_weights

@@ -15,7 +15,6 @@ from zoo.weights.pickles import SCALARS
 
 CONFIG_KEY = "tempozoo_config"  # a VideoClassifier writes its network's config under this key
 PREFIX = "network."  # of the network's keys in the state dict
-SUFFIX = ".ckpt"
 # Keys without which a run cannot be resumed.
 RUN_KEYS = {"loops", "optimizer_states", "lr_schedulers", "epoch", "global_step", "pytorch-lightning_version"}
 MAX_CONFIG = 200_000  # values in a config; the largest, with 21,000 class names, has 22,000

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from zoo.errors import CheckpointError, ConfigError, DownloadError, StorageError
-from zoo.hub.pull import HUB_PREFIX, download_hub_folder
+from zoo.hub.pull import download_hub_folder
 from zoo.index import Source
-from zoo.weights.download import HUB, downloaded_file, path_for, requests_to
-from zoo.weights.files import disk_errors, readable, refuse_page
-from zoo.weights.model_folder import CONFIG_FILE, WEIGHTS_FILE
+from zoo.weights.disk import disk_errors, readable
+from zoo.weights.download import downloaded_file, requests_to
+from zoo.weights.files import refuse_page
+from zoo.weights.locations import CONFIG_FILE, HUB, HUB_PREFIX, WEIGHTS_FILE, path_for
 
 MODEL_FILES = (WEIGHTS_FILE, CONFIG_FILE)
 

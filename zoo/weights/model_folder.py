@@ -15,10 +15,11 @@ from torch import Tensor
 
 from zoo.errors import CheckpointError
 from zoo.text import brief, parse_json, read_json
-from zoo.weights.files import atomic_path, disk_errors, read_safetensors, sha256_of
+from zoo.weights.disk import atomic_path, disk_errors, sha256_of
+from zoo.weights.files import read_safetensors
+from zoo.weights.locations import CONFIG_FILE, WEIGHTS_FILE
 from zoo.weights.utf8 import is_utf8
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 DIGEST_KEY = "sha256"  # in config.json: digest of the weight file
 
 

@@ -31,13 +31,14 @@ from zoo.spec import ModelSpec
 from zoo.weights.conversion import convert_file
 from zoo.weights.converters import RULES_VERSION
 from zoo.weights.digests import check_digest, record_digest
-from zoo.weights.download import COMPLETE_FILE, downloaded_file, parts_folder, path_for
-from zoo.weights.files import check_archive, locked, refuse_page, sha256_of
+from zoo.weights.disk import locked, sha256_of
+from zoo.weights.download import COMPLETE_FILE, downloaded_file
+from zoo.weights.files import check_archive, refuse_page
+from zoo.weights.locations import PUBLISHED, WEIGHTS_FILE, find_weights, parts_folder, published_path
 from zoo.weights.mirrors import is_remote, mirrored
-from zoo.weights.model_folder import WEIGHTS_FILE, move_model, read_model, remove_leftovers
+from zoo.weights.model_folder import move_model, read_model, remove_leftovers
 
 log = logging.getLogger("zoo")
-PUBLISHED = "published"  # subfolder of the cache for files as published
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,6 @@ class Weights:
     file: Path
     sha256: str
     fully_verified: bool = True
-
-
-def find_weights(entry: Entry, cache_dir: str | os.PathLike[str] | None = None) -> Path | None:
-    """Return the folder with an entry's converted weights, bundled or cached, or None. The files are not checked."""
-    for folder in (BUNDLED / entry.name, cache_folder(cache_dir) / entry.name):
-        if os.path.isfile(folder / WEIGHTS_FILE):
-            return folder
-    return None
 
 
 def get_weights(
@@ -243,11 +236,6 @@ def _download_from_publisher(
         # the temporary file has been deleted, so the message names its URL instead
         temporary = str(parts_folder(target) / COMPLETE_FILE)
         raise error.with_message(str(error).replace(temporary, source.url)) from error
-
-
-def published_path(source: Source, root: Path) -> Path:
-    """Return the path in the cache ``root`` of a published file that was saved by hand or with ``keep``."""
-    return root / PUBLISHED / path_for(source)
 
 
 # messages --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import zoo
 from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import Source
 from zoo.weights import transfer
-from zoo.weights.download import path_for
+from zoo.weights.locations import path_for
 from zoo.weights.model_folder import read_model
 from zoo.weights.transfer import _retry_after
 

@@ -1,0 +1,59 @@
+"""Parsers of the commands ``features``, ``search`` and ``export``. Importing this module does not import torch."""
+
+from __future__ import annotations
+
+import argparse
+
+from zoo.inference.predict_options import add_predictor_options
+
+FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "openvino": ".xml"}  # of exported files -> extension
+MAX_FLAT = 100_000  # rows of a FAISS index; more are clustered, and a query visits only the nearest clusters
+
+
+def features_parser() -> argparse.ArgumentParser:
+    """Create the parser of ``tempozoo features``."""
+    parser = argparse.ArgumentParser(
+        "tempozoo features",
+        description="Write the features of videos to a folder, one safetensors file per video, with a manifest. "
+        "A repeated command computes what is missing. With torchrun, processes share the videos.",
+    )
+    parser.add_argument("sources", nargs="+", help="videos, folders, patterns, lists or URLs, as of predict")
+    add_predictor_options(parser)
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the features")
+    parser.add_argument("--window", type=float, metavar="SECONDS", help="features of windows instead of views")
+    parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
+    parser.add_argument("--stage", type=int, help="stage, whose feature maps are averaged (default: classifier input)")
+    parser.add_argument("--parquet", metavar="FILE", help="also combine all features into one Parquet file")
+    return parser
+
+
+def search_parser() -> argparse.ArgumentParser:
+    """Create the parser of ``tempozoo search``."""
+    parser = argparse.ArgumentParser(
+        "tempozoo search", description="Find the videos nearest to a query, by the cosine similarity of their features."
+    )
+    parser.add_argument("query", help="video file, pattern of frames, or URL")
+    parser.add_argument(
+        "--features", required=True, metavar="PATH", help="folder or Parquet file written by `tempozoo features`"
+    )
+    parser.add_argument("--from", dest="network", help="network (default: the one of the features)")
+    parser.add_argument("--top", type=int, default=10, help="videos (default: 10)")
+    parser.add_argument(
+        "--index", choices=["torch", "faiss"], default="torch",
+        help="torch compares all features (default); faiss keeps an index beside them, exact for up to "
+        f"{MAX_FLAT:,} rows",
+    )  # fmt: skip
+    return parser
+
+
+def export_parser() -> argparse.ArgumentParser:
+    """Create the parser of ``tempozoo export``."""
+    parser = argparse.ArgumentParser(
+        "tempozoo export",
+        description="Export a network with class names and protocol, compare it with the original at other batch "
+        "sizes, and write an example script beside it.",
+    )
+    parser.add_argument("network", help="network, as of `tempozoo fit --from`")
+    parser.add_argument("--to", dest="format", required=True, choices=list(FORMATS), help="format of the file")
+    parser.add_argument("--out", metavar="FILE", help="file (default: the name of the network)")
+    return parser
