@@ -6,7 +6,7 @@ import math
 
 from zoo.errors import ConfigError
 from zoo.protocol import CHOICES, CROPS
-from zoo.video.decoding import DECODERS
+from zoo.video.names import DECODERS
 
 BALANCES = ("none", "sampler", "loss")
 

@@ -17,9 +17,8 @@ from datamodules.records import VideoRecords
 from datamodules.tools.outputs import written
 from datamodules.tree import VIDEO_EXTENSIONS, Tree
 from zoo.errors import DataError
+from zoo.video.names import SHARD_MANIFEST
 from zoo.video.shard_member import fetch
-
-MANIFEST = "shards.json"
 
 
 @dataclass(frozen=True)
@@ -56,9 +55,9 @@ class Manifest:
         Raises:
             StorageError: the file cannot be written.
         """
-        with written(folder / MANIFEST) as temporary:
+        with written(folder / SHARD_MANIFEST) as temporary:
             temporary.write_text(json.dumps({"version": 1, **asdict(self)}, separators=(",", ":")), encoding="utf-8")
-        return folder / MANIFEST
+        return folder / SHARD_MANIFEST
 
     @classmethod
     def read(cls, root: str) -> Manifest:
@@ -67,7 +66,7 @@ class Manifest:
         Raises:
             DataError: the file is missing or damaged.
         """
-        where = f"{root}/{MANIFEST}"
+        where = f"{root}/{SHARD_MANIFEST}"
         try:
             content = json.loads(fetch(where))
             if content.pop("version") != 1:

@@ -18,6 +18,7 @@ import numpy as np
 from datamodules.records import VideoRecords
 from zoo.errors import DataError
 from zoo.text import printable
+from zoo.video.names import SHARD_MANIFEST
 from zoo.video.source import VIDEO_EXTENSIONS
 
 log = logging.getLogger("datamodules")
@@ -167,9 +168,9 @@ def open_tree(root: str | Path) -> Tree:
     Raises:
         DataError: the folder does not exist, or the URL has no shards.json.
     """
-    from datamodules.shards import MANIFEST, ShardTree
+    from datamodules.shards import ShardTree
 
-    if "://" in str(root) or Path(root, MANIFEST).is_file():
+    if "://" in str(root) or Path(root, SHARD_MANIFEST).is_file():
         return ShardTree(str(root))
     return Tree(root)
 

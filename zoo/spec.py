@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib import metadata
 from types import NoneType
 from typing import Any
 
+import zoo
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, UnknownNameError, check_int, check_num_classes, check_number, check_rate
 from zoo.models.registry import ALL_ARCHITECTURES, ARCHITECTURES
@@ -57,14 +57,6 @@ def rename_options(options: Mapping[str, Any]) -> dict[str, Any]:
         if former in options and current in options:
             raise ConfigError(f"both {former} and {current} are given; {former} is the former name of {current}.")
     return {RENAMED_OPTIONS.get(name, name): value for name, value in options.items()}
-
-
-def package_version() -> str:
-    """Version of this package, or "unknown" in a source tree that was never installed."""
-    try:
-        return metadata.version("tempozoo")
-    except metadata.PackageNotFoundError:
-        return "unknown"
 
 
 @dataclass(frozen=True)
@@ -146,7 +138,7 @@ class ModelSpec:
             "options": dict(self.options),
             "labels": None if self.labels is None else list(self.labels),
             "protocol": self.protocol.to_dict(),
-            "provenance": dict(self.provenance, package=f"tempozoo {package_version()}"),
+            "provenance": dict(self.provenance, package=f"tempozoo {zoo.__version__}"),
         }
 
     @classmethod

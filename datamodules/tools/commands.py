@@ -9,11 +9,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from datamodules.shards import MANIFEST
-from datamodules.tools.encode import Encoding
+from datamodules.tools.encoding import Encoding
 from zoo.errors import ConfigError
 from zoo.text import printable
-from zoo.video.decoding import DECODERS
+from zoo.video.names import DECODERS, SHARD_MANIFEST
 
 DEFAULT = Encoding()
 
@@ -147,7 +146,9 @@ def _index_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         help="tar files, folders of tar files, or URLs; braces expand, as in 'train-{000..099}.tar'",
     )
-    parser.add_argument("--to", required=True, help=f"output folder for {MANIFEST}; use it as the root of the data set")
+    parser.add_argument(
+        "--to", required=True, help=f"output folder for {SHARD_MANIFEST}; use it as the root of the data set"
+    )
 
 
 def _index(args: Any) -> None:

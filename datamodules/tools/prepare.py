@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 
 from datamodules.shard_index import index_shards, pack
-from datamodules.shards import MANIFEST
-from datamodules.tools.encode import Encoding, encode
+from datamodules.tools.encode import encode
+from datamodules.tools.encoding import Encoding
 from datamodules.tools.outputs import sweep, write_rows, written
 from datamodules.tools.parallel import each
 from datamodules.tree import Tree, walk
 from zoo.errors import ConfigError, DataError, ZooError
+from zoo.video.names import SHARD_MANIFEST
 from zoo.weights.disk import locked
 
 SETTINGS, PROBLEMS, SCRATCH = "prepare.json", "prepare.csv", ".videos"
@@ -150,7 +151,7 @@ def _annotations(root: Path) -> list[Path]:
         annotations += [
             path.relative_to(root) for path in paths if path.is_file() and path.stat().st_size <= MAX_COPIED
         ]
-    return [path for path in annotations if str(path) not in (SETTINGS, PROBLEMS, MANIFEST)]
+    return [path for path in annotations if str(path) not in (SETTINGS, PROBLEMS, SHARD_MANIFEST)]
 
 
 def _is_done(source: Path, target: Path) -> bool:

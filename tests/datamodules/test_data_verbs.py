@@ -28,7 +28,8 @@ from cli import main
 from datamodules import VideoFolder
 from datamodules.tools.check import check
 from datamodules.tools.commands import data
-from datamodules.tools.encode import Encoding, encode
+from datamodules.tools.encode import encode
+from datamodules.tools.encoding import Encoding
 from datamodules.tools.outputs import TEMPORARY
 from datamodules.tools.parallel import each
 from datamodules.tools.prepare import parse_shards

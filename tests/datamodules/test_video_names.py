@@ -10,7 +10,7 @@ from numbered_videos import numbered_video
 
 from cli import main
 from datamodules import VideoFolder
-from datamodules.tools.encode import Encoding
+from datamodules.tools.encoding import Encoding
 from datamodules.tools.prepare import prepare
 from datamodules.tools.stats import describe_video
 from zoo.video.decoding import open_video

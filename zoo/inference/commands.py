@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+import zoo
 from zoo.command_line import expand_home
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.inference.command_predictor import default_device, open_predictor
@@ -20,7 +21,6 @@ from zoo.inference.windows import check_window
 from zoo.loading import load
 from zoo.network_names import resolve_network
 from zoo.provenance import fingerprint
-from zoo.spec import package_version
 from zoo.text import printable
 
 
@@ -41,7 +41,7 @@ def features_command(args: argparse.Namespace) -> None:
             "stage": args.stage,
             "views": args.views,
             "protocol": network.protocol.to_dict(),
-            "versions": {"tempozoo": package_version(), "torch": torch.__version__},
+            "versions": {"tempozoo": zoo.__version__, "torch": torch.__version__},
         }
     )
     videos = list_videos(args.sources)

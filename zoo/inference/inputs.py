@@ -66,7 +66,7 @@ def open_input(
         video: path of a video file or of a folder of frames; a pattern of image files (``frames/img_%05d.jpg`` or
             ``frames/*.jpg``), which are the frames of one video; bytes of a video file; a file opened for reading
             bytes; an ``http(s)://`` or ``hf://`` URL; frames ``(T, H, W, 3)``, uint8 RGB.
-        decoder: one of ``zoo.video.decoding.DECODERS``.
+        decoder: one of ``zoo.video.names.DECODERS``.
         fps: frames per second of arrays, folders of frames and image sequences.
         deadline: on the clock of ``time.monotonic``.
         limits: largest video file that is opened.

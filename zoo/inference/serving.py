@@ -27,11 +27,11 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+import zoo
 from zoo.errors import ConfigError, DataError, check_int, check_number
 from zoo.inference.batching import Batcher, Job
 from zoo.inference.predictor import Prediction, Predictor
 from zoo.inference.remote_video import fetch_video
-from zoo.spec import package_version
 from zoo.text import one_line, parse_json, printable
 from zoo.video.source import Source
 
@@ -363,7 +363,7 @@ def create_app(predictor: Predictor, options: ServeOptions) -> FastAPI:
         yield
         await asyncio.to_thread(service.batcher.close)
 
-    app = FastAPI(title=options.name, version=package_version(), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title=options.name, version=zoo.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.add_middleware(CountRequests, metrics=service.metrics)
     add_error_handlers(app)
     description = describe(predictor, options)
@@ -411,7 +411,7 @@ def describe(predictor: Predictor, options: ServeOptions) -> dict[str, Any]:
     protocol = predictor.protocol
     return {
         "model": options.name,
-        "version": package_version(),
+        "version": zoo.__version__,
         "device": str(predictor.device),
         "labels": list(predictor.model.labels or ()),
         "views": {"clips": protocol.clips, "crops": protocol.crops},

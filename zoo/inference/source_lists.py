@@ -17,11 +17,11 @@ from zoo.inference.inputs import is_url
 from zoo.text import printable
 from zoo.video.image_sequence import is_image_pattern, list_images
 from zoo.video.live import is_live
+from zoo.video.names import SHARD_MANIFEST
 from zoo.video.source import VIDEO_EXTENSIONS
 
 LISTS = (".txt", ".csv")
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-SHARDS = "shards.json"  # in a folder of shards
 
 
 def list_videos(sources: Sequence[str]) -> list[str]:
@@ -57,7 +57,7 @@ def _expand(source: str) -> Iterator[str]:
 def _expand_path(path: str) -> Iterator[str]:
     """Yield the videos of a folder or pattern, or the path itself."""
     if os.path.isdir(path):
-        if os.path.isfile(os.path.join(path, SHARDS)):
+        if os.path.isfile(os.path.join(path, SHARD_MANIFEST)):
             raise ConfigError(f"{printable(path)} contains shards; add --out FOLDER to predict the videos in shards.")
         videos = sorted(_walk(path))
         yield from videos or [path]

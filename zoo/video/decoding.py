@@ -18,15 +18,14 @@ from torch import Tensor
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.video.containers import DEFAULT_LIMITS, Limits
 from zoo.video.frame_reader import FrameReader
+from zoo.video.names import DECODERS
 from zoo.video.pyav_reader import VideoReader
 from zoo.video.source import Source
 from zoo.video.time_limit import within
 
-__all__ = ["DECODERS", "Reader", "VideoReader", "check_decoder", "open_video", "read_with"]
+__all__ = ["Reader", "VideoReader", "check_decoder", "open_video", "read_with"]
 
 T = TypeVar("T")
-
-DECODERS = ("pyav", "torchcodec")
 
 
 class Reader(Protocol):

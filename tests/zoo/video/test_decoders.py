@@ -31,7 +31,8 @@ from datamodules.tree import Tree
 from zoo.errors import ConfigError, DataError
 from zoo.video import shard_member
 from zoo.video.containers import COVER
-from zoo.video.decoding import DECODERS, VideoReader, open_video
+from zoo.video.decoding import VideoReader, open_video
+from zoo.video.names import DECODERS
 from zoo.video.pixels import stack_images
 from zoo.video.source import Source
 from zoo.video.torchcodec_reader import TorchcodecReader

@@ -14,8 +14,8 @@ import av
 import pytest
 from odd_videos import encode
 
-from datamodules.tools.encode import Encoding
 from datamodules.tools.encode import encode as prepare_video
+from datamodules.tools.encoding import Encoding
 from datamodules.tools.stats import describe_video
 from zoo.errors import DataError
 from zoo.video.containers import FORMATS

@@ -9,8 +9,8 @@ import pytest
 import torch
 from odd_videos import encode
 
-from datamodules.tools.encode import Encoding
 from datamodules.tools.encode import encode as prepare_video
+from datamodules.tools.encoding import Encoding
 from zoo.errors import DataError
 from zoo.video.decoding import open_video
 
