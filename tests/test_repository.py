@@ -46,7 +46,7 @@ def imported_modules(file: Path) -> set[str]:
         ("zoo/ops", ("zoo.ops", "zoo.errors", "zoo.text")),
         ("zoo/weights/converters", ("zoo.weights.converters",)),
         ("zoo/video", ("zoo.video", "zoo.errors", "zoo.text", "zoo.protocol")),
-        ("zoo/models", ("zoo.models", "zoo.ops", "zoo.errors", "zoo.text", "zoo.protocol", "zoo.spec")),
+        ("zoo/models", ("zoo.models", "zoo.ops", "zoo.errors", "zoo.text", "zoo.protocol", "zoo.spec", "zoo.lazy")),
         ("datamodules", ("datamodules", "zoo")),
         ("lit_modules", ("lit_modules", "zoo")),
     ],
@@ -90,10 +90,20 @@ def test_there_are_no_import_cycles() -> None:
 
 
 def test_importing_the_zoo_is_light() -> None:
-    heavy = ("lightning", "torchvision", "pytorchvideo", "av", "huggingface_hub", "gdown", "requests", "rich")
-    code = f"import sys, zoo; print([m for m in {heavy} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    heavy = (
+        "lightning", "torchvision", "pytorchvideo", "av", "huggingface_hub", "gdown", "requests", "rich", "scipy",
+        "sklearn", "pandas", "matplotlib",
+    )  # fmt: skip
+    statements = {  # -> modules that it must not import
+        "import zoo": ("torch", "numpy", "yaml", *heavy),
+        "import zoo.models": ("torch", "numpy", *heavy),
+        "import lit_modules, datamodules": ("torch", "numpy", *heavy),
+        "from zoo import *": heavy,
+    }
+    for statement, modules in statements.items():
+        code = f"import sys\n{statement}\nprint([m for m in {modules} if m in sys.modules])"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]", statement
 
 
 def test_public_names() -> None:

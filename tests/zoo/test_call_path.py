@@ -15,13 +15,22 @@ from tiny_zoo import NAMES, published, write_index
 
 import zoo
 
-LEAVES = {"arguments.py", "errors.py", "text.py", "settings.py", "protocol.py", "weights/utf8.py"}
+LEAVES = {
+    "arguments.py",
+    "errors.py",
+    "text.py",
+    "settings.py",
+    "protocol.py",
+    "weights/locations.py",
+    "weights/utf8.py",
+}
 PATH = [
     "loading.py",
     "index.py",
     "weights/store.py",
     "weights/model_folder.py",
     "weights/files.py",
+    "weights/disk.py",
     "spec.py",
     "weights/digests.py",
     "adapt.py",
@@ -48,11 +57,12 @@ def trace_files(function: Any) -> list[str]:
     return files
 
 
-def test_cached_load_passes_through_eight_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_load_passes_through_nine_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / "index.yaml")))
     (tmp_path / "published.pth").write_bytes(published())
     zoo.convert(tmp_path / "published.pth", NAMES["web"])  # into the cache
-    files = trace_files(lambda: zoo.load(NAMES["web"], num_classes=SMALL["num_classes"] + 1))
+    load = zoo.load  # imports its module
+    files = trace_files(lambda: load(NAMES["web"], num_classes=SMALL["num_classes"] + 1))
     assert set(files) == set(PATH)
 
 
