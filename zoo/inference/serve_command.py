@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from zoo.errors import ConfigError
 from zoo.inference.compute_options import add_compute_options
+from zoo.network_names import check_network, resolve_network
 from zoo.text import brief, printable
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -59,13 +60,13 @@ def build_parser() -> argparse.ArgumentParser:
 def serve_command(arguments: Sequence[str]) -> None:
     """Serve a network by HTTP until SIGTERM or Ctrl-C."""
     args = build_parser().parse_args(list(arguments))
+    check_network(args.network)
     try:
         from zoo.inference import serving
     except ImportError as error:
         raise ConfigError(f'`tempozoo serve` needs {error.name}: pip install "tempozoo[serve]"') from error
     from zoo.inference.command_predictor import open_predictor
     from zoo.loading import load
-    from zoo.network_names import resolve_network
     from zoo.training_state import is_untrained, untrained_error
 
     options = serving.ServeOptions(
