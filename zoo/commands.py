@@ -16,7 +16,7 @@ import zoo
 from zoo.command_line import expand_home
 from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import BUNDLED, Entry, info, list_models, load_index
-from zoo.network_names import resolve_network
+from zoo.network_names import check_network, resolve_network
 from zoo.settings import cache_folder
 from zoo.text import printable
 from zoo.weights.cache import clear_cache, list_cache
@@ -288,5 +288,6 @@ def push_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--message", help="commit message")
     parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of a new repository")
     options = vars(parser.parse_args(arguments))
+    check_network(options["model"])
     model, repo = resolve_network(options.pop("model")), options.pop("repo")
     print(f"Pushed: {zoo.push(model, repo, create_pr=options.pop('pr'), **options)}")
