@@ -9,7 +9,7 @@ import datamodules
 import lit_modules
 
 BASE_CLASSES = (datamodules.VideoDataModule, lit_modules.VideoClassifier)
-PUBLIC = [vars(package)[name] for package in (datamodules, lit_modules) for name in package.__all__]
+PUBLIC = [getattr(package, name) for package in (datamodules, lit_modules) for name in package.__all__]
 CLASSES = [value for value in PUBLIC if isinstance(value, type) and issubclass(value, BASE_CLASSES)]
 
 
