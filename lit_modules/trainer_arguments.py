@@ -15,7 +15,6 @@ from types import ModuleType
 
 import zoo
 from lit_modules.interfaces import FindDataset
-from lit_modules.precision import resolve_precision
 from lit_modules.recipe_files import resolve_config
 from lit_modules.recipe_options import nest_argument
 from lit_modules.tuning import FIND_BATCH_SIZE, FIND_LR
@@ -287,7 +286,7 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):
         after += ["--verbose=false"]  # the reports print a table
-    options = resolve_precision([_translate_option(option) for option in arguments.options])
+    options = [_translate_option(option) for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
     return [*before, *options, *after]

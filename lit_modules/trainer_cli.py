@@ -27,6 +27,7 @@ from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
+from lit_modules.precision import AUTO, Precision, resolve_precision
 from lit_modules.prediction_report import PredictionReport
 from lit_modules.probe_command import run_probe
 from lit_modules.progress import EpochProgressBar, ParameterSummary, RunEstimate
@@ -130,7 +131,13 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class RunTrainer(L.Trainer):
-    """Trainer with the command ``probe``, and an error in all processes if the first cannot write a checkpoint."""
+    """Trainer with the command ``probe``, and an error in all processes if the first cannot write a checkpoint.
+
+    Its options accept ``precision: auto``, which ``TrainerCLI`` resolves before the Trainer is built.
+    """
+
+    def __init__(self, *args: Any, precision: Precision | None = None, **options: Any) -> None:
+        super().__init__(*args, precision=precision, **options)  # type: ignore[arg-type]
 
     def probe(self, model: lit_modules.VideoClassifier, datamodule: CommandData, views: str = "1x1") -> None:
         """Fit a logistic regression and nearest neighbors to the features of a network, and test both.
@@ -278,13 +285,19 @@ class TrainerCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments; check the Trainer's options, the loggers, and the checkpoint to resume."""
+        """Parse the arguments; check the Trainer's options, the loggers, and the checkpoint to resume.
+
+        ``precision: auto`` is replaced by the precision, which ``config.yaml`` of a run then contains.
+        """
         super().parse_arguments(parser, args)
         config = self.config[self.command]
+        path = config.get("ckpt_path")
+        checkpoint = check_resumable(self.command, path) if path else None
+        if config.trainer.precision == AUTO:
+            resumed = checkpoint if self.command == "fit" else None
+            config.trainer.precision = resolve_precision(config.trainer.accelerator, resumed)
         check_trainer_options(self.command, config.trainer, config.seed_everything)
         check_packages(config.trainer.logger)
-        if path := config.get("ckpt_path"):
-            check_resumable(self.command, path)
 
     def _set_seed(self) -> None:
         """Set the seed. The default seed is logged by ``fit`` only."""
