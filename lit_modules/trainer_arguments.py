@@ -28,7 +28,8 @@ HELP, HELP_ALL = "--help", "--help_all"
 ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
 SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, FIND_LR, FIND_BATCH_SIZE)
 FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
-EARLY_STOP = "lit_modules.checkpoints.EarlyStop"  # callback
+# callbacks of options; config.yaml of a run contains them
+EARLY_STOP, SKIP_STEPS = "lit_modules.checkpoints.EarlyStop", "lit_modules.finite_steps.SkipNonfinite"
 TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
@@ -277,8 +278,6 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         _check_probe(command, arguments.probe)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
-    if command != "fit" and arguments.skip_nonfinite:
-        raise ConfigError(f"--skip_nonfinite is for fit; {command} does not train.")
     if command != "fit" and arguments.folds is not None:
         raise ConfigError(f"--folds is for fit, not for {command}.")
     after += _fit_arguments(command, arguments)
@@ -293,16 +292,22 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
 
 
 def _fit_arguments(command: str, arguments: TrainerArguments) -> list[str]:
-    """Return the arguments for ``--early_stop``; refuse options that are for ``fit`` in other commands."""
-    given = [*["--early_stop"] * (arguments.early_stop is not None), *arguments.tuning]
+    """Return the callbacks for ``--skip_nonfinite`` and ``--early_stop``.
+
+    Raises:
+        ConfigError: an option for ``fit`` is given to another command, or a value is invalid.
+    """
+    epochs = arguments.early_stop
+    skip = [SKIP_NONFINITE] * arguments.skip_nonfinite
+    given = [*["--early_stop"] * (epochs is not None), *skip, *arguments.tuning]
     if command != "fit" and given:
         raise ConfigError(f"{given[0]} is for fit; {command} does not train.")
-    epochs = arguments.early_stop
+    callbacks = [f"--trainer.callbacks+={SKIP_STEPS}" for _ in skip]
     if epochs is None:
-        return []
+        return callbacks
     if not epochs.isdecimal() or int(epochs) < 1:
         raise ConfigError(f"--early_stop is {epochs}; give the number of epochs without improvement, at least 1.")
-    return [f"--trainer.callbacks+={EARLY_STOP}", f"--trainer.callbacks.patience={epochs}"]
+    return [*callbacks, f"--trainer.callbacks+={EARLY_STOP}", f"--trainer.callbacks.patience={epochs}"]
 
 
 def _translate_option(option: str) -> str:

@@ -203,7 +203,6 @@ class TrainerCLI(LightningCLI):
         stopper: callback that ends the command after a signal.
         single_view: use one clip and one crop per video unless the options of the data set them.
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
-        skip_nonfinite: skip training steps with a loss that is not finite, see ``VideoClassifier``.
         probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
         tuning: values to search before the run, ``--find_lr`` and ``--find_batch_size``.
     """
@@ -222,13 +221,12 @@ class TrainerCLI(LightningCLI):
         *,
         single_view: bool = False,
         allow_untrained: bool = False,
-        skip_nonfinite: bool = False,
         probe: bool | None = None,
         tuning: Sequence[str] = (),
     ) -> None:
         self.tuning = tuning
         self.command, self.folder, self.stopper = command, folder, stopper
-        self.single_view, self.allow_untrained, self.skip_nonfinite = single_view, allow_untrained, skip_nonfinite
+        self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
@@ -326,8 +324,6 @@ class TrainerCLI(LightningCLI):
             raise
         if self.allow_untrained:
             self.model.allow_untrained = True
-        if self.skip_nonfinite:
-            self.model.skip_nonfinite = True
         if self.single_view:
             self.datamodule.clips = self.datamodule.clips or 1
             self.datamodule.crops = self.datamodule.crops or 1
@@ -459,7 +455,6 @@ def run_trainer(
                 stopper,
                 single_view=command == "predict" and parsed.views is None,
                 allow_untrained=parsed.allow_untrained,
-                skip_nonfinite=parsed.skip_nonfinite,
                 probe=None if parsed.probe is None else parsed.probe == "true",
                 tuning=() if resumes else parsed.tuning,
             )
