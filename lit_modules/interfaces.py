@@ -99,7 +99,17 @@ class VideoData(typing.Protocol):
 
 @typing.runtime_checkable
 class EvaluationData(VideoData, typing.Protocol):
-    """Data module that reads any split without augmentation."""
+    """Data module that reads any split without augmentation.
+
+    Attributes:
+        allow_overlap: whether videos may occur in two splits.
+    """
+
+    allow_overlap: bool
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Splits with their own videos. Without "test", the validation videos are tested."""
 
     def evaluation_batches(
         self, split: str, protocol: Protocol, exclude: Collection[str] = ()

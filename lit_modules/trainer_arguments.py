@@ -30,7 +30,12 @@ SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, FIND_LR, FIND_BATCH_SIZE)
 FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
 # callbacks of options; config.yaml of a run contains them
 EARLY_STOP, SKIP_STEPS = "lit_modules.checkpoints.EarlyStop", "lit_modules.finite_steps.SkipNonfinite"
-TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
+TABLES = {
+    "fit": "--data.train",
+    "probe": "--data.train",
+    "validate": "--data.val",
+    "calibrate": "--data.val",
+}  # CSV file
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
 
@@ -324,12 +329,14 @@ def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     """Return ``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given as well; for probe itself."""
     if arguments.views is None:
         return []
-    if command not in ("test", "predict", "probe"):
-        raise ConfigError("--views is for test, predict and probe; training and validation use one clip and one crop.")
+    if command not in ("test", "predict", "probe", "calibrate"):
+        raise ConfigError(
+            "--views is for test, predict, probe and calibrate; training and validation use one clip and one crop."
+        )
     match = re.fullmatch(r"(\d+)x(\d+)", arguments.views)
     if match is None and arguments.views != "published":
         raise ConfigError(f"--views is {arguments.views}; give CLIPSxCROPS, such as 4x3, or published.")
-    if command == "probe":  # views of the training videos
+    if command in ("probe", "calibrate"):  # an argument of the command, for training or validation videos
         return [f"--views={arguments.views}"]
     counts = match.groups() if match else ("null", "null")  # null: values of the network's protocol
     after: list[str] = []

@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test``, ``predict``, ``probe``: LightningCLI with this package's defaults and messages."""
+"""The commands that train or test: LightningCLI with this package's defaults and messages."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
+from lit_modules.calibrate_command import run_calibrate
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, short_help, usage
 from lit_modules.fit_probe import FitProbe
@@ -131,9 +132,10 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class RunTrainer(L.Trainer):
-    """Trainer with the command ``probe``, and an error in all processes if the first cannot write a checkpoint.
+    """Trainer with the commands ``probe`` and ``calibrate``.
 
-    Its options accept ``precision: auto``, which ``TrainerCLI`` resolves before the Trainer is built.
+    All processes raise an error if the first cannot write a checkpoint. The options accept ``precision: auto``, which
+    ``TrainerCLI`` resolves before the Trainer is built.
     """
 
     def __init__(self, *args: Any, precision: Precision | None = None, **options: Any) -> None:
@@ -148,6 +150,16 @@ class RunTrainer(L.Trainer):
             views: clips and crops of the training videos.
         """
         run_probe(self, model, datamodule, views, Path(self.default_root_dir))
+
+    def calibrate(self, model: lit_modules.VideoClassifier, datamodule: CommandData, views: str = "published") -> None:
+        """Fit the temperature of a network's scores to the validation videos.
+
+        Args:
+            model: module with the network.
+            datamodule: the videos.
+            views: clips and crops of the videos.
+        """
+        run_calibrate(self, model, datamodule, views, Path(self.default_root_dir))
 
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
         """Write a checkpoint. All processes must call this method.
@@ -185,7 +197,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             "max_epochs": 30,
             "log_every_n_steps": 10,
         }
-    if command == "probe":
+    if command in ("probe", "calibrate"):
         return {"callbacks": [], "devices": 1}
     reports = {"test": TestReport(folder), "predict": PredictionReport(folder), "validate": ValidateReport()}
     return {"callbacks": [reports[command]]}
@@ -195,7 +207,7 @@ class TrainerCLI(LightningCLI):
     """Parses the arguments of one command, builds network, data and Trainer, and runs it.
 
     Args:
-        command: "fit", "validate", "test", "predict" or "probe".
+        command: "fit", "validate", "test", "predict", "probe" or "calibrate".
         arguments: arguments of LightningCLI, without the command.
         folder: where the command writes.
         data_base: base class of the data modules.
@@ -249,7 +261,8 @@ class TrainerCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the command that runs only, because parsers take long to build."""
-        commands = {**LightningCLI.subcommands(), "probe": {"model", "datamodule"}}
+        own = {command: {"model", "datamodule"} for command in ("probe", "calibrate")}
+        commands = {**LightningCLI.subcommands(), **own}
         return {self.command: commands[self.command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -411,7 +424,7 @@ class TrainerCLI(LightningCLI):
 def run_trainer(
     command: str, arguments: Sequence[str], data_package: ModuleType, data_base: type, find_dataset: FindDataset
 ) -> None:
-    """Run ``fit``, ``validate``, ``test``, ``predict`` or ``probe``.
+    """Run ``fit``, ``validate``, ``test``, ``predict``, ``probe`` or ``calibrate``.
 
     Args:
         command: name of the command.

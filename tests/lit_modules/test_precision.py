@@ -112,10 +112,10 @@ def test_run_saves_the_resolved_precision_of_a_config_file(
 @pytest.mark.parametrize(
     ("files", "options", "expected"),
     [
-        (["auto", "64-true"], {}, "64-true"),
-        (["64-true", "auto"], {}, "bf16-mixed"),
+        (["auto", "32-true"], {}, "32-true"),
+        (["32-true", "auto"], {}, "bf16-mixed"),
         (["auto"], {"precision": "32-true"}, "32-true"),
-        (["64-true"], {"precision": "auto"}, "bf16-mixed"),
+        (["32-true"], {"precision": "auto"}, "bf16-mixed"),
     ],
 )
 def test_later_files_and_the_command_line_override_earlier_files(
