@@ -1,7 +1,8 @@
 """Networks as files of other runtimes: ONNX, PyTorch's exported programs (.pt2) and OpenVINO.
 
 The exported network takes normalized clips ``(B, C, T, H, W)`` with any B, and returns logits, divided by the
-temperature of a calibrated network. Class names and protocol are stored in the file. Every export is compared with eager execution at batch sizes that were not traced.
+temperature of a calibrated network. Class names and protocol are stored in the file. Every export is compared with
+eager execution at batch sizes that were not traced.
 """
 
 from __future__ import annotations
