@@ -145,8 +145,8 @@ def test_accelerator_of_a_config_file_or_the_command_line(
     monkeypatch.setattr(precision, "auto_precision", record)
     config = write_config(tmp_path, precision="auto", **({"accelerator": configured} if configured else {}))
     option = flags("trainer", accelerator=given) if given else []
-    arguments = ["--from", str(start), *video_folder(colors), *QUIET, *option, "--out", str(tmp_path / "test")]
-    assert main(["test", *config, *arguments]) == 0
+    arguments = ["--from", str(start), "--allow_untrained", *video_folder(colors), *QUIET, *option]
+    assert main(["validate", *config, *arguments, "--out", str(tmp_path / "out")]) == 0
     assert accelerators == [expected]
 
 
@@ -157,16 +157,15 @@ def test_resumed_run_keeps_its_precision_on_another_machine(
     config = write_config(tmp_path, precision="auto")
     first, by_command, by_config = tmp_path / "first", tmp_path / "command", tmp_path / "config"
     monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
-    with pytest.raises(RuntimeError, match="stopped"):
-        main(fit_arguments(motion_folder, first, *config, stop=(1, 2)))
+    assert main(fit_arguments(motion_folder, first, *config, epochs=1, watch=False)) == 0
     assert saved_precision(first) == "32-true"
 
     monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: True)
-    checkpoint = resume(first / "checkpoints" / "step.ckpt")
+    options = [*resume(first / "checkpoints" / "last.ckpt"), *flags("trainer", max_epochs=2)]
     capsys.readouterr()
-    assert main(fit_arguments(motion_folder, by_command, *config, *checkpoint)) == 0
+    assert main(fit_arguments(motion_folder, by_command, *config, *options, watch=False)) == 0
     assert precision_lines(capsys) == ["Precision: 32-true (of the run to resume)"]
-    assert main(["fit", "--config", str(first / "config.yaml"), *checkpoint, "--out", str(by_config)]) == 0
+    assert main(["fit", "--config", str(first / "config.yaml"), *options, "--out", str(by_config)]) == 0
     assert not precision_lines(capsys)
     assert saved_precision(by_command) == saved_precision(by_config) == "32-true"
     assert_same_last_weights(by_command, by_config)
@@ -190,9 +189,8 @@ def test_unknown_precision_names_auto_among_the_choices(
 def test_other_commands_read_the_same_file(
     command: str, colors: Path, start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The recipe itself is used, with the options that make the network small."""
-    arguments = ["--from", str(start), *video_folder(colors), *QUIET, *ON_CPU, "--out", str(tmp_path / "out")]
-    assert main([command, "--config", "finetune/folder", *arguments]) == 0
+    arguments = ["--from", str(start), "--allow_untrained", *video_folder(colors), *QUIET, *ON_CPU]
+    assert main([command, "--config", "finetune/folder", *arguments, "--out", str(tmp_path / "out")]) == 0
     assert precision_lines(capsys) == ["Precision: bf16-mixed (the CPU computes in bfloat16)"]
 
 
