@@ -199,7 +199,7 @@ def test_calibrated_network_has_a_lower_calibration_error(
     assert after["test_top1"] == before["test_top1"] == pytest.approx(2 / 3)
     assert before["test_calibration_error"] == pytest.approx(1 / 3, abs=0.03)
     assert after["test_calibration_error_uncalibrated"] == pytest.approx(before["test_calibration_error"])
-    assert after["test_calibration_error"] < 0.1
+    assert after["test_calibration_error"] < 0.5 * before["test_calibration_error"]
     assert after["test_loss"] < before["test_loss"]
     assert "test_calibration_error_uncalibrated" not in before
 
@@ -241,13 +241,17 @@ def test_saved_network_and_checkpoint_keep_the_temperature(calibrated: Path, tmp
     assert temperature_of(tmp_path / "copy.ckpt") == temperature
 
 
-def test_fine_tuned_network_has_no_temperature(colors: Path, calibrated: Path, tmp_path: Path) -> None:
-    """The temperature is that of the former weights."""
-    extra = [*NO_SANITY_CHECK, *flags("trainer", max_epochs=1), "--probe", "false"]
-    assert main(arguments("fit", calibrated, colors, tmp_path / "run", *extra)) == 0
-    config = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")[CONFIG_KEY]
+def test_fine_tuned_network_is_calibrated_again(colors: Path, calibrated: Path, tmp_path: Path) -> None:
+    """The temperature is that of the former weights. The second command reads the options of the run."""
+    run = tmp_path / "run"
+    extra = [*NO_SANITY_CHECK, *flags("trainer", max_epochs=1), *flags("model.optimizer", lr=1e-9), "--probe", "false"]
+    assert main(arguments("fit", calibrated, colors, run, *extra)) == 0
+    config = read_checkpoint(run / "checkpoints" / "last.ckpt")[CONFIG_KEY]
     assert "temperature" not in config["protocol"]
     assert "calibration" not in config["provenance"]
+    out = tmp_path / "network"
+    assert main(["calibrate", "--config", str(run / "config.yaml"), "--from", str(run), "--out", str(out)]) == 0
+    assert temperature_of(out) == pytest.approx(temperature_of(calibrated), rel=0.2)
 
 
 def test_exported_logits_are_divided_by_the_temperature(calibrated: Path, tmp_path: Path) -> None:
