@@ -25,7 +25,7 @@ from lit_modules.base import VideoClassifier
 from lit_modules.class_results import detailed_metrics
 from lit_modules.fit_probe import to_scores
 from lit_modules.frozen_features import check_trainer, compute_samples
-from lit_modules.interfaces import EvaluationData
+from lit_modules.interfaces import SplitData
 from lit_modules.linear_probe import VideoSamples
 from lit_modules.network import check_trained
 from lit_modules.report import print_line
@@ -92,7 +92,7 @@ def run_calibrate(trainer: L.Trainer, module: VideoClassifier, data: Any, views:
 
 def _check(trainer: L.Trainer, module: VideoClassifier, data: Any, folder: Path) -> None:
     check_trainer("calibrate", trainer)
-    if not isinstance(data, EvaluationData):
+    if not isinstance(data, SplitData):
         raise ConfigError(f"calibrate needs a data module of this package; {type(data).__name__} is another one.")
     if "test" not in data.parts and not data.allow_overlap:
         raise ConfigError(

@@ -99,7 +99,20 @@ class VideoData(typing.Protocol):
 
 @typing.runtime_checkable
 class EvaluationData(VideoData, typing.Protocol):
-    """Data module that reads any split without augmentation.
+    """Data module that reads any split without augmentation."""
+
+    def evaluation_batches(
+        self, split: str, protocol: Protocol, exclude: Collection[str] = ()
+    ) -> Iterator[dict[str, Any]]:
+        """Yield each readable video once: "video" (B, V, T, 3, S, S), 0 to 255, and "path"."""
+
+    def groups_of(self, split: str) -> list[str] | None:
+        """Return the recording of each video of a split, or None if they are unknown."""
+
+
+@typing.runtime_checkable
+class SplitData(EvaluationData, typing.Protocol):
+    """Data module that knows which splits share videos.
 
     Attributes:
         allow_overlap: whether videos may occur in two splits.
@@ -110,14 +123,6 @@ class EvaluationData(VideoData, typing.Protocol):
     @property
     def parts(self) -> tuple[str, ...]:
         """Splits with their own videos. Without "test", the validation videos are tested."""
-
-    def evaluation_batches(
-        self, split: str, protocol: Protocol, exclude: Collection[str] = ()
-    ) -> Iterator[dict[str, Any]]:
-        """Yield each readable video once: "video" (B, V, T, 3, S, S), 0 to 255, and "path"."""
-
-    def groups_of(self, split: str) -> list[str] | None:
-        """Return the recording of each video of a split, or None if they are unknown."""
 
 
 class CommandData(VideoData, typing.Protocol):
