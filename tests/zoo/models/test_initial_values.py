@@ -103,8 +103,7 @@ def test_tadaformer_starts_with_the_released_values(form: str) -> None:
     [
         ("tanet_r50", 0.001),
         ("tanet_mobilenetv2", 0.001),
-        ("tsm_r50", 0.001),  # MMAction2, configs/_base_/models/tsm_r50.py and tsm_mobilenet_v2.py: init_std
-        ("tsm_mobilenetv2", 0.001),
+        ("tsm_r50", 0.001),  # MMAction2, configs/_base_/models/tsm_r50.py: init_std
         ("c2d_r50", 0.01),  # tsn_r50.py
     ],
 )
