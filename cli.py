@@ -23,7 +23,7 @@ DEBUG_VARIABLE = "TEMPOZOO_DEBUG"
 
 
 def train(command: str, arguments: Arguments) -> None:
-    """Run fit, validate, test, predict or probe."""
+    """Run fit, validate, test, predict, probe or calibrate."""
     from lit_modules.command_help import short_help
     from lit_modules.trainer_parsing import HELP, parse
 
@@ -134,6 +134,10 @@ COMMANDS: dict[str, Command] = {
     "probe": Command(
         functools.partial(train, "probe"),
         {"measure frozen features": "tempozoo probe --from tanet_r50.k400_8f --out runs/probe VIDEOS"},
+    ),
+    "calibrate": Command(
+        functools.partial(train, "calibrate"),
+        {"calibrate the scores": "tempozoo calibrate --from runs/mine --out runs/calibrated VIDEOS"},
     ),
     "predict": Command(
         predict,
@@ -250,7 +254,7 @@ def take_debug(args: Sequence[str]) -> tuple[list[str], bool]:
 def print_offline_advice(command: str, arguments: Arguments, error: ZooError) -> None:
     """Print commands that work offline if the error is a download that failed because no host was reachable."""
     unreachable = isinstance(error, DownloadError) and error.reason in ("unreachable", "skipped")
-    loads = command in ("fit", "validate", "test", "predict", "probe")
+    loads = command in ("fit", "validate", "test", "predict", "probe", "calibrate")
     if loads and (unreachable or isinstance(error, WeightsNotFoundError)):
         from lit_modules.trainer_arguments import offline_advice
 

@@ -35,9 +35,10 @@ from zoo.video.sampling import sample
 from zoo.video.transforms import normalize
 
 log = logging.getLogger("datamodules")
-STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("predict",)}
+STAGES = {"fit": ("train", "val"), "validate": ("val",), "calibrate": ("val",), "test": ("test",),
+          "predict": ("predict",)}  # fmt: skip
 # splits that a stage does not use, but compares its videos with
-COMPARED = {"fit": ("test",), "validate": ("train",), "test": ("train", "val")}
+COMPARED = {"fit": ("test",), "validate": ("train",), "calibrate": ("train", "test"), "test": ("train", "val")}
 
 
 class VideoDataModule(L.LightningDataModule):
@@ -189,7 +190,7 @@ class VideoDataModule(L.LightningDataModule):
         """List the videos of a stage, so that data errors are reported before any weights are downloaded.
 
         Args:
-            stage: "fit", "validate", "test" or "predict".
+            stage: "fit", "validate", "calibrate", "test" or "predict".
 
         Raises:
             DataError: ``root`` or the annotations cannot be read, videos are missing, or splits overlap.

@@ -63,7 +63,7 @@ def report_overlaps(used: Mapping[str, VideoRecords], others: Mapping[str, Video
         DataError: ``refuse`` is set, and there is an overlap.
     """
     order: list[str] = [part for part in ("train", "val", "test") if part in {*used, *others}]
-    pairs = [(later, part) for part, later in itertools.combinations(order, 2) if not refuse or later in used]
+    pairs = [(later, part) for part, later in itertools.combinations(order, 2) if not refuse or {part, later} & {*used}]
     pairs += [(part, part) for part in used]
     overlaps = find_overlaps({**used, **others}, pairs)
     if not overlaps:

@@ -23,7 +23,7 @@ from torchmetrics import MeanMetric
 
 from lit_modules.batch_statistics import FirstStatistics
 from lit_modules.checkpoints import update_average
-from lit_modules.class_results import detailed_metrics
+from lit_modules.class_results import UNCALIBRATED, detailed_metrics
 from lit_modules.finite_steps import FiniteSteps
 from lit_modules.head_init import check_head_init, initialize_head
 from lit_modules.heads import heads_loss
@@ -171,6 +171,7 @@ class VideoClassifier(L.LightningModule):
         self._finite_steps = FiniteSteps(self.network, skip=False)
         self._class_weights: Tensor | None = None  # in the training loss
         self.scores: Scores = {}  # by video; of all processes after an epoch
+        self.uncalibrated_scores: Scores = {}  # the same without the temperature, if the network has one
         self.probe: LinearProbe | None = None  # of the training videos, if it was fitted at the start of the run
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -182,9 +183,13 @@ class VideoClassifier(L.LightningModule):
 
         Probabilities or logits are averaged over views, as the protocol specifies.
         """
+        return average_views(self._view_logits(views), self.network.protocol)
+
+    def _view_logits(self, views: Tensor) -> Tensor:
+        """Views ``(B, V, 3, T, H, W)`` -> logits ``(B, V, classes)``."""
         flat = views.flatten(0, 1)
         logits = torch.cat([self.network(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
-        return average_views(logits.unflatten(0, views.shape[:2]), self.network.protocol)
+        return logits.unflatten(0, views.shape[:2])
 
     @property
     def heads(self) -> dict[str, int] | None:
@@ -245,7 +250,11 @@ class VideoClassifier(L.LightningModule):
         )  # on_train_epoch_start is not called for a run that is resumed mid-epoch
 
     def on_fit_start(self) -> None:
-        """Initialize the classifier, read class weights, and record the augmentation of clips in the protocol."""
+        """Initialize the classifier, read class weights, and record the augmentation of clips in the protocol.
+
+        The temperature, which belongs to the weights before training, is removed.
+        """
+        self.network.protocol = replace(self.network.protocol, temperature=1.0)
         if self.hparams["head_init"] == "probe":
             initialize_head(self.trainer, self)
         data = video_data(self.trainer)
@@ -351,7 +360,7 @@ class VideoClassifier(L.LightningModule):
     # validation, testing, prediction -----------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
-        self.scores = {}
+        self.scores, self.uncalibrated_scores = {}, {}
 
     on_test_epoch_start = on_validation_epoch_start
 
@@ -374,19 +383,30 @@ class VideoClassifier(L.LightningModule):
         self._log_metrics("test_")
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Return the paths of the batch's videos and their scores ``(B, classes)``."""
+        """Return the paths of the batch's videos and their scores ``(B, classes)``.
+
+        If the network has a temperature, ``uncalibrated_scores`` are those without it.
+        """
         views = batch["video"]  # empty if all videos are unreadable, or the process has read all its videos
         passes = -(-views.shape[:2].numel() // self.hparams["view_chunk"])
         missing = missing_forward_passes(self._trainer, passes, self.device)
-        scores = self.score_views(views) if passes else torch.empty(0)
+        protocol, scores = self.network.protocol, {"scores": torch.empty(0)}
+        if passes:
+            logits = self._view_logits(views)
+            scores["scores"] = average_views(logits, protocol)
+            if protocol.temperature != 1:
+                scores["uncalibrated_scores"] = average_views(logits, replace(protocol, temperature=1.0))
         for _ in range(missing):
             dummy_forward(self.network, self.device)
-        return {"path": batch["path"], "scores": scores}
+        return {"path": batch["path"], **scores}
 
     def _score(self, batch: dict[str, Any], batch_idx: int) -> None:
         prediction = self.predict_step(batch, batch_idx)
-        pairs = zip(batch["label"].cpu(), prediction["scores"].cpu(), strict=True)
-        self.scores |= dict(zip(prediction["path"], pairs, strict=True))
+        labels, paths = batch["label"].cpu(), prediction["path"]
+        self.scores |= dict(zip(paths, zip(labels, prediction["scores"].cpu(), strict=True), strict=True))
+        if "uncalibrated_scores" in prediction:
+            uncalibrated = zip(labels, prediction["uncalibrated_scores"].cpu(), strict=True)
+            self.uncalibrated_scores |= dict(zip(paths, uncalibrated, strict=True))
 
     def _log_metrics(self, prefix: str) -> None:
         """Log the metrics of the videos of all processes, each counted once, and the number of unreadable ones."""
@@ -402,6 +422,9 @@ class VideoClassifier(L.LightningModule):
         }
         if prefix == "test_" and not self.heads:
             details = detailed_metrics(self.scores, self.multi_label)
+            if "calibration_error" in details and self.network.protocol.temperature != 1:
+                uncalibrated = replace_nonfinite(gather_scores(self.uncalibrated_scores))[0]
+                details[UNCALIBRATED] = detailed_metrics(uncalibrated)["calibration_error"]
             metrics |= {prefix + key: value for key, value in details.items()}
         skipped = self._gather_skipped(prefix[:-1])
         if skipped:

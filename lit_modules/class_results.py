@@ -15,6 +15,7 @@ from lit_modules.scores import Scores, average_precisions, predicted_scores, tru
 from zoo.text import printable
 
 CALIBRATION_BINS = 15
+UNCALIBRATED = "calibration_error_uncalibrated"  # metric: the calibration error without the network's temperature
 MAX_ROWS = 20  # classes in the printed table; of more, those with the lowest F1 are printed
 HEADER = ["class", "videos", "predicted", "correct", "precision", "recall", "recall_low", "recall_high", "f1"]
 MULTI_LABEL_HEADER = [*HEADER, "average_precision"]

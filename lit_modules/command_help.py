@@ -34,6 +34,11 @@ COMMANDS: Mapping[str, tuple[tuple[str, ...], str]] = {  # usages, purpose
         "both. --out is then a network with the logistic regression as its classifier, for --from. A repeated command "
         "reuses the features in it.",
     ),
+    "calibrate": (
+        ("--from NETWORK [--out FOLDER] [options] VIDEOS",),
+        "Fit the temperature of the network's scores to the validation videos. --out is then a network with it, for "
+        "--from.",
+    ),
 }
 
 OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not have them
@@ -91,6 +96,7 @@ VIEWS = {
     "test": "views per video, for example 4x3, or `published` (default)",
     "predict": "views per video, for example 4x3, or `published` (default: 1x1)",
     "probe": "views per training video, for example 4x3, or `published` (default: 1x1)",
+    "calibrate": "views per video, for example 4x3, or `published` (default)",
 }
 CHECKPOINT = {
     "fit": "resume the run of this checkpoint",

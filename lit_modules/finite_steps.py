@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, cast
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from lit_modules.scores import gather_by_name
@@ -15,9 +17,23 @@ from lit_modules.sharded import is_sharded
 from zoo.errors import ConfigError
 from zoo.text import listing
 
+if TYPE_CHECKING:
+    from lit_modules.base import VideoClassifier
+
 log = logging.getLogger("lit_modules")
 
 MAX_SKIPPED = 10  # steps in a row
+
+
+class SkipNonfinite(Callback):
+    """Skips training steps with a loss or gradient that is not finite: ``--skip_nonfinite``.
+
+    A callback, so that ``config.yaml`` contains it and a resumed run skips such steps as well.
+    """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Set ``skip_nonfinite`` of the module."""
+        cast("VideoClassifier", pl_module).skip_nonfinite = True
 
 
 class FiniteSteps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ class FitProbe(Callback):
 
 def probe_scores(probe: LinearProbe, samples: VideoSamples, protocol: Protocol) -> Scores:
     """Score videos with a logistic regression of each view; the protocol determines how views are averaged."""
-    return to_scores(samples, average_views(probe.logits(samples.features), protocol))
+    return to_scores(samples, average_views(probe.logits(samples.features), replace(protocol, temperature=1.0)))
 
 
 def to_scores(samples: VideoSamples, probabilities: Tensor) -> Scores:

@@ -13,7 +13,7 @@ from torch import Tensor
 from lit_modules.interfaces import EvaluationData
 from lit_modules.linear_probe import VideoSamples
 from lit_modules.scores import gather_by_name
-from zoo.errors import DataError
+from zoo.errors import ConfigError, DataError
 from zoo.inference.feature_files import FeatureFolder, VideoFeatures
 from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
@@ -24,7 +24,23 @@ if TYPE_CHECKING:
     from lit_modules.base import VideoClassifier
 
 # fields of a protocol that do not change the features of a video
-UNUSED_FIELDS = ("average", "train_crop", "augment", "flip", "flip_pairs", "heads")
+UNUSED_FIELDS = ("average", "train_crop", "augment", "flip", "flip_pairs", "heads", "temperature")
+
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
+
+
+def check_trainer(command: str, trainer: L.Trainer) -> None:
+    """Check that a command can compute features with a Trainer.
+
+    Raises:
+        ConfigError: the Trainer has several processes or another precision.
+    """
+    if trainer.world_size > 1:
+        raise ConfigError(f"{command} runs in one process; set --trainer.devices 1 and --trainer.num_nodes 1.")
+    if str(trainer.precision) not in PRECISIONS:
+        raise ConfigError(
+            f"{command} does not support --trainer.precision {trainer.precision}; use 32, 16-mixed or bf16-mixed."
+        )
 
 
 def compute_samples(

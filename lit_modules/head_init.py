@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -101,5 +102,6 @@ def set_classifier(network: VideoNetwork, probe: LinearProbe) -> None:
     with torch.no_grad():
         classifier.weight.copy_(probe.weight)
         classifier.bias.copy_(probe.bias)
+    network.protocol = replace(network.protocol, temperature=1.0)
     keys = [key for key in network.state_dict() if key.startswith(network.head_prefix)]
     network.report = network.report.with_trained(network, keys)

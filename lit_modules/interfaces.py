@@ -110,6 +110,21 @@ class EvaluationData(VideoData, typing.Protocol):
         """Return the recording of each video of a split, or None if they are unknown."""
 
 
+@typing.runtime_checkable
+class SplitData(EvaluationData, typing.Protocol):
+    """Data module that knows which splits share videos.
+
+    Attributes:
+        allow_overlap: whether videos may occur in two splits.
+    """
+
+    allow_overlap: bool
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Splits with their own videos. Without "test", the validation videos are tested."""
+
+
 class CommandData(VideoData, typing.Protocol):
     """Data module that a command builds from its options.
 

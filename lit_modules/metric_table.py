@@ -7,11 +7,16 @@ from typing import Any
 
 from rich.table import Table
 
+from lit_modules.class_results import UNCALIBRATED
 from lit_modules.scores import Reference, Scores, references, true_labels
 
 ACCURACIES = {"top1": "top-1", "top5": "top-5", "mean_class": "mean class accuracy"}
 
-DETAILS = {"macro_f1": "macro F1", "calibration_error": "calibration error (ECE)"}  # of a test, without intervals
+DETAILS = {  # of a test, without intervals
+    "macro_f1": "macro F1",
+    "calibration_error": "calibration error (ECE)",
+    UNCALIBRATED: "ECE without the temperature",
+}
 
 
 def metric_table(

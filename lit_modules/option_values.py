@@ -14,6 +14,7 @@ from jsonargparse import get_loader, set_dumper, set_loader
 from lit_modules.recipe_options import nest_config
 
 PARSER_MODE = "tempozoo"
+FIT_ARGUMENTS = ("ckpt_path", "weights_only")
 NULLS = ("", "~", "null", "Null", "NULL")
 
 
@@ -30,7 +31,12 @@ def load_text(text: str) -> Any:
         return None if text.strip() in NULLS else text
     if isinstance(value, (dict, list)) and os.path.lexists(text):
         return text
-    return nest_config(value) if isinstance(value, dict) else value
+    return _drop_unset(nest_config(value)) if isinstance(value, dict) else value
+
+
+def _drop_unset(config: dict[str, Any]) -> dict[str, Any]:
+    """Remove null arguments of ``fit``, so that commands without them read ``config.yaml`` of a run."""
+    return {key: value for key, value in config.items() if value is not None or key not in FIT_ARGUMENTS}
 
 
 def _load(text: str) -> Any:

@@ -14,7 +14,7 @@ from rich.console import Console
 from lit_modules.base import VideoClassifier
 from lit_modules.class_results import detailed_metrics
 from lit_modules.fit_probe import describe_probe, probe_scores, to_scores
-from lit_modules.frozen_features import compute_samples
+from lit_modules.frozen_features import check_trainer, compute_samples
 from lit_modules.head_init import set_classifier
 from lit_modules.interfaces import EvaluationData
 from lit_modules.linear_probe import LinearProbe, VideoSamples, fit_logistic_regression, fit_nearest_neighbors
@@ -79,11 +79,7 @@ def run_probe(trainer: L.Trainer, module: VideoClassifier, data: Any, views: str
 
 
 def _check(trainer: L.Trainer, module: VideoClassifier, data: Any, folder: Path) -> None:
-    if trainer.world_size > 1:
-        raise ConfigError("probe runs in one process; set --trainer.devices 1 and --trainer.num_nodes 1.")
-    if str(trainer.precision) not in ("32-true", "16-mixed", "bf16-mixed"):
-        raise ConfigError(f"probe does not support --trainer.precision {trainer.precision}; use 32, 16-mixed or "
-                          "bf16-mixed.")  # fmt: skip
+    check_trainer("probe", trainer)
     if not isinstance(data, EvaluationData):
         raise ConfigError(f"probe needs a data module of this package; {type(data).__name__} is another one.")
     if module.heads or data.multi_label:

@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from lit_modules.run_lock import is_first_process, locked_folder
 from zoo.errors import ConfigError
@@ -103,8 +104,11 @@ def auto_resume_args(folder: Path, options: Sequence[str]) -> list[str]:
     return [] if newest is None else ["--ckpt_path", str(newest)]
 
 
-def check_resumable(command: str, path: str) -> None:
+def check_resumable(command: str, path: str) -> dict[str, Any]:
     """Check ``--ckpt_path`` before Lightning reads it, because Lightning unpickles the content of any path or URL.
+
+    Returns:
+        dict: the network's config in the checkpoint.
 
     Raises:
         ConfigError, CheckpointError: the file is not the checkpoint of a run.
@@ -115,3 +119,4 @@ def check_resumable(command: str, path: str) -> None:
     check_config(config, path)
     if command == "fit" and not resumable:
         raise ConfigError(f"{path} contains weights only and cannot be resumed; start from it with --from.")
+    return config

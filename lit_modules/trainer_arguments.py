@@ -14,11 +14,11 @@ from types import ModuleType
 
 import zoo
 from lit_modules.interfaces import FindDataset
-from lit_modules.precision import resolve_precision
 from lit_modules.recipe_files import resolve_config
 from lit_modules.recipe_options import nest_argument
 from lit_modules.trainer_parsing import (
     HELP_ALL,
+    SKIP_NONFINITE,
     TrainerArguments,
     parse,
     split_options,
@@ -27,8 +27,14 @@ from zoo.command_line import expand_home, note
 from zoo.errors import ConfigError
 from zoo.network_names import resolve_network
 
-EARLY_STOP = "lit_modules.checkpoints.EarlyStop"  # callback
-TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
+# callbacks of options; config.yaml of a run contains them
+EARLY_STOP, SKIP_STEPS = "lit_modules.checkpoints.EarlyStop", "lit_modules.finite_steps.SkipNonfinite"
+TABLES = {  # option for a CSV file
+    "fit": "--data.train",
+    "probe": "--data.train",
+    "validate": "--data.val",
+    "calibrate": "--data.val",
+}
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
 
@@ -150,8 +156,6 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         _check_probe(command, arguments.probe)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
-    if command != "fit" and arguments.skip_nonfinite:
-        raise ConfigError(f"--skip_nonfinite is for fit; {command} does not train.")
     if command != "fit" and arguments.folds is not None:
         raise ConfigError(f"--folds is for fit, not for {command}.")
     after += _fit_arguments(command, arguments)
@@ -159,23 +163,29 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         before += ["--return_predictions=false"]  # they would fill the memory
     if command in ("validate", "test"):
         after += ["--verbose=false"]  # the reports print a table
-    options = resolve_precision([_translate_option(option) for option in arguments.options])
+    options = [_translate_option(option) for option in arguments.options]
     if not arguments.asks_help and not configured:
         _check_complete(command, arguments, {*given, *(option.partition("=")[0] for option in before)})
     return [*before, *options, *after]
 
 
 def _fit_arguments(command: str, arguments: TrainerArguments) -> list[str]:
-    """Return the arguments for ``--early_stop``; refuse options that are for ``fit`` in other commands."""
-    given = [*["--early_stop"] * (arguments.early_stop is not None), *arguments.tuning]
+    """Return the callbacks for ``--skip_nonfinite`` and ``--early_stop``.
+
+    Raises:
+        ConfigError: an option for ``fit`` is given to another command, or a value is invalid.
+    """
+    epochs = arguments.early_stop
+    skip = [SKIP_NONFINITE] * arguments.skip_nonfinite
+    given = [*["--early_stop"] * (epochs is not None), *skip, *arguments.tuning]
     if command != "fit" and given:
         raise ConfigError(f"{given[0]} is for fit; {command} does not train.")
-    epochs = arguments.early_stop
+    callbacks = [f"--trainer.callbacks+={SKIP_STEPS}" for _ in skip]
     if epochs is None:
-        return []
+        return callbacks
     if not epochs.isdecimal() or int(epochs) < 1:
         raise ConfigError(f"--early_stop is {epochs}; give the number of epochs without improvement, at least 1.")
-    return [f"--trainer.callbacks+={EARLY_STOP}", f"--trainer.callbacks.patience={epochs}"]
+    return [*callbacks, f"--trainer.callbacks+={EARLY_STOP}", f"--trainer.callbacks.patience={epochs}"]
 
 
 def _translate_option(option: str) -> str:
@@ -192,12 +202,14 @@ def _views_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     """Return ``--data.clips`` and ``--data.crops`` for ``--views``, unless they are given as well; for probe itself."""
     if arguments.views is None:
         return []
-    if command not in ("test", "predict", "probe"):
-        raise ConfigError("--views is for test, predict and probe; training and validation use one clip and one crop.")
+    if command not in ("test", "predict", "probe", "calibrate"):
+        raise ConfigError(
+            "--views is for test, predict, probe and calibrate; training and validation use one clip and one crop."
+        )
     match = re.fullmatch(r"(\d+)x(\d+)", arguments.views)
     if match is None and arguments.views != "published":
         raise ConfigError(f"--views is {arguments.views}; give CLIPSxCROPS, such as 4x3, or published.")
-    if command == "probe":  # views of the training videos
+    if command in ("probe", "calibrate"):  # an argument of the command, for training or validation videos
         return [f"--views={arguments.views}"]
     counts = match.groups() if match else ("null", "null")  # null: values of the network's protocol
     after: list[str] = []

@@ -1,4 +1,4 @@
-"""``fit``, ``validate``, ``test``, ``predict``, ``probe``: LightningCLI with this package's defaults and messages."""
+"""The commands that train or test: LightningCLI with this package's defaults and messages."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
+from lit_modules.calibrate_command import run_calibrate
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usage
 from lit_modules.fit_probe import FitProbe
@@ -27,6 +28,7 @@ from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
 from lit_modules.options import format_parser_error
+from lit_modules.precision import AUTO, Precision, resolve_precision
 from lit_modules.prediction_report import PredictionReport
 from lit_modules.probe_command import run_probe
 from lit_modules.progress import EpochProgressBar, ParameterSummary, RunEstimate
@@ -124,7 +126,14 @@ class SaveFitConfig(SaveConfigCallback):
 
 
 class RunTrainer(L.Trainer):
-    """Trainer with the command ``probe``, and an error in all processes if the first cannot write a checkpoint."""
+    """Trainer with the commands ``probe`` and ``calibrate``.
+
+    All processes raise an error if the first cannot write a checkpoint. The options accept ``precision: auto``, which
+    ``TrainerCLI`` resolves before the Trainer is built.
+    """
+
+    def __init__(self, *args: Any, precision: Precision | None = None, **options: Any) -> None:
+        super().__init__(*args, precision=precision, **options)  # type: ignore[arg-type]
 
     def probe(self, model: lit_modules.VideoClassifier, datamodule: CommandData, views: str = "1x1") -> None:
         """Fit a logistic regression and nearest neighbors to the features of a network, and test both.
@@ -135,6 +144,16 @@ class RunTrainer(L.Trainer):
             views: clips and crops of the training videos.
         """
         run_probe(self, model, datamodule, views, Path(self.default_root_dir))
+
+    def calibrate(self, model: lit_modules.VideoClassifier, datamodule: CommandData, views: str = "published") -> None:
+        """Fit the temperature of a network's scores to the validation videos.
+
+        Args:
+            model: module with the network.
+            datamodule: the videos.
+            views: clips and crops of the videos.
+        """
+        run_calibrate(self, model, datamodule, views, Path(self.default_root_dir))
 
     def save_checkpoint(self, filepath: Any, weights_only: bool | None = None, storage_options: Any = None) -> None:
         """Write a checkpoint. All processes must call this method.
@@ -172,7 +191,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             "max_epochs": 30,
             "log_every_n_steps": 10,
         }
-    if command == "probe":
+    if command in ("probe", "calibrate"):
         return {"callbacks": [], "devices": 1}
     reports = {"test": TestReport(folder), "predict": PredictionReport(folder), "validate": ValidateReport()}
     return {"callbacks": [reports[command]]}
@@ -182,7 +201,7 @@ class TrainerCLI(LightningCLI):
     """Parses the arguments of one command, builds network, data and Trainer, and runs it.
 
     Args:
-        command: "fit", "validate", "test", "predict" or "probe".
+        command: "fit", "validate", "test", "predict", "probe" or "calibrate".
         arguments: arguments of LightningCLI, without the command.
         folder: where the command writes.
         data_base: base class of the data modules.
@@ -190,7 +209,6 @@ class TrainerCLI(LightningCLI):
         stopper: callback that ends the command after a signal.
         single_view: use one clip and one crop per video unless the options of the data set them.
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
-        skip_nonfinite: skip training steps with a loss that is not finite, see ``VideoClassifier``.
         probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
         tuning: values to search before the run, ``--find_lr`` and ``--find_batch_size``.
     """
@@ -209,13 +227,12 @@ class TrainerCLI(LightningCLI):
         *,
         single_view: bool = False,
         allow_untrained: bool = False,
-        skip_nonfinite: bool = False,
         probe: bool | None = None,
         tuning: Sequence[str] = (),
     ) -> None:
         self.tuning = tuning
         self.command, self.folder, self.stopper = command, folder, stopper
-        self.single_view, self.allow_untrained, self.skip_nonfinite = single_view, allow_untrained, skip_nonfinite
+        self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
         model_classes = classes_of(lit_modules, L.LightningModule)
         self.classes = {"data": data_classes, "model": model_classes}
@@ -238,7 +255,8 @@ class TrainerCLI(LightningCLI):
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the command that runs only, because parsers take long to build."""
-        commands = {**LightningCLI.subcommands(), "probe": {"model", "datamodule"}}
+        own = {command: {"model", "datamodule"} for command in ("probe", "calibrate")}
+        commands = {**LightningCLI.subcommands(), **own}
         return {self.command: commands[self.command]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -272,13 +290,19 @@ class TrainerCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the arguments; check the Trainer's options, the loggers, and the checkpoint to resume."""
+        """Parse the arguments; check the Trainer's options, the loggers, and the checkpoint to resume.
+
+        ``precision: auto`` is replaced by the precision, which ``config.yaml`` of a run then contains.
+        """
         super().parse_arguments(parser, args)
         config = self.config[self.command]
+        path = config.get("ckpt_path")
+        checkpoint = check_resumable(self.command, path) if path else None
+        if config.trainer.precision == AUTO:
+            resumed = checkpoint if self.command == "fit" else None
+            config.trainer.precision = resolve_precision(config.trainer.accelerator, resumed)
         check_trainer_options(self.command, config.trainer, config.seed_everything)
         check_packages(config.trainer.logger)
-        if path := config.get("ckpt_path"):
-            check_resumable(self.command, path)
 
     def _set_seed(self) -> None:
         """Set the seed. The default seed is logged by ``fit`` only."""
@@ -307,8 +331,6 @@ class TrainerCLI(LightningCLI):
             raise
         if self.allow_untrained:
             self.model.allow_untrained = True
-        if self.skip_nonfinite:
-            self.model.skip_nonfinite = True
         if self.single_view:
             self.datamodule.clips = self.datamodule.clips or 1
             self.datamodule.crops = self.datamodule.crops or 1
@@ -396,7 +418,7 @@ class TrainerCLI(LightningCLI):
 def run_trainer(
     command: str, arguments: Sequence[str], data_package: ModuleType, data_base: type, find_dataset: FindDataset
 ) -> None:
-    """Run ``fit``, ``validate``, ``test``, ``predict`` or ``probe``.
+    """Run ``fit``, ``validate``, ``test``, ``predict``, ``probe`` or ``calibrate``.
 
     Args:
         command: name of the command.
@@ -437,7 +459,6 @@ def run_trainer(
                 stopper,
                 single_view=command == "predict" and parsed.views is None,
                 allow_untrained=parsed.allow_untrained,
-                skip_nonfinite=parsed.skip_nonfinite,
                 probe=None if parsed.probe is None else parsed.probe == "true",
                 tuning=() if resumes else parsed.tuning,
             )

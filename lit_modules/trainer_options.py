@@ -43,7 +43,8 @@ RULES: Mapping[str, Rule] = {
     "val_check_interval": INTERVAL,
 }
 NEEDED = {"fit": "limit_train_batches", "validate": "limit_val_batches", "test": "limit_test_batches",
-          "predict": "limit_predict_batches", "probe": "limit_test_batches"}  # fmt: skip
+          "predict": "limit_predict_batches", "probe": "limit_test_batches",
+          "calibrate": "limit_val_batches"}  # fmt: skip
 MAX_SEED = 2**32 - 1
 # Options that hold objects, or that the command itself sets.
 NOT_TRIED = ("logger", "callbacks", "plugins", "default_root_dir", "model_registry")

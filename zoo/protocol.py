@@ -41,9 +41,13 @@ BOUNDS = {
 MAX_PIXELS = 2**27  # of a clip: num_frames * side**2, where side is the larger of resize and train_crop
 MAX_MEAN = 1000.0  # of mean, in absolute value, and of std
 MIN_STD = 1e-4
+TEMPERATURES = (0.01, 100.0)
 MAX_CLASSES = 100_000
 MAX_HEADS = 64
 MAX_LABEL = 1000  # characters of a class name or of a head's name
+
+
+LATER_FIELDS = {"multi_label": False, "temperature": 1.0}  # that earlier versions do not read, with their defaults
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Protocol:
     heads: names and class counts of parallel classifiers, each with probabilities that sum to 1; empty for a single
         classifier.
     multi_label: whether a video may have several classes or none: scores are sigmoids instead of a softmax.
+    temperature: divisor of the logits of each view before the softmax or sigmoid, which `tempozoo calibrate` fits to
+        validation videos. Set it to 1 before you train the network further in your own loop.
     pixels: codebase whose arithmetic the views of a test video reproduce: whether frames are resized as floats
         ("tadaconv", "pytorchvideo") or as bytes, how the long side is rounded, and where crops lie; see
         ``zoo/video/transforms.py``. "plain" reproduces none: bytes, and crops from edge to edge.
@@ -95,6 +101,7 @@ class Protocol:
     heads: tuple[tuple[str, int], ...] = ()
     pixels: str = "plain"
     multi_label: bool = False
+    temperature: float = 1.0
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = "protocol") -> Protocol:
@@ -120,6 +127,7 @@ class Protocol:
             "mean": tuple(map(float, values["mean"])),
             "std": tuple(map(float, values["std"])),
             "flip_pairs": tuple((a, b) for a, b in values["flip_pairs"]),
+            "temperature": float(values["temperature"]),
             "heads": tuple((name, count) for name, count in values["heads"]),
         }
         return cls(**(values | lists))
@@ -127,8 +135,9 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; the inverse of ``from_dict``."""
         values = asdict(self)
-        if not self.multi_label:  # earlier versions can read the values
-            del values["multi_label"]
+        for name, default in LATER_FIELDS.items():
+            if values[name] == default:  # earlier versions can read the values
+                del values[name]
         return values
 
     def transform(self, crops: int = 1) -> ClipTransform:
@@ -171,11 +180,13 @@ class Protocol:
     def with_classes(self, order: Sequence[int]) -> Protocol:
         """Return the protocol for a classifier whose output ``i`` is the former output ``order[i]``.
 
-        Flip pairs of other former outputs are dropped: all of them if ``order`` is empty.
+        Flip pairs of other former outputs are dropped: all of them if ``order`` is empty. A new classifier has no
+        temperature.
         """
         new_index = {old: i for i, old in enumerate(order)}
         pairs = tuple((new_index[a], new_index[b]) for a, b in self.flip_pairs if a in new_index and b in new_index)
-        return replace(self, flip_pairs=pairs, heads=())
+        temperature = self.temperature if len(order) else 1.0
+        return replace(self, flip_pairs=pairs, heads=(), temperature=temperature)
 
     @property
     def score_kind(self) -> str:
@@ -187,9 +198,10 @@ class Protocol:
     def __str__(self) -> str:
         step = f", interval {self.interval}" if self.interval else ""
         pixels = "" if self.pixels == "plain" else f" ({self.pixels} pixels)"
+        temperature = "" if self.temperature == 1 else f", temperature {self.temperature:.3g}"
         return (
             f"{self.num_frames} frames ({self.sampling}{step}), short side {self.resize}, crop {self.crop}{pixels}, "
-            f"{self.clips} clips x {self.crops} crops, {self.score_kind} scores averaged"
+            f"{self.clips} clips x {self.crops} crops, {self.score_kind} scores averaged{temperature}"
         )
 
 
@@ -204,7 +216,7 @@ def check_protocol(values: Mapping[str, Any]) -> None:
             raise ConfigError(f"{name} is {brief(values[name])}; choose from {', '.join(allowed)}.")
     if type(values["crops"]) is not int or values["crops"] not in CROPS:
         raise ConfigError(f"crops is {brief(values['crops'])}; choose from {', '.join(map(str, CROPS))}.")
-    values = {"multi_label": False, **values}  # ``to_dict`` leaves it out
+    values = {**LATER_FIELDS, **values}  # ``to_dict`` leaves out the defaults
     for name in ("antialias", "flip", "multi_label"):
         if not isinstance(values[name], bool):
             raise ConfigError(f"{name} is {brief(values[name])}; it must be true or false.")
@@ -228,6 +240,7 @@ def check_protocol(values: Mapping[str, Any]) -> None:
             check_number(f"{name}[{number}]", value, minimum, MAX_MEAN)
     if not len(values["mean"]) == len(values["std"]) > 0:
         raise ConfigError(f"mean has {len(values['mean'])} values and std {len(values['std'])}; give one per channel.")
+    check_number("temperature", values["temperature"], *TEMPERATURES)
     _check_flip_pairs(values["flip_pairs"])
     _check_heads(values["heads"])
     if values["multi_label"] and values["heads"]:

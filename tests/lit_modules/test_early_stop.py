@@ -1,4 +1,4 @@
-"""``--early_stop``, ``--trainer.precision auto``, and the estimate of time and memory."""
+"""``--early_stop``, and the estimate of time and memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from runs import assert_same_last_weights, fit_arguments, flags, resume, validated_epochs
+from runs import fit_arguments, flags, resume, validated_epochs
 
 from cli import main
-from lit_modules import precision
-from lit_modules.precision import auto_precision, resolve_precision
 from lit_modules.progress import RunEstimate, _duration, peak_memory
 
 STUCK = flags("model.optimizer", lr=1e-12)  # the validation metrics never change
@@ -58,48 +56,6 @@ def test_early_stop_without_validation_is_refused(
     options = ["--early_stop", "2", *flags("trainer", limit_val_batches=0)]
     assert main(fit_arguments(motion_folder, tmp_path / "run", *options, watch=False)) == 1
     assert "monitors 'val_mean_class', which fit does not log" in capsys.readouterr().err
-
-
-# precision -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("capability", "expected"), [((8, 0), "bf16-mixed"), ((9, 0), "bf16-mixed"), ((7, 5), "32-true")]
-)
-def test_precision_of_gpus(capability: tuple[int, int], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    for accelerator in ("auto", "gpu", "cuda"):
-        assert auto_precision(accelerator)[0] == expected
-
-
-@pytest.mark.parametrize(
-    ("features", "expected"),
-    [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"), ({"avx512_f": True}, "32-true")],
-)
-def test_precision_of_cpus(features: dict[str, Any], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: features)
-    assert auto_precision("cpu")[0] == expected
-
-
-def test_auto_is_replaced_and_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: True)
-    arguments = ["--trainer.precision=auto", "--trainer.accelerator=cpu"]
-    assert resolve_precision(arguments) == ["--trainer.precision=bf16-mixed", "--trainer.accelerator=cpu"]
-    assert capsys.readouterr().out == "Precision: bf16-mixed (the CPU computes in bfloat16)\n"
-    assert resolve_precision(arguments[1:]) == arguments[1:]
-    assert not capsys.readouterr().out
-
-
-def test_run_with_automatic_precision(
-    motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(precision, "_cpu_has_bfloat16", lambda: False)
-    auto, default = tmp_path / "auto", tmp_path / "default"
-    assert main(fit_arguments(motion_folder, auto, *flags("trainer", precision="auto"), epochs=1)) == 0
-    assert "Precision: 32-true (the CPU does not compute in bfloat16)" in capsys.readouterr().out
-    assert main(fit_arguments(motion_folder, default, epochs=1)) == 0
-    assert_same_last_weights(auto, default)
 
 
 # estimate --------------------------------------------------------------------------------------------------------

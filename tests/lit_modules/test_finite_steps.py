@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from runs import fit_arguments, last_weights, read_checkpoint
+from runs import fit_arguments, last_weights, read_checkpoint, resume
 from small_models import small
 from torch.utils.data import DataLoader
 from two_processes import two_processes
@@ -152,6 +152,25 @@ def test_fit_reports_the_step_and_skips_on_request(
     assert "Skipped steps, whose loss or gradient was not finite: 1" in caplog.text
     assert read_checkpoint(out / "checkpoints" / "last.ckpt")["global_step"] == 4
     assert all(value.isfinite().all() for value in last_weights(out).values())
+
+
+def test_resumed_run_skips_steps_without_the_option(
+    motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run is resumed from its config.yaml, which contains the option."""
+    original = VideoClassifier.forward
+
+    def forward(module: VideoClassifier, clips: torch.Tensor) -> torch.Tensor:
+        bad = module.training and module.trainer.global_step == 5
+        return original(module, clips * math.nan if bad else clips)
+
+    monkeypatch.setattr(VideoClassifier, "forward", forward)
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(fit_arguments(motion_folder, first, "--skip_nonfinite", epochs=1, watch=False)) == 0
+    options = [*resume(first / "checkpoints" / "last.ckpt"), "--trainer.max_epochs", "2"]
+    assert main(["fit", "--config", str(first / "config.yaml"), *options, "--out", str(second)]) == 0
+    assert "Skipped steps, whose loss or gradient was not finite: 1" in caplog.text
+    assert all(value.isfinite().all() for value in last_weights(second).values())
 
 
 def test_skip_nonfinite_is_for_fit(capsys: pytest.CaptureFixture) -> None:

@@ -1,19 +1,21 @@
 """Networks as files of other runtimes: ONNX, PyTorch's exported programs (.pt2) and OpenVINO.
 
-The exported network takes normalized clips ``(B, C, T, H, W)`` with any B, and returns logits. Class names and protocol
-are stored in the file. Every export is compared with eager execution at batch sizes that were not traced.
+The exported network takes normalized clips ``(B, C, T, H, W)`` with any B, and returns logits, divided by the
+temperature of a calibrated network. Class names and protocol are stored in the file. Every export is compared with
+eager execution at batch sizes that were not traced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import logging
 import statistics
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,7 @@ def export_network(network: VideoNetwork, path: Path, format: str) -> ExportRepo
     if path.suffix != FORMATS[format]:
         raise ConfigError(f"{path}: a file of format {format} must end in {FORMATS[format]}.")
     _check_packages(format)
+    network = divide_by_temperature(network)
     protocol = network.protocol
     shape = (network.in_channels, protocol.num_frames, protocol.crop, protocol.crop)
     clips = torch.randn(TRACED_BATCH, *shape, generator=torch.Generator().manual_seed(0))
@@ -89,6 +92,29 @@ def export_network(network: VideoNetwork, path: Path, format: str) -> ExportRepo
     with disk_errors(path.parent), atomic_path(example) as temporary:
         temporary.write_text(EXAMPLES[format].format(file=path.name), encoding="utf-8")
     return ExportReport(path, example, difference, speed)
+
+
+def divide_by_temperature(network: VideoNetwork) -> VideoNetwork:
+    """Return a copy whose classifier divides the logits by the temperature; the network itself if it has none.
+
+    Raises:
+        ConfigError: the classifier is not a linear layer.
+    """
+    temperature = network.protocol.temperature
+    if temperature == 1:
+        return network
+    network = copy.deepcopy(network)
+    classifier = network.get_classifier()
+    if not isinstance(classifier, torch.nn.Linear):
+        raise ConfigError(
+            f"The temperature of {network.spec.arch} cannot be exported: its classifier is not a linear layer. Set "
+            "the temperature of model.protocol to 1."
+        )
+    with torch.no_grad():
+        for parameter in classifier.parameters():
+            parameter.div_(temperature)
+    network.protocol = replace(network.protocol, temperature=1.0)
+    return network
 
 
 def _check_packages(format: str) -> None:

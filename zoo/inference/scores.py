@@ -33,13 +33,15 @@ def heads_scores(logits: Tensor, sizes: Sequence[int]) -> Tensor:
 def average_views(logits: Tensor, protocol: Protocol) -> Tensor:
     """Logits of views ``(..., V, classes)`` -> probabilities ``(..., classes)``.
 
-    Probabilities or logits are averaged over the views, depending on the protocol's ``average``. With ``multi_label``,
-    the probabilities of the classes are independent.
+    The logits of each view are divided by the temperature. Probabilities or logits are averaged over the views,
+    depending on the protocol's ``average``. With ``multi_label``, the probabilities of the classes are independent.
     """
+    logits = logits.float()
+    if protocol.temperature != 1:
+        logits = logits / protocol.temperature
     if protocol.multi_label:
-        logits = logits.float()
         return logits.sigmoid().mean(-2) if protocol.average == "prob" else logits.mean(-2).sigmoid()
     sizes = [size for _, size in protocol.heads] or [logits.shape[-1]]
     if protocol.average == "prob":
-        return heads_scores(logits.float(), sizes).mean(-2)
-    return heads_scores(logits.float().mean(-2), sizes)
+        return heads_scores(logits, sizes).mean(-2)
+    return heads_scores(logits.mean(-2), sizes)

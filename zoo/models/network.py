@@ -220,6 +220,8 @@ class VideoNetwork(nn.Module):
             nn.init.normal_(new.weight, std=self.classifier_std)
             nn.init.zeros_(new.bias)
         self.set_classifier(new)
+        if self._spec is not None and self._spec.protocol.temperature != 1:  # that of the former classifier
+            self._spec = replace(self._spec, protocol=replace(self._spec.protocol, temperature=1.0))
         if self._report is not None:
             keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
             self.report = self._report.with_initialized(self, keys)

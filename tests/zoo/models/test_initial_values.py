@@ -98,12 +98,20 @@ def test_tadaformer_starts_with_the_released_values(form: str) -> None:
     assert_zero(matching(network, "tada.proj.weight"))
 
 
-def test_tanet_classifier_is_normal() -> None:
+@pytest.mark.parametrize(
+    ("arch", "expected"),
+    [
+        ("tanet_r50", 0.001),
+        ("tanet_mobilenetv2", 0.001),
+        ("tsm_r50", 0.001),  # MMAction2, configs/_base_/models/tsm_r50.py: init_std
+        ("c2d_r50", 0.01),  # tsn_r50.py
+    ],
+)
+def test_classifier_is_normal(arch: str, expected: float) -> None:
     torch.manual_seed(0)
-    for arch in ("tanet_r50", "tanet_mobilenetv2"):
-        classifier: Any = build(arch, num_classes=400).get_classifier()
-        assert std(classifier.weight) == pytest.approx(0.001, rel=0.01)
-        assert_zero([classifier.bias])
+    classifier: Any = build(arch, num_classes=400).get_classifier()
+    assert std(classifier.weight) == pytest.approx(expected, rel=0.01)
+    assert_zero([classifier.bias])
 
 
 def reset(network: Any, folder: Path) -> Any:
