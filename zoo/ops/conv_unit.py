@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.ops.average_norm import TemporalAverage, average_norm, can_fuse
+
 
 class ConvBN(nn.Module):
     """Convolution without bias, then batch norm, for every frame; no activation."""
@@ -39,6 +41,8 @@ class AggregationBN(nn.Module):
         """``(B*T, C, H, W)`` -> same shape."""
         if self.aggregation is None or self.pool_bn is None:
             return self.bn(y)
+        if isinstance(self.aggregation, TemporalAverage) and can_fuse(y, self.bn, self.pool_bn):
+            return average_norm(y, num_frames, self.bn, self.pool_bn)
         return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
 
 

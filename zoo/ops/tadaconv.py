@@ -14,10 +14,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.utils import _pair
 
 from zoo.errors import ConfigError, check_counts, check_odd
+from zoo.ops.average_norm import TemporalAverage
+from zoo.ops.average_norm import temporal_average as temporal_average
 from zoo.ops.conv_unit import AggregationBN, TemporalConvBN
 from zoo.ops.frames import check_frames
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
@@ -65,12 +70,48 @@ def tada_conv2d(
     _check_calibration(alpha, weight, cal_dim, groups)
     alpha = alpha[:, :, None, None]
     if cal_dim == "cin":
-        y = F.conv2d(x * alpha, weight, None, stride, padding, dilation, groups)
+        y = _scaled_conv(x, alpha, weight, stride, padding, dilation)
     else:
         y = F.conv2d(x, weight, None, stride, padding, dilation, groups) * alpha
     if bias is None:
         return y
     return y + (bias if beta is None else bias * beta)[..., None, None]
+
+
+def _scaled_conv(x: Tensor, alpha: Tensor, weight: Tensor, stride: Size2, padding: Size2, dilation: Size2) -> Tensor:
+    """Compute ``conv2d(x * alpha, weight)`` without keeping the product for the backward pass."""
+    inputs = (x, alpha, weight)
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced or isinstance(padding, str) or not (torch.is_grad_enabled() and any(v.requires_grad for v in inputs)):
+        return F.conv2d(x * alpha, weight, None, stride, padding, dilation)
+    return _ScaledConv.apply(*inputs, _pair(stride), _pair(padding), _pair(dilation))
+
+
+class _ScaledConv(torch.autograd.Function):
+    """``conv2d(x * alpha, weight)``; the backward pass recomputes the product."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, weight: Tensor, *geometry: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, alpha, weight)
+        ctx.geometry = geometry
+        return F.conv2d(x * alpha, weight, None, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, alpha, weight = ctx.saved_tensors
+        needs_x, needs_alpha, needs_weight = ctx.needs_input_grad[:3]
+        product = (x * alpha).to(grad.dtype)  # the dtype of the convolution, also with autocast
+        to_product, to_weight, _ = torch.ops.aten.convolution_backward(
+            grad, product, weight.to(grad.dtype), None, *ctx.geometry, False, (0, 0), 1,
+            (needs_x or needs_alpha, needs_weight, False),
+        )  # fmt: skip
+        to_x = to_alpha = None
+        if needs_alpha:
+            to_alpha = torch.mul(to_product, x).sum((2, 3), keepdim=True).to(alpha.dtype)
+        if needs_x:
+            to_x = to_product.mul_(alpha).to(x.dtype)
+        return to_x, to_alpha, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
 
 
 def tada_conv3d(
@@ -279,26 +320,6 @@ class TAdaConv3d(nn.Conv3d):
         (every, *space), (_, *pad) = stride, padding
         strides, pads = (space[0], space[1]), (pad[0], pad[1])
         return tada_conv3d(x, alpha, self.weight, self.bias, stride=strides, padding=pads, temporal_stride=every)
-
-
-def temporal_average(y: Tensor, num_frames: int) -> Tensor:
-    """Average ``(B*T, C, H, W)`` over frames t-1, t, t+1, with zero padding.
-
-    As in the published networks, the sum is divided by three at the ends too (count_include_pad).
-    """
-    frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
-    total = frames.clone()
-    total[:, 1:] += frames[:, :-1]
-    total[:, :-1] += frames[:, 1:]
-    return (total / 3).flatten(0, 1)
-
-
-class TemporalAverage(nn.Module):
-    """``temporal_average`` as a module."""
-
-    def forward(self, y: Tensor, num_frames: int) -> Tensor:
-        """``(B*T, C, H, W)`` -> same shape."""
-        return temporal_average(y, num_frames)
 
 
 class TAdaAggregation(AggregationBN):
