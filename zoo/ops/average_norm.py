@@ -46,9 +46,15 @@ def can_fuse(y: Tensor, *norms: nn.Module) -> bool:
         and norm.weight.dtype in (torch.float32, torch.float64)
         and norm.running_mean is not None
         and norm.momentum is not None
-        and not (norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks or norm._backward_pre_hooks)
+        and not has_hooks(norm)
         for norm in norms
     )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks are registered on the module, which only a call of the module runs."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return any(hooks)
 
 
 def average_norm(y: Tensor, num_frames: int, bn: nn.BatchNorm2d, pool_bn: nn.BatchNorm2d) -> Tensor:
@@ -79,8 +85,10 @@ class _AverageNorm(torch.autograd.Function):
         pool_bn: nn.BatchNorm2d,
         num_frames: int,
     ) -> Tensor:
-        mean, var = _statistics(bn, y)
-        pool_mean, pool_var = _statistics(pool_bn, _average(y, num_frames) if pool_bn.training else y)
+        mean, var = batch_statistics(bn, y) if bn.training else (bn.running_mean, bn.running_var)
+        pool_mean, pool_var = pool_bn.running_mean, pool_bn.running_var
+        if pool_bn.training:
+            pool_mean, pool_var = batch_statistics(pool_bn, _average(y, num_frames))
         ctx.save_for_backward(y, weight, pool_weight, mean, var, pool_mean, pool_var)
         ctx.num_frames, ctx.modes, ctx.eps = num_frames, (bn.training, pool_bn.training), (bn.eps, pool_bn.eps)
         # both norms and the average are one filter over time and one offset per channel
@@ -109,11 +117,9 @@ class _AverageNorm(torch.autograd.Function):
         return *grads, *pool_grads[1:], None, None, None
 
 
-def _statistics(norm: nn.BatchNorm2d, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance that the norm uses for ``y``, ``(C,)``; updates the running statistics in training."""
+def batch_statistics(norm: nn.BatchNorm2d, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and biased variance of ``y``, ``(C,)`` each; updates the running statistics of the norm."""
     assert norm.running_mean is not None and norm.running_var is not None and norm.momentum is not None
-    if not norm.training:
-        return norm.running_mean, norm.running_var
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return torch.batch_norm_update_stats(y, norm.running_mean, norm.running_var, norm.momentum)

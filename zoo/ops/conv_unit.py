@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from zoo.ops.average_norm import TemporalAverage, average_norm, can_fuse
+from zoo.ops.pointwise_norm import can_recompute, pointwise_norm
 
 
 class ConvBN(nn.Module):
@@ -17,6 +18,8 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(N, C_in, H, W)`` -> ``(N, C_out, H', W')``."""
+        if can_recompute(x, self.conv, self.bn):
+            return pointwise_norm(x, self.conv, self.bn)
         return self.bn(self.conv(x))
 
 
