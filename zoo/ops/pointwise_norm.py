@@ -1,8 +1,8 @@
 """A 1x1 convolution and its batch norm in training, without keeping the output of the convolution.
 
-The norm's gradients need the output ``y = W x`` only in sums over all pixels and in products with ``W``. Both can be
-computed from ``x``, which has fewer channels: ``sum(g y) = W sum(g x)`` and ``sum(y x) = W sum(x x)``. The third
-convolution of a bottleneck has four times as many output channels as input channels, so this halves its memory.
+The gradients need the output ``y = W x`` only in sums over all pixels and in products with ``W``, which follow from
+``x``: ``sum(g y) = W sum(g x)`` and ``sum(y x) = W sum(x x)``. The last convolution of a bottleneck has four times as
+many output channels as input channels, so its input, which autograd keeps anyway, is much smaller than its output.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def can_recompute(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> bool:
         and conv.padding == (0, 0)
         and conv.groups == 1
         and conv.bias is None
-        and 2 * conv.in_channels <= conv.out_channels <= pixels
+        and conv.in_channels <= conv.out_channels <= pixels
         and not has_hooks(conv)
     )
 

@@ -108,7 +108,7 @@ class _ScaledConv(torch.autograd.Function):
         )  # fmt: skip
         to_x = to_alpha = None
         if needs_alpha:
-            to_alpha = torch.mul(to_product, x).sum((2, 3), keepdim=True).to(alpha.dtype)
+            to_alpha = product.copy_(x).mul_(to_product).sum((2, 3), keepdim=True).to(alpha.dtype)
         if needs_x:
             to_x = to_product.mul_(alpha).to(x.dtype)
         return to_x, to_alpha, None if to_weight is None else to_weight.to(weight.dtype), None, None, None
