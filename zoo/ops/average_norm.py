@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from zoo.ops.frames import is_traced
+
 
 def temporal_average(y: Tensor, num_frames: int) -> Tensor:
     """Average ``(B*T, C, H, W)`` over frames t-1, t, t+1, with zero padding.
@@ -30,13 +32,13 @@ class TemporalAverage(nn.Module):
         return temporal_average(y, num_frames)
 
 
-def can_fuse(y: Tensor, *norms: nn.Module) -> bool:
-    """Whether ``average_norm`` can replace the plain operations.
+def can_inline(y: Tensor, *norms: nn.Module) -> bool:
+    """Whether a function may compute batch norms of ``y`` instead of calling the modules.
 
-    It cannot for another class such as SyncBatchNorm, a norm with hooks, a cumulative average (``momentum=None``), one
-    without parameters or statistics, nor while the network is compiled or traced.
+    It may not for another class such as SyncBatchNorm, a norm with hooks, a cumulative average (``momentum=None``), a
+    norm without parameters or statistics, nor while the network is compiled or traced.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or y.device.type not in ("cpu", "cuda"):
+    if is_traced() or y.device.type not in ("cpu", "cuda"):
         return False
     if y.numel() <= y.shape[1]:  # one value per channel, an error in training
         return False
@@ -64,7 +66,7 @@ def average_norm(y: Tensor, num_frames: int, bn: nn.BatchNorm2d, pool_bn: nn.Bat
 
     Args:
         y: ``(B*T, C, H, W)``.
-        bn: a norm that passes ``can_fuse``, in training or evaluation mode.
+        bn: a norm that passes ``can_inline``, in training or evaluation mode.
         pool_bn: the same; its mode may differ.
     """
     return _AverageNorm.apply(y, bn.weight, bn.bias, pool_bn.weight, pool_bn.bias, bn, pool_bn, num_frames)

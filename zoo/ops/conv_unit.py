@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from zoo.ops.average_norm import TemporalAverage, average_norm, can_fuse
+from zoo.ops.average_norm import TemporalAverage, average_norm, can_inline
 from zoo.ops.pointwise_norm import can_recompute, pointwise_norm
 
 
@@ -44,7 +44,7 @@ class AggregationBN(nn.Module):
         """``(B*T, C, H, W)`` -> same shape."""
         if self.aggregation is None or self.pool_bn is None:
             return self.bn(y)
-        if isinstance(self.aggregation, TemporalAverage) and can_fuse(y, self.bn, self.pool_bn):
+        if isinstance(self.aggregation, TemporalAverage) and can_inline(y, self.bn, self.pool_bn):
             return average_norm(y, num_frames, self.bn, self.pool_bn)
         return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.ops.average_norm import batch_statistics, can_fuse, has_hooks
+from zoo.ops.average_norm import batch_statistics, can_inline, has_hooks
 
 
 def can_recompute(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> bool:
@@ -22,7 +22,7 @@ def can_recompute(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> bool:
 
     It requires full precision, because it subtracts sums of similar size: a GPU may convolve float32 in TF32.
     """
-    if not (bn.training and torch.is_grad_enabled() and x.device.type == "cpu" and can_fuse(x, bn)):
+    if not (bn.training and torch.is_grad_enabled() and x.device.type == "cpu" and can_inline(x, bn)):
         return False
     if (
         x.dtype not in (torch.float32, torch.float64)

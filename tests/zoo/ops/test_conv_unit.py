@@ -13,7 +13,7 @@ from small_models import small
 from torch import Tensor, nn
 
 from zoo.ops import TAdaConvBN, conv_unit, tadaconv
-from zoo.ops.average_norm import can_fuse, temporal_average
+from zoo.ops.average_norm import can_inline, temporal_average
 from zoo.ops.conv_unit import AggregationBN, ConvBN
 from zoo.ops.pointwise_norm import can_recompute
 from zoo.ops.tadaconv import TAdaAggregation, spatial_mean
@@ -90,8 +90,20 @@ def test_tada_unit_equals_plain_operations(frozen: tuple[str, ...], batch: int, 
     for name in frozen:
         getattr(unit, name).eval()
     x = torch.randn(batch * frames, 3, 5, 8, dtype=torch.double).contiguous(memory_format=layout)
-    assert can_fuse(x, unit.bn, unit.pool_bn)
+    assert can_inline(x, unit.bn, unit.pool_bn)
     assert_equals_plain(unit, plain_tada, x, frames)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_frames_are_scaled_in_parts_of_limited_size(layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tadaconv, "PART_BYTES", 3 * 3 * 5 * 8 * 8)  # three of ten frames, so the last part is smaller
+    unit = randomize(TAdaConvBN(3, 4, 3)).double()
+    x = torch.randn(10, 3, 5, 8, dtype=torch.double).contiguous(memory_format=layout)
+    assert [len(x[part]) for part in tadaconv._parts(x)] == [3, 3, 3, 1]
+    assert unit.conv(x, 5).is_contiguous(memory_format=layout)
+    assert_equals_plain(unit, plain_tada, x, 5)
+    with torch.no_grad():
+        torch.testing.assert_close(unit.eval()(x, 5), plain_tada(unit, x, 5))
 
 
 @pytest.mark.parametrize("trained", [("conv.weight",), ("conv.routing.b.weight",), ("bn.weight",), ("pool_bn.bias",)])
@@ -160,7 +172,7 @@ def test_other_norms_use_the_plain_operations(change: Callable[[nn.BatchNorm2d],
     unit = randomize(TAdaAggregation(4)).double().eval()
     unit.pool_bn = change(unit.pool_bn).double()
     y = torch.randn(6, 4, 5, 3, dtype=torch.double)
-    assert not can_fuse(y, unit.bn, unit.pool_bn)
+    assert not can_inline(y, unit.bn, unit.pool_bn)
     if change is not synchronized:  # SyncBatchNorm trains only on a GPU
         unit.train()
     assert_equals_plain(unit.eval() if change is synchronized else unit, plain_aggregation, y, 3)
@@ -236,7 +248,7 @@ def test_training_step_of_a_network_equals_plain_operations(arch: str, monkeypat
             nn.init.normal_(norm.pool_bn.weight)
     plain, clips = copy.deepcopy(network), torch.randn(2, 3, 4, 32, 32, dtype=torch.double)
     network(clips).square().sum().backward()
-    monkeypatch.setattr(conv_unit, "can_fuse", lambda *args: False)
+    monkeypatch.setattr(conv_unit, "can_inline", lambda *args: False)
     monkeypatch.setattr(conv_unit, "can_recompute", lambda *args: False)
     monkeypatch.setattr(tadaconv, "_scaled_conv", lambda x, alpha, *args: F.conv2d(x * alpha, args[0], None, *args[1:]))
     plain(clips).square().sum().backward()
