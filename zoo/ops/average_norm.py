@@ -87,10 +87,11 @@ class _AverageNorm(torch.autograd.Function):
         pool_bn: nn.BatchNorm2d,
         num_frames: int,
     ) -> Tensor:
-        mean, var = batch_statistics(bn, y) if bn.training else (bn.running_mean, bn.running_var)
-        pool_mean, pool_var = pool_bn.running_mean, pool_bn.running_var
+        mean, var = batch_statistics(bn, y) if bn.training else _running_statistics(bn)
         if pool_bn.training:
             pool_mean, pool_var = batch_statistics(pool_bn, _average(y, num_frames))
+        else:
+            pool_mean, pool_var = _running_statistics(pool_bn)
         ctx.save_for_backward(y, weight, pool_weight, mean, var, pool_mean, pool_var)
         ctx.num_frames, ctx.modes, ctx.eps = num_frames, (bn.training, pool_bn.training), (bn.eps, pool_bn.eps)
         # both norms and the average are one filter over time and one offset per channel
@@ -125,6 +126,11 @@ def batch_statistics(norm: nn.BatchNorm2d, y: Tensor) -> tuple[Tensor, Tensor]:
     if norm.num_batches_tracked is not None:
         norm.num_batches_tracked.add_(1)
     return torch.batch_norm_update_stats(y, norm.running_mean, norm.running_var, norm.momentum)
+
+
+def _running_statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    assert norm.running_mean is not None and norm.running_var is not None
+    return norm.running_mean, norm.running_var
 
 
 def _norm_backward(

@@ -92,7 +92,8 @@ def _parts(x: Tensor) -> list[slice]:
 
 def _scaled_conv(x: Tensor, alpha: Tensor, weight: Tensor, stride: Size2, padding: Size2, dilation: Size2) -> Tensor:
     """Compute ``conv2d(x * alpha, weight)`` without keeping the product for the backward pass."""
-    inputs, geometry = (x, alpha, weight), (stride, padding, dilation)
+    inputs = (x, alpha, weight)
+    geometry: Any = (stride, padding, dilation)
     if is_traced() or isinstance(padding, str) or len(x) == 0:
         return F.conv2d(x * alpha, weight, None, *geometry)
     if not (torch.is_grad_enabled() and any(v.requires_grad for v in inputs)):
