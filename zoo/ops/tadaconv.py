@@ -78,9 +78,9 @@ def tada_conv2d(
     return y + (bias if beta is None else bias * beta)[..., None, None]
 
 
-PART_BYTES = (
-    8 << 20
-)  # of scaled frames at a time on a CPU; new memory of more than 32 MiB is slow, a page fault per 4 KiB
+# Scaled frames at a time on a CPU. The C library maps larger tensors (above 32 MiB) anew for every use, and each page fault
+# costs more time than scaling the page.
+PART_BYTES = 8 << 20
 
 
 def _parts(x: Tensor) -> list[slice]:
