@@ -78,8 +78,8 @@ def tada_conv2d(
     return y + (bias if beta is None else bias * beta)[..., None, None]
 
 
-# Scaled frames at a time on a CPU. The C library maps larger tensors (above 32 MiB) anew for every use, and each page fault
-# costs more time than scaling the page.
+# Scaled frames at a time on a CPU. The C library maps larger tensors (above 32 MiB) anew for every use, and a page
+# fault takes longer than scaling the page.
 PART_BYTES = 8 << 20
 
 
