@@ -79,7 +79,7 @@ class ResidualBlock(nn.Module):
             y = self._at("after_conv2", F.relu(y, inplace=True), num_frames)
             y = self._at("after_conv3", self.conv3(y, num_frames), num_frames)
         shortcut = x if self.downsample is None else self.downsample(x, num_frames)
-        y = F.relu(y + shortcut, inplace=True)
+        y = F.relu(y.add_(shortcut), inplace=True)
         return y if self.non_local is None else self.non_local(y, num_frames)
 
 

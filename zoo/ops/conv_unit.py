@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.ops.average_norm import TemporalAverage, average_norm, can_inline
+from zoo.ops.pointwise_norm import can_recompute, pointwise_norm
+
 
 class ConvBN(nn.Module):
     """Convolution without bias, then batch norm, for every frame; no activation."""
@@ -15,6 +18,8 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(N, C_in, H, W)`` -> ``(N, C_out, H', W')``."""
+        if can_recompute(x, self.conv, self.bn):
+            return pointwise_norm(x, self.conv, self.bn)
         return self.bn(self.conv(x))
 
 
@@ -39,6 +44,8 @@ class AggregationBN(nn.Module):
         """``(B*T, C, H, W)`` -> same shape."""
         if self.aggregation is None or self.pool_bn is None:
             return self.bn(y)
+        if isinstance(self.aggregation, TemporalAverage) and can_inline(y, self.bn, self.pool_bn):
+            return average_norm(y, num_frames, self.bn, self.pool_bn)
         return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
 
 

@@ -37,6 +37,11 @@ def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tenso
     return fold_frames(F.conv3d(clip, kernel[..., None, None], padding=(taps // 2, 0, 0), groups=channels))
 
 
+def is_traced() -> bool:
+    """Whether the caller is being compiled, exported or traced and must use plain, differentiable operations."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
 def compiles_for_cpu(x: Tensor) -> bool:
     """Whether the caller is being compiled or exported for a CPU and must use ``temporal_product``.
 

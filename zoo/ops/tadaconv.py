@@ -14,12 +14,17 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.modules.utils import _pair
 
 from zoo.errors import ConfigError, check_counts, check_odd
+from zoo.ops.average_norm import TemporalAverage
+from zoo.ops.average_norm import temporal_average as temporal_average
 from zoo.ops.conv_unit import AggregationBN, TemporalConvBN
-from zoo.ops.frames import check_frames
+from zoo.ops.frames import check_frames, is_traced
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import CalibratedConv2d, replace_conv
 
@@ -65,12 +70,73 @@ def tada_conv2d(
     _check_calibration(alpha, weight, cal_dim, groups)
     alpha = alpha[:, :, None, None]
     if cal_dim == "cin":
-        y = F.conv2d(x * alpha, weight, None, stride, padding, dilation, groups)
+        y = _scaled_conv(x, alpha, weight, stride, padding, dilation)
     else:
         y = F.conv2d(x, weight, None, stride, padding, dilation, groups) * alpha
     if bias is None:
         return y
     return y + (bias if beta is None else bias * beta)[..., None, None]
+
+
+# Scaled frames at a time on a CPU. The C library maps larger tensors (above 32 MiB) anew for every use, and a page
+# fault takes longer than scaling the page.
+PART_BYTES = 8 << 20
+
+
+def _parts(x: Tensor) -> list[slice]:
+    """Split the frames of ``x`` on a CPU, so that their products with alpha are small; one part on other devices."""
+    count = -(-x.numel() * x.element_size() // PART_BYTES) if x.device.type == "cpu" else 1
+    size = max(-(-len(x) // max(count, 1)), 1)
+    return [slice(start, start + size) for start in range(0, len(x), size)]
+
+
+def _scaled_conv(x: Tensor, alpha: Tensor, weight: Tensor, stride: Size2, padding: Size2, dilation: Size2) -> Tensor:
+    """Compute ``conv2d(x * alpha, weight)`` without keeping the product for the backward pass."""
+    inputs = (x, alpha, weight)
+    geometry: Any = (stride, padding, dilation)
+    if is_traced() or isinstance(padding, str) or len(x) == 0:
+        return F.conv2d(x * alpha, weight, None, *geometry)
+    if not (torch.is_grad_enabled() and any(v.requires_grad for v in inputs)):
+        return _convolve_parts(*inputs, *geometry)
+    return _ScaledConv.apply(*inputs, *map(_pair, geometry))
+
+
+def _convolve_parts(x: Tensor, alpha: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+    outputs = [F.conv2d(x[part] * alpha[part], weight, None, *geometry) for part in _parts(x)]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+class _ScaledConv(torch.autograd.Function):
+    """``conv2d(x * alpha, weight)``; the backward pass computes the product again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, weight: Tensor, *geometry: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(x, alpha, weight)
+        ctx.geometry = geometry
+        return _convolve_parts(x, alpha, weight, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, alpha, weight = ctx.saved_tensors
+        needs_x, needs_alpha, needs_weight = ctx.needs_input_grad[:3]
+        to_x = torch.empty_like(x) if needs_x else None
+        to_alpha = torch.empty_like(alpha) if needs_alpha else None
+        to_weight = torch.zeros_like(weight) if needs_weight else None
+        kernel = weight.to(grad.dtype)  # the dtype of the convolution, also with autocast
+        for part in _parts(x):
+            product = (x[part] * alpha[part]).to(grad.dtype)
+            to_product, to_kernel, _ = torch.ops.aten.convolution_backward(
+                grad[part], product, kernel, None, *ctx.geometry, False, (0, 0), 1,
+                (needs_x or needs_alpha, needs_weight, False),
+            )  # fmt: skip
+            if to_x is not None:
+                torch.mul(to_product, alpha[part], out=to_x[part])
+            if to_alpha is not None:
+                to_alpha[part] = to_product.mul_(x[part]).sum((2, 3), keepdim=True)
+            if to_weight is not None:
+                to_weight += to_kernel
+        return to_x, to_alpha, to_weight, None, None, None
 
 
 def tada_conv3d(
@@ -120,6 +186,30 @@ def spatial_mean(x: Tensor, num_frames: int) -> Tensor:
     """Compute frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``."""
     check_frames(x, num_frames)
     return x.mean((2, 3)).unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def _describe(x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """Frame descriptors as from ``spatial_mean``, and ``x``, which the caller passes to one convolution only."""
+    if is_traced() or not (torch.is_grad_enabled() and x.requires_grad):
+        return spatial_mean(x, num_frames), x
+    check_frames(x, num_frames)
+    means, x = _MeanAndInput.apply(x)
+    return means.unflatten(0, (-1, num_frames)).transpose(1, 2), x
+
+
+class _MeanAndInput(torch.autograd.Function):
+    """Spatial mean and the input itself. The backward pass adds the gradient of the mean in place."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.pixels = x.shape[2] * x.shape[3]
+        return x.mean((2, 3)), x.view_as(x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_means: Tensor, to_x: Tensor) -> Tensor:
+        # `to_x` is new: its only source is the backward pass of a convolution
+        return to_x.add_((to_means / ctx.pixels)[:, :, None, None])
 
 
 class RouteMLP(nn.Module):
@@ -208,10 +298,10 @@ class AdaptiveConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:  # type: ignore[override]
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
+        descriptors, x = _describe(x, num_frames)
         # scales (B, C, T) -> (B*T, C)
         alpha, beta = (
-            None if scale is None else scale.transpose(1, 2).flatten(0, 1)
-            for scale in self.routing(spatial_mean(x, num_frames))
+            None if scale is None else scale.transpose(1, 2).flatten(0, 1) for scale in self.routing(descriptors)
         )
         assert alpha is not None
         padding: Any = self.padding
@@ -279,26 +369,6 @@ class TAdaConv3d(nn.Conv3d):
         (every, *space), (_, *pad) = stride, padding
         strides, pads = (space[0], space[1]), (pad[0], pad[1])
         return tada_conv3d(x, alpha, self.weight, self.bias, stride=strides, padding=pads, temporal_stride=every)
-
-
-def temporal_average(y: Tensor, num_frames: int) -> Tensor:
-    """Average ``(B*T, C, H, W)`` over frames t-1, t, t+1, with zero padding.
-
-    As in the published networks, the sum is divided by three at the ends too (count_include_pad).
-    """
-    frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
-    total = frames.clone()
-    total[:, 1:] += frames[:, :-1]
-    total[:, :-1] += frames[:, 1:]
-    return (total / 3).flatten(0, 1)
-
-
-class TemporalAverage(nn.Module):
-    """``temporal_average`` as a module."""
-
-    def forward(self, y: Tensor, num_frames: int) -> Tensor:
-        """``(B*T, C, H, W)`` -> same shape."""
-        return temporal_average(y, num_frames)
 
 
 class TAdaAggregation(AggregationBN):

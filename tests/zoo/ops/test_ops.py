@@ -11,7 +11,8 @@ from torch import Tensor
 import zoo
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.ops import TAM, TAdaConv2d, TAdaConvBN
-from zoo.ops.tadaconv import spatial_mean, temporal_average
+from zoo.ops.average_norm import temporal_average
+from zoo.ops.tadaconv import spatial_mean
 from zoo.ops.tam import adaptive_temporal_conv, resample_frames
 
 
