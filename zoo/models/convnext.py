@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaConv2d, TAdaConv2dV2
+from zoo.ops.activation import quick_gelu
 from zoo.ops.frames import fold_frames
 from zoo.ops.tadaconv import temporal_average
-from zoo.ops.tadaconv_v2 import quick_gelu
 
 EPS = 1e-6
 

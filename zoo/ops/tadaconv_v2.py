@@ -9,19 +9,14 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
+from zoo.ops.activation import quick_gelu
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import CalibratedConv2d, replace_conv
 from zoo.ops.tadaconv import AdaptiveConv2d, Size2, TAdaConvBN, check_routing, last_layer
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """``x * sigmoid(1.702 x)``, the activation of CLIP and of the published weights."""
-    return x * torch.sigmoid(1.702 * x)
 
 
 class RouteTransformer(nn.Module):
