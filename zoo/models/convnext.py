@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaConv2d, TAdaConv2dV2
+from zoo.ops.activation import quick_gelu
+from zoo.ops.frame_norm import norm_with_average
 from zoo.ops.frames import fold_frames
-from zoo.ops.tadaconv import temporal_average
-from zoo.ops.tadaconv_v2 import quick_gelu
 
 EPS = 1e-6
 
@@ -66,11 +66,12 @@ class ConvNeXtBlock(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
         y = self.conv(x, num_frames)
-        z = self.norm(y.permute(0, 2, 3, 1))  # (B*T, H, W, C)
-        if self.pool_norm is not None:
-            z = z + self.pool_norm(temporal_average(y, num_frames).permute(0, 2, 3, 1))
-        z = self.fc2(self.activation(self.fc1(z))) * self.gamma
-        return x + self.drop_path(z.permute(0, 3, 1, 2), num_frames)
+        if self.pool_norm is None:
+            z = self.norm(y.permute(0, 2, 3, 1))  # (B*T, H, W, C)
+        else:
+            z = norm_with_average(y, self.norm, self.pool_norm, num_frames)
+        z = self.drop_path(self.fc2(self.activation(self.fc1(z))), num_frames)
+        return torch.addcmul(x, z.permute(0, 3, 1, 2), self.gamma[:, None, None])
 
 
 class Stem(nn.Module):

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.lora import effective_weight
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
+from zoo.ops.activation import is_traced, quick_gelu
 from zoo.ops.frames import compiles_for_cpu
-from zoo.ops.tadaconv_v2 import quick_gelu
 
 
 class TemporalLinear(nn.Module):
@@ -67,10 +68,11 @@ class TAdaBlock(nn.Module):
         nn.init.zeros_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)
 
-    def forward(self, patches: Tensor, num_frames: int, grid: int) -> Tensor:
-        """Patch tokens ``(B*T, grid * grid, C)`` -> same shape."""
-        y = self.pre(patches, num_frames) if isinstance(self.pre, TemporalLinear) else self.pre(patches)
-        y = y.transpose(1, 2).unflatten(2, (grid, grid))  # (B*T, C / 2, grid, grid), channels last without a copy
+    def forward(self, x: Tensor, num_frames: int, grid: int) -> Tensor:
+        """Tokens ``(B*T, 1 + grid * grid, C)`` -> output for the patch tokens, ``(B*T, grid * grid, C)``."""
+        # the class token is projected too: to select the patch tokens, which costs a copy, is cheaper afterwards
+        y = self.pre(x, num_frames) if isinstance(self.pre, TemporalLinear) else self.pre(x)
+        y = y[:, 1:].transpose(1, 2).unflatten(2, (grid, grid))  # (B*T, C / 2, grid, grid), channels last
         y = quick_gelu(self.aggregation(self.conv(y, num_frames), num_frames))
         return self.proj(y.flatten(2).transpose(1, 2))
 
@@ -128,9 +130,36 @@ class TAdaFormerBlock(nn.Module):
 
     def _add_tada(self, tada: TAdaBlock, x: Tensor, num_frames: int, grid: int) -> Tensor:
         """Add a TAda block's output to the patch tokens; class tokens, without position in the frame, do not change."""
-        patches = x[:, 1:]
-        y = self.drop_path(tada(patches, num_frames, grid), num_frames)
-        return torch.cat([x[:, :1], patches + y], dim=1)
+        return add_to_patches(x, self.drop_path(tada(x, num_frames, grid), num_frames))
+
+
+def add_to_patches(x: Tensor, y: Tensor) -> Tensor:
+    """Add ``y``, ``(N, L, C)``, to the patch tokens of ``x``, ``(N, 1 + L, C)``."""
+    if is_traced() or x.dtype != y.dtype:
+        return torch.cat([x[:, :1], x[:, 1:] + y], dim=1)
+    if torch.is_grad_enabled() and (x.requires_grad or y.requires_grad):
+        return _AddToPatches.apply(x, y)
+    return _add_to_patches(x, y)
+
+
+def _add_to_patches(x: Tensor, y: Tensor) -> Tensor:
+    total = torch.empty_like(x, memory_format=torch.contiguous_format)
+    total[:, :1] = x[:, :1]
+    torch.add(x[:, 1:], y, out=total[:, 1:])
+    return total
+
+
+class _AddToPatches(torch.autograd.Function):
+    """``_add_to_patches`` whose backward pass returns views; that of ``torch.cat`` and slices copies five times."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor) -> Tensor:
+        return _add_to_patches(x, y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        return grad, grad[:, 1:]
 
 
 class TAdaFormer(VideoNetwork):

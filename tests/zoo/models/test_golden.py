@@ -17,7 +17,7 @@ from torch import Tensor
 import zoo
 from zoo.models.convnext import ChannelNorm
 from zoo.ops import TAM, RouteMLP, RouteTransformer, TAdaAggregation, TAdaConv2dV2, tada_conv2d, tada_conv3d
-from zoo.ops.tadaconv_v2 import quick_gelu
+from zoo.ops.activation import quick_gelu
 
 NETWORKS = {
     "tada2d_r50_k400_8x8": "tada2d_r50.k400_8x8",
