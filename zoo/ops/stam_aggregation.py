@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.ops.tadaconv import spatial_mean, temporal_average
+from zoo.ops.tam import adaptive_temporal_conv
 
 AGGREGATIONS = ("omni", "group_context", "none")
 
@@ -51,13 +52,22 @@ class OmniAggregation(nn.Module):
 
     def forward(self, y: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
-        gate = self.gate(spatial_mean(y, num_frames).mean(2)).sigmoid()  # (B, C)
-        only_time, *rest = temporal_average(y, num_frames).tensor_split(4, dim=1)
-        pooled = [
-            F.avg_pool2d(quarter, (rows, columns), 1, (rows // 2, columns // 2))
-            for quarter, rows, columns in zip(rest, (3, 1, 3), (1, 3, 3), strict=True)
-        ]
-        return torch.cat([only_time, *pooled], dim=1) * gate.repeat_interleave(num_frames, 0)[:, :, None, None]
+        descriptor = spatial_mean(y, num_frames)  # (B, C, T)
+        gate = self.gate(descriptor.mean(2)).sigmoid()  # (B, C)
+        # the gate commutes with the pooling over space
+        kernel = (gate / 3)[:, :, None].expand(-1, -1, 3)
+        average = adaptive_temporal_conv(y, torch.ones_like(descriptor), kernel)
+        return F.conv2d(average, self.box_kernels(y), padding=1, groups=y.shape[1])
+
+    def box_kernels(self, y: Tensor) -> Tensor:
+        """Build the kernels that average over rows and columns, ``(C, 1, 3, 3)``, for maps ``y``."""
+        kernels = torch.zeros(y.shape[1], 1, 3, 3, dtype=y.dtype, device=y.device)
+        only_time, rows, columns, both = kernels.tensor_split(4)
+        only_time[:, :, 1, 1] = 1
+        rows[:, :, :, 1] = 1 / 3
+        columns[:, :, 1] = 1 / 3
+        both.fill_(1 / 9)
+        return kernels
 
 
 class GroupContext(nn.Module):
