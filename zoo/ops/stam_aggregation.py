@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.ops.tadaconv import spatial_mean, temporal_average
+from zoo.ops.frames import with_spatial_mean
+from zoo.ops.tadaconv import temporal_average
 from zoo.ops.tam import adaptive_temporal_conv
 
 AGGREGATIONS = ("omni", "group_context", "none")
@@ -52,7 +53,7 @@ class OmniAggregation(nn.Module):
 
     def forward(self, y: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
-        descriptor = spatial_mean(y, num_frames)  # (B, C, T)
+        y, descriptor = with_spatial_mean(y, num_frames)  # (B, C, T)
         gate = self.gate(descriptor.mean(2)).sigmoid()  # (B, C)
         # the gate commutes with the pooling over space
         kernel = (gate / 3)[:, :, None].expand(-1, -1, 3)
