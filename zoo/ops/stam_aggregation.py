@@ -58,17 +58,19 @@ class OmniAggregation(nn.Module):
         # the gate commutes with the pooling over space
         kernel = (gate / 3)[:, :, None].expand(-1, -1, 3)
         average = adaptive_temporal_conv(y, torch.ones_like(descriptor), kernel)
-        return F.conv2d(average, self.box_kernels(y), padding=1, groups=y.shape[1])
+        return F.conv2d(average, box_kernels(average), padding=1, groups=y.shape[1])
 
-    def box_kernels(self, y: Tensor) -> Tensor:
-        """Build the kernels that average over rows and columns, ``(C, 1, 3, 3)``, for maps ``y``."""
-        kernels = torch.zeros(y.shape[1], 1, 3, 3, dtype=y.dtype, device=y.device)
-        only_time, rows, columns, both = kernels.tensor_split(4)
-        only_time[:, :, 1, 1] = 1
-        rows[:, :, :, 1] = 1 / 3
-        columns[:, :, 1] = 1 / 3
-        both.fill_(1 / 9)
-        return kernels
+
+def box_kernels(y: Tensor) -> Tensor:
+    """Build the kernels ``(C, 1, 3, 3)`` that average quarters of the channels of ``y`` over rows and columns."""
+    center, rows, columns, both = (y.shape[1] // 4 + (i < y.shape[1] % 4) for i in range(4))
+    kernels = [
+        F.pad(y.new_ones(center, 1, 1, 1), (1, 1, 1, 1)),
+        F.pad(y.new_full((rows, 1, 3, 1), 1 / 3), (1, 1, 0, 0)),
+        F.pad(y.new_full((columns, 1, 1, 3), 1 / 3), (0, 0, 1, 1)),
+        y.new_full((both, 1, 3, 3), 1 / 9),
+    ]
+    return torch.cat(kernels)
 
 
 class GroupContext(nn.Module):

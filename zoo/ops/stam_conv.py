@@ -173,9 +173,7 @@ class _ScaledConv(torch.autograd.Function):
 
 def _convolution_gradients(grad: Tensor, x: Tensor, weight: Tensor, *geometry: Pair) -> tuple[Tensor, Tensor]:
     mask = (True, True, False)
-    to_x, to_weight, _ = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, *geometry, False, (0, 0), 1, mask
-    )
+    to_x, to_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, False, (0, 0), 1, mask)
     return to_x, to_weight
 
 
