@@ -50,7 +50,8 @@ class _WithSpatialMean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, to_mean: Tensor) -> Tensor:
-        return grad + (to_mean / ctx.positions)[:, :, None, None]
+        # vectorized if channels are contiguous
+        return grad + (to_mean / ctx.positions).contiguous()[:, :, None, None]
 
 
 def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:

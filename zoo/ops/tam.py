@@ -135,8 +135,8 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
         gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
     else:
         gates = gate.unsqueeze(3)
-    # coefficient[b, t, c, 0, 0, k] multiplies x_{t+k-K//2} in y_t
-    coefficient = (gates * kernel.unsqueeze(2)).transpose(1, 2)[:, :, :, None, None]
+    # coefficient[k, b, t, c, 0, 0] multiplies x_{t+k-K//2} in y_t; products are vectorized if channels are contiguous
+    coefficient = (gates * kernel.unsqueeze(2)).permute(3, 0, 2, 1).contiguous()[..., None, None]
     if torch.is_grad_enabled() and (frames.requires_grad or coefficient.requires_grad):
         return _ShiftedSum.apply(frames, coefficient).flatten(0, 1)
     return _shifted_sum(frames, coefficient).flatten(0, 1)
@@ -159,13 +159,13 @@ def _overlaps(frames: Tensor, taps: int) -> Iterator[tuple[int, slice, slice]]:
 
 
 def _shifted_sum(frames: Tensor, coefficient: Tensor) -> Tensor:
-    taps = coefficient.shape[-1]
+    taps = len(coefficient)
     y = torch.empty_like(frames, dtype=torch.result_type(frames, coefficient))
     for tap, output, source in _overlaps(frames, taps):
         if tap == taps // 2:
-            torch.mul(frames[:, source], coefficient[:, output, ..., tap], out=y[:, output])
+            torch.mul(frames[:, source], coefficient[tap, :, output], out=y[:, output])
         else:
-            y[:, output].addcmul_(frames[:, source], coefficient[:, output, ..., tap])
+            y[:, output].addcmul_(frames[:, source], coefficient[tap, :, output])
     return y
 
 
@@ -181,13 +181,13 @@ class _ShiftedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         frames, coefficient = ctx.saved_tensors
-        taps = coefficient.shape[-1]
+        taps = len(coefficient)
         to_frames, to_coefficient = torch.empty_like(grad), torch.zeros_like(coefficient)
         for tap, output, source in _overlaps(frames, taps):
             product = grad[:, output] * frames[:, source]
-            to_coefficient[:, output, ..., tap] = product.sum((3, 4), keepdim=True)
+            to_coefficient[tap, :, output] = product.sum((3, 4), keepdim=True)
             # the gradient of frame `output` is read through the mirrored tap
-            mirrored = coefficient[:, source, ..., taps - 1 - tap]
+            mirrored = coefficient[taps - 1 - tap, :, source]
             if tap == taps // 2:
                 torch.mul(grad[:, source], mirrored, out=to_frames[:, output])
             else:
