@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,6 +26,32 @@ def unfold_frames(x: Tensor, num_frames: int) -> Tensor:
 def fold_frames(x: Tensor) -> Tensor:
     """``(B, C, T, H, W)`` -> ``(B*T, C, H, W)``."""
     return x.transpose(1, 2).flatten(0, 1)
+
+
+def with_spatial_mean(x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """Return ``x``, for all further uses, and its frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``.
+
+    The gradient of the descriptors is added to that of the other uses in one pass; autograd would first expand it to
+    the size of ``x``.
+    """
+    check_frames(x, num_frames)
+    if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        x, mean = _WithSpatialMean.apply(x)
+    else:
+        mean = x.mean((2, 3))
+    return x, mean.unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+class _WithSpatialMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.positions = x.shape[2] * x.shape[3]
+        return x.view_as(x), x.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, to_mean: Tensor) -> Tensor:
+        # vectorized if channels are contiguous
+        return grad + (to_mean / ctx.positions).contiguous()[:, :, None, None]
 
 
 def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:

@@ -48,16 +48,43 @@ class TemporalShift(nn.Module):
         if compiles_for_cpu(x):
             kernel = shift_kernel(x.shape[1], self.divisor).to(x)
             return temporal_product(frames, kernel.transpose(0, 1)).flatten(0, 1)
-        shifted = frames.clone()
-        shifted[:, :-1, :fold] = frames[:, 1:, :fold]
-        shifted[:, -1, :fold] = 0
-        shifted[:, 1:, fold : 2 * fold] = frames[:, :-1, fold : 2 * fold]
-        shifted[:, 0, fold : 2 * fold] = 0
-        return shifted.flatten(0, 1)
+        if frames.requires_grad and torch.is_grad_enabled():
+            return _ChannelShift.apply(frames, fold, 1).flatten(0, 1)
+        return _shift_channels(frames, fold, 1).flatten(0, 1)
 
     def extra_repr(self) -> str:
         """Arguments shown by ``print``."""
         return f"divisor={self.divisor}"
+
+
+def _shift_channels(frames: Tensor, fold: int, step: int) -> Tensor:
+    """Take the first ``fold`` channels of frame t from frame t + step, and the next ``fold`` from t - step."""
+    shifted = frames.clone()
+    for channels, offset in ((slice(0, fold), step), (slice(fold, 2 * fold), -step)):
+        source, target = frames[:, :, channels], shifted[:, :, channels]
+        if offset > 0:
+            target[:, :-1] = source[:, 1:]
+            target[:, -1] = 0
+        else:
+            target[:, 1:] = source[:, :-1]
+            target[:, 0] = 0
+    return shifted
+
+
+class _ChannelShift(torch.autograd.Function):
+    """``_shift_channels``, whose gradient is the shift in the other direction.
+
+    Autograd would fill and add a gradient of the size of the clip for every slice that is read or written.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames: Tensor, fold: int, step: int) -> Tensor:
+        ctx.fold, ctx.step = fold, step
+        return _shift_channels(frames, fold, step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _ChannelShift.apply(grad, ctx.fold, -ctx.step), None, None
 
 
 def shift_kernel(channels: int, divisor: int = 8) -> Tensor:

@@ -147,9 +147,13 @@ class FilterMixture(nn.Module):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> ``A`` of every frame, ``(B*T, C, kh, kw)``."""
-        context = self.spatial(x)  # (B*T, 3 d)
+        cells = F.adaptive_avg_pool2d(x, GRID)
+        context = self.spatial(cells)  # (B*T, 3 d)
         a = self.num_filters * self.mix(context).softmax(1)
-        p = self.modulate(self.temporal(x, num_frames)).unflatten(1, (self.num_filters, -1))  # (B*T, N, C or 1)
+        # cells of equal size have the mean of the map, which saves a pass over it
+        equal_cells = x.shape[2] % GRID == 0 and x.shape[3] % GRID == 0
+        z = self.temporal(cells if equal_cells else x, num_frames)
+        p = self.modulate(z).unflatten(1, (self.num_filters, -1))  # (B*T, N, C or 1)
         weights = (a[:, :, None] * p).expand(-1, -1, self.channels)
         if self.bank is not None:
             return 1 + torch.einsum("bnc,ncuv->bcuv", weights, self.bank)

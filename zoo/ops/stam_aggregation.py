@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError
-from zoo.ops.tadaconv import spatial_mean, temporal_average
+from zoo.ops.frames import with_spatial_mean
+from zoo.ops.tadaconv import temporal_average
+from zoo.ops.tam import adaptive_temporal_conv
 
 AGGREGATIONS = ("omni", "group_context", "none")
 
@@ -51,13 +53,24 @@ class OmniAggregation(nn.Module):
 
     def forward(self, y: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
-        gate = self.gate(spatial_mean(y, num_frames).mean(2)).sigmoid()  # (B, C)
-        only_time, *rest = temporal_average(y, num_frames).tensor_split(4, dim=1)
-        pooled = [
-            F.avg_pool2d(quarter, (rows, columns), 1, (rows // 2, columns // 2))
-            for quarter, rows, columns in zip(rest, (3, 1, 3), (1, 3, 3), strict=True)
-        ]
-        return torch.cat([only_time, *pooled], dim=1) * gate.repeat_interleave(num_frames, 0)[:, :, None, None]
+        y, descriptor = with_spatial_mean(y, num_frames)  # (B, C, T)
+        gate = self.gate(descriptor.mean(2)).sigmoid()  # (B, C)
+        # the gate commutes with the pooling over space
+        kernel = (gate / 3)[:, :, None].expand(-1, -1, 3)
+        average = adaptive_temporal_conv(y, torch.ones_like(descriptor), kernel)
+        return F.conv2d(average, box_kernels(average), padding=1, groups=y.shape[1])
+
+
+def box_kernels(y: Tensor) -> Tensor:
+    """Build the kernels ``(C, 1, 3, 3)`` that average quarters of the channels of ``y`` over rows and columns."""
+    center, rows, columns, both = (y.shape[1] // 4 + (i < y.shape[1] % 4) for i in range(4))
+    kernels = [
+        F.pad(y.new_ones(center, 1, 1, 1), (1, 1, 1, 1)),
+        F.pad(y.new_full((rows, 1, 3, 1), 1 / 3), (1, 1, 0, 0)),
+        F.pad(y.new_full((columns, 1, 1, 3), 1 / 3), (0, 0, 1, 1)),
+        y.new_full((both, 1, 3, 3), 1 / 9),
+    ]
+    return torch.cat(kernels)
 
 
 class GroupContext(nn.Module):

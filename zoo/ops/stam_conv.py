@@ -1,10 +1,10 @@
-"""Convolution with a kernel that is scaled for every frame, input channel and tap, without a kernel for each frame.
+"""Convolution with a kernel that is scaled for every frame, input channel and tap.
 
 In ``(A_t . W) * X_t``, ``A_t`` is the same for all output channels. Therefore the input of each tap can be scaled
 instead of the kernel. The scaled windows of a frame are laid side by side as an image of kh x kw times the size, and
 the unchanged kernel is applied with a stride of its own size. This is exact, has the multiply-accumulates of the static
-convolution, and uses the fastest convolution of the device. In grouped and depthwise convolutions the kernel is small
-compared with the windows; there the kernel is scaled.
+convolution, and uses the fastest convolution of the device. The kernel is scaled where it is small compared with the
+windows: in grouped and depthwise convolutions and, on a CPU, for large feature maps.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from zoo.ops.tadaconv import Size2
 
 Pair = tuple[int, int]
 
-# values of scaled windows that are computed at once: few enough for the cache of a CPU, enough to use other devices
-CHUNK = {"cpu": 2**21}
+# values of scaled windows that are computed at once; for a CPU 32 MiB, at least 16 frames of a ResNet-50 at 224 x 224:
+# with fewer frames and one thread, PyTorch selects a 1x1 convolution that takes twice the time
+CHUNK = {"cpu": 2**23}
 CHUNK_ELSEWHERE = 2**27
 
 
@@ -66,18 +67,34 @@ def stha_conv2d(
     if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the loop over chunks would fix the batch
         return _gathered_conv(x, calibration, weight, *pairs)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, calibration, weight)):
-        return _TapScaledConv.apply(x, calibration, weight, *pairs)
-    return _tap_scaled_conv(x, calibration, weight, *pairs)
+        return _ScaledConv.apply(x, calibration, weight, *pairs)
+    return _scaled_conv(x, calibration, weight, *pairs)
+
+
+def _output_size(x: Tensor, taps: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
+    height, width = (
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (taps[i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
+    )
+    return height, width
+
+
+def _scales_kernels(x: Tensor, weight: Tensor, *geometry: Pair) -> bool:
+    """Whether to scale a kernel for each frame: on a CPU, if it is much smaller than the windows of a frame.
+
+    Other devices are faster with few large operations.
+    """
+    height, width = _output_size(x, (weight.shape[2], weight.shape[3]), *geometry)
+    return x.device.type == "cpu" and 2 * weight.shape[0] <= height * width
 
 
 def _windows(x: Tensor, taps: Pair, stride: Pair, padding: Pair, dilation: Pair) -> tuple[Tensor, Tensor]:
-    """Padded frames ``(N, H, W, C)``, and a view of them with the inputs of every tap ``(N, H', kh, W', kw, C)``."""
+    """Padded frames ``(N, H, W, C)``, and a view of them with the inputs of every tap ``(N, H', W', kh, kw, C)``."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding[1], padding[1], padding[0], padding[0]))
     view = padded
     for axis in (0, 1):
         view = view.unfold(1 + axis, dilation[axis] * (taps[axis] - 1) + 1, stride[axis])
     view = view[..., :: dilation[0], :: dilation[1]]  # (N, H', W', C, kh, kw)
-    return padded, view.permute(0, 1, 4, 2, 5, 3)
+    return padded, view.permute(0, 1, 2, 4, 5, 3)
 
 
 def _as_images(windows: Tensor) -> Tensor:
@@ -85,24 +102,38 @@ def _as_images(windows: Tensor) -> Tensor:
     return windows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
+def _as_channels(windows: Tensor) -> Tensor:
+    """Windows as an image ``(N, kh kw C, H', W')``, channels last."""
+    return windows.flatten(3).permute(0, 3, 1, 2)
+
+
+def _as_pointwise(weight: Tensor) -> Tensor:
+    """Kernel as a 1x1 kernel for ``_as_channels``, ``(C_out, kh kw C, 1, 1)``."""
+    return weight.permute(0, 2, 3, 1).reshape(weight.shape[0], -1, 1, 1)
+
+
 def _chunk(windows: Tensor) -> int:
     """Number of frames whose windows are scaled at once."""
     return max(CHUNK.get(windows.device.type, CHUNK_ELSEWHERE) // max(windows[0].numel(), 1), 1)
 
 
-def _tap_scaled_conv(
-    x: Tensor, calibration: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> Tensor:
-    taps: Any = tuple(weight.shape[2:])
-    _, windows = _windows(x, taps, stride, padding, dilation)
+def _scaled_conv(x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Pair) -> Tensor:
+    taps = (weight.shape[2], weight.shape[3])
+    size = (x.shape[0], weight.shape[0], *_output_size(x, taps, *geometry))
+    y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if _scales_kernels(x, weight, *geometry):
+        for n in range(x.shape[0]):
+            y[n : n + 1] = F.conv2d(x[n : n + 1], weight * calibration[n], None, *geometry)
+        return y
+    _, windows = _windows(x, taps, *geometry)
+    windows = windows.transpose(2, 3)  # (N, H', kh, W', kw, C)
     scale = calibration.permute(0, 2, 3, 1)[:, None, :, None]  # (N, 1, kh, 1, kw, C)
     n = _chunk(windows)
     buffer = torch.empty(windows[:n].shape, dtype=x.dtype, device=x.device)  # allocation takes longer than the product
-    parts = []
-    for chunk, factors in zip(windows.split(n), scale.split(n), strict=True):
+    for chunk, factors, part in zip(windows.split(n), scale.split(n), y.split(n), strict=True):
         scaled = torch.mul(chunk, factors, out=buffer[: len(chunk)])
-        parts.append(F.conv2d(_as_images(scaled), weight, stride=taps))
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        part.copy_(F.conv2d(_as_images(scaled), weight, stride=taps))
+    return y
 
 
 def _gathered_conv(
@@ -119,47 +150,72 @@ def _gathered_conv(
     return F.conv2d(windows * calibration.flatten(1)[..., None, None], weight.flatten(1)[..., None, None])
 
 
-class _TapScaledConv(torch.autograd.Function):
-    """``_tap_scaled_conv`` that saves only its inputs; autograd would save the windows, kh x kw times as much."""
+class _ScaledConv(torch.autograd.Function):
+    """``_scaled_conv`` that saves only its inputs; autograd would save the windows, kh x kw times as much."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Pair) -> Tensor:
         ctx.save_for_backward(x, calibration, weight)
         ctx.geometry = geometry
-        return _tap_scaled_conv(x, calibration, weight, *geometry)
+        return _scaled_conv(x, calibration, weight, *geometry)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, calibration, weight = ctx.saved_tensors
-        stride, padding, dilation = ctx.geometry
-        taps = tuple(weight.shape[2:])
-        padded, windows = _windows(x, taps, *ctx.geometry)
-        scale = calibration.permute(0, 2, 3, 1)  # (N, kh, kw, C)
-        (height, width), (kh, kw) = grad.shape[2:], taps
-        to_padded, to_scale = torch.zeros_like(padded), torch.empty_like(scale, memory_format=torch.contiguous_format)
-        to_weight = torch.zeros_like(weight)
-        mask = [ctx.needs_input_grad[0] or ctx.needs_input_grad[1], ctx.needs_input_grad[2], False]
-        n = _chunk(windows)
-        buffer = torch.empty(windows[:n].shape, dtype=x.dtype, device=x.device)
-        for first in range(0, len(x), n):
-            here = slice(first, first + n)
-            scaled = torch.mul(windows[here], scale[here, None, :, None], out=buffer[: len(grad[here])])
-            to_images, part, _ = torch.ops.aten.convolution_backward(
-                grad[here], _as_images(scaled), weight, None, taps, (0, 0), (1, 1), False, (0, 0), 1, mask
-            )
-            if mask[1]:
-                to_weight += part
-            if not mask[0]:
-                continue
-            to_windows = to_images.permute(0, 2, 3, 1).unflatten(2, (width, kw)).unflatten(1, (height, kh))
-            for u in range(kh):
-                for v in range(kw):
-                    rows = slice(u * dilation[0], u * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
-                    columns = slice(v * dilation[1], v * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
-                    of_tap = to_windows[:, :, u, :, v]  # (n, H', W', C)
-                    to_scale[here, u, v] = (of_tap * padded[here, rows, columns]).sum((1, 2))
-                    to_padded[here, rows, columns].addcmul_(of_tap, scale[here, u, v][:, None, None])
-        bottom, right = padding[0] + x.shape[2], padding[1] + x.shape[3]
-        to_x = to_padded[:, padding[0] : bottom, padding[1] : right].permute(0, 3, 1, 2)
-        return to_x, to_scale.permute(0, 3, 1, 2), to_weight, None, None, None
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        if _scales_kernels(x, weight, *ctx.geometry):
+            gradients = _kernel_gradients(grad, x, calibration, weight, *ctx.geometry)
+        else:
+            gradients = _window_gradients(grad, x, calibration, weight, *ctx.geometry)
+        return *gradients, None, None, None
+
+
+def _convolution_gradients(grad: Tensor, x: Tensor, weight: Tensor, *geometry: Pair) -> tuple[Tensor, Tensor]:
+    mask = (True, True, False)
+    to_x, to_weight, _ = torch.ops.aten.convolution_backward(grad, x, weight, None, *geometry, False, (0, 0), 1, mask)
+    return to_x, to_weight
+
+
+def _kernel_gradients(
+    grad: Tensor, x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Pair
+) -> tuple[Tensor, Tensor, Tensor]:
+    to_x, to_calibration, to_weight = torch.empty_like(x), torch.empty_like(calibration), torch.zeros_like(weight)
+    for n in range(x.shape[0]):
+        one = slice(n, n + 1)
+        to_x[one], to_kernel = _convolution_gradients(grad[one], x[one], weight * calibration[n], *geometry)
+        to_weight.addcmul_(to_kernel, calibration[n])
+        to_calibration[n] = to_kernel.mul_(weight).sum(0)
+    return to_x, to_calibration, to_weight
+
+
+def _window_gradients(
+    grad: Tensor, x: Tensor, calibration: Tensor, weight: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> tuple[Tensor, Tensor, Tensor]:
+    kh, kw = weight.shape[2:]
+    height, width = grad.shape[2:]
+    padded, windows = _windows(x, (kh, kw), stride, padding, dilation)
+    scale = calibration.permute(0, 2, 3, 1)  # (N, kh, kw, C)
+    to_padded, to_scale = torch.zeros_like(padded), torch.empty_like(scale, memory_format=torch.contiguous_format)
+    # as a 1x1 convolution, the gradients take two thirds of the time of those of `_as_images`
+    pointwise, n = _as_pointwise(weight), _chunk(windows)
+    to_pointwise = torch.zeros_like(pointwise)
+    buffer = torch.empty(windows[:n].shape, dtype=x.dtype, device=x.device)
+    for first in range(0, x.shape[0], n):
+        part = slice(first, first + n)
+        product = torch.mul(windows[part], scale[part, None, None], out=buffer[: len(grad[part])])
+        to_product, to_part = _convolution_gradients(
+            grad[part], _as_channels(product), pointwise, (1, 1), (0, 0), (1, 1)
+        )
+        to_pointwise += to_part
+        to_windows = to_product.permute(0, 2, 3, 1).unflatten(3, (kh, kw, -1))  # before scaling of the inputs
+        to_scale[part] = torch.mul(to_windows, windows[part], out=product).sum((1, 2))
+        for u in range(kh):
+            for v in range(kw):
+                rows = slice(u * dilation[0], u * dilation[0] + stride[0] * (height - 1) + 1, stride[0])
+                columns = slice(v * dilation[1], v * dilation[1] + stride[1] * (width - 1) + 1, stride[1])
+                to_padded[part, rows, columns].addcmul_(to_windows[:, :, :, u, v], scale[part, u, v][:, None, None])
+    bottom, right = padding[0] + x.shape[2], padding[1] + x.shape[3]
+    to_x = to_padded[:, padding[0] : bottom, padding[1] : right].permute(0, 3, 1, 2)
+    to_weight = to_pointwise.view(weight.shape[0], kh, kw, -1).permute(0, 3, 1, 2)
+    return to_x, to_scale.permute(0, 3, 1, 2), to_weight

@@ -7,6 +7,7 @@ Source: "TAM: Temporal Adaptive Module for Video Recognition", ICCV 2021, arXiv 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,10 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError, check_counts, check_odd
-from zoo.ops.frames import compiles_for_cpu, temporal_product
+from zoo.ops.frames import compiles_for_cpu, temporal_product, with_spatial_mean
 from zoo.ops.operator import POSITIONS, BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import insert_before
-from zoo.ops.tadaconv import spatial_mean
 
 BRANCHES = ("both", "global", "local", "global_se")
 ORDERS = ("local_first", "global_first")
@@ -88,7 +88,7 @@ class TAM(nn.Module):
                 f"this TAM was built for {self.num_frames} frames and got {num_frames or x.shape[0]}; build or load it "
                 "with that num_frames."
             )
-        descriptor = spatial_mean(x, frames)  # (B, C, T)
+        x, descriptor = with_spatial_mean(x, frames)  # (B, C, T)
         gate = torch.ones_like(descriptor)  # (B, C, T)
         if self.L is not None:
             gate = self.L(descriptor.mean(2, keepdim=True) if self.whole_clip else descriptor).expand_as(descriptor)
@@ -135,19 +135,37 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
         gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
     else:
         gates = gate.unsqueeze(3)
-    # coefficient[b, t, c, 0, 0, k] multiplies x_{t+k-K//2} in y_t
-    coefficient = (gates * kernel.unsqueeze(2)).transpose(1, 2)[:, :, :, None, None]
+    # coefficient[k, b, t, c, 0, 0] multiplies x_{t+k-K//2} in y_t; products are vectorized if channels are contiguous
+    coefficient = (gates * kernel.unsqueeze(2)).permute(3, 0, 2, 1).contiguous()[..., None, None]
     if torch.is_grad_enabled() and (frames.requires_grad or coefficient.requires_grad):
         return _ShiftedSum.apply(frames, coefficient).flatten(0, 1)
     return _shifted_sum(frames, coefficient).flatten(0, 1)
 
 
+def _overlaps(frames: Tensor, taps: int) -> Iterator[tuple[int, slice, slice]]:
+    """Yield each tap with the frames t of the output and the frames t + tap - taps // 2 that it reads.
+
+    The taps of a frame follow each other, the middle one first. On a CPU, frames are processed one by one, because
+    those of all taps then remain in the cache.
+    """
+    count = frames.shape[1]
+    step = 1 if frames.device.type == "cpu" else count
+    for first in range(0, count, step):
+        for tap in sorted(range(taps), key=lambda tap: abs(tap - taps // 2)):
+            offset = tap - taps // 2
+            start, stop = max(first, -offset), min(first + step, count, count - offset)
+            if start < stop:
+                yield tap, slice(start, stop), slice(start + offset, stop + offset)
+
+
 def _shifted_sum(frames: Tensor, coefficient: Tensor) -> Tensor:
-    middle = coefficient.shape[-1] // 2
-    y = frames * coefficient[..., middle]
-    for shift in range(1, middle + 1):
-        y[:, shift:].addcmul_(frames[:, :-shift], coefficient[:, shift:, ..., middle - shift])
-        y[:, :-shift].addcmul_(frames[:, shift:], coefficient[:, :-shift, ..., middle + shift])
+    taps = len(coefficient)
+    y = torch.empty_like(frames, dtype=torch.result_type(frames, coefficient))
+    for tap, output, source in _overlaps(frames, taps):
+        if tap == taps // 2:
+            torch.mul(frames[:, source], coefficient[tap, :, output], out=y[:, output])
+        else:
+            y[:, output].addcmul_(frames[:, source], coefficient[tap, :, output])
     return y
 
 
@@ -163,17 +181,18 @@ class _ShiftedSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         frames, coefficient = ctx.saved_tensors
-        middle = coefficient.shape[-1] // 2
-        to_frames = grad * coefficient[..., middle]
-        to_coefficient = torch.zeros_like(coefficient)
-        to_coefficient[..., middle] = (grad * frames).sum((3, 4), keepdim=True)
-        for shift in range(1, middle + 1):
-            earlier, later = coefficient[:, shift:, ..., middle - shift], coefficient[:, :-shift, ..., middle + shift]
-            to_frames[:, :-shift].addcmul_(grad[:, shift:], earlier)
-            to_frames[:, shift:].addcmul_(grad[:, :-shift], later)
-            to_coefficient[:, shift:, ..., middle - shift] = (grad[:, shift:] * frames[:, :-shift]).sum((3, 4), True)
-            to_coefficient[:, :-shift, ..., middle + shift] = (grad[:, :-shift] * frames[:, shift:]).sum((3, 4), True)
-        return to_frames, to_coefficient
+        taps = len(coefficient)
+        to_frames, to_coefficient = torch.empty_like(grad), torch.zeros_like(coefficient)
+        for tap, output, source in _overlaps(frames, taps):
+            product = grad[:, output] * frames[:, source]
+            to_coefficient[tap, :, output] = product.sum((3, 4), keepdim=True)
+            # the gradient of frame `output` is read through the mirrored tap
+            mirrored = coefficient[taps - 1 - tap, :, source]
+            if tap == taps // 2:
+                torch.mul(grad[:, source], mirrored, out=to_frames[:, output])
+            else:
+                to_frames[:, output].addcmul_(grad[:, source], mirrored)
+        return to_frames.to(frames.dtype), to_coefficient
 
 
 def resample_frames(weight: Tensor, num_frames: int) -> Tensor:
