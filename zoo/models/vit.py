@@ -18,8 +18,8 @@ from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.lora import effective_weight
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
-from zoo.ops.activation import is_traced, quick_gelu
-from zoo.ops.frames import compiles_for_cpu
+from zoo.ops.activation import quick_gelu
+from zoo.ops.frames import compiles_for_cpu, is_traced
 
 
 class TemporalLinear(nn.Module):

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from zoo.ops.frames import is_traced
+
 SLOPE = 1.702
 
 
@@ -18,11 +20,6 @@ def quick_gelu(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return _QuickGELU.apply(x)
     return _quick_gelu(x)
-
-
-def is_traced() -> bool:
-    """Whether the caller is being compiled, exported or traced and must use plain operations."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def _quick_gelu(x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from zoo.ops.activation import is_traced
+from zoo.ops.frames import is_traced
 
 
 def scale_and_shift(y: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.ops.activation import is_traced
+from zoo.ops.frames import is_traced
 from zoo.ops.tadaconv import temporal_average
 
 
