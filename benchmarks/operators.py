@@ -23,7 +23,8 @@ from torch import Tensor, nn
 
 import zoo
 from zoo.ops import TAM, TAdaConv2d, TAdaConv2dV2
-from zoo.ops.tadaconv import AdaptiveConv2d, spatial_mean
+from zoo.ops.frames import spatial_mean
+from zoo.ops.tadaconv import AdaptiveConv2d
 
 
 class KernelPerFrame(AdaptiveConv2d):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError
 
@@ -28,30 +29,38 @@ def fold_frames(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def with_spatial_mean(x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-    """Return ``x``, for all further uses, and its frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``.
-
-    The gradient of the descriptors is added to that of the other uses in one pass; autograd would first expand it to
-    the size of ``x``.
-    """
+def spatial_mean(x: Tensor, num_frames: int) -> Tensor:
+    """Compute frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``."""
     check_frames(x, num_frames)
-    if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        x, mean = _WithSpatialMean.apply(x)
-    else:
-        mean = x.mean((2, 3))
+    return x.mean((2, 3)).unflatten(0, (-1, num_frames)).transpose(1, 2)
+
+
+def with_spatial_mean(x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
+    """Return ``x``, for a single further operation, and its frame descriptors as from ``spatial_mean``.
+
+    The gradient of the descriptors is added to that of the operation in place; autograd would first expand it to the
+    size of ``x``. The operation's backward pass must therefore return a new tensor, as that of a convolution does.
+    """
+    if is_traced() or not (torch.is_grad_enabled() and x.requires_grad):
+        return x, spatial_mean(x, num_frames)
+    check_frames(x, num_frames)
+    x, mean = _WithSpatialMean.apply(x)
     return x, mean.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
 class _WithSpatialMean(torch.autograd.Function):
+    """The input itself and its spatial mean."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.positions = x.shape[2] * x.shape[3]
+        ctx.pixels = x.shape[2] * x.shape[3]
         return x.view_as(x), x.mean((2, 3))
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, to_mean: Tensor) -> Tensor:
+    @once_differentiable
+    def backward(ctx: Any, to_x: Tensor, to_mean: Tensor) -> Tensor:
         # vectorized if channels are contiguous
-        return grad + (to_mean / ctx.positions).contiguous()[:, :, None, None]
+        return to_x.add_((to_mean / ctx.pixels).contiguous()[:, :, None, None])
 
 
 def depthwise_temporal_conv(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:

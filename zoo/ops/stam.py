@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError
 from zoo.ops.conv_unit import TemporalConvBN
+from zoo.ops.frames import spatial_mean
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stam_aggregation import AGGREGATIONS, build_aggregation, hidden_width
 from zoo.ops.stam_conv import stha_conv2d
 from zoo.ops.stand_in import StandIn, pad_frames, replace_conv
-from zoo.ops.tadaconv import Size2, spatial_mean
+from zoo.ops.tadaconv import Size2
 
 HEADS = 4
 SCALES = 3  # dilations 1, 2, 3: receptive fields of 3, 7 and 13 cells of the pooled grid

@@ -24,7 +24,7 @@ from zoo.errors import ConfigError, check_counts, check_odd
 from zoo.ops.average_norm import TemporalAverage
 from zoo.ops.average_norm import temporal_average as temporal_average
 from zoo.ops.conv_unit import AggregationBN, TemporalConvBN
-from zoo.ops.frames import check_frames, is_traced
+from zoo.ops.frames import is_traced, with_spatial_mean
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import CalibratedConv2d, replace_conv
 
@@ -182,36 +182,6 @@ def tada_conv3d(
     return y.unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 
-def spatial_mean(x: Tensor, num_frames: int) -> Tensor:
-    """Compute frame descriptors: ``(B*T, C, H, W)`` -> ``(B, C, T)``."""
-    check_frames(x, num_frames)
-    return x.mean((2, 3)).unflatten(0, (-1, num_frames)).transpose(1, 2)
-
-
-def _describe(x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
-    """Frame descriptors as from ``spatial_mean``, and ``x``, which the caller passes to one convolution only."""
-    if is_traced() or not (torch.is_grad_enabled() and x.requires_grad):
-        return spatial_mean(x, num_frames), x
-    check_frames(x, num_frames)
-    means, x = _MeanAndInput.apply(x)
-    return means.unflatten(0, (-1, num_frames)).transpose(1, 2), x
-
-
-class _MeanAndInput(torch.autograd.Function):
-    """Spatial mean and the input itself. The backward pass adds the gradient of the mean in place."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.pixels = x.shape[2] * x.shape[3]
-        return x.mean((2, 3)), x.view_as(x)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, to_means: Tensor, to_x: Tensor) -> Tensor:
-        # `to_x` is new: its only source is the backward pass of a convolution
-        return to_x.add_((to_means / ctx.pixels)[:, :, None, None])
-
-
 class RouteMLP(nn.Module):
     """Routing function: frame descriptors of a clip -> calibration of every frame's kernel.
 
@@ -298,7 +268,7 @@ class AdaptiveConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:  # type: ignore[override]
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
-        descriptors, x = _describe(x, num_frames)
+        x, descriptors = with_spatial_mean(x, num_frames)
         # scales (B, C, T) -> (B*T, C)
         alpha, beta = (
             None if scale is None else scale.transpose(1, 2).flatten(0, 1) for scale in self.routing(descriptors)

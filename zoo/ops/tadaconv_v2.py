@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError
 from zoo.ops.activation import quick_gelu
 from zoo.ops.calibration import scale_and_shift
-from zoo.ops.frames import is_traced
+from zoo.ops.frames import is_traced, spatial_mean
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import CalibratedConv2d, replace_conv
-from zoo.ops.tadaconv import AdaptiveConv2d, Size2, TAdaConvBN, check_routing, spatial_mean
+from zoo.ops.tadaconv import AdaptiveConv2d, Size2, TAdaConvBN, check_routing
 
 
 class TemporalConv1d(nn.Conv1d):

@@ -13,11 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import check_counts
-from zoo.ops.frames import depthwise_temporal_conv
+from zoo.ops.frames import depthwise_temporal_conv, spatial_mean
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.shift import check_divisor, shift_kernel
 from zoo.ops.stand_in import insert_before
-from zoo.ops.tadaconv import spatial_mean
 
 
 class TEIModule(nn.Module):

@@ -21,8 +21,7 @@ from zoo.ops import (
     TemporalPool,
     TemporalShift,
 )
-from zoo.ops.frames import fold_frames, inflate, unfold_frames
-from zoo.ops.tadaconv import spatial_mean
+from zoo.ops.frames import fold_frames, inflate, spatial_mean, unfold_frames
 
 B, C, T, H, W = 2, 16, 5, 6, 7
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from zoo.ops import TAdaConvBN, conv_unit, tadaconv
 from zoo.ops.average_norm import can_inline, temporal_average
 from zoo.ops.conv_unit import AggregationBN, ConvBN
+from zoo.ops.frames import spatial_mean
 from zoo.ops.pointwise_norm import can_recompute
-from zoo.ops.tadaconv import TAdaAggregation, spatial_mean
+from zoo.ops.tadaconv import TAdaAggregation
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 

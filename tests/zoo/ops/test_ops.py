@@ -12,7 +12,7 @@ import zoo
 from zoo.errors import ConfigError, UnknownNameError
 from zoo.ops import TAM, TAdaConv2d, TAdaConvBN
 from zoo.ops.average_norm import temporal_average
-from zoo.ops.tadaconv import spatial_mean
+from zoo.ops.frames import spatial_mean
 from zoo.ops.tam import adaptive_temporal_conv, resample_frames
 
 
