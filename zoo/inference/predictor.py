@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import threading
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ConfigError, DataError, check_int
 from zoo.inference.compute_options import PRECISIONS
+from zoo.inference.fused import WeightVersions, fused_copy
 from zoo.inference.inputs import VideoInput, read_video_views, video_name
 from zoo.inference.scores import average_views
 from zoo.models.features import stage_maps
@@ -102,9 +102,13 @@ class Predictor:
     Decoding runs in ``workers`` threads while the network computes. The methods may be called from several threads at a
     time. Close it, or use it in a ``with`` block, to end its threads.
 
+    It runs a fused copy (``VideoNetwork.fuse``), whose scores equal those of the network up to rounding. Weights of the
+    network that are changed in place later, as by training, are used from the next prediction on; after other changes,
+    create a new Predictor.
+
     Args:
-        model: a network of ``zoo.load`` or ``zoo.create``, or a name for ``zoo.load``. A network in training mode, or
-            on another device, is copied; the caller's network is never changed.
+        model: a network of ``zoo.load`` or ``zoo.create``, or a name for ``zoo.load``. The caller's network is never
+            changed; on the same device, the copy shares the parameters that fusion does not change.
         device: such as "cuda:0"; default: the device of the network, or for a name the first GPU if there is one.
         precision: "32", "bf16" or "16" (autocast).
         batch_size: views per forward pass.
@@ -138,7 +142,9 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision is {brief(precision)}; choose from {', '.join(PRECISIONS)}.")
         check_decoder(decoder)
+        is_name = False
         if isinstance(model, (str, os.PathLike)):
+            is_name = True
             from zoo.loading import load
 
             model = load(model)
@@ -151,16 +157,28 @@ class Predictor:
         self.device = current if device is None else torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        if model.training or current != self.device:
-            model = copy.deepcopy(model).to(self.device).eval()
-        self.model: VideoNetwork = model
+        self._compile = compile or model._compiled_call_impl is not None  # copies are not compiled
+        if is_name:  # nobody else uses it
+            self._source = None
+            self._use(model.to(self.device).eval().fuse())
+        else:
+            self._source, self._versions = model, WeightVersions(model)
+            self._use(fused_copy(model, self.device))
         self.protocol = parse_views(views, model.protocol)
         self.batch_size, self.decoder, self.time_limit = batch_size, decoder, time_limit
         self._dtype = PRECISIONS[precision]
-        self._forward: Any = torch.compile(model) if compile else model
         self._lock = threading.Lock()  # one forward pass at a time
         self.workers = workers or min(os.cpu_count() or 1, 8)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+
+    def _use(self, model: VideoNetwork) -> None:
+        self.model = model
+        self._forward: Any = torch.compile(model) if self._compile else model
+
+    def _refresh(self) -> None:
+        """Fuse the network again if its weights were changed in place."""
+        if self._source is not None and self._versions.changed():
+            self._use(fused_copy(self._source, self.device))
 
     def close(self) -> None:
         """End the decoding threads."""
@@ -197,7 +215,11 @@ class Predictor:
 
     def logits(self, views: Tensor) -> Tensor:
         """Views ``(V, T, C, H, W)``, 0 to 255 -> logits ``(V, classes)``, float32 on the CPU."""
-        return torch.cat([self._compute(self._forward, chunk) for chunk in views.split(self.batch_size)])
+        return torch.cat([self._compute(self._run, chunk) for chunk in views.split(self.batch_size)])
+
+    def _run(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self._forward(clips)
+        return logits
 
     def compute_features(self, views: Tensor, stage: int | None = None) -> Tensor:
         """Views ``(V, T, C, H, W)``, 0 to 255, in one forward pass -> features, float32 on the CPU.
@@ -214,9 +236,11 @@ class Predictor:
         return self._compute(run, views)
 
     def _compute(self, function: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        with self._lock, torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype is not None):
-            clips = normalize(views.to(self.device, non_blocking=True), self.protocol.mean, self.protocol.std)
-            return function(clips).float().cpu()
+        with self._lock:
+            self._refresh()
+            with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype is not None):
+                clips = normalize(views.to(self.device, non_blocking=True), self.protocol.mean, self.protocol.std)
+                return function(clips).float().cpu()
 
     # many videos ---------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from zoo.ops.temporal_filter import TemporalFilter
+
 
 class ConvBN(nn.Module):
     """Convolution without bias, then batch norm, for every frame; no activation."""
@@ -24,19 +26,26 @@ class AggregationBN(nn.Module):
     Args:
         channels: C of ``y``.
         aggregation: called with ``(y, num_frames)``, preserves the shape; None: only ``BN(y)``.
+
+    Attributes:
+        filter: replaces both norms and the aggregation in a fused network, see ``VideoNetwork.fuse``.
     """
+
+    filter: TemporalFilter | None
 
     def __init__(self, channels: int, aggregation: nn.Module | None = None) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
-        self.pool_bn = None
+        self.pool_bn = self.filter = None
         if aggregation is not None:
             self.pool_bn = nn.BatchNorm2d(channels)
             nn.init.zeros_(self.pool_bn.weight)
 
     def forward(self, y: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
+        if self.filter is not None:
+            return self.filter(y, num_frames)
         if self.aggregation is None or self.pool_bn is None:
             return self.bn(y)
         return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
