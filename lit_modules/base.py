@@ -60,6 +60,7 @@ from lit_modules.scores import (
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
 from lit_modules.trained_parts import BatchNormMode, TrainedPart, TrainedParts, check_trained_part
 from zoo.adapt import listing
+from zoo.compiling import mark_batch
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
@@ -183,8 +184,13 @@ class VideoClassifier(L.LightningModule):
         Probabilities or logits are averaged over views, as the protocol specifies.
         """
         flat = views.flatten(0, 1)
-        logits = torch.cat([self.network(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
+        logits = torch.cat([self._run_any_batch(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
         return average_views(logits.unflatten(0, views.shape[:2]), self.network.protocol)
+
+    def _run_any_batch(self, clips: Tensor) -> Tensor:
+        mark_batch(self.network, clips)
+        logits: Tensor = self.network(clips)
+        return logits
 
     @property
     def heads(self) -> dict[str, int] | None:

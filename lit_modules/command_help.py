@@ -46,6 +46,7 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--folds K": "cross-validation (fit): K networks, each validated on other videos",
     "--probe false": "skip the baseline, a probe of frozen features (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
+    "--compile": "run the network with torch.compile, for long runs",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
     "--early_stop N": "stop after N epochs without improvement",
     "--find_lr": "search the learning rate before the run",
@@ -142,6 +143,8 @@ def short_help(command: str) -> str:
             "--skip_nonfinite",
         )
         groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
+    if command != "probe":
+        network["--compile"] = OWN_OPTIONS["--compile"]
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}
     groups["more help"] = MORE

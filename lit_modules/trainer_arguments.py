@@ -26,8 +26,8 @@ OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--early_stop
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
-ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
-SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, FIND_LR, FIND_BATCH_SIZE)
+ALLOW_UNTRAINED, SKIP_NONFINITE, COMPILE = "--allow_untrained", "--skip_nonfinite", "--compile"
+SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, COMPILE, FIND_LR, FIND_BATCH_SIZE)
 FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
 EARLY_STOP = "lit_modules.checkpoints.EarlyStop"  # callback
 TABLES = {"fit": "--data.train", "probe": "--data.train", "validate": "--data.val"}  # option for a CSV file
@@ -47,6 +47,7 @@ class TrainerArguments:
     early_stop: str | None = None  # --early_stop
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
+    compile: bool = False  # --compile
     tuning: Sequence[str] = ()  # --find_lr, --find_batch_size
     files: Sequence[str] = ()
     options: Sequence[str] = ()
@@ -88,6 +89,7 @@ class TrainerArguments:
         }
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
+        words += [COMPILE] * self.compile
         words += self.tuning
         return shlex.join(["tempozoo", command, *words, *_split_options(self.options), *self.files])
 
@@ -142,6 +144,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         early_stop=own.get("--early_stop"),
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
+        compile=COMPILE in switches,
         tuning=[name for name in (FIND_BATCH_SIZE, FIND_LR) if name in switches],
         files=files,
         options=options,
@@ -280,6 +283,8 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
     if command != "fit" and arguments.skip_nonfinite:
         raise ConfigError(f"--skip_nonfinite is for fit; {command} does not train.")
+    if command == "probe" and arguments.compile:
+        raise ConfigError("--compile is for fit, validate, test and predict; probe computes features without it.")
     if command != "fit" and arguments.folds is not None:
         raise ConfigError(f"--folds is for fit, not for {command}.")
     after += _fit_arguments(command, arguments)

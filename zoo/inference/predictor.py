@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.compiling import compile_network, is_compiled, mark_batch
 from zoo.errors import ConfigError, DataError, check_int
 from zoo.inference.compute_options import PRECISIONS
 from zoo.inference.fused import WeightVersions, fused_copy
@@ -114,7 +115,7 @@ class Predictor:
         batch_size: views per forward pass.
         views: "1x1" (one clip in the middle of the video, center crop), "published" (the views of the network's test
             protocol) or CLIPSxCROPS, such as "4x3".
-        compile: use ``torch.compile``.
+        compile: use ``torch.compile`` for scores; features of ``compute_features`` are computed without it.
         workers: decoding threads; default: one per core, at most 8.
         decoder: "pyav" or "torchcodec".
         time_limit: seconds that decoding a video may take; None for no limit.
@@ -157,7 +158,7 @@ class Predictor:
         self.device = current if device is None else torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self._compile = compile or model._compiled_call_impl is not None  # copies are not compiled
+        self._compile = compile or is_compiled(model)  # copies are not compiled
         if is_name:  # nobody else uses it
             self._source = None
             self._use(model.to(self.device).eval().fuse())
@@ -173,7 +174,8 @@ class Predictor:
 
     def _use(self, model: VideoNetwork) -> None:
         self.model = model
-        self._forward: Any = torch.compile(model) if self._compile else model
+        if self._compile:
+            compile_network(model, self.device)
 
     def _refresh(self) -> None:
         """Fuse the network again if its weights were changed in place."""
@@ -218,7 +220,8 @@ class Predictor:
         return torch.cat([self._compute(self._run, chunk) for chunk in views.split(self.batch_size)])
 
     def _run(self, clips: Tensor) -> Tensor:
-        logits: Tensor = self._forward(clips)
+        mark_batch(self.model, clips)
+        logits: Tensor = self.model(clips)
         return logits
 
     def compute_features(self, views: Tensor, stage: int | None = None) -> Tensor:

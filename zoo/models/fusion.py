@@ -1,8 +1,8 @@
 """Fold batch norms, which are affine in evaluation, into the layers before them.
 
 A forward pass with a small clip shows which layer computes the input of a norm and whether anything else reads it. This
-works for every architecture, including image networks whose code is not part of this package. The meta device would need
-no arithmetic, but importing its compiler takes seconds.
+works for every architecture, including image networks whose code is not part of this package. The meta device would
+need no arithmetic, but importing its decompositions takes seconds.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def fold_batch_norms(network: nn.Module, *clip_shapes: tuple[int, ...]) -> None:
 
 
 def _is_static(module: nn.Module | None) -> bool:
-    """Whether a module is a batch norm with running statistics and without hooks, which a folded norm would not call."""
+    """Whether a module is a batch norm with running statistics and without hooks, which folding would remove."""
     if type(module) not in NORMS:
         return False
     assert isinstance(module, nn.modules.batchnorm._BatchNorm)
