@@ -21,7 +21,7 @@ def fused_copy(network: VideoNetwork, device: torch.device | str | None = None) 
     """
     memo: dict[int, Any] = {}  # deepcopy uses these tensors instead of copying the network's
     for tensor in (*network.parameters(), *network.buffers()):
-        value = tensor.detach().to(device)
+        value = tensor.detach() if device is None else tensor.detach().to(device)
         memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
     copied: Any = unwrap_children(copy.deepcopy(network, memo))
     return copied.eval().fuse()
@@ -34,7 +34,8 @@ class WeightVersions:
         network: its tensors at this moment are watched.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: VideoNetwork) -> None:
+        self.network = network
         tensors = (*network.parameters(), *network.buffers())
         self._tensors: list[Tensor] = [tensor for tensor in tensors if not tensor.is_inference()]  # have no version
         self._versions = self._read()

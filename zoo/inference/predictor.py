@@ -143,9 +143,8 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision is {brief(precision)}; choose from {', '.join(PRECISIONS)}.")
         check_decoder(decoder)
-        is_name = False
+        is_own = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
-            is_name = True
             from zoo.loading import load
 
             model = load(model)
@@ -159,12 +158,8 @@ class Predictor:
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self._compile = compile or is_compiled(model)  # copies are not compiled
-        if is_name:  # nobody else uses it
-            self._source = None
-            self._use(model.to(self.device).eval().fuse())
-        else:
-            self._source, self._versions = model, WeightVersions(model)
-            self._use(fused_copy(model, self.device))
+        self._versions = None if is_own else WeightVersions(model)
+        self._use(model.to(self.device).eval().fuse() if is_own else fused_copy(model, self.device))
         self.protocol = parse_views(views, model.protocol)
         self.batch_size, self.decoder, self.time_limit = batch_size, decoder, time_limit
         self._dtype = PRECISIONS[precision]
@@ -179,8 +174,8 @@ class Predictor:
 
     def _refresh(self) -> None:
         """Fuse the network again if its weights were changed in place."""
-        if self._source is not None and self._versions.changed():
-            self._use(fused_copy(self._source, self.device))
+        if self._versions is not None and self._versions.changed():
+            self._use(fused_copy(self._versions.network, self.device))
 
     def close(self) -> None:
         """End the decoding threads."""

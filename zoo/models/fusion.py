@@ -152,9 +152,10 @@ def _fold_aggregation(unit: AggregationBN) -> None:
     static = _is_static(unit.bn) and _is_static(unit.pool_bn)
     if not static or not isinstance(unit.aggregation, TemporalAverage):
         return
-    kernels = torch.zeros(2, unit.bn.num_features, 1, 3).to(unit.bn.running_mean)  # of the identity and the average
+    bn: Any = unit.bn
+    kernels = bn.running_mean.new_zeros(2, bn.num_features, 1, 3)  # of the identity and of the average
     kernels[0, ..., 1], kernels[1] = 1, 1 / 3
-    taps, bias = _folded(kernels[0], None, unit.bn)
+    taps, bias = _folded(kernels[0], None, bn)
     average_taps, average_bias = _folded(kernels[1], None, unit.pool_bn)
     unit.filter = TemporalFilter((taps + average_taps)[:, 0], bias + average_bias)
     unit.bn, unit.aggregation, unit.pool_bn = nn.Identity(), None, None

@@ -35,9 +35,10 @@ class AggregationBN(nn.Module):
 
     def __init__(self, channels: int, aggregation: nn.Module | None = None) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
-        self.pool_bn = self.filter = None
+        self.filter = None
+        self.pool_bn = None
         if aggregation is not None:
             self.pool_bn = nn.BatchNorm2d(channels)
             nn.init.zeros_(self.pool_bn.weight)
