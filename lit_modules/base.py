@@ -59,6 +59,7 @@ from lit_modules.scores import (
 )
 from lit_modules.sharded import dummy_forward, is_sharded, missing_forward_passes
 from lit_modules.trained_parts import BatchNormMode, TrainedPart, TrainedParts, check_trained_part
+from zoo.compiling import mark_batch
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.models import VideoNetwork
@@ -188,8 +189,13 @@ class VideoClassifier(L.LightningModule):
     def _view_logits(self, views: Tensor) -> Tensor:
         """Views ``(B, V, 3, T, H, W)`` -> logits ``(B, V, classes)``."""
         flat = views.flatten(0, 1)
-        logits = torch.cat([self.network(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
+        logits = torch.cat([self._run_any_batch(chunk) for chunk in flat.split(self.hparams["view_chunk"])])
         return logits.unflatten(0, views.shape[:2])
+
+    def _run_any_batch(self, clips: Tensor) -> Tensor:
+        mark_batch(self.network, clips)
+        logits: Tensor = self.network(clips)
+        return logits
 
     @property
     def heads(self) -> dict[str, int] | None:

@@ -51,10 +51,11 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--folds K": "cross-validation (fit): K networks, each validated on other videos",
     "--probe false": "skip the baseline, a probe of frozen features (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
+    "--compile": "use torch.compile, in long runs",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
     "--early_stop N": "stop after N epochs without improvement",
     "--find_lr": "search the learning rate before the run",
-    "--find_batch_size": "search the batch size before the run (GPU)",
+    "--find_batch_size": "search the batch size first (GPU)",
 }
 TRAINING: Mapping[str, str] = {
     "--model.optimizer.lr RATE": "peak learning rate, for a batch of --model.optimizer.lr_batch_size clips",
@@ -148,6 +149,8 @@ def short_help(command: str) -> str:
             "--skip_nonfinite",
         )
         groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
+    if command != "probe":
+        network["--compile"] = OWN_OPTIONS["--compile"]
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}
     groups["more help"] = MORE

@@ -156,6 +156,8 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
         _check_probe(command, arguments.probe)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
+    if command in ("probe", "calibrate") and arguments.compile:
+        raise ConfigError(f"--compile is for fit, validate, test and predict; {command} runs without it.")
     if command != "fit" and arguments.folds is not None:
         raise ConfigError(f"--folds is for fit, not for {command}.")
     after += _fit_arguments(command, arguments)

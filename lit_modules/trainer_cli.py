@@ -22,6 +22,7 @@ import lit_modules
 from lit_modules.calibrate_command import run_calibrate
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usage
+from lit_modules.compilation import CompileNetwork
 from lit_modules.fit_probe import FitProbe
 from lit_modules.folds import cross_validate
 from lit_modules.interfaces import CommandData, FindDataset
@@ -209,6 +210,7 @@ class TrainerCLI(LightningCLI):
         stopper: callback that ends the command after a signal.
         single_view: use one clip and one crop per video unless the options of the data set them.
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
+        compile: run the network with torch.compile.
         probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
         tuning: values to search before the run, ``--find_lr`` and ``--find_batch_size``.
     """
@@ -227,10 +229,11 @@ class TrainerCLI(LightningCLI):
         *,
         single_view: bool = False,
         allow_untrained: bool = False,
+        compile: bool = False,
         probe: bool | None = None,
         tuning: Sequence[str] = (),
     ) -> None:
-        self.tuning = tuning
+        self.tuning, self.compile = tuning, compile
         self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
@@ -350,6 +353,8 @@ class TrainerCLI(LightningCLI):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer._checkpoint_connector = RestoringConnector(trainer)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.compile:
+            callbacks.append(CompileNetwork())
         callbacks.append(self.stopper)  # must be the last one, also in a run without checkpoints
         return trainer
 
@@ -459,6 +464,7 @@ def run_trainer(
                 stopper,
                 single_view=command == "predict" and parsed.views is None,
                 allow_untrained=parsed.allow_untrained,
+                compile=parsed.compile,
                 probe=None if parsed.probe is None else parsed.probe == "true",
                 tuning=() if resumes else parsed.tuning,
             )

@@ -475,6 +475,11 @@ def export(model: nn.Module, verb: str) -> tuple[dict[str, torch.Tensor], ModelS
         raise ConfigError(
             f"{verb}() requires a network from zoo.load or zoo.create; this {type(network).__name__} has no spec."
         )
+    if network.fused:
+        raise ConfigError(
+            f"cannot {verb} this network: fuse() has folded its batch norms, so load() could not rebuild it. {verb} it "
+            "before fuse(), or load it again."
+        )
     tensors, spec = state_of(network), current_spec(network)
     check_savable(tensors, spec.arch, spec.options, verb)
     return tensors, spec

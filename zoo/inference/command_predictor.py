@@ -11,10 +11,17 @@ from zoo.inference.predictor import Predictor
 from zoo.models.network import VideoNetwork
 
 
-def open_predictor(network: VideoNetwork, args: argparse.Namespace) -> Predictor:
+def open_predictor(network: VideoNetwork, args: argparse.Namespace, compile: bool = False) -> Predictor:
     """Create a ``Predictor`` with the options of ``add_predictor_options``."""
     device = args.device or default_device()
-    return Predictor(network, views=args.views, precision=args.precision, batch_size=args.batch_size, device=device)
+    return Predictor(
+        network,
+        views=args.views,
+        precision=args.precision,
+        batch_size=args.batch_size,
+        device=device,
+        compile=compile,
+    )
 
 
 def default_device() -> str:

@@ -1,8 +1,9 @@
 """Networks as files of other runtimes: ONNX, PyTorch's exported programs (.pt2) and OpenVINO.
 
-The exported network takes normalized clips ``(B, C, T, H, W)`` with any B, and returns logits, divided by the
-temperature of a calibrated network. Class names and protocol are stored in the file. Every export is compared with
-eager execution at batch sizes that were not traced.
+A fused copy of the network is exported (``VideoNetwork.fuse``). It takes normalized clips ``(B, C, T, H, W)`` with any
+B, and returns logits, divided by the temperature of a calibrated network. Class names and protocol are stored in the
+file. Every export is compared with eager execution of the network, which is not fused, at batch sizes that were not
+traced.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 
 from zoo.errors import ConfigError
+from zoo.inference.fused import fused_copy
 from zoo.inference.parsers import FORMATS
 from zoo.models.network import VideoNetwork
 from zoo.weights.disk import atomic_path, disk_errors
@@ -86,7 +88,7 @@ def export_network(network: VideoNetwork, path: Path, format: str) -> ExportRepo
         weights = path.with_suffix(".bin")
         temporary_weights = stack.enter_context(atomic_path(weights)) if format == "openvino" else None
         with _quiet():
-            run = _EXPORTERS[format](network, clips, temporary, temporary_weights, metadata)
+            run = _EXPORTERS[format](fused_copy(network), clips, temporary, temporary_weights, metadata)
         difference, speed = _compare(network, run, shape)
     example = path.with_name(f"{path.stem}_{format}_example.py")
     with disk_errors(path.parent), atomic_path(example) as temporary:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from zoo.command_line import expand_home
+from zoo.compiling import CompileTimer
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.inference.command_predictor import open_predictor
 from zoo.inference.inputs import video_name
@@ -46,10 +47,13 @@ def predict_command(args: argparse.Namespace) -> None:
             raise untrained_error(network, printable(args.network))
         if args.window is None and is_live(videos[0]):
             args.window = clip_seconds(network.protocol)
-        with open_predictor(network, args) as predictor, contextlib.ExitStack() as stack:
+        timer = CompileTimer() if args.compile else None
+        with open_predictor(network, args, args.compile) as predictor, contextlib.ExitStack() as stack:
             files = _open_files(network, args, stack, stdout)
             run = _predict_videos if args.window is None else _predict_windows
             failures = run(predictor, videos, args, files)
+        if timer is not None:
+            print(timer.close())
         for file in files:
             if not file.is_stdout:
                 print(f"Written to {printable(str(file.path))}")

@@ -112,6 +112,7 @@ def predict_parser() -> argparse.ArgumentParser:
     parser.add_argument("sources", nargs="*", metavar="SOURCE", help=argparse.SUPPRESS)
     add_predictor_options(parser, required=False)
     parser.add_argument("--fps", type=float, default=DEFAULT_FPS, help="frames per second of image files (default: 30)")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile, for many videos or windows")
     parser.add_argument("--allow_untrained", action="store_true", help="also run networks with untrained parts")
     results = parser.add_argument_group("results")
     results.add_argument("--csv", metavar="FILE", help="append rows to a CSV file; - for standard output")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 import re
 import threading
@@ -15,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zoo.compiling import compile_network, is_compiled, mark_batch
 from zoo.errors import ConfigError, DataError, check_int
 from zoo.inference.compute_options import PRECISIONS
+from zoo.inference.fused import WeightVersions, fused_copy
 from zoo.inference.inputs import VideoInput, read_video_views, video_name
 from zoo.inference.scores import average_views
 from zoo.models.features import stage_maps
@@ -102,15 +103,19 @@ class Predictor:
     Decoding runs in ``workers`` threads while the network computes. The methods may be called from several threads at a
     time. Close it, or use it in a ``with`` block, to end its threads.
 
+    It runs a fused copy (``VideoNetwork.fuse``), whose scores equal those of the network up to rounding. Weights of the
+    network that are changed in place later, as by training, are used from the next prediction on; after other changes,
+    create a new Predictor.
+
     Args:
-        model: a network of ``zoo.load`` or ``zoo.create``, or a name for ``zoo.load``. A network in training mode, or
-            on another device, is copied; the caller's network is never changed.
+        model: a network of ``zoo.load`` or ``zoo.create``, or a name for ``zoo.load``. The caller's network is never
+            changed; on the same device, the copy shares the parameters that fusion does not change.
         device: such as "cuda:0"; default: the device of the network, or for a name the first GPU if there is one.
         precision: "32", "bf16" or "16" (autocast).
         batch_size: views per forward pass.
         views: "1x1" (one clip in the middle of the video, center crop), "published" (the views of the network's test
             protocol) or CLIPSxCROPS, such as "4x3".
-        compile: use ``torch.compile``.
+        compile: use ``torch.compile`` for scores; features of ``compute_features`` are computed without it.
         workers: decoding threads; default: one per core, at most 8.
         decoder: "pyav" or "torchcodec".
         time_limit: seconds that decoding a video may take; None for no limit.
@@ -138,6 +143,7 @@ class Predictor:
         if precision not in PRECISIONS:
             raise ConfigError(f"precision is {brief(precision)}; choose from {', '.join(PRECISIONS)}.")
         check_decoder(decoder)
+        is_own = isinstance(model, (str, os.PathLike))
         if isinstance(model, (str, os.PathLike)):
             from zoo.loading import load
 
@@ -151,17 +157,26 @@ class Predictor:
         self.device = current if device is None else torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        if model.training or current != self.device:
-            model = copy.deepcopy(model).to(self.device).eval()
-        self.model: VideoNetwork = model
+        self._compile = compile or is_compiled(model)  # copies are not compiled
+        self._versions = None if is_own else WeightVersions(model)
+        self._use(model.to(self.device).eval().fuse() if is_own else fused_copy(model, self.device))
         self.protocol = parse_views(views, model.protocol)
         self.batch_size, self.decoder, self.time_limit = batch_size, decoder, time_limit
         dtype = PRECISIONS[precision]
         self._dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
-        self._forward: Any = torch.compile(model) if compile else model
         self._lock = threading.Lock()  # one forward pass at a time
         self.workers = workers or min(os.cpu_count() or 1, 8)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+
+    def _use(self, model: VideoNetwork) -> None:
+        self.model = model
+        if self._compile:
+            compile_network(model, self.device)
+
+    def _refresh(self) -> None:
+        """Fuse the network again if its weights were changed in place."""
+        if self._versions is not None and self._versions.changed():
+            self._use(fused_copy(self._versions.network, self.device))
 
     def close(self) -> None:
         """End the decoding threads."""
@@ -198,7 +213,12 @@ class Predictor:
 
     def logits(self, views: Tensor) -> Tensor:
         """Views ``(V, T, C, H, W)``, 0 to 255 -> logits ``(V, classes)``, float32 on the CPU."""
-        return torch.cat([self._compute(self._forward, chunk) for chunk in views.split(self.batch_size)])
+        return torch.cat([self._compute(self._run, chunk) for chunk in views.split(self.batch_size)])
+
+    def _run(self, clips: Tensor) -> Tensor:
+        mark_batch(self.model, clips)
+        logits: Tensor = self.model(clips)
+        return logits
 
     def compute_features(self, views: Tensor, stage: int | None = None) -> Tensor:
         """Views ``(V, T, C, H, W)``, 0 to 255, in one forward pass -> features, float32 on the CPU.
@@ -215,9 +235,11 @@ class Predictor:
         return self._compute(run, views)
 
     def _compute(self, function: Callable[[Tensor], Tensor], views: Tensor) -> Tensor:
-        with self._lock, torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype is not None):
-            clips = normalize(views.to(self.device, non_blocking=True), self.protocol.mean, self.protocol.std)
-            return function(clips).float().cpu()
+        with self._lock:
+            self._refresh()
+            with torch.inference_mode(), torch.autocast(self.device.type, self._dtype, self._dtype is not None):
+                clips = normalize(views.to(self.device, non_blocking=True), self.protocol.mean, self.protocol.std)
+                return function(clips).float().cpu()
 
     # many videos ---------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from zoo.errors import ConfigError, check_num_classes, check_rate
+from zoo.models.fusion import fold_batch_norms
 from zoo.ops.frames import inflate
 from zoo.ops.operator import FrameSized
 from zoo.protocol import Protocol
@@ -22,6 +23,9 @@ from zoo.spec import ModelSpec
 
 if TYPE_CHECKING:
     from zoo.adapt import LoadReport
+
+# side of the clips of a network without protocol, and of the clips with which most networks can be traced, in pixels
+DEFAULT_SIZE, SMALL_SIZE = 224, 32
 
 
 class Feature(NamedTuple):
@@ -51,6 +55,7 @@ class VideoNetwork(nn.Module):
         lora_layers: regular expression for the names of the linear layers that low-rank adapters extend; None for
             networks that are not transformers.
         stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
+        fused: whether ``fuse`` was called; the network can then neither be trained nor saved.
     """
 
     num_frames: int
@@ -64,6 +69,7 @@ class VideoNetwork(nn.Module):
     inflation = "mean"
     lora_layers: str | None = None
     grad_checkpointing = False
+    fused = False
     _report: LoadReport | None = None  # of networks from zoo.load and zoo.create
 
     @property
@@ -268,6 +274,43 @@ class VideoNetwork(nn.Module):
             contexts = functools.partial(checkpoint_contexts, block)
             return checkpoint(block, *args, use_reentrant=False, context_fn=contexts)
         return block(*args)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode.
+
+        Raises:
+            ConfigError: training mode for a fused network.
+        """
+        if mode and self.fused:
+            raise ConfigError(
+                "this network cannot be trained: fuse() has folded its batch norms for inference. Load it again, or "
+                "train a copy.deepcopy made before fuse()."
+            )
+        return super().train(mode)
+
+    # for inference -----------------------------------------------------------------------------------------------
+
+    def fuse(self) -> Self:
+        """Fold batch norms into the layers before them, in place, for faster inference.
+
+        The outputs change only by rounding. TAda2D's two norms and its average over frames become one filter. The
+        parameters of folded layers are replaced, not modified, so that copies which share them stay valid. A fused
+        network stays in evaluation mode and cannot be saved; ``copy.deepcopy`` preserves the original.
+
+        Returns:
+            The network.
+
+        Raises:
+            ConfigError: the network or a part of it is in training mode.
+        """
+        if self.fused:
+            return self
+        if any(module.training for module in self.modules()):
+            raise ConfigError("fuse() is for inference, but this network is in training mode; call eval() first.")
+        sizes = (SMALL_SIZE, self.protocol.crop if self.has_spec else DEFAULT_SIZE)
+        fold_batch_norms(self, *((1, self.in_channels, self.num_frames, size, size) for size in sizes))
+        self.fused = True
+        return self
 
     # for loading -------------------------------------------------------------------------------------------------
 

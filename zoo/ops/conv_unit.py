@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from zoo.ops.average_norm import TemporalAverage, average_norm, can_inline
 from zoo.ops.pointwise_norm import can_recompute, pointwise_norm
+from zoo.ops.temporal_filter import TemporalFilter
 
 
 class ConvBN(nn.Module):
@@ -29,12 +30,18 @@ class AggregationBN(nn.Module):
     Args:
         channels: C of ``y``.
         aggregation: called with ``(y, num_frames)``, preserves the shape; None: only ``BN(y)``.
+
+    Attributes:
+        filter: replaces both norms and the aggregation in a fused network, see ``VideoNetwork.fuse``.
     """
+
+    filter: TemporalFilter | None
 
     def __init__(self, channels: int, aggregation: nn.Module | None = None) -> None:
         super().__init__()
-        self.bn = nn.BatchNorm2d(channels)
+        self.bn: nn.Module = nn.BatchNorm2d(channels)
         self.aggregation = aggregation
+        self.filter = None
         self.pool_bn = None
         if aggregation is not None:
             self.pool_bn = nn.BatchNorm2d(channels)
@@ -42,11 +49,18 @@ class AggregationBN(nn.Module):
 
     def forward(self, y: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C, H, W)`` -> same shape."""
+        if self.filter is not None:
+            return self.filter(y, num_frames)
         if self.aggregation is None or self.pool_bn is None:
             return self.bn(y)
-        if isinstance(self.aggregation, TemporalAverage) and can_inline(y, self.bn, self.pool_bn):
-            return average_norm(y, num_frames, self.bn, self.pool_bn)
-        return self.bn(y) + self.pool_bn(self.aggregation(y, num_frames))
+        bn, pool_bn = self.bn, self.pool_bn
+        if (
+            isinstance(self.aggregation, TemporalAverage)
+            and isinstance(bn, nn.BatchNorm2d)
+            and can_inline(y, bn, pool_bn)
+        ):
+            return average_norm(y, num_frames, bn, pool_bn)
+        return bn(y) + pool_bn(self.aggregation(y, num_frames))
 
 
 class TemporalConvBN(AggregationBN):

@@ -117,7 +117,7 @@ def _chunk(windows: Tensor) -> int:
     return max(CHUNK.get(windows.device.type, CHUNK_ELSEWHERE) // max(windows[0].numel(), 1), 1)
 
 
-def _scaled_conv(x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Pair) -> Tensor:
+def _scaled_conv(x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
     taps = (weight.shape[2], weight.shape[3])
     size = (x.shape[0], weight.shape[0], *_output_size(x, taps, *geometry))
     y = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)

@@ -167,6 +167,42 @@ def test_the_network_of_the_caller_is_not_changed(video: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_predictor_shares_the_parameters_that_are_not_folded() -> None:
+    model = network().eval()
+    with Predictor(model) as predictor:
+        assert predictor.model.fused and not model.fused
+        assert predictor.model.fc.weight.data_ptr() == model.fc.weight.data_ptr()
+        assert predictor.model.stem.conv.weight.data_ptr() != model.stem.conv.weight.data_ptr()
+
+
+def test_predictor_uses_weights_that_were_changed_in_place(video: Path) -> None:
+    model = network().eval()
+    with Predictor(model) as predictor:
+        before = predictor.predict(video)
+        with torch.no_grad():
+            model.stem.bn.weight.mul_(2)  # a folded parameter
+            model.fc.weight.mul_(2)  # a shared one
+        after = predictor.predict(video)
+    assert not torch.equal(after.probabilities, before.probabilities)
+    assert torch.equal(after.probabilities, zoo.predict(model, video).probabilities)
+
+
+def test_predictor_compiles_once_for_all_batch_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from functools import partialmethod
+
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    counter = CompileCounter()
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend=counter))
+    model = network().eval()
+    views = torch.randint(0, 255, (5, 4, 3, 32, 32), dtype=torch.uint8)
+    with Predictor(model, compile=True) as predictor, Predictor(model) as eager:
+        for count in (5, 4, 3):
+            torch.testing.assert_close(predictor.logits(views[:count]), eager.logits(views[:count]))
+        assert counter.frame_count <= 2  # PyTorch chooses other kernels for fewer than 16 frames on one thread
+
+
 def test_several_heads_are_separate_predictions(video: Path) -> None:
     from dataclasses import replace
 

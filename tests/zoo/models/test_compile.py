@@ -15,6 +15,9 @@ import torch
 import torch.nn.functional as F
 from families import FAMILIES, build, clips_for
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from zoo.models import VideoNetwork
 
 CXX = os.environ.get("CXX", "g++")  # the choice of inductor
 HEADER = Path(sysconfig.get_path("include"), "Python.h")
@@ -89,6 +92,62 @@ def test_every_family_compiles(family: str, run: Any, monkeypatch: pytest.Monkey
     if (family, run) in QUICK:
         pytest.skip("part of test_network_compiles")
     assert_compiled_is_as_accurate_as_eager(build(family, monkeypatch), run, clips_for(family))
+
+
+@pytest.mark.parametrize(
+    "family", ["tada2d", *(pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES if family != "tada2d")]
+)
+def test_fused_network_compiles(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(family, monkeypatch).eval()
+    assert isinstance(network, VideoNetwork)
+    assert_compiled_is_as_accurate_as_eager(network.fuse(), infer, clips_for(family))
+
+
+# batch sizes of 16 frames or more: below that, PyTorch chooses other kernels on one thread and compiles again
+BATCHES = (8, 9, 12)
+COUNTED = ("c2d", "tada2d", "tanet", "host tsm")
+ANY_LENGTH = ("c2d", "i3d", "tsm", "teinet", "tada2d", "stam", "nonlocal", "tadaconvnextv2", "tadaformer")
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+@pytest.mark.parametrize(
+    "family", [family if family in COUNTED else pytest.param(family, marks=pytest.mark.slow) for family in FAMILIES]
+)
+def test_other_batch_sizes_need_no_compilation(family: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(family, monkeypatch).train(mode == "train")
+    counter = CompileCounter()
+    call = torch.compile(network, backend=counter, fullgraph=True)
+    with torch.set_grad_enabled(mode == "train"):
+        for count in BATCHES:
+            clips = clips_for(family, count)
+            torch._dynamo.maybe_mark_dynamic(clips, 0)
+            call(clips)
+            assert counter.frame_count == 1, count
+
+
+@pytest.mark.parametrize("family", ["tada2d"])
+def test_unmarked_batch_sizes_need_one_more_compilation(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(family, monkeypatch).eval()
+    counter = CompileCounter()
+    call = torch.compile(network, backend=counter, fullgraph=True)
+    with torch.no_grad():
+        for count in BATCHES:
+            call(clips_for(family, count))
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize(
+    "family", [family if family == "tada2d" else pytest.param(family, marks=pytest.mark.slow) for family in ANY_LENGTH]
+)
+def test_other_clip_lengths_need_one_more_compilation(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = build(family, monkeypatch).eval()
+    counter = CompileCounter()
+    call = torch.compile(network, backend=counter, fullgraph=True)
+    clips = clips_for(family, 8)
+    with torch.no_grad():
+        for frames in (4, 8, 6, 10):
+            call(clips[:, :, :1].expand(-1, -1, frames, -1, -1).contiguous())
+    assert counter.frame_count <= 2
 
 
 @pytest.mark.slow
