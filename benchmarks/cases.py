@@ -136,7 +136,7 @@ def forward_step(network: nn.Module, clips: Tensor) -> Callable[[], Tensor]:
     return step
 
 
-def prepare_forward(case: Case, form: str, device: str) -> Callable[[], Tensor]:
+def prepare_forward(case: Case, form: str = ADAPTIVE, device: str = "cpu") -> Callable[[], Tensor]:
     """Build a network, and return its forward pass."""
     return forward_step(case.build(form).to(device), case.clips().to(device))
 
