@@ -146,8 +146,8 @@ def prepare_training(
 ) -> Callable[[], None]:
     """Build a network, and return a training step: forward, backward and optimizer.
 
-    The optimizer is that of the published recipe: SGD with momentum for ResNets, otherwise AdamW. Its learning rate is so
-    small that the weights, and with them the values in the network, remain as initialized.
+    The optimizer is that of the published recipe: SGD with momentum for ResNets, otherwise AdamW. Its learning rate is
+    so small that the weights, and with them the values in the network, remain as initialized.
     """
     network, clips = case.build(form).to(device).train(), case.clips().to(device)
     labels = torch.arange(case.batch, device=device)

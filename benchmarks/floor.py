@@ -34,7 +34,8 @@ REFERENCES, COPY, PRODUCT, TOTAL = "reference", "large copy", "large matrix prod
 SMALLEST_SHARE = 0.01  # of the time; operations below are added up as "other"
 OTHER = "other"
 CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"  # not in PyTorch's flop_registry
-METADATA = ("aten.detach", "aten.empty", "aten.new_empty", "aten.sym_", "aten.empty_like")
+METADATA = ("aten.detach", "aten.empty", "aten.new_empty", "aten.sym_", "aten._unsafe_view")  # these move no data
+WRITE_ONLY = ("copy_", "fill_", "zero_")  # do not read the tensor that they write
 
 
 @dataclass
@@ -82,6 +83,8 @@ class OperationCosts(TorchDispatchMode):
             return out
         flops = count_flops(func, args, kwargs or {}, out)
         moved = float(sum(map(span, tensors((args, kwargs))))) + sum(map(span, tensors(out)))
+        if func._overloadpacket.__name__ in WRITE_ONLY:
+            moved -= span(args[0])
         cost = Cost(1, flops, moved, seconds, self.speeds.floor(flops, moved))
         name = operation_name(func, args)
         self.costs[name] = self.costs.get(name, Cost()) + cost

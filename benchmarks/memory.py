@@ -80,9 +80,7 @@ class SavedTensors:
 
     def __init__(self, network: nn.Module, depth: int, *inputs: Tensor) -> None:
         self.network, self.by_module = network, dict[str, int]()
-        self.modules = {
-            module: name for name, module in network.named_modules() if name and name.count(".") < depth
-        }
+        self.modules = {module: name for name, module in network.named_modules() if name and name.count(".") < depth}
         own = (*network.parameters(), *network.buffers(), *inputs)
         self.seen = {tensor.untyped_storage().data_ptr() for tensor in own}
         self.active: list[str] = []

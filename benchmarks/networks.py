@@ -24,7 +24,17 @@ import torch
 from torch import nn
 
 import zoo
-from benchmarks.cases import ADAPTIVE, NETWORKS, PUBLISHED, TORCHVISION, TWIN, Case, forward_step, prepare_forward, select
+from benchmarks.cases import (
+    ADAPTIVE,
+    NETWORKS,
+    PUBLISHED,
+    TORCHVISION,
+    TWIN,
+    Case,
+    forward_step,
+    prepare_forward,
+    select,
+)
 from benchmarks.memory import peak_memory
 from benchmarks.timing import Budget, Results, Timing, benchmark_parser, interleave, relative_spread
 
@@ -74,7 +84,9 @@ def compare_with_twin(results: Results, case: Case, rounds: int, seconds: float,
         ours = times[kind, ADAPTIVE]
         cells = compared(ours, times[kind, TWIN]) | {"clips_per_s": case.batch / ours.median}
         if kind == "eager":
-            peaks = [peak_memory(prepare_forward, case, form, device, threads=torch.get_num_threads()) for form in networks]
+            peaks = [
+                peak_memory(prepare_forward, case, form, device, threads=torch.get_num_threads()) for form in networks
+            ]
             cells |= costs | dict(zip(("MiB", "other_MiB"), peaks, strict=True))
         results.add(case.title, case.clip, case.batch, kind, TWIN, **cells)
 

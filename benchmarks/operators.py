@@ -92,7 +92,7 @@ class OperatorCase(NamedTuple):
 
 
 def cases(quick: bool) -> list[OperatorCase]:
-    """Return operators on 2 clips of 8 frames, as in the second and fourth stage of a ResNet, and networks on 1 clip."""
+    """Return operators on 2 clips of 8 frames, as in two stages of a ResNet, and networks on 1 clip."""
     operators, frames = [], 8
     for channels, side in ((8, 4),) if quick else ((64, 56), (256, 14)):
         x = torch.randn(2 * frames, channels, side, side).contiguous(memory_format=torch.channels_last)

@@ -2,10 +2,10 @@
 
     python benchmarks/scaling.py [--networks NAME ...] [--quick] [--csv docs/scaling.csv]
 
-One axis is varied at a time: frames and batch size at 112 x 112 pixels, resolution and batch size with 8 frames, frames and
-resolution with one clip. "time factor" is the time per frame, pixel or clip relative to the smallest value: 1 is linear growth. "memory
-factor" is the same for the peak memory above the memory used before. The values of an axis take turns; the table has
-medians. Networks have random weights and run in float32.
+One axis is varied at a time: frames and batch size at 112 x 112 pixels, resolution and batch size with 8 frames, frames
+and resolution with one clip. "time factor" is the time per frame, pixel or clip relative to the smallest value: 1 is
+linear growth. "memory factor" is the same for the peak memory above the memory used before. The values of an axis take
+turns; the table has medians. Networks have random weights and run in float32.
 """
 
 from __future__ import annotations

@@ -31,7 +31,10 @@ def benchmark_parser(doc: str, rounds: int) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds, help=f"measurements of each case, default {rounds}")
     parser.add_argument(
-        "--minutes", type=float, default=7.0, help=f"use fewer rounds, but at least {MIN_ROUNDS}, to finish in this time"
+        "--minutes",
+        type=float,
+        default=7.0,
+        help=f"use fewer rounds, but at least {MIN_ROUNDS}, to finish in this time",
     )
     parser.add_argument("--quick", action="store_true", help="tiny networks and inputs: only tests the script")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
