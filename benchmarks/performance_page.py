@@ -187,9 +187,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
-    axes.tick_params(which="minor", labelsize=8)
+    axes.tick_params(which="both", labelsize=9)
     axes.legend(loc="lower right")
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # computes the positions
     label_points(axes, rows)
     figure.savefig(path, dpi=150)
 

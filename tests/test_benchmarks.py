@@ -110,7 +110,7 @@ def test_saved_tensors_are_counted_by_part() -> None:
     x = torch.randn(16, 4)
     with SavedTensors(network, 1, x) as saved:
         network(x).sum().backward()
-    # the linear layers save their input: x, which does not count, and the output of the first sigmoid, which it has saved
+    # linear layers save their inputs: x does not count, and the first sigmoid has already saved its output
     assert saved.by_module == {"1": 16 * 8 * 4, "2": 16 * 2 * 4}
     with SavedTensors(network, 2, x) as saved:
         network(x)
