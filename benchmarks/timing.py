@@ -176,10 +176,11 @@ class Results:
         self.rows.append({column: figure(row.get(column)) for column in self.columns})
 
     def finish(self, path: Path | None) -> None:
-        """Print the table, and write it to ``path`` if it is not None."""
-        table = Table(*self.columns, title=f"{self.title}\n{self.machine}")
+        """Print the table without empty columns, and write it to ``path`` if it is not None."""
+        columns = [column for column in self.columns if any(row[column] for row in self.rows)]
+        table = Table(*columns, title=f"{self.title}\n{self.machine}")
         for row in self.rows:
-            table.add_row(*row.values())
+            table.add_row(*(row[column] for column in columns))
         Console(width=None if sys.stdout.isatty() else 180).print(table)
         if path:
             with path.open("w", newline="", encoding="utf-8") as file:

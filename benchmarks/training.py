@@ -9,7 +9,7 @@ spread of the ratio of each round. The literal form has one kernel per frame (TA
 (TANet) or slices (TSM), as in the released code. "gradient checkpointing" recomputes every block in the backward pass.
 
 MiB is the peak of a step above the memory used before it, in a new process: the resident set on a CPU. The first step,
-which creates the state of the optimizer, is not measured. What remains are activations, gradients and buffers.
+which creates the state of the optimizer, is not measured. The peak includes activations, gradients and buffers.
 
 --layers lists the memory of the tensors that the forward pass saves for the backward pass, by part of the network, with
 and without gradient checkpointing.
