@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick lint clean
+.PHONY: demo test quick lint bench clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -20,6 +20,19 @@ lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# An idle machine is required. Each script writes the CSV files from which the last line writes docs/performance.md.
+bench: .venv/installed
+	$(BIN)/python benchmarks/startup.py --csv docs/startup.csv
+	$(BIN)/python benchmarks/loading.py --csv docs/loading.csv
+	$(BIN)/python benchmarks/operators.py --csv docs/operators.csv
+	$(BIN)/python benchmarks/networks.py --csv docs/networks.csv
+	$(BIN)/python benchmarks/networks.py --compile --csv docs/networks_compiled.csv
+	$(BIN)/python benchmarks/training.py --csv docs/training.csv
+	$(BIN)/python benchmarks/training.py --layers tada2d_r50 --depth 1 --csv docs/layers.csv
+	$(BIN)/python benchmarks/scaling.py --csv docs/scaling.csv
+	$(BIN)/python benchmarks/floor.py --csv docs/floor.csv
+	$(BIN)/python benchmarks/performance_page.py
 
 clean:
 	rm -rf .venv runs data

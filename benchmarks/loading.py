@@ -1,17 +1,18 @@
 """Compare the speed of loading training clips and test views with decoders used directly and with pytorchvideo.
 
-    python benchmarks/loading.py [--csv FILE]
+    python benchmarks/loading.py [--quick] [--csv docs/loading.csv]
 
 One process with one thread. Speed is per second of CPU time, which includes hidden threads and excludes other programs.
-All loaders read the same clips of the same files; the fastest of several rounds counts. torchcodec needs FFmpeg's
-libraries.
+All loaders read the same clips of the same files in turns; the table has medians, and the median and spread of the
+ratio of each round. Ratios are relative to the CPU time of tempozoo with PyAV, or of decoding every view. torchcodec
+needs FFmpeg's libraries.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
+import functools
 import random
+import statistics
 import tempfile
 import time
 import warnings
@@ -22,10 +23,9 @@ from typing import Any
 import av
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.nn.functional import interpolate
 
+from benchmarks.timing import Budget, Results, Timing, benchmark_parser, interleave, relative_spread
 from zoo.errors import ZooError
 from zoo.protocol import DEFAULT_PROTOCOL, Protocol
 from zoo.video.decoding import open_video
@@ -136,16 +136,6 @@ def decode_each_view(path: Path, decoder: str) -> None:
                 view_crops(resize_short_side(frames, CLIP.resize, CLIP.antialias), CLIP.crop, CLIP.crops)[crop].clone()
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def fastest(function: Callable[[Path, str], None], path: Path, decoder: str, rounds: int) -> float:
-    return min(seconds(lambda: function(path, decoder)) for _ in range(rounds))
-
-
 def available_loaders(path: Path) -> dict[str, Load]:
     """Return the loaders that work on this machine; print the others with the reason."""
     available = {}
@@ -158,57 +148,52 @@ def available_loaders(path: Path) -> dict[str, Load]:
     return available
 
 
-def clips_per_second(paths: list[Path], loaders: dict[str, Load], rounds: int) -> dict[str, float]:
-    """Return the speed of each loader; every round reads four clips of each video."""
+def clip_positions(paths: list[Path]) -> list[tuple[Path, np.ndarray]]:
+    """Draw four clips of each video: its path and the frame numbers."""
     draw = random.Random(0)
-    clips = [(path, draw.randrange(LENGTH - SPAN) + 8 * np.arange(8)) for path in paths for _ in range(4)]
-    best = dict.fromkeys(loaders, float("inf"))
-    for _ in range(rounds):
-        for name, load in loaders.items():
-            best[name] = min(best[name], seconds(lambda load=load: [load(*clip) for clip in clips]))
-    return {name: len(clips) / value for name, value in best.items()}
+    return [(path, draw.randrange(LENGTH - SPAN) + 8 * np.arange(8)) for path in paths for _ in range(4)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--csv", help="file to write the table to")
-    parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args()
+def load_all(load: Load, clips: list[tuple[Path, np.ndarray]]) -> None:
+    for clip in clips:
+        load(*clip)
+
+
+def add_rows(results: Results, case: str, times: dict[str, Timing], other: str, items: int) -> None:
+    """Add a row for each loader; ``other`` is the one that the others are compared with."""
+    for name, timing in times.items():
+        ratios = timing.ratios(times[other])
+        results.add(case, name, other, items / timing.median, statistics.median(ratios), relative_spread(ratios))
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = benchmark_parser(__doc__ or "", rounds=7)
+    options = parser.parse_args(args)
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
-    rows: list[list[str]] = []
+    columns = ["case", "loader", "compared with", "per second of a core", "ratio", "spread %"]
+    results = Results("clips or videos loaded", columns, threads=1)
+    files = dict(list(FILES.items())[:1]) if options.quick else FILES
+    budget = Budget(options.minutes, 3 * len(files))
+    measure = functools.partial(interleave, rounds=options.rounds, clock=time.process_time)
     with tempfile.TemporaryDirectory() as folder:
-        for title, (height, width, gop, count) in FILES.items():
-            paths = [write_video(Path(folder, f"{len(rows)}-{n}.mp4"), height, width, gop, n) for n in range(count)]
-            size = sum(path.stat().st_size for path in paths) * 8e-3 / SECONDS / count
-            loaders = available_loaders(paths[0])
-            speeds = clips_per_second(paths, loaders, args.rounds)
-            for name, speed in speeds.items():
-                ratios = [f"{speeds[mine] / speed:.2f}" if mine in speeds else "" for mine in list(LOADERS)[:2]]
-                rows.append([f"clips, {title}, {size:.0f} kbit/s", name, f"{speed:.1f}", *ratios])
+        for title, (height, width, gop, count) in files.items():
+            count = 1 if options.quick else count
+            names = [Path(folder, f"{height}-{gop}-{n}.mp4") for n in range(count)]
+            paths = [write_video(path, height, width, gop, n) for n, path in enumerate(names)]
+            rate = sum(path.stat().st_size for path in paths) * 8e-3 / SECONDS / count
+            clips, loaders = clip_positions(paths), available_loaders(paths[0])
+            steps = {name: functools.partial(load_all, load, clips) for name, load in loaders.items()}
+            case = f"clips, {title}, {rate:.0f} kbit/s"
+            add_rows(results, case, measure(steps, seconds=budget.share()), "ours, pyav", len(clips))
             for decoder in ("pyav", "torchcodec"):
                 if f"ours, {decoder}" in loaders:
-                    once, each = (
-                        fastest(function, paths[0], decoder, args.rounds)
-                        for function in (decode_once, decode_each_view)
-                    )
-                    kind = f"10 x 3 views, {title}"
-                    rows.append([kind, f"ours, {decoder}, decoded once", f"{1 / once:.2f}", f"{each / once:.1f}", ""])
-                    rows.append([kind, f"ours, {decoder}, each view", f"{1 / each:.2f}", "1.0", ""])
-    titles = [
-        "what",
-        "how",
-        "per second of a core",
-        "ratio: ours (pyav), or once",
-        "of ours (torchcodec)",
-    ]
-    table = Table(*titles, title="videos or clips; 2 CPU cores, of which one is used")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=160).print(table)
-    if args.csv:
-        with Path(args.csv).open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([titles, *rows])
+                    once, each = f"ours, {decoder}, decoded once", f"ours, {decoder}, each view"
+                    functions = {once: decode_once, each: decode_each_view}
+                    views = {name: functools.partial(f, paths[0], decoder) for name, f in functions.items()}
+                    times = measure(views, seconds=budget.share())
+                    add_rows(results, f"10 x 3 views, {title}", times, each, 1)
+    results.finish(options.csv)
 
 
 if __name__ == "__main__":

@@ -1,29 +1,27 @@
 """Compare the speed of our operators with the literal forms of the papers and the official code.
 
-    python benchmarks/operators.py [--device cpu|cuda] [--threads N] [--csv FILE]
+    python benchmarks/operators.py [--device cpu|cuda] [--quick] [--csv docs/operators.csv]
 
-Prints milliseconds of a forward pass and of a training step (best of several), and the speedup for the same inputs.
+Prints the milliseconds of a forward pass and of a forward and backward pass of both forms with the same weights and
+inputs, in float32. Both take turns; the table has medians, and the median and spread of the ratio of each round.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import csv
-import platform
-import sys
-import time
+import statistics
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor, nn
 
 import zoo
+from benchmarks.timing import Budget, Results, benchmark_parser, interleave, relative_spread
 from zoo.ops import TAM, TAdaConv2d, TAdaConv2dV2
 from zoo.ops.frames import spatial_mean
+from zoo.ops.shift import TemporalShift
 from zoo.ops.tadaconv import AdaptiveConv2d
 
 
@@ -60,87 +58,100 @@ class GroupedTAM(TAM):
         return y.view_as(gated).transpose(1, 2).flatten(0, 1).contiguous()
 
 
+class SlicedShift(TemporalShift):
+    """TSM as released: slices of the clip are written into zeros."""
+
+    def forward(self, x: Tensor, num_frames: int) -> Tensor:
+        frames, fold = x.unflatten(0, (-1, num_frames)), x.shape[1] // self.divisor
+        shifted = torch.zeros_like(frames)
+        shifted[:, :-1, :fold] = frames[:, 1:, :fold]
+        shifted[:, 1:, fold : 2 * fold] = frames[:, :-1, fold : 2 * fold]
+        shifted[:, :, 2 * fold :] = frames[:, :, 2 * fold :]
+        return shifted.flatten(0, 1)
+
+
+LITERAL_FORMS = ((AdaptiveConv2d, KernelPerFrame), (TAM, GroupedTAM), (TemporalShift, SlicedShift))
+
+
 def literal(network: nn.Module) -> nn.Module:
     """Return a copy of a network with the same weights and its operators in their literal form."""
     network_copy = copy.deepcopy(network)
     for module in network_copy.modules():
-        if isinstance(module, AdaptiveConv2d):
-            module.__class__ = KernelPerFrame
-        elif isinstance(module, TAM):
-            module.__class__ = GroupedTAM
+        for operator, form in LITERAL_FORMS:
+            if isinstance(module, operator):
+                module.__class__ = form
     return network_copy
 
 
-def milliseconds(step: Callable[[], object], device: str, seconds: float) -> float:
-    """Return the best time of a call; the first two calls are warm-up."""
-    best, end, calls = float("inf"), time.perf_counter() + seconds, 0
-    while calls < 4 or time.perf_counter() < end:
-        start = time.perf_counter()
-        step()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        calls += 1
-        if calls > 2:
-            best = min(best, time.perf_counter() - start)
-    return 1000 * best
+class OperatorCase(NamedTuple):
+    """A layer or network and its input; ``args`` are the other arguments of its ``forward``."""
+
+    title: str
+    module: nn.Module
+    x: Tensor
+    args: tuple[int, ...] = ()
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--seconds", type=float, default=4.0, help="per measurement")
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--csv")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-
-    cases: list[tuple[str, nn.Module, nn.Module, tuple, bool]] = []
-    for channels, side in ((64, 56), (256, 14)):
-        for name, ours in (
+def cases(quick: bool) -> list[OperatorCase]:
+    """Return operators on 2 clips of 8 frames, as in two stages of a ResNet, and networks on 1 clip."""
+    operators, frames = [], 8
+    for channels, side in ((8, 4),) if quick else ((64, 56), (256, 14)):
+        x = torch.randn(2 * frames, channels, side, side).contiguous(memory_format=torch.channels_last)
+        for title, operator in (
             ("TAdaConv 3x3", TAdaConv2d(channels, channels, 3, padding=1)),
             ("TAdaConvV2 depthwise 7x7", TAdaConv2dV2(channels, channels, 7, padding=3, groups=channels)),
-            ("TAM", TAM(channels, 8)),
+            ("TAM", TAM(channels, frames)),
+            ("TSM", TemporalShift()),
         ):
-            x = torch.randn(2 * 8, channels, side, side).contiguous(memory_format=torch.channels_last)
-            cases.append((f"{name} {channels} x {side}^2, 2 clips", ours, literal(ours), (x, 8), True))
+            operators.append(OperatorCase(f"{title}, 2x8x{channels}x{side}x{side}", operator, x, (frames,)))
+    if quick:
+        network = zoo.create("tanet_r18", num_frames=4, width=8, num_classes=4)
+        return [*operators, OperatorCase("tanet_r18, 1x4x32x32", network, torch.randn(1, 3, 4, 32, 32))]
+    networks = []
     for arch, frames in (("tada2d_r50", 8), ("tanet_r50", 8), ("tadaconvnextv2_tiny", 16), ("tadaformer_b16", 16)):
-        network = zoo.create(arch, num_frames=frames, image_size=args.size)
-        clip = torch.randn(1, 3, frames, args.size, args.size)
-        cases.append((f"{arch} {frames} x {args.size}^2, 1 clip", network, literal(network), (clip,), False))
+        network = zoo.create(arch, num_frames=frames, image_size=224)
+        networks.append(OperatorCase(f"{arch}, 1x{frames}x224x224", network, torch.randn(1, 3, frames, 224, 224)))
+    return operators + networks
 
-    rows = []
-    for name, ours, theirs, inputs, with_grad in cases:
-        inputs = tuple(i.to(args.device) if isinstance(i, Tensor) else i for i in inputs)
-        times = {}
-        for form, module in (("ours", ours.to(args.device).eval()), ("literal", theirs.to(args.device).eval())):
-            x = inputs[0].clone().requires_grad_(with_grad)
-            rest = inputs[1:]
 
-            def forward(module: nn.Module = module, x: Tensor = x, rest: tuple = rest) -> Tensor:
-                with torch.no_grad():
-                    return module(x, *rest)
+def passes(module: nn.Module, case: OperatorCase, device: str) -> dict[str, Callable[[], Tensor]]:
+    """Return the forward pass, and the forward and backward pass, of a form of a case."""
+    module = module.to(device).eval()
+    x = case.x.to(device).requires_grad_(bool(case.args))  # the pixels of a network need no gradient
 
-            def train(module: nn.Module = module, x: Tensor = x, rest: tuple = rest) -> None:
-                module.zero_grad()
-                module(x, *rest).square().mean().backward()
+    @torch.no_grad()
+    def forward() -> Tensor:
+        return module(x, *case.args)
 
-            times[form] = [milliseconds(step, args.device, args.seconds) for step in (forward, train)]
-            times[form + " output"] = forward()
-        torch.testing.assert_close(times["ours output"], times["literal output"], rtol=1e-3, atol=1e-3)
-        for step_name, a, b in zip(("forward", "forward + backward"), times["ours"], times["literal"], strict=True):
-            rows.append([name, step_name, round(a, 2), round(b, 2), round(b / a, 2)])
+    def backward() -> Tensor:
+        module.zero_grad()
+        loss = module(x, *case.args).square().mean()
+        loss.backward()
+        return loss
 
-    hardware = torch.cuda.get_device_name() if args.device == "cuda" else f"{platform.machine()} CPU"
-    header = ["case", "pass", "ours ms", "literal ms", "times faster"]
-    table = Table(*header, title=f"{hardware}, {args.threads} threads, float32, torch {torch.__version__}")
-    for row in rows:
-        table.add_row(*map(str, row))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    if args.csv:
-        with open(args.csv, "w", newline="") as file:
-            csv.writer(file).writerows([header, *rows])
+    return {"forward": forward, "forward + backward": backward}
+
+
+def main(args: list[str] | None = None) -> None:
+    parser = benchmark_parser(__doc__ or "", rounds=15)
+    parser.add_argument("--device", default="cpu")
+    options = parser.parse_args(args)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    columns = ["case", "pass", "compared with", "ms", "other ms", "ratio", "spread %"]
+    results = Results("operators and their literal form", columns, options.threads, options.device)
+    every_case = cases(options.quick)
+    budget = Budget(options.minutes, 2 * len(every_case))
+    for case in every_case:
+        ours = passes(case.module, case, options.device)
+        theirs = passes(literal(case.module), case, options.device)
+        torch.testing.assert_close(ours["forward"](), theirs["forward"](), rtol=1e-3, atol=1e-3)
+        for name in ours:
+            times = interleave({"ours": ours[name], "theirs": theirs[name]}, options.rounds, budget.share())
+            ratios = times["ours"].ratios(times["theirs"])
+            medians = times["ours"].ms, times["theirs"].ms, statistics.median(ratios)
+            results.add(case.title, name, "literal form", *medians, relative_spread(ratios))
+    results.finish(options.csv)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Static twins of the adaptive networks: the same network without its temporal operator, for comparisons of cost.
 
-from twins import static_twin  # in a script in this folder
+from benchmarks.twins import static_twin
 twin = static_twin("tadaconvnextv2_tiny", num_frames=16)
 """
 

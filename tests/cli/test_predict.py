@@ -244,7 +244,7 @@ def test_test_uses_the_published_views_unless_views_are_specified(
     [
         (["predict", "--views", "3"], "--views is 3; give CLIPSxCROPS, such as 4x3, or published."),
         (["predict", "--views", "1x2"], "crops is 2; choose from 1, 3, 10."),
-        (["validate", "--views", "1x1"], "--views is for test, predict and probe"),
+        (["validate", "--views", "1x1"], "--views is for test, predict, probe and calibrate"),
         (["fit", "--allow_untrained"], "--allow_untrained is for validate, test and predict"),
     ],
 )
