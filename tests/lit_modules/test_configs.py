@@ -6,7 +6,6 @@ import math
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import lightning as L
 import pytest
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
@@ -17,6 +16,7 @@ import datamodules
 import lit_modules
 import zoo
 from cli import main
+from lit_modules.trainer_cli import RunTrainer
 from zoo.models.network import DropPath
 
 CONFIGS = ROOT / "configs"
@@ -144,7 +144,7 @@ def parser() -> LightningArgumentParser:
     parser.add_argument("--seed_everything", type=int)
     parser.add_lightning_class_args(lit_modules.VideoClassifier, "model", subclass_mode=True)
     parser.add_lightning_class_args(datamodules.VideoDataModule, "data", subclass_mode=True)
-    parser.add_lightning_class_args(L.Trainer, "trainer")
+    parser.add_lightning_class_args(RunTrainer, "trainer")
     return parser
 
 
