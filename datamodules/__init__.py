@@ -59,4 +59,4 @@ _MODULES = {
     "for_dataset": "datamodules.index_datasets",
 }
 
-__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES, together=True)

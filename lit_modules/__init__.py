@@ -46,4 +46,4 @@ _MODULES = {
     "VideoClassifier": "lit_modules.base",
 }
 
-__getattr__, __dir__ = lazy_attributes(__name__, _MODULES)
+__getattr__, __dir__ = lazy_attributes(__name__, _MODULES, together=True)

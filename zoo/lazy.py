@@ -9,7 +9,9 @@ from importlib.util import find_spec
 from typing import Any
 
 
-def lazy_attributes(package: str, modules: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def lazy_attributes(
+    package: str, modules: Mapping[str, str], *, together: bool = False
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Return ``__getattr__`` and ``__dir__`` of a package whose public names are imported at their first use (PEP 562).
 
     Submodules are imported at their first use as well.
@@ -18,11 +20,15 @@ def lazy_attributes(package: str, modules: Mapping[str, str]) -> tuple[Callable[
         package: ``__name__`` of the package.
         modules: public name -> module that defines it. An ``if TYPE_CHECKING`` block of the package imports the same
             names for type checkers.
+        together: import all modules at the first use of a public name, because jsonargparse finds only imported
+            subclasses by their short name.
     """
 
     def get_attribute(name: str) -> Any:
         """Import a public name or a submodule."""
         if name in modules:
+            for module in modules.values() if together else ():
+                import_module(module)
             value = getattr(import_module(modules[name]), name)
         elif not name.startswith("_") and find_spec(f"{package}.{name}") is not None:
             value = import_module(f"{package}.{name}")
