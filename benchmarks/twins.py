@@ -15,6 +15,7 @@ from zoo.models import ARCHITECTURES, build
 from zoo.models.convnext import ConvNeXtBlock, TAdaConvNeXt
 from zoo.models.resnet import VideoResNet
 from zoo.models.vit import TAdaBlock, TAdaFormer, TAdaFormerBlock
+from zoo.ops.operator import OPERATORS
 
 
 def static_twin(arch: str, **options: object) -> nn.Module:
@@ -35,7 +36,7 @@ def static_twin(arch: str, **options: object) -> nn.Module:
     builder = cast(functools.partial, ARCHITECTURES[arch])
     family = getattr(builder, "func", None)
     if family is VideoResNet:
-        options = {"stem_pool": builder.keywords["stem_pool"]} | options
+        options = {"stem_pool": OPERATORS[builder.args[0]].stem_pool} | options
         for option in ("op_options", "op_stages", "non_local"):
             options.pop(option, None)
         return build(f"c2d_{arch.rpartition('_')[2]}", **options)
