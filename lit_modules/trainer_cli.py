@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
+from lit_modules.bottleneck import Bottleneck
 from lit_modules.calibrate_command import run_calibrate
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usage
@@ -44,6 +45,7 @@ from lit_modules.run_folder import (
     output_folder,
 )
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
+from lit_modules.step_profile import StepProfile
 from lit_modules.trainer_arguments import classes_of, expand_data, expand_entry, lightning_arguments
 from lit_modules.trainer_options import check_trainer_options
 from lit_modules.trainer_parsing import FIND_BATCH_SIZE, FIND_LR, parse
@@ -184,6 +186,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             FitProbe(folder, probe),
             ParameterSummary(),
             RunEstimate(),
+            Bottleneck(),
             EpochProgressBar(),
         ]
         return {
@@ -210,6 +213,7 @@ class TrainerCLI(LightningCLI):
         single_view: use one clip and one crop per video unless the options of the data set them.
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
         probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
+        profile: profile a few steps of ``fit``, see ``StepProfile``.
         tuning: values to search before the run, ``--find_lr`` and ``--find_batch_size``.
     """
 
@@ -228,9 +232,10 @@ class TrainerCLI(LightningCLI):
         single_view: bool = False,
         allow_untrained: bool = False,
         probe: bool | None = None,
+        profile: bool = False,
         tuning: Sequence[str] = (),
     ) -> None:
-        self.tuning = tuning
+        self.tuning, self.profile = tuning, profile
         self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
@@ -350,6 +355,8 @@ class TrainerCLI(LightningCLI):
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         trainer._checkpoint_connector = RestoringConnector(trainer)
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        if self.profile:
+            callbacks.append(StepProfile(self.folder))
         callbacks.append(self.stopper)  # must be the last one, also in a run without checkpoints
         return trainer
 
@@ -460,6 +467,7 @@ def run_trainer(
                 single_view=command == "predict" and parsed.views is None,
                 allow_untrained=parsed.allow_untrained,
                 probe=None if parsed.probe is None else parsed.probe == "true",
+                profile=parsed.profile,
                 tuning=() if resumes else parsed.tuning,
             )
 

@@ -19,7 +19,8 @@ LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
 ALLOW_UNTRAINED, SKIP_NONFINITE = "--allow_untrained", "--skip_nonfinite"
-SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, FIND_LR, FIND_BATCH_SIZE)
+PROFILE = "--profile"
+SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, PROFILE, FIND_LR, FIND_BATCH_SIZE)
 FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
 
 
@@ -36,6 +37,7 @@ class TrainerArguments:
     early_stop: str | None = None  # --early_stop
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
+    profile: bool = False  # --profile
     tuning: Sequence[str] = ()  # --find_lr, --find_batch_size
     files: Sequence[str] = ()
     options: Sequence[str] = ()
@@ -77,6 +79,7 @@ class TrainerArguments:
         }
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
+        words += [PROFILE] * self.profile
         words += self.tuning
         return shlex.join(["tempozoo", command, *words, *split_options(self.options), *self.files])
 
@@ -131,6 +134,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         early_stop=own.get("--early_stop"),
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
+        profile=PROFILE in switches,
         tuning=[name for name in (FIND_BATCH_SIZE, FIND_LR) if name in switches],
         files=files,
         options=options,
