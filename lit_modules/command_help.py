@@ -52,7 +52,7 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--probe false": "skip the baseline, a probe of frozen features (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
-    "--profile": "profile five training steps: profile.txt and profile.json in --out (fit)",
+    "--profile": "profile three training steps: profile.txt and profile.json in --out (fit)",
     "--early_stop N": "stop after N epochs without improvement",
     "--find_lr": "search the learning rate before the run",
     "--find_batch_size": "search the batch size before the run (GPU)",

@@ -21,7 +21,7 @@ class StepProfile(Callback):
     count validation steps as well. Only the first process is profiled.
     """
 
-    SKIPPED, STEPS = 5, 5
+    SKIPPED, STEPS = 5, 3
     ROWS = 40  # operations in the table
 
     def __init__(self, folder: Path) -> None:
