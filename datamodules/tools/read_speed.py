@@ -78,7 +78,7 @@ def video_bytes(source: Source) -> int:
 def _fastest(source: Source, copy: Source) -> np.ndarray:
     """Return the CPU seconds of the fastest round: rows are the two samplings, columns the source and the copy."""
     start = time.monotonic()
-    rounds = []
+    rounds: list[list[list[float]]] = []
     while len(rounds) < ROUNDS and (not rounds or time.monotonic() - start < SECONDS):
         rounds.append([[_seconds(video, whole) for video in (source, copy)] for whole in (True, False)])
     return np.min(rounds, 0)

@@ -194,4 +194,7 @@ def advice(result: Stats) -> list[str]:
             "A copy with a short side of 256 and a key frame in every 16 may decode up to ten times faster: "
             f"tempozoo data prepare {printable(shlex.quote(result.root))} --to FOLDER"
         )
-    return lines or ["Frames are small and key frames close: `tempozoo data prepare` would hardly speed up reading."]
+    return lines or [
+        "Frames are small and key frames close. Unless `tempozoo data prepare` wrote these videos, its copies may "
+        "still be read twice as fast, but are compressed a second time."
+    ]

@@ -347,5 +347,5 @@ def test_stats_agree_with_packets(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert len(statistics.videos) + statistics.bad == 2 and len(statistics.names) == 5
     assert statistics.videos[0].gop == pytest.approx(20 / 3) and statistics.videos[0].fps == 25
     small = statistics._replace(videos=[v._replace(width=340, height=256) for v in statistics.videos])
-    assert "would hardly speed up" in advice(small)[0]
+    assert "may still be read twice as fast" in advice(small)[0]
     assert "250 or more frames" in advice(small._replace(videos=[small.videos[0]._replace(gop=250)]))[0]
