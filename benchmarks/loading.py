@@ -35,10 +35,11 @@ from zoo.video.transforms import resize_short_side, view_crops
 
 SECONDS, RATE = 10, 30
 LENGTH = SECONDS * RATE
-FILES = {  # title -> height, width, frames between key frames, number of videos
-    "340 x 256, GOP 250": (256, 340, 250, 6),
-    "340 x 256, GOP 16": (256, 340, 16, 6),
-    "1280 x 720, GOP 250": (720, 1280, 250, 2),
+FILES = {  # title -> height, width, frames between key frames, tuning of x264, number of videos
+    "340 x 256, GOP 250": (256, 340, 250, None, 6),
+    "340 x 256, GOP 16": (256, 340, 16, None, 6),
+    "340 x 256, GOP 16, fastdecode": (256, 340, 16, "fastdecode", 6),  # as `tempozoo data prepare` writes them
+    "1280 x 720, GOP 250": (720, 1280, 250, None, 2),
 }
 CLIP = Protocol.from_dict(
     DEFAULT_PROTOCOL.to_dict() | {"num_frames": 8, "interval": 8, "sampling": "interval", "clips": 10, "crops": 3}
@@ -48,14 +49,15 @@ LIMIT = 60.0  # seconds
 Load = Callable[[Path, np.ndarray], Any]
 
 
-def write_video(path: Path, height: int, width: int, gop: int, seed: int) -> Path:
+def write_video(path: Path, height: int, width: int, gop: int, tune: str | None, seed: int) -> Path:
     """Write an H.264 video of textures that drift and fade into each other, at the bit rate of web videos."""
     generator = torch.Generator().manual_seed(seed)
     layers = [torch.rand(1, 3, size, size, generator=generator) for size in (6, 24, 96)]
     texture = sum(interpolate(x, (height + 64, width + 64), mode="bicubic") for x in layers)[0] / 3
     other = texture.flip(-1)
+    options = {"g": str(gop), "crf": "23", "preset": "veryfast"} | ({} if tune is None else {"tune": tune})
     with av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=RATE, options={"g": str(gop), "crf": "23", "preset": "veryfast"})
+        stream = out.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
         for n in range(LENGTH):
             share = n / LENGTH
@@ -154,6 +156,13 @@ def clip_positions(paths: list[Path]) -> list[tuple[Path, np.ndarray]]:
     return [(path, draw.randrange(LENGTH - SPAN) + 8 * np.arange(8)) for path in paths for _ in range(4)]
 
 
+def segment_positions(paths: list[Path]) -> list[tuple[Path, np.ndarray]]:
+    """Draw two clips of each video: its path and 16 frame numbers, one of each segment."""
+    generator = np.random.default_rng(0)
+    starts = np.arange(16) * LENGTH / 16
+    return [(path, (starts + generator.random(16) * LENGTH / 16).astype(int)) for path in paths for _ in range(2)]
+
+
 def load_all(load: Load, clips: list[tuple[Path, np.ndarray]]) -> None:
     for clip in clips:
         load(*clip)
@@ -174,18 +183,20 @@ def main(args: list[str] | None = None) -> None:
     columns = ["case", "loader", "compared with", "per second of a core", "ratio", "spread %"]
     results = Results("clips or videos loaded", columns, threads=1)
     files = dict(list(FILES.items())[:1]) if options.quick else FILES
-    budget = Budget(options.minutes, 3 * len(files))
+    budget = Budget(options.minutes, 4 * len(files))
     measure = functools.partial(interleave, rounds=options.rounds, clock=time.process_time)
     with tempfile.TemporaryDirectory() as folder:
-        for title, (height, width, gop, count) in files.items():
+        for title, (height, width, gop, tune, count) in files.items():
             count = 1 if options.quick else count
-            names = [Path(folder, f"{height}-{gop}-{n}.mp4") for n in range(count)]
-            paths = [write_video(path, height, width, gop, n) for n, path in enumerate(names)]
+            names = [Path(folder, f"{height}-{gop}-{tune}-{n}.mp4") for n in range(count)]
+            paths = [write_video(path, height, width, gop, tune, n) for n, path in enumerate(names)]
             rate = sum(path.stat().st_size for path in paths) * 8e-3 / SECONDS / count
-            clips, loaders = clip_positions(paths), available_loaders(paths[0])
-            steps = {name: functools.partial(load_all, load, clips) for name, load in loaders.items()}
-            case = f"clips, {title}, {rate:.0f} kbit/s"
-            add_rows(results, case, measure(steps, seconds=budget.share()), "ours, pyav", len(clips))
+            loaders = available_loaders(paths[0])
+            for kind, clips in {"clips": clip_positions(paths), "16 segments": segment_positions(paths)}.items():
+                names_read = [name for name in loaders if kind == "clips" or name != "pytorchvideo"]  # not of segments
+                steps = {name: functools.partial(load_all, loaders[name], clips) for name in names_read}
+                case = f"{kind}, {title}, {rate:.0f} kbit/s"
+                add_rows(results, case, measure(steps, seconds=budget.share()), "ours, pyav", len(clips))
             for decoder in ("pyav", "torchcodec"):
                 if f"ours, {decoder}" in loaders:
                     once, each = f"ours, {decoder}, decoded once", f"ours, {decoder}, each view"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -188,6 +189,11 @@ class ClipLoader:
     Args:
         begin: called at the start of every pass over the videos.
         options: options of ``torch.utils.data.DataLoader``.
+
+    Attributes:
+        num_workers: loading processes; 0 if batches are loaded by this process.
+        wait_seconds: total time spent waiting for batches.
+        yielded_at: value of ``time.perf_counter()`` when the last batch was yielded.
     """
 
     def __init__(
@@ -199,6 +205,7 @@ class ClipLoader:
         options.setdefault("worker_init_fn", ignore_signals)
         self._loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=sampler, generator=generator, **options)
         self._batches: Any = None  # iterator of the current pass, which owns the workers
+        self.num_workers, self.wait_seconds, self.yielded_at = self._loader.num_workers, 0.0, 0.0
         self._epoch, self._done = 0, 0  # the epoch, and the number of its batches yielded so far
 
     def __len__(self) -> int:
@@ -209,11 +216,15 @@ class ClipLoader:
         self._epoch, self._done = self.sampler.epoch, self.sampler.start
         if self._begin is not None:
             self._begin()
+        start = time.perf_counter()
         self._batches = iter(self._loader)
         try:
             for batch in self._batches:
                 self._done += 1
+                self.yielded_at = time.perf_counter()
+                self.wait_seconds += self.yielded_at - start
                 yield batch
+                start = time.perf_counter()
         except ZooError as error:  # from a worker: its text is a traceback
             raise type(error)(str(error).rpartition(f"{type(error).__name__}: ")[2].strip()) from None
         except RuntimeError as error:

@@ -53,6 +53,7 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--compile": "use torch.compile, in long runs",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
+    "--profile": "profile three training steps: profile.txt and profile.json in --out (fit)",
     "--early_stop N": "stop after N epochs without improvement",
     "--find_lr": "search the learning rate before the run",
     "--find_batch_size": "search the batch size first (GPU)",
@@ -147,6 +148,7 @@ def short_help(command: str) -> str:
             "--find_batch_size",
             "--folds K",
             "--skip_nonfinite",
+            "--profile",
         )
         groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
     if command != "probe":

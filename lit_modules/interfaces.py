@@ -64,6 +64,21 @@ class Batched(typing.Protocol):
 
 
 @typing.runtime_checkable
+class TimedLoader(typing.Protocol):
+    """Loader that measures how long training waits for it.
+
+    Attributes:
+        num_workers: loading processes; 0 if batches are loaded by the process that trains.
+        wait_seconds: total time spent waiting for batches.
+        yielded_at: value of ``time.perf_counter()`` when the last batch was yielded.
+    """
+
+    num_workers: int
+    wait_seconds: float
+    yielded_at: float
+
+
+@typing.runtime_checkable
 class VideoData(typing.Protocol):
     """Data module of videos.
 

@@ -18,6 +18,7 @@ from lit_modules.recipe_files import resolve_config
 from lit_modules.recipe_options import nest_argument
 from lit_modules.trainer_parsing import (
     HELP_ALL,
+    PROFILE,
     SKIP_NONFINITE,
     TrainerArguments,
     parse,
@@ -179,7 +180,7 @@ def _fit_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     """
     epochs = arguments.early_stop
     skip = [SKIP_NONFINITE] * arguments.skip_nonfinite
-    given = [*["--early_stop"] * (epochs is not None), *skip, *arguments.tuning]
+    given = [*["--early_stop"] * (epochs is not None), *skip, *[PROFILE] * arguments.profile, *arguments.tuning]
     if command != "fit" and given:
         raise ConfigError(f"{given[0]} is for fit; {command} does not train.")
     callbacks = [f"--trainer.callbacks+={SKIP_STEPS}" for _ in skip]

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 import lit_modules
+from lit_modules.bottleneck import Bottleneck
 from lit_modules.calibrate_command import run_calibrate
 from lit_modules.checkpoints import AtomicCheckpointIO, run_checkpoints
 from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usage
@@ -45,6 +46,7 @@ from lit_modules.run_folder import (
     output_folder,
 )
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
+from lit_modules.step_profile import StepProfile
 from lit_modules.trainer_arguments import classes_of, expand_data, expand_entry, lightning_arguments
 from lit_modules.trainer_options import check_trainer_options
 from lit_modules.trainer_parsing import FIND_BATCH_SIZE, FIND_LR, parse
@@ -185,6 +187,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             FitProbe(folder, probe),
             ParameterSummary(),
             RunEstimate(),
+            Bottleneck(),
             EpochProgressBar(),
         ]
         return {
@@ -212,6 +215,7 @@ class TrainerCLI(LightningCLI):
         allow_untrained: run a network with untrained parts, see ``VideoClassifier``.
         compile: run the network with torch.compile.
         probe: measure a baseline at the start of ``fit``, see ``FitProbe``.
+        profile: profile a few steps of ``fit``, see ``StepProfile``.
         tuning: values to search before the run, ``--find_lr`` and ``--find_batch_size``.
     """
 
@@ -231,9 +235,10 @@ class TrainerCLI(LightningCLI):
         allow_untrained: bool = False,
         compile: bool = False,
         probe: bool | None = None,
+        profile: bool = False,
         tuning: Sequence[str] = (),
     ) -> None:
-        self.tuning, self.compile = tuning, compile
+        self.tuning, self.compile, self.profile = tuning, compile, profile
         self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
@@ -355,6 +360,8 @@ class TrainerCLI(LightningCLI):
         callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
         if self.compile:
             callbacks.append(CompileNetwork())
+        if self.profile:
+            callbacks.append(StepProfile(self.folder))
         callbacks.append(self.stopper)  # must be the last one, also in a run without checkpoints
         return trainer
 
@@ -466,6 +473,7 @@ def run_trainer(
                 allow_untrained=parsed.allow_untrained,
                 compile=parsed.compile,
                 probe=None if parsed.probe is None else parsed.probe == "true",
+                profile=parsed.profile,
                 tuning=() if resumes else parsed.tuning,
             )
 

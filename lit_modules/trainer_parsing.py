@@ -19,7 +19,8 @@ LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
 ALLOW_UNTRAINED, SKIP_NONFINITE, COMPILE = "--allow_untrained", "--skip_nonfinite", "--compile"
-SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, COMPILE, FIND_LR, FIND_BATCH_SIZE)
+PROFILE = "--profile"
+SWITCHES = (ALLOW_UNTRAINED, SKIP_NONFINITE, COMPILE, PROFILE, FIND_LR, FIND_BATCH_SIZE)
 FLAGS = (HELP, HELP_ALL, "--print_config", *SWITCHES)  # options without a value
 
 
@@ -37,6 +38,7 @@ class TrainerArguments:
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
     compile: bool = False  # --compile
+    profile: bool = False  # --profile
     tuning: Sequence[str] = ()  # --find_lr, --find_batch_size
     files: Sequence[str] = ()
     options: Sequence[str] = ()
@@ -79,6 +81,7 @@ class TrainerArguments:
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
         words += [COMPILE] * self.compile
+        words += [PROFILE] * self.profile
         words += self.tuning
         return shlex.join(["tempozoo", command, *words, *split_options(self.options), *self.files])
 
@@ -134,6 +137,7 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
         compile=COMPILE in switches,
+        profile=PROFILE in switches,
         tuning=[name for name in (FIND_BATCH_SIZE, FIND_LR) if name in switches],
         files=files,
         options=options,

@@ -130,6 +130,8 @@ def _prepare(args: Any) -> None:
     target = printable(str(to))
     print(f"{len(result.done)} videos are ready in {target}, {len(result.new)} of them new.")
     print(f"Size: {_size(Path(args.root))} in {printable(args.root)}, {_size(to)} in {target}.")
+    if result.gain is not None:
+        print(result.gain)
     if result.problems:
         print(f"{len(result.problems)} videos cannot be read and were skipped, see {printable(str(to / PROBLEMS))}")
 

@@ -16,6 +16,9 @@ from zoo.video.containers import open_container, read_packets, reason, video_str
 from zoo.video.decoding import open_video
 from zoo.video.pixels import orientation
 
+# Without the arithmetic coder and the deblocking filter, frames are decoded twice as fast. Files become 10 to 20 %
+# larger; the error of the frames grows by about 0.3 dB.
+TUNE = "fastdecode"
 # number of counterclockwise quarter turns -> filters
 TURNS: dict[int, list[tuple[str, str | None]]] = {
     0: [],
@@ -51,7 +54,7 @@ def _convert(source: Path, path: Path, encoding: Encoding) -> int:
     """Encode the frames of a video; returns their number."""
     container = open_container(str(source), str(source))
     count, stream = 0, None
-    options = {"crf": str(encoding.crf), "g": str(encoding.gop)}
+    options = {"crf": str(encoding.crf), "g": str(encoding.gop), "tune": TUNE}
     with container, av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as result:
         origin = video_stream(container, str(source))
         for picture in _pictures(source, container, origin, encoding):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from zoo.cores import available_cores
 from zoo.errors import ConfigError, DataError, StorageError, ZooError
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ def each(
     """
     if workers is not None and workers < 1:
         raise ConfigError(f"workers is {workers}; it must be at least 1.")
-    team = [_Worker(work) for _ in range(min(workers or cores(), len(items)))]
+    team = [_Worker(work) for _ in range(min(workers or available_cores(), len(items)))]
     free: SimpleQueue[_Worker] = SimpleQueue()
     for worker in team:
         free.put(worker)
@@ -66,11 +66,6 @@ def each(
             for worker in team:
                 worker.stop()
             pool.shutdown(cancel_futures=True)
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Worker:

@@ -15,6 +15,7 @@ from datamodules.tools.encode import encode
 from datamodules.tools.encoding import Encoding
 from datamodules.tools.outputs import sweep, write_rows, written
 from datamodules.tools.parallel import each
+from datamodules.tools.read_speed import ReadingGain, measure_gain
 from datamodules.tree import Tree, walk
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.video.names import SHARD_MANIFEST
@@ -33,11 +34,13 @@ class Prepared:
     done: all prepared videos.
     new: the videos prepared by this run.
     problems: unreadable video -> error message.
+    gain: how much faster the videos can be read than their sources; None if no video was prepared.
     """
 
     done: list[str]
     new: list[str]
     problems: dict[str, str]
+    gain: ReadingGain | None = None
 
 
 def prepare(
@@ -87,7 +90,9 @@ def prepare(
         if limit is not None and done:
             packed = _pack_all(to, home, [name for name in done if name not in packed], limit, workers)
             done = [target for target in targets if target in packed]
-    return Prepared(done, [target for target in todo if targets[target] not in bad], bad)
+    new = [target for target in todo if targets[target] not in bad]
+    gain = measure_gain(str(root), str(to), [(targets[target], target) for target in new]) if new else None
+    return Prepared(done, new, bad, gain)
 
 
 @dataclass(frozen=True)

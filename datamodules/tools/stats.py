@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from rich.table import Table
@@ -19,6 +19,7 @@ from datamodules.tools.check import SHARE, describe_problem, read_all
 from datamodules.tools.duplicates import FrameHashes, find_near_duplicates, hash_frames
 from datamodules.tools.leaks import describe_leaks
 from datamodules.tools.parallel import each
+from datamodules.tools.read_speed import video_bytes
 from datamodules.tree import open_tree, split_of
 from zoo.errors import DataError, ZooError
 from zoo.text import printable
@@ -53,9 +54,10 @@ def describe_video(source: Source, time_limit: float | None = None) -> Video:
     with VideoReader(source) as reader:
         _, height, width = read_all(reader, str(source), stop)
         count, fps = len(reader), reader.fps
-        size = source.byte_span[1] if source.byte_span else Path(source.path).stat().st_size
         gop = count / max(1, reader.key_frames)
-        return Video(count / fps, fps, width, height, reader.codec, count, gop, size, hash_frames(reader))
+        return Video(
+            count / fps, fps, width, height, reader.codec, count, gop, video_bytes(source), hash_frames(reader)
+        )
 
 
 class Stats(NamedTuple):
@@ -192,4 +194,7 @@ def advice(result: Stats) -> list[str]:
             "A copy with a short side of 256 and a key frame in every 16 may decode up to ten times faster: "
             f"tempozoo data prepare {printable(shlex.quote(result.root))} --to FOLDER"
         )
-    return lines or ["Frames are small and key frames close: `tempozoo data prepare` would hardly speed up reading."]
+    return lines or [
+        "Frames are small and key frames close. Unless `tempozoo data prepare` wrote these videos, its copies may "
+        "still be read twice as fast, but are compressed a second time."
+    ]

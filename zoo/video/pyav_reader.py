@@ -26,12 +26,12 @@ from zoo.video.pixels import stack_images, to_rgb
 from zoo.video.source import Source
 
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, the flag of raw streams
-# Decoders that can skip non-reference frames packet by packet. Others ignore the setting, read it only once (libdav1d),
-# or lose frames (dirac).
+# Decoders that can skip non-reference frames packet by packet, and that return all frames in order when they are
+# drained. Others ignore the setting, read it only once (libdav1d), or lose frames (dirac).
 SKIPPING = frozenset({"h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4"})
 # Codecs whose packets may be marked as key frames incorrectly.
 FALSE_KEYS = frozenset({"dirac", "gif", "rpza"})
-DELAY = 4  # number of frames that a decoder may buffer for reordering; seeking discards them
+DELAY = 4  # number of frames that other decoders may buffer for reordering, which seeking discards
 
 
 class VideoReader:
@@ -152,15 +152,26 @@ class VideoReader:
             yield packet
 
     def _decoded(self, times: Collection[int] | None = None) -> Iterator[av.VideoFrame]:
-        """Decode from the current position; if ``times`` are given, skip non-reference frames with other times."""
-        can_skip = self._stream.codec_context.name in SKIPPING
+        """Decode from the current position.
+
+        If ``times`` are given, only frames with these times are needed: skip other non-reference frames, and end after
+        the last of them. The decoder is then drained instead of decoding the frames that it reorders, and needs a seek.
+        """
+        codec = self._stream.codec_context
+        can_skip = codec.name in SKIPPING
+        missing = set(times) if times is not None else set()
+        drains = bool(missing) and can_skip
         for packet in self._packets():
             if packet.size and can_skip:
                 skip = times is not None and packet.pts not in times
-                self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
-            for frame in packet.decode():
+                codec.skip_frame = "NONREF" if skip else "DEFAULT"
+            missing.discard(packet.pts)
+            is_last = drains and not missing
+            for frame in [*packet.decode(), *codec.decode(None)] if is_last else packet.decode():
                 self._check_time()
                 yield frame
+            if is_last:
+                return
 
     def _index_packets(self) -> None:
         """Count the frames, and record their display times if these are reliable (``_times`` is None otherwise)."""
@@ -319,25 +330,34 @@ class VideoReader:
         """Seek to key frames and decode until the display times of the frames."""
         assert self._times is not None
         frames: Iterator[av.VideoFrame] = iter(())
-        frame: av.VideoFrame | None = None
-        times, last = set(self._times[numbers].tolist()), 0
-        for number in numbers.tolist():
-            target = int(self._times[number])
-            key = int(np.searchsorted(self._keys, target, side="right")) - 1
-            # seek only if a key frame lies more than DELAY frames ahead; otherwise it is faster to continue decoding
-            near = self._times[min(last + DELAY, len(self) - 1)]
-            no_seek = frame is not None and (key < 0 or self._keys[key] <= near or not self._seekable)
-            frame = _first_from(frames, target) if no_seek else None
-            for attempt, start in enumerate(self._starts(key)):
+        targets = self._times[numbers]
+        keys = np.searchsorted(self._keys, targets, side="right") - 1
+        stops = self._stops(numbers, keys)
+        for at, (number, target) in enumerate(zip(numbers.tolist(), targets.tolist(), strict=True)):
+            is_first = at == 0 or (at in stops and self._seekable)
+            frame = None if is_first else _first_from(frames, target)
+            for attempt, start in enumerate(self._starts(int(keys[at]))):
                 if frame is not None and frame.pts == target:
                     break
                 self._seek(start)
-                frames = self._decoded(None if attempt else times)
+                stop = next(stop for stop in stops if stop > at) if self._seekable else None
+                frames = self._decoded(None if attempt else set(targets[at:stop].tolist()))
                 frame = _first_from(frames, target)
             if frame is None or frame.pts != target:
                 raise DataError(f"{self.source} is damaged: frame {number} of {len(self)} cannot be decoded.")
-            last = number
             yield frame
+
+    def _stops(self, numbers: np.ndarray, keys: np.ndarray) -> list[int]:
+        """Return the positions in ``numbers`` at which to seek instead of decoding on, and ``len(numbers)``.
+
+        Args:
+            keys: index of the last key frame at or before each frame; -1 for none.
+        """
+        assert self._times is not None
+        delay = 1 if self._stream.codec_context.name in SKIPPING else DELAY
+        before = self._times[np.minimum(numbers[:-1] + delay, len(self) - 1)]
+        seeks = (keys[1:] >= 0) & (self._keys[keys[1:]] > before) if len(self._keys) else np.zeros(len(before), bool)
+        return [*(np.flatnonzero(seeks) + 1).tolist(), len(numbers)]
 
     def _starts(self, key: int) -> list[int]:
         """Times to seek to, in the order of attempts: seeking by decoding time or imprecisely may arrive too late."""

@@ -72,6 +72,26 @@ def check_random_access(path: Path) -> None:
             assert torch.equal(reader.frames([number])[0], expected[number]), number
 
 
+def test_frames_after_the_last_of_a_group_are_not_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The decoder is drained after the packet of each frame, although it returns frames with a delay."""
+    options = {"g": "16", "bf": "0", "x264-params": "scenecut=0"}
+    path = encode(tmp_path / "v.mp4", frames=64, options=options)
+    expected = decode_sequentially(path)
+    read: list[int] = []
+    packets = VideoReader._packets
+
+    def count(reader: VideoReader) -> Any:
+        for packet in packets(reader):
+            read.append(packet.pts)
+            yield packet
+
+    numbers = [3, 18, 19, 33]  # frames 0 to 3, 16 to 19, and 32 to 33 are needed
+    with VideoReader(path) as reader:
+        monkeypatch.setattr(VideoReader, "_packets", count)
+        assert torch.equal(reader.frames(numbers), expected[numbers])
+    assert len(read) == 4 + 4 + 2
+
+
 COMMON: dict[str, dict[str, Any]] = {
     "h264": {"options": B_FRAMES},
     "h264_pyramid": {"options": {"bf": "4", "x264-params": "b-pyramid=normal:ref=4"}, "frames": 40},
