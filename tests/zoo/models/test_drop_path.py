@@ -58,7 +58,7 @@ def test_tadaformer_drops_branches_independently(form: str, monkeypatch: pytest.
     scale = torch.tensor(keep).repeat_interleave(FRAMES)[:, None, None] / (1 - rate)
 
     def tada(part: nn.Module) -> Callable[[], Tensor]:
-        return lambda: torch.cat([torch.zeros(len(x), 1, x.shape[2]), part(x[:, 1:], FRAMES, GRID)], dim=1)
+        return lambda: torch.cat([torch.zeros(len(x), 1, x.shape[2]), part(x, FRAMES, GRID)], dim=1)
 
     branches = [tada(block.tada), lambda: block.attn(block.norm1(x), x.shape[1])]
     if block.tada2 is not None:
