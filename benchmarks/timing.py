@@ -170,6 +170,7 @@ class Results:
 
     def add(self, *cells: object, **named: object) -> None:
         """Add a row: cells by position, or by column with spaces as underscores. The other cells are empty."""
+        # not strict: the last cells of a row may be missing
         row = dict(zip(self.columns, cells, strict=False)) | {key.replace("_", " "): v for key, v in named.items()}
         if len(cells) > len(self.columns) or set(row) - set(self.columns):
             raise ValueError(f"{row} does not fit the columns {self.columns}")

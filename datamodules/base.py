@@ -27,6 +27,7 @@ from datamodules.options import check_options
 from datamodules.overlap import report_overlaps
 from datamodules.records import VideoRecords
 from datamodules.tree import Tree, open_tree
+from zoo.cores import available_cores
 from zoo.errors import ConfigError, DataError
 from zoo.protocol import Protocol
 from zoo.text import printable
@@ -120,7 +121,7 @@ class VideoDataModule(L.LightningDataModule):
             color_jitter=color_jitter, time_limit=time_limit, balance=balance,
         )  # fmt: skip
         if num_workers is None:
-            num_workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4)
+            num_workers = min(8, available_cores())
         self.batch_size, self.num_workers = batch_size, num_workers
         self.clips, self.crops, self.augment, self.flip, self.flip_pairs = clips, crops, augment, flip, flip_pairs
         self.reading: dict[str, Any] = {

@@ -55,7 +55,7 @@ def run_calibrate(trainer: L.Trainer, module: VideoClassifier, data: Any, views:
 
     Raises:
         ConfigError: the Trainer has several processes, the network is untrained, the validation videos are also test
-            videos, no temperature is best, or the folder contains a training run.
+            videos, the loss has no minimum, or the folder contains a training run.
         DataError: the videos cannot be read, or some of them are also training or test videos.
     """
     _check(trainer, module, data, folder)

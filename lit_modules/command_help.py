@@ -151,7 +151,7 @@ def short_help(command: str) -> str:
             "--profile",
         )
         groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
-    if command != "probe":
+    if command not in ("probe", "calibrate"):
         network["--compile"] = OWN_OPTIONS["--compile"]
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}

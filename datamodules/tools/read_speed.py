@@ -50,10 +50,10 @@ def measure_gain(root: str, to: str, pairs: Sequence[tuple[str, str]]) -> Readin
         pairs: relative path of a source video, and of its copy.
     """
     count = min(VIDEOS, len(pairs))
-    some = [pairs[number * len(pairs) // count] for number in range(count)]
+    sample = [pairs[number * len(pairs) // count] for number in range(count)]
     records = [
         open_tree(folder).records(names, ids=names)
-        for folder, names in ((root, [source for source, _ in some]), (to, [copy for _, copy in some]))
+        for folder, names in ((root, [source for source, _ in sample]), (to, [copy for _, copy in sample]))
     ]
     times, sizes = [], []
     for number in range(count):
@@ -80,16 +80,16 @@ def _fastest(source: Source, copy: Source) -> np.ndarray:
     start = time.monotonic()
     rounds: list[list[list[float]]] = []
     while len(rounds) < ROUNDS and (not rounds or time.monotonic() - start < SECONDS):
-        rounds.append([[_seconds(video, whole) for video in (source, copy)] for whole in (True, False)])
+        rounds.append([[_seconds(video, segments) for video in (source, copy)] for segments in (True, False)])
     return np.min(rounds, 0)
 
 
-def _seconds(source: Source, whole: bool) -> float:
-    """Return the CPU seconds of opening a video and reading frames of all of it, or of a clip in its middle."""
+def _seconds(source: Source, segments: bool) -> float:
+    """Return the CPU seconds of opening a video and reading frames spread over it, or a clip in its middle."""
     start = time.process_time()
     with VideoReader(source) as reader:
         last = len(reader) - 1
         first = max(0, (last - FRAMES * INTERVAL) // 2)
-        numbers = np.linspace(0, last, SEGMENTS).astype(int) if whole else first + INTERVAL * np.arange(FRAMES)
+        numbers = np.linspace(0, last, SEGMENTS).astype(int) if segments else first + INTERVAL * np.arange(FRAMES)
         reader.frames(np.minimum(numbers, last))
     return time.process_time() - start

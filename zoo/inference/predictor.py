@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from zoo.compiling import compile_network, is_compiled, mark_batch
+from zoo.cores import available_cores
 from zoo.errors import ConfigError, DataError, check_int
 from zoo.inference.compute_options import PRECISIONS
 from zoo.inference.fused import WeightVersions, fused_copy
@@ -165,7 +166,7 @@ class Predictor:
         dtype = PRECISIONS[precision]
         self._dtype: torch.dtype | None = None if dtype is None else getattr(torch, dtype)
         self._lock = threading.Lock()  # one forward pass at a time
-        self.workers = workers or min(os.cpu_count() or 1, 8)
+        self.workers = workers or min(available_cores(), 8)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
 
     def _use(self, model: VideoNetwork) -> None:

@@ -23,7 +23,7 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
-    # in place: to allocate large tensors takes longer than to compute them
+    # in place, because allocating a large tensor takes longer than computing it
     return (SLOPE * x).sigmoid_().mul_(x)
 
 

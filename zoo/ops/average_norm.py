@@ -35,8 +35,8 @@ class TemporalAverage(nn.Module):
 def can_inline(y: Tensor, *norms: nn.Module) -> bool:
     """Whether a function may compute batch norms of ``y`` instead of calling the modules.
 
-    It may not for another class such as SyncBatchNorm, a norm with hooks, a cumulative average (``momentum=None``), a
-    norm without parameters or statistics, nor while the network is compiled or traced.
+    False for subclasses such as SyncBatchNorm, norms with hooks, cumulative averages (``momentum=None``), norms without
+    parameters or statistics, and while the network is compiled or traced.
     """
     if is_traced() or y.device.type not in ("cpu", "cuda"):
         return False

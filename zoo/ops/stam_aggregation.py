@@ -61,7 +61,7 @@ class OmniAggregation(nn.Module):
         return F.conv2d(average, box_kernels(average), padding=1, groups=y.shape[1])
 
     def extra_macs(self, y: Tensor, num_frames: int) -> int:
-        """Exclude the convolution, which only pools: pooling does not count."""
+        """Subtract the convolution, which only averages: pooling is not counted."""
         return -9 * y.numel()
 
 
