@@ -16,8 +16,8 @@ from zoo.video.containers import open_container, read_packets, reason, video_str
 from zoo.video.decoding import open_video
 from zoo.video.pixels import orientation
 
-# Without the arithmetic coder and the deblocking filter, frames are read 1.75 to 2 times as fast. Files become 12 to 21 %
-# larger, and the PSNR of the frames changes by at most 0.4 dB (three real videos and a synthetic one).
+# Without the arithmetic coder and the deblocking filter, frames are read 1.75 to 2 times as fast. Files become 12 to
+# 21 % larger, and the PSNR of the frames changes by at most 0.4 dB (three real videos and a synthetic one).
 TUNE = "fastdecode"
 # number of counterclockwise quarter turns -> filters
 TURNS: dict[int, list[tuple[str, str | None]]] = {
