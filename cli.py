@@ -103,6 +103,13 @@ def serve(arguments: Arguments) -> None:
     serve_command(arguments)
 
 
+def app(arguments: Arguments) -> None:
+    """Open a web page that classifies videos."""
+    from zoo.inference.app_command import app_command
+
+    app_command(arguments)
+
+
 class Command(NamedTuple):
     """Subcommand of ``tempozoo``.
 
@@ -156,6 +163,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "export": Command(export, {"export to ONNX, pt2, OpenVINO": "tempozoo export runs/mine --to onnx"}),
     "serve": Command(serve, {"answer HTTP requests": "tempozoo serve runs/mine --port 8000"}),
+    "app": Command(app, {"classify in a browser": "tempozoo app --from runs/mine"}),
     "data": Command(
         data_tools,
         {

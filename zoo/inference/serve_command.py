@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from zoo.errors import ConfigError
 from zoo.inference.compute_options import add_compute_options
+from zoo.inference.listener import bind, server_url
 from zoo.network_names import check_network, resolve_network
 from zoo.text import brief, printable
 
@@ -77,13 +78,12 @@ def serve_command(arguments: Sequence[str]) -> None:
         allow_url=tuple(args.allow_url),
         top=args.top,
     )
-    with serving.bind(args.host, args.port) as listener:
+    with bind(args.host, args.port) as listener:
         network = load(resolve_network(args.network))
         if is_untrained(network) and not args.allow_untrained:
             raise untrained_error(network, printable(args.network))
         with open_predictor(network, args) as predictor:
             server = serving.create_server(serving.create_app(predictor, options), options)
-            host = f"[{args.host}]" if ":" in args.host else args.host
             listener.listen()  # clients may connect when the line below is printed
-            print(f"Serving {options.name} at http://{host}:{listener.getsockname()[1]}", flush=True)
+            print(f"Serving {options.name} at {server_url(listener, args.host)}", flush=True)
             server.run(sockets=[listener])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -28,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 import zoo
-from zoo.errors import ConfigError, DataError, check_int, check_number
+from zoo.errors import DataError, check_int, check_number
 from zoo.inference.batching import Batcher, Job
 from zoo.inference.predictor import Prediction, Predictor
 from zoo.inference.remote_video import fetch_video
@@ -445,25 +444,6 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, invalid_query)
     app.add_exception_handler(ClientDisconnect, disconnected)
     app.add_exception_handler(Exception, internal_error)
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Reserve the address of the server.
-
-    Raises:
-        ConfigError: it cannot be used.
-    """
-    listener = None
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        if listener is not None:
-            listener.close()
-        raise ConfigError(f"The server cannot use {host}:{port} ({error}); give another --host or --port.") from error
-    return listener
 
 
 def create_server(app: FastAPI, options: ServeOptions) -> uvicorn.Server:

@@ -32,6 +32,7 @@ import zoo
 from cli import main
 from zoo.errors import ConfigError, DataError
 from zoo.inference import batching, remote_video, serve_command, serving
+from zoo.inference.listener import bind
 from zoo.inference.predictor import Predictor
 from zoo.inference.remote_video import is_public
 from zoo.inference.serving import ServeOptions
@@ -96,7 +97,7 @@ def running(predictor: Predictor, **options: Any) -> Iterator[Client]:
     """A server in a thread."""
     settings = ServeOptions(name="small", **options)
     server = serving.create_server(serving.create_app(predictor, settings), settings)
-    with serving.bind("127.0.0.1", 0) as listener:
+    with bind("127.0.0.1", 0) as listener:
         listener.listen()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()

@@ -1,0 +1,335 @@
+"""A web page that classifies a video: ``build_page`` and ``run_app``. Requires the extra ``app`` (Gradio)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+import webbrowser
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pandas as pd
+import uvicorn
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+import zoo
+from zoo.errors import DataError, ZooError
+from zoo.inference.app_networks import AppNetworks
+from zoo.inference.batching import LIMITS
+from zoo.inference.inputs import open_input
+from zoo.inference.listener import bind, server_url
+from zoo.inference.predictor import Prediction, Predictor, make_prediction
+from zoo.inference.scores import average_views
+from zoo.inference.windows import TimedPrediction, clip_seconds, timeline
+from zoo.text import printable
+from zoo.video.decoding import Reader, read_with
+from zoo.video.source import Source
+from zoo.video.views import views_of
+
+TOP = 5  # classes shown
+MAX_SECONDS = 600.0  # of a video
+MAX_WINDOWS = 60  # of a timeline; longer videos have longer windows
+TIME_LIMIT = 60.0  # seconds for decoding a video, and again for its timeline
+QUEUE = 32  # visitors that wait; others get an error
+KEEP_SECONDS = 900  # uploads and results are then removed
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # of the visitor's system
+MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
+# The page loads nothing from other hosts. Gradio's charts compile functions, hence 'unsafe-eval'.
+CONTENT_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"
+)
+CSS = """
+.gradio-container { max-width: 1200px !important; margin: 0 auto; }
+"""
+
+
+class VideoApp:
+    """Functions that the page calls.
+
+    Args:
+        networks: networks of the page.
+    """
+
+    def __init__(self, networks: AppNetworks) -> None:
+        self.networks = networks
+
+    def classify(self, video: str | None, name: str) -> dict[str, float]:
+        """Return the most probable classes of an uploaded video with their scores.
+
+        Raises:
+            gr.Error: the video cannot be read or exceeds a limit, or the network cannot be loaded.
+        """
+        with readable_errors():
+            source = uploaded(video)
+            predictor = self.networks.predictor(name)
+            return best_classes(predict_upload(predictor, source))
+
+    def over_time(self, video: str | None, name: str) -> pd.DataFrame | None:
+        """Return a table with the columns seconds, score and class, or None if the video is one window long.
+
+        Raises:
+            gr.Error: as ``classify``.
+        """
+        with readable_errors():
+            source = uploaded(video)
+            predictor = self.networks.predictor(name)
+            windows = predict_windows(predictor, source)
+            return score_table(windows) if len(windows) > 1 else None
+
+
+@contextlib.contextmanager
+def readable_errors() -> Iterator[None]:
+    """Convert errors of this package to messages of the page."""
+    try:
+        yield
+    except ZooError as error:
+        raise gr.Error(printable(str(error)), duration=None, print_exception=False) from error
+
+
+def uploaded(video: str | None) -> Source:
+    """Return an uploaded file as a video. Its name in messages has no folder.
+
+    Raises:
+        DataError: there is no file, for example because it was removed after ``KEEP_SECONDS``.
+    """
+    if video is None:
+        raise DataError("No video is selected. Upload or record one.")
+    if not Path(video).is_file():
+        raise DataError(f"The upload expired after {KEEP_SECONDS // 60} minutes. Upload the video again.", "missing")
+    return Source(video, name=Path(video).name)
+
+
+def predict_upload(predictor: Predictor, source: Source) -> Prediction:
+    """Classify a video within the limits of the page.
+
+    Raises:
+        DataError: the video cannot be read or exceeds a limit.
+    """
+
+    def read(reader: Reader) -> Any:
+        check_duration(reader, str(source))
+        return views_of(reader, predictor.protocol, str(source)).frames
+
+    views = read_with(
+        lambda deadline: open_input(source, decoder=predictor.decoder, deadline=deadline, limits=LIMITS),
+        read,
+        str(source),
+        TIME_LIMIT,
+    )
+    return make_prediction(predictor.model, str(source), average_views(predictor.logits(views), predictor.protocol))
+
+
+def check_duration(reader: Reader, name: str) -> float:
+    """Return the duration of an open video in seconds.
+
+    Raises:
+        DataError: it is longer than ``MAX_SECONDS``.
+    """
+    seconds = float(reader.times()[-1]) + 1 / reader.fps
+    if seconds > MAX_SECONDS:
+        raise DataError(
+            f"{name} lasts {seconds / 60:.1f} minutes; at most {MAX_SECONDS / 60:g} minutes are supported. Cut it, or "
+            "use `tempozoo predict --window`."
+        )
+    return seconds
+
+
+def predict_windows(predictor: Predictor, source: Source) -> list[TimedPrediction]:
+    """Classify overlapping windows of a video; the result ends early if that takes longer than ``TIME_LIMIT``.
+
+    Returns:
+        The windows; none if the video is not longer than one window.
+
+    Raises:
+        DataError: the video cannot be read or exceeds a limit.
+    """
+    deadline = time.monotonic() + TIME_LIMIT
+    with open_input(source, decoder=predictor.decoder, deadline=deadline, limits=LIMITS) as reader:
+        seconds = check_duration(reader, str(source))
+    clip = clip_seconds(predictor.protocol)
+    if seconds <= clip:
+        return []
+    window = max(clip, 2 * seconds / MAX_WINDOWS)
+    windows: list[TimedPrediction] = []
+    with contextlib.closing(timeline(predictor, source, window=window, stride=window / 2)) as parts:
+        for part in parts:
+            windows.append(part)
+            if time.monotonic() > deadline:
+                gr.Warning(f"The chart ends at {part.end:.0f} s, because the time limit of {TIME_LIMIT:g} s has passed.")
+                break
+    return windows
+
+
+def best_classes(prediction: Prediction, top: int = TOP) -> dict[str, float]:
+    """Return the most probable classes and their scores; with several classifiers, those of each, with its name."""
+    if not prediction.heads:
+        return {printable(label): score for label, score in prediction.top(top)}
+    return {
+        printable(f"{head}: {label}"): score
+        for head, part in prediction.heads.items()
+        for label, score in part.top(max(1, top // len(prediction.heads)))
+    }
+
+
+def score_table(windows: Sequence[TimedPrediction], top: int = TOP) -> pd.DataFrame:
+    """Return the scores of the classes that are most probable at any time, one row per window and class."""
+    scores = [dict(zip(window.labels, window.scores, strict=True)) for window in windows]
+    best = {label: max(row[label] for row in scores) for label in scores[0]}
+    labels = sorted(best, key=lambda label: -best[label])[:top]
+    rows = [
+        ((window.start + window.end) / 2, row[label], printable(label))
+        for window, row in zip(windows, scores, strict=True)
+        for label in labels
+    ]
+    return pd.DataFrame(rows, columns=["seconds", "score", "class"]).round({"seconds": 2, "score": 4})
+
+
+# page --------------------------------------------------------------------------------------------------------------
+
+
+def build_page(networks: AppNetworks) -> gr.Blocks:
+    """Create the page. Uploads and results are removed after ``KEEP_SECONDS``."""
+    app = VideoApp(networks)
+    first = networks.names[0]
+    with gr.Blocks(title="tempozoo", analytics_enabled=False, delete_cache=(60, KEEP_SECONDS)) as page:
+        gr.Markdown("# Video classification\nUpload or record a video, then choose **Classify**.")
+        with gr.Row():
+            with gr.Column():
+                video = gr.Video(label="Video", sources=["upload", "webcam"], height=320)
+                name = gr.Dropdown(list(networks.names), value=first, label="Network", filterable=True)
+                button = gr.Button("Classify", variant="primary")
+                with gr.Accordion("About the network", open=len(networks.names) > 1):
+                    facts = gr.Markdown(networks.describe(first))
+            with gr.Column():
+                labels = gr.Label(label="Labels", num_top_classes=TOP)
+                chart = gr.LinePlot(
+                    x="seconds",
+                    y="score",
+                    color="class",
+                    title="Labels over time",
+                    x_title="seconds",
+                    y_title="score",
+                    y_lim=[0, 1],
+                    height=280,
+                    visible=False,
+                )
+        for component in (video, name):
+            refuse_urls(component)
+
+        def show_labels(video: str | None, name: str) -> tuple[Any, Any, str]:
+            scores = app.classify(video, name)
+            return scores, gr.LinePlot(visible=False), networks.describe(name)
+
+        def show_chart(video: str | None, name: str) -> Any:
+            table = app.over_time(video, name)
+            return gr.LinePlot(value=table, visible=table is not None)
+
+        inputs: Any = [video, name]
+        name.change(networks.describe, name, facts, api_name=False)
+        button.click(show_labels, inputs, [labels, chart, facts], api_name="classify").success(
+            show_chart, inputs, chart, api_name="over_time"
+        )
+    page.queue(max_size=QUEUE)
+    return page
+
+
+def refuse_urls(component: gr.components.Component) -> None:
+    """Stop Gradio from downloading URLs that a client sends in place of an upload: they have no size limit."""
+    move = component.async_move_resource_to_block_cache
+
+    async def move_file(path: Any) -> str | None:
+        if path is not None and "://" in str(path):
+            raise gr.Error("URLs are not supported. Upload the video.", print_exception=False)
+        return await move(path)
+
+    component.async_move_resource_to_block_cache = move_file
+
+
+# server ------------------------------------------------------------------------------------------------------------
+
+
+class PageHeaders:
+    """ASGI middleware that adds the content security policy to responses."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run the application."""
+
+        async def add_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"content-security-policy", CONTENT_POLICY.encode())]
+            await send(message)
+
+        await self.app(scope, receive, add_headers)
+
+
+def create_app(networks: AppNetworks, max_upload: int) -> FastAPI:
+    """Create the application with the page at ``/``.
+
+    Args:
+        networks: networks of the page.
+        max_upload: bytes of an uploaded video.
+    """
+    app = FastAPI(title="tempozoo", version=zoo.__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(PageHeaders)
+    return gr.mount_gradio_app(
+        app,
+        build_page(networks),
+        path="/",
+        max_file_size=max_upload,
+        theme=gr.themes.Default(font=FONTS, font_mono=MONO_FONTS),
+        css=CSS,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+    )
+
+
+def run_app(
+    names: Sequence[str] = (),
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    browser: bool = False,
+    max_upload: int = 64 << 20,
+    **options: Any,
+) -> None:
+    """Serve the page until SIGTERM or Ctrl-C. Uploads are in a temporary folder, which is removed at the end.
+
+    Args:
+        names: networks to choose from, as of ``tempozoo app --from``; none: the trained networks of the index.
+        host, port: address to listen on.
+        browser: open the page in a browser.
+        max_upload: bytes of an uploaded video.
+        options: of ``Predictor``.
+
+    Raises:
+        ZooError: the address is in use, or a network cannot be loaded.
+    """
+    with bind(host, port) as listener, tempfile.TemporaryDirectory(prefix="tempozoo-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        networks = AppNetworks(names, **options)
+        config = uvicorn.Config(
+            create_app(networks, max_upload),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=5,
+        )
+        listener.listen()
+        url = server_url(listener, host)
+        print(f"Open {url} in a browser; Ctrl-C ends the page.", flush=True)
+        if browser:
+            webbrowser.open(url)
+        uvicorn.Server(config).run(sockets=[listener])
