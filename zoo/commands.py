@@ -287,7 +287,17 @@ def push_command(arguments: Sequence[str]) -> None:
     parser.add_argument("--pr", action="store_true", help="open a pull request instead of committing")
     parser.add_argument("--message", help="commit message")
     parser.add_argument("--private", action=argparse.BooleanOptionalAction, help="visibility of a new repository")
+    parser.add_argument(
+        "--space", nargs="?", const="", metavar="NAME",
+        help="also publish the page of `tempozoo app` as a Space (default: the name of the repository)",
+    )  # fmt: skip
     options = vars(parser.parse_args(arguments))
     check_network(options["model"])
     model, repo = resolve_network(options.pop("model")), options.pop("repo")
+    if options["space"] is not None:
+        from zoo.hub.space import space_name, space_url
+
+        options["space"] = space_name(options["space"], repo)
     print(f"Pushed: {zoo.push(model, repo, create_pr=options.pop('pr'), **options)}")
+    if options["space"] is not None:
+        print(f"Space: {space_url(options['space'])}")

@@ -35,9 +35,13 @@ KINDS_WITH_FILE = ("gdrive_folder", "hf")  # kinds whose URL has several files
 
 
 def index_path() -> Path:
-    """Return the path of the index: TEMPOZOO_INDEX, or the file in the installed package or in the repository root."""
-    if path := os.environ.get("TEMPOZOO_INDEX"):
-        return Path(path)
+    """Return the path of the index: TEMPOZOO_INDEX, or the file of the package."""
+    path = os.environ.get("TEMPOZOO_INDEX")
+    return Path(path) if path else packaged_index()
+
+
+def packaged_index() -> Path:
+    """Return the path of the package's own index: in the installed package, or in the repository root."""
     packaged = _HERE / "checkpoints_index.yaml"
     return packaged if packaged.is_file() else _HERE.parent / "checkpoints_index.yaml"
 

@@ -15,9 +15,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.arguments import check_flag, check_path, check_text
-from zoo.errors import CheckpointError, ConfigError, check_int, check_number
+from zoo.errors import CheckpointError, ConfigError, HubError, check_int, check_number
 from zoo.hub.card import METRICS, model_card
 from zoo.hub.pull import push_folder
+from zoo.hub.space import check_space, push_space, requirements
 from zoo.loading import export, load
 from zoo.models import VideoNetwork
 from zoo.provenance import COPY_OF, entry_of, fingerprint, hub_repository, public_config
@@ -44,6 +45,7 @@ def push(
     create_pr: bool = False,
     message: str | None = None,
     card: str | os.PathLike[str] | None = None,
+    space: str | None = None,
     progress: bool = True,
 ) -> str:
     """Push a network to the Hub in one commit: weights, config.json and a model card. Local paths are not published.
@@ -62,6 +64,7 @@ def push(
         create_pr: open a pull request, which does not require write access.
         message: commit message.
         card: text or file of a complete model card that replaces the generated one.
+        space: "user/space" of a Space that is created or updated afterwards: a web page that runs the network.
         progress: show progress bars.
 
     Returns:
@@ -72,8 +75,8 @@ def push(
             has NaN or infinite weights; or the results do not belong to these weights.
         HubError: there is no token, write access or connection; nothing was pushed.
     """
-    _check_types(model, repo, dataset, license, private, revision, create_pr, message, progress)
-    _check_combination(results, dataset, license, private, create_pr, card)
+    _check_types(model, repo, dataset, license, private, revision, create_pr, message, space, progress)
+    _check_combination(results, dataset, license, private, create_pr, card, space)
     card_text = None if card is None else _read_card(card)
     tensors, config = _export(model, repo, progress)
     plots: list[Path] = []
@@ -81,12 +84,29 @@ def push(
         branch = None if create_pr else revision
         card_text, plots = _generate_card(tensors, config, repo, results, dataset, branch, license)
     message = message or f"Upload {config['arch']}"
+    if space is not None:
+        _check_space(space, config, private)
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_model(Path(scratch), tensors, config)
         _add_card(folder, card_text, plots)
-        return push_folder(
+        url = push_folder(
             folder, repo, private=private, revision=revision, create_pr=create_pr, message=message, progress=progress
         )
+    if space is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                push_space(space, repo, Path(scratch), revision=revision, private=private, progress=progress)
+            except HubError as error:
+                raise HubError(f"{repo} was pushed ({url}), but the Space {space} was not: {error}") from error
+    return url
+
+
+def _check_space(space: str, config: Mapping[str, Any], private: bool | None) -> None:
+    """Check everything that could prevent the Space, before the network is pushed."""
+    if config["options"]["num_classes"] == 0:
+        raise ConfigError("space= needs a network with a classifier, but num_classes is 0. Omit space=.")
+    requirements()
+    check_space(space, private=private)
 
 
 def _add_card(folder: Path, card: str, plots: list[Path]) -> None:
@@ -97,11 +117,12 @@ def _add_card(folder: Path, card: str, plots: list[Path]) -> None:
 
 def _check_types(
     model: Any, repo: Any, dataset: Any, license: Any, private: Any, revision: Any, create_pr: Any, message: Any,
-    progress: Any,
+    space: Any, progress: Any,
 ) -> None:  # fmt: skip
     if not isinstance(model, nn.Module):
         check_path("model", model)
-    for name, value in {"dataset": dataset, "license": license, "revision": revision, "message": message}.items():
+    texts = {"dataset": dataset, "license": license, "revision": revision, "message": message, "space": space}
+    for name, value in texts.items():
         check_text(name, value, optional=True)
     check_text("repo", repo)
     check_flag("private", private, optional=True)
@@ -110,8 +131,9 @@ def _check_types(
 
 
 def _check_combination(
-    results: Any, dataset: str | None, license: str | None, private: bool | None, create_pr: bool, card: Any
-) -> None:
+    results: Any, dataset: str | None, license: str | None, private: bool | None, create_pr: bool, card: Any,
+    space: str | None,
+) -> None:  # fmt: skip
     """Raise a ConfigError for arguments of ``push`` that exclude one another."""
     card_facts = {"results": results, "dataset": dataset, "license": license}
     unused = [f"{name}=" for name, value in card_facts.items() if value is not None]
@@ -121,6 +143,8 @@ def _check_combination(
         raise ConfigError("dataset= names the data of results=. Pass results= too.")
     if private is not None and create_pr:
         raise ConfigError("private= applies to a new repository, create_pr= to an existing one. Pass only one of them.")
+    if space is not None and create_pr:
+        raise ConfigError("space= runs a pushed network, which a pull request is not. Omit create_pr= or space=.")
 
 
 def _export(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import tempfile
 import time
 import webbrowser
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,19 @@ QUEUE = 32  # visitors that wait; others get an error
 KEEP_SECONDS = 900  # uploads and results are then removed
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # of the visitor's system
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
-# The page loads nothing from other hosts. Gradio's charts compile functions, hence 'unsafe-eval'.
+COLORS = ("#4c78a8", "#f58518", "#e45756", "#54a24b", "#b279a2")  # of the classes in the chart, most probable first
+# The page loads nothing from other hosts. Gradio's charts compile functions, and its scripts are in part blobs.
 CONTENT_POLICY = (
-    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'"
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'"
 )
+# Gradio's button that cuts a video downloads a program from another host.
 CSS = """
-.gradio-container { max-width: 1200px !important; margin: 0 auto; }
+.gradio-container { width: 100% !important; max-width: 1200px !important; margin: 0 auto; }
+button[aria-label="Trim video to selection"] { display: none; }
+video { max-height: 360px; }
+.legend { display: flex; flex-wrap: wrap; gap: 4px 16px; }
+.legend span::before { content: "\\25A0"; color: var(--class-color); margin-right: 6px; }
 """
 
 
@@ -70,7 +78,7 @@ class VideoApp:
             return best_classes(predict_upload(predictor, source))
 
     def over_time(self, video: str | None, name: str) -> pd.DataFrame | None:
-        """Return a table with the columns seconds, score and class, or None if the video is one window long.
+        """Return the table of ``score_table``, or None if the video is not longer than one window.
 
         Raises:
             gr.Error: as ``classify``.
@@ -88,7 +96,8 @@ def readable_errors() -> Iterator[None]:
     try:
         yield
     except ZooError as error:
-        raise gr.Error(printable(str(error)), duration=None, print_exception=False) from error
+        message = html.escape(printable(str(error)))  # the page interprets HTML
+        raise gr.Error(message, duration=None, print_exception=False) from error
 
 
 def uploaded(video: str | None) -> Source:
@@ -177,16 +186,20 @@ def best_classes(prediction: Prediction, top: int = TOP) -> dict[str, float]:
 
 
 def score_table(windows: Sequence[TimedPrediction], top: int = TOP) -> pd.DataFrame:
-    """Return the scores of the classes that are most probable at any time, one row per window and class."""
+    """Return the scores of the classes that are most probable at any time.
+
+    Returns:
+        One row per window and class: seconds (center of the window), score, class, end (of the window, seconds).
+    """
     scores = [dict(zip(window.labels, window.scores, strict=True)) for window in windows]
     best = {label: max(row[label] for row in scores) for label in scores[0]}
     labels = sorted(best, key=lambda label: -best[label])[:top]
     rows = [
-        ((window.start + window.end) / 2, row[label], printable(label))
+        ((window.start + window.end) / 2, row[label], printable(label), window.end)
         for window, row in zip(windows, scores, strict=True)
         for label in labels
     ]
-    return pd.DataFrame(rows, columns=["seconds", "score", "class"]).round({"seconds": 2, "score": 4})
+    return pd.DataFrame(rows, columns=["seconds", "score", "class", "end"]).round({"seconds": 2, "score": 4})
 
 
 # page --------------------------------------------------------------------------------------------------------------
@@ -195,47 +208,58 @@ def score_table(windows: Sequence[TimedPrediction], top: int = TOP) -> pd.DataFr
 def build_page(networks: AppNetworks) -> gr.Blocks:
     """Create the page. Uploads and results are removed after ``KEEP_SECONDS``."""
     app = VideoApp(networks)
-    first = networks.names[0]
     with gr.Blocks(title="tempozoo", analytics_enabled=False, delete_cache=(60, KEEP_SECONDS)) as page:
         gr.Markdown("# Video classification\nUpload or record a video, then choose **Classify**.")
         with gr.Row():
             with gr.Column():
-                video = gr.Video(label="Video", sources=["upload", "webcam"], height=320)
-                name = gr.Dropdown(list(networks.names), value=first, label="Network", filterable=True)
+                video = gr.Video(label="Video", sources=["upload", "webcam"])
+                name = gr.Dropdown(list(networks.names), value=networks.names[0], label="Network", filterable=True)
                 button = gr.Button("Classify", variant="primary")
-                with gr.Accordion("About the network", open=len(networks.names) > 1):
-                    facts = gr.Markdown(networks.describe(first))
             with gr.Column():
                 labels = gr.Label(label="Labels", num_top_classes=TOP)
-                chart = gr.LinePlot(
-                    x="seconds",
-                    y="score",
-                    color="class",
-                    title="Labels over time",
-                    x_title="seconds",
-                    y_title="score",
-                    y_lim=[0, 1],
-                    height=280,
-                    visible=False,
-                )
+        with gr.Column(visible=False) as over_time:
+            chart = gr.LinePlot(
+                x="seconds",
+                y="score",
+                color="class",
+                title="Labels over time",
+                x_title="seconds",
+                y_title="score",
+                y_lim=[0, 1],
+                colors_in_legend=[],  # Gradio cuts off long legends; the next element is the legend
+                height=280,
+            )
+            legend = gr.HTML()
+        with gr.Accordion("About the network", open=len(networks.names) > 1):
+            facts = gr.Markdown(networks.describe(networks.names[0]))
         for component in (video, name):
             refuse_urls(component)
 
         def show_labels(video: str | None, name: str) -> tuple[Any, Any, str]:
             scores = app.classify(video, name)
-            return scores, gr.LinePlot(visible=False), networks.describe(name)
+            return scores, gr.Column(visible=False), networks.describe(name)
 
-        def show_chart(video: str | None, name: str) -> Any:
+        def show_chart(video: str | None, name: str) -> tuple[Any, Any, Any]:
             table = app.over_time(video, name)
-            return gr.LinePlot(value=table, visible=table is not None)
+            if table is None:
+                return gr.Column(visible=False), None, ""
+            colors = dict(zip(table["class"].unique(), COLORS, strict=False))
+            plot = gr.LinePlot(value=table, color_map=colors, x_lim=[0, float(table["end"].max())])
+            return gr.Column(visible=True), plot, legend_html(colors)
 
         inputs: Any = [video, name]
         name.change(networks.describe, name, facts, api_name=False)
-        button.click(show_labels, inputs, [labels, chart, facts], api_name="classify").success(
-            show_chart, inputs, chart, api_name="over_time"
+        button.click(show_labels, inputs, [labels, over_time, facts], show_progress_on=labels, api_name="classify").success(
+            show_chart, inputs, [over_time, chart, legend], show_progress_on=chart, api_name="over_time"
         )
     page.queue(max_size=QUEUE)
     return page
+
+
+def legend_html(colors: Mapping[str, str]) -> str:
+    """Return the legend of a chart: classes with their colors."""
+    items = [f'<span style="--class-color: {color}">{html.escape(name)}</span>' for name, color in colors.items()]
+    return f'<div class="legend">{"".join(items)}</div>'
 
 
 def refuse_urls(component: gr.components.Component) -> None:

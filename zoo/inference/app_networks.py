@@ -74,12 +74,12 @@ class AppNetworks:
         return Predictor(network, **self._options)
 
     def describe(self, name: str) -> str:
-        """Return the provenance of a network as a Markdown table, without local paths. Nothing is downloaded."""
+        """Return the provenance of a network as a Markdown list, without local paths. Nothing is downloaded."""
         predictor = self._predictors.get(name)
         if name in self._given and predictor is not None and name not in load_index().entries:
-            return _table(_network_facts(name, predictor.model))
+            return _list(_network_facts(name, predictor.model))
         entry = load_index().entries.get(name)
-        return "" if entry is None else _table(_entry_facts(entry))
+        return "" if entry is None else _list(_entry_facts(entry))
 
 
 def trained_entries() -> tuple[str, ...]:
@@ -89,9 +89,8 @@ def trained_entries() -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: name != DEFAULT))
 
 
-def _table(facts: Mapping[str, str | None]) -> str:
-    rows = [f"| {key} | {value} |" for key, value in facts.items() if value]
-    return "\n".join(["| | |", "|---|---|", *rows])
+def _list(facts: Mapping[str, str | None]) -> str:
+    return "\n".join(f"- **{key}:** {value}" for key, value in facts.items() if value)
 
 
 def _entry_facts(entry: Entry) -> dict[str, str | None]:
