@@ -14,6 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from loopback_card import card_problems, metadata_of
 
+SPACES = "spaces/"  # prefix of the names of Spaces
 ATTRIBUTES = {".gitattributes": b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"}
 
 
@@ -37,12 +38,13 @@ class Commit:
 
 @dataclass
 class Repository:
-    """Commits by id, refs ("main", "refs/pr/1") to their ids, and who may read."""
+    """Commits by id, refs ("main", "refs/pr/1") to their ids, and who may read. sdk: of a Space."""
 
     commits: dict[str, Commit] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
     private: bool = False
     gated: bool = False
+    sdk: str | None = None
 
     def add(self, ref: str, commit: Commit) -> str:
         """Add a commit to a ref. Returns its id."""
@@ -159,7 +161,10 @@ class HubHandler(_Handler):
                 raise Refusal(401, "Invalid credentials in Authorization header")
             for pattern, name in ROUTES.items():
                 if match := re.fullmatch(pattern, f"{self.command.replace('HEAD', 'GET')} {split.path}"):
-                    result = getattr(self, name)(**{key: unquote(value) for key, value in match.groupdict().items()})
+                    values = {key: unquote(value) for key, value in match.groupdict().items()}
+                    if values.pop("kind", "models") == "spaces":
+                        values["repo"] = f"{SPACES}{values['repo']}"
+                    result = getattr(self, name)(**values)
                     if result is not None:
                         self.answer(200, json.dumps(result).encode(), Content_Type="application/json")
                     return
@@ -183,7 +188,7 @@ class HubHandler(_Handler):
     def readable(self, repo: str, rev: str = "main") -> tuple[Repository, str, Commit]:
         """Return a repository and one of its commits, if it exists and the user may read it."""
         found = self.hub.repositories.get(repo)
-        mine = self.user is not None and repo.split("/")[0] in (self.user.name, *self.user.orgs)
+        mine = self.user is not None and owner(repo) in (self.user.name, *self.user.orgs)
         if found is None or (found.private and not mine):
             raise Refusal(404 if self.user else 401, "Repository not found", "RepoNotFound")
         oid = found.refs.get(rev, rev)
@@ -195,7 +200,7 @@ class HubHandler(_Handler):
         self.readable(repo)
         if pull and self.user is not None and self.user.role == "write":
             return
-        if not self.may_write(repo.split("/")[0]):
+        if not self.may_write(owner(repo)):
             raise Refusal(403, "Forbidden: pass `create_pr=1` as a query parameter to create a Pull Request")
 
     # requests --------------------------------------------------------------------------------------------------------
@@ -213,12 +218,16 @@ class HubHandler(_Handler):
         if not self.may_write(namespace):
             raise Refusal(403, f'You don\'t have the rights to create a model under the namespace "{namespace}".')
         repo = f"{namespace}/{name}"
+        if self.given.get("type") == "space":
+            repo = f"{SPACES}{repo}"
         url = f"{self.hub.address}/{repo}"
         if repo in self.hub.repositories:
             raise Refusal(409, "You already created this model repo", url=url)
-        made = self.hub.repositories[repo] = Repository(private=self.given.get("visibility") == "private")
+        made = self.hub.repositories[repo] = Repository(
+            private=self.given.get("visibility") == "private", sdk=self.given.get("sdk")
+        )
         made.add("main", Commit(dict(ATTRIBUTES)))
-        return {"url": url, "name": repo, "id": repo}
+        return {"url": url, "name": repo.removeprefix(SPACES), "id": repo.removeprefix(SPACES)}
 
     def validate(self) -> Any:
         problems = card_problems(self.given["content"])
@@ -231,7 +240,7 @@ class HubHandler(_Handler):
         found, oid, commit = self.readable(repo, rev)
         about = metadata_of(commit.files.get("README.md", b"").decode())
         return {
-            "id": repo, "modelId": repo, "sha": oid, "private": found.private, "gated": found.gated and "auto",
+            "id": repo.removeprefix(SPACES), "modelId": repo, "sha": oid, "sdk": found.sdk, "private": found.private, "gated": found.gated and "auto",
             "siblings": [{"rfilename": name} for name in commit.files], "tags": about.get("tags", []),
             "library_name": about.get("library_name"), "pipeline_tag": about.get("pipeline_tag"),
         }  # fmt: skip
@@ -313,7 +322,7 @@ class HubHandler(_Handler):
 
     def resolve(self, repo: str, rev: str, path: str) -> None:
         found, oid, commit = self.readable(repo, rev)
-        if found.gated and (self.user is None or repo.split("/")[0] != self.user.name):
+        if found.gated and (self.user is None or owner(repo) != self.user.name):
             message = f"Access to model {repo} is restricted. Visit {self.hub.address}/{repo} to ask for access."
             raise Refusal(403 if self.user else 401, message, "GatedRepo")
         if path not in commit.files:
@@ -333,7 +342,12 @@ def _blob(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
-_API, _REPO = "/api/models/(?P<repo>[^/]+/[^/]+)", "/(?P<repo>[^/]+/[^/]+)"
+def owner(repo: str) -> str:
+    """Return the owner of "user/repo" or "spaces/user/space"."""
+    return repo.removeprefix(SPACES).split("/")[0]
+
+
+_API, _REPO = "/api/(?P<kind>models|spaces)/(?P<repo>[^/]+/[^/]+)", "/(?P<repo>(?:spaces/)?[^/]+/[^/]+)"
 ROUTES = {
     "GET /api/whoami-v2": "whoami",
     "POST /api/repos/create": "create",

@@ -37,7 +37,7 @@ tags:
 license: apache-2.0
 ---
 
-Classifies videos with [{repo}](https://huggingface.co/{repo}). Written by {package} {version}, whose source is in `zoo/`.
+Classifies videos with [{repo}](https://huggingface.co/{repo}). Written by {package} {version}; `zoo/` is its source.
 
 If the network is private, add a token that may read it as the secret `HF_TOKEN` in the settings of this Space.
 """

@@ -38,9 +38,14 @@ MAX_WINDOWS = 60  # of a timeline; longer videos have longer windows
 TIME_LIMIT = 60.0  # seconds for decoding a video, and again for its timeline
 QUEUE = 32  # visitors that wait; others get an error
 KEEP_SECONDS = 900  # uploads and results are then removed
+ERROR_SECONDS = 60  # that a message stays on the page
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")  # of the visitor's system
 MONO_FONTS = ("ui-monospace", "Menlo", "Consolas", "monospace")
 COLORS = ("#4c78a8", "#f58518", "#e45756", "#54a24b", "#b279a2")  # of the classes in the chart, most probable first
+INTRODUCTION = """
+# Video classification
+Upload or record a video, then choose **Classify**. Formats that your browser cannot play, such as AVI, work as well.
+"""
 # The page loads nothing from other hosts. Gradio's charts compile functions, and its scripts are in part blobs.
 CONTENT_POLICY = (
     "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -61,10 +66,11 @@ class VideoApp:
 
     Args:
         networks: networks of the page.
+        folder: folder for results.
     """
 
-    def __init__(self, networks: AppNetworks) -> None:
-        self.networks = networks
+    def __init__(self, networks: AppNetworks, folder: Path) -> None:
+        self.networks, self.folder = networks, folder
 
     def classify(self, video: str | None, name: str) -> dict[str, float]:
         """Return the most probable classes of an uploaded video with their scores.
@@ -89,6 +95,25 @@ class VideoApp:
             windows = predict_windows(predictor, source)
             return score_table(windows) if len(windows) > 1 else None
 
+    def explain(self, video: str | None, name: str) -> tuple[str, str]:
+        """Explain the most probable class; returns the path of a video and a sentence.
+
+        The video shows the clip in the middle of the upload, and which pixels the score is based on.
+
+        Raises:
+            gr.Error: as ``classify``, or the network has no feature maps to explain.
+        """
+        with readable_errors():
+            source = uploaded(video)
+            predictor = self.networks.predictor(name)
+            measure_duration(predictor, source, time.monotonic() + TIME_LIMIT)
+            explanation = zoo.explain(predictor, source, time_limit=TIME_LIMIT)
+            path = Path(tempfile.mkdtemp(dir=self.folder)) / "explanation.mp4"
+            explanation.save(path)
+            return str(path), printable(
+                f"{explanation.label}, {100 * explanation.score:.0f} %. {explanation.summary()}"
+            )
+
 
 @contextlib.contextmanager
 def readable_errors() -> Iterator[None]:
@@ -97,7 +122,7 @@ def readable_errors() -> Iterator[None]:
         yield
     except ZooError as error:
         message = html.escape(printable(str(error)))  # the page interprets HTML
-        raise gr.Error(message, duration=None, print_exception=False) from error
+        raise gr.Error(message, duration=ERROR_SECONDS, print_exception=False) from error
 
 
 def uploaded(video: str | None) -> Source:
@@ -148,6 +173,19 @@ def check_duration(reader: Reader, name: str) -> float:
     return seconds
 
 
+def measure_duration(predictor: Predictor, source: Source, deadline: float) -> float:
+    """Return the duration of a video in seconds.
+
+    Args:
+        deadline: on the clock of ``time.monotonic``.
+
+    Raises:
+        DataError: the video cannot be read or exceeds a limit.
+    """
+    with open_input(source, decoder=predictor.decoder, deadline=deadline, limits=LIMITS) as reader:
+        return check_duration(reader, str(source))
+
+
 def predict_windows(predictor: Predictor, source: Source) -> list[TimedPrediction]:
     """Classify overlapping windows of a video; the result ends early if that takes longer than ``TIME_LIMIT``.
 
@@ -158,8 +196,7 @@ def predict_windows(predictor: Predictor, source: Source) -> list[TimedPredictio
         DataError: the video cannot be read or exceeds a limit.
     """
     deadline = time.monotonic() + TIME_LIMIT
-    with open_input(source, decoder=predictor.decoder, deadline=deadline, limits=LIMITS) as reader:
-        seconds = check_duration(reader, str(source))
+    seconds = measure_duration(predictor, source, deadline)
     clip = clip_seconds(predictor.protocol)
     if seconds <= clip:
         return []
@@ -169,7 +206,9 @@ def predict_windows(predictor: Predictor, source: Source) -> list[TimedPredictio
         for part in parts:
             windows.append(part)
             if time.monotonic() > deadline:
-                gr.Warning(f"The chart ends at {part.end:.0f} s, because the time limit of {TIME_LIMIT:g} s has passed.")
+                gr.Warning(
+                    f"The chart ends at {part.end:.0f} s, because the time limit of {TIME_LIMIT:g} s has passed."
+                )
                 break
     return windows
 
@@ -205,11 +244,16 @@ def score_table(windows: Sequence[TimedPrediction], top: int = TOP) -> pd.DataFr
 # page --------------------------------------------------------------------------------------------------------------
 
 
-def build_page(networks: AppNetworks) -> gr.Blocks:
-    """Create the page. Uploads and results are removed after ``KEEP_SECONDS``."""
-    app = VideoApp(networks)
+def build_page(networks: AppNetworks, folder: Path) -> gr.Blocks:
+    """Create the page. Uploads and results are removed after ``KEEP_SECONDS``.
+
+    Args:
+        networks: networks of the page.
+        folder: folder for results.
+    """
+    app = VideoApp(networks, folder)
     with gr.Blocks(title="tempozoo", analytics_enabled=False, delete_cache=(60, KEEP_SECONDS)) as page:
-        gr.Markdown("# Video classification\nUpload or record a video, then choose **Classify**.")
+        gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column():
                 video = gr.Video(label="Video", sources=["upload", "webcam"])
@@ -217,27 +261,23 @@ def build_page(networks: AppNetworks) -> gr.Blocks:
                 button = gr.Button("Classify", variant="primary")
             with gr.Column():
                 labels = gr.Label(label="Labels", num_top_classes=TOP)
-        with gr.Column(visible=False) as over_time:
-            chart = gr.LinePlot(
-                x="seconds",
-                y="score",
-                color="class",
-                title="Labels over time",
-                x_title="seconds",
-                y_title="score",
-                y_lim=[0, 1],
-                colors_in_legend=[],  # Gradio cuts off long legends; the next element is the legend
-                height=280,
-            )
-            legend = gr.HTML()
-        with gr.Accordion("About the network", open=len(networks.names) > 1):
-            facts = gr.Markdown(networks.describe(networks.names[0]))
+                with gr.Column(visible=False) as chart_column:
+                    chart = create_chart()
+                    legend = gr.HTML()
+        with gr.Row():
+            with gr.Column(visible=False) as explanation_column:
+                gr.Markdown("### Pixels that the best label is based on")
+                overlay = gr.Video(show_label=False, interactive=False, autoplay=True, loop=True)
+                summary = gr.Textbox(show_label=False, container=False, interactive=False, lines=2)
+            with gr.Column():
+                gr.Markdown("### About the network")
+                facts = gr.Markdown(networks.describe(networks.names[0]))
         for component in (video, name):
             refuse_urls(component)
 
-        def show_labels(video: str | None, name: str) -> tuple[Any, Any, str]:
+        def show_labels(video: str | None, name: str) -> tuple[Any, Any, Any, str]:
             scores = app.classify(video, name)
-            return scores, gr.Column(visible=False), networks.describe(name)
+            return scores, gr.Column(visible=False), gr.Column(visible=False), networks.describe(name)
 
         def show_chart(video: str | None, name: str) -> tuple[Any, Any, Any]:
             table = app.over_time(video, name)
@@ -247,13 +287,39 @@ def build_page(networks: AppNetworks) -> gr.Blocks:
             plot = gr.LinePlot(value=table, color_map=colors, x_lim=[0, float(table["end"].max())])
             return gr.Column(visible=True), plot, legend_html(colors)
 
+        def show_explanation(video: str | None, name: str) -> tuple[Any, str, str]:
+            return gr.Column(visible=True), *app.explain(video, name)
+
         inputs: Any = [video, name]
-        name.change(networks.describe, name, facts, api_name=False)
-        button.click(show_labels, inputs, [labels, over_time, facts], show_progress_on=labels, api_name="classify").success(
-            show_chart, inputs, [over_time, chart, legend], show_progress_on=chart, api_name="over_time"
+        name.change(networks.describe, name, facts, api_name="describe")
+        first = button.click(
+            show_labels, inputs, [labels, chart_column, explanation_column, facts], show_progress_on=labels,
+            api_name="classify",
+        )  # fmt: skip
+        second = first.success(
+            show_chart, inputs, [chart_column, chart, legend], show_progress_on=chart, api_name="over_time"
         )
+        second.success(
+            show_explanation, inputs, [explanation_column, overlay, summary], show_progress_on=overlay,
+            api_name="explain",
+        )  # fmt: skip
     page.queue(max_size=QUEUE)
     return page
+
+
+def create_chart() -> gr.LinePlot:
+    """Create the chart of scores over time, without a legend: Gradio cuts off long ones."""
+    return gr.LinePlot(
+        x="seconds",
+        y="score",
+        color="class",
+        title="Labels over time",
+        x_title="seconds",
+        y_title="score",
+        y_lim=[0, 1],
+        colors_in_legend=[],
+        height=280,
+    )
 
 
 def legend_html(colors: Mapping[str, str]) -> str:
@@ -294,18 +360,20 @@ class PageHeaders:
         await self.app(scope, receive, add_headers)
 
 
-def create_app(networks: AppNetworks, max_upload: int) -> FastAPI:
+def create_app(networks: AppNetworks, folder: Path, max_upload: int) -> FastAPI:
     """Create the application with the page at ``/``.
 
     Args:
         networks: networks of the page.
+        folder: folder for uploads and results. Gradio takes it from an environment variable, which is set here.
         max_upload: bytes of an uploaded video.
     """
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
     app = FastAPI(title="tempozoo", version=zoo.__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(PageHeaders)
     return gr.mount_gradio_app(
         app,
-        build_page(networks),
+        build_page(networks, folder),
         path="/",
         max_file_size=max_upload,
         theme=gr.themes.Default(font=FONTS, font_mono=MONO_FONTS),
@@ -342,10 +410,9 @@ def run_app(
         ZooError: the address is in use, or a network cannot be loaded.
     """
     with bind(host, port) as listener, tempfile.TemporaryDirectory(prefix="tempozoo-app-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
         networks = AppNetworks(names, **options)
         config = uvicorn.Config(
-            create_app(networks, max_upload),
+            create_app(networks, Path(folder), max_upload),
             log_level="warning",
             access_log=False,
             server_header=False,
