@@ -45,7 +45,7 @@ def open_page(url: str, **options: Any) -> Iterator[Recording]:
             page = browser.new_page(**options)
             recording = Recording(page)
             page.on("request", lambda request: add_host(recording, request.url))
-            page.on("requestfailed", lambda request: recording.errors.append(f"failed: {request.url}"))
+            page.on("requestfailed", lambda request: add_failure(recording, request))
             page.on("pageerror", lambda error: recording.errors.append(str(error)))
             page.on("console", lambda message: add_message(recording, message))
             page.goto(url)
@@ -57,6 +57,12 @@ def add_host(recording: Recording, url: str) -> None:
     parts = urlsplit(url)
     if parts.scheme not in LOCAL_SCHEMES:
         recording.hosts.add(parts.hostname or url)
+
+
+def add_failure(recording: Recording, request: Any) -> None:
+    """Record a failed request, unless the page ended it, as it does with streams of events."""
+    if request.failure != "net::ERR_ABORTED":
+        recording.errors.append(f"{request.url}: {request.failure}")
 
 
 def add_message(recording: Recording, message: Any) -> None:

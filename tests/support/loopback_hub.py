@@ -22,7 +22,8 @@ __all__ = ["Commit", "LoopbackHub", "Repository", "User"]
 class LoopbackHub:
     """The Hub. ``with LoopbackHub() as hub: hub.point(monkeypatch, tmp_path)`` sends huggingface_hub here.
 
-    tokens: token -> user. repositories: "user/repo" or "spaces/user/space" -> Repository. objects: sha256 -> large file.
+    tokens: token -> user. repositories: "user/repo" or "spaces/user/space" -> Repository. objects: sha256 -> large
+    file.
     fail: (pattern of "METHOD path", status or function) -> number of requests that fail. A function is called with the
     handler instead of sending the status; it may close the connection.
     """

@@ -240,7 +240,8 @@ class HubHandler(_Handler):
         found, oid, commit = self.readable(repo, rev)
         about = metadata_of(commit.files.get("README.md", b"").decode())
         return {
-            "id": repo.removeprefix(SPACES), "modelId": repo, "sha": oid, "sdk": found.sdk, "private": found.private, "gated": found.gated and "auto",
+            "id": repo.removeprefix(SPACES), "modelId": repo, "sha": oid, "sdk": found.sdk,
+            "private": found.private, "gated": found.gated and "auto",
             "siblings": [{"rfilename": name} for name in commit.files], "tags": about.get("tags", []),
             "library_name": about.get("library_name"), "pipeline_tag": about.get("pipeline_tag"),
         }  # fmt: skip

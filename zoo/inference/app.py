@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import html
 import os
+import signal
 import tempfile
 import time
 import webbrowser
@@ -202,14 +203,18 @@ def predict_windows(predictor: Predictor, source: Source) -> list[TimedPredictio
         return []
     window = max(clip, 2 * seconds / MAX_WINDOWS)
     windows: list[TimedPrediction] = []
-    with contextlib.closing(timeline(predictor, source, window=window, stride=window / 2)) as parts:
-        for part in parts:
-            windows.append(part)
-            if time.monotonic() > deadline:
-                gr.Warning(
-                    f"The chart ends at {part.end:.0f} s, because the time limit of {TIME_LIMIT:g} s has passed."
-                )
-                break
+    try:
+        parts = timeline(predictor, source, window=window, stride=window / 2, deadline=deadline)
+        with contextlib.closing(parts):
+            for part in parts:
+                windows.append(part)
+                if time.monotonic() > deadline:
+                    break
+    except DataError:  # includes a passed deadline
+        if not windows or time.monotonic() < deadline:
+            raise
+    if windows and windows[-1].end < seconds - 1e-3:
+        gr.Warning(f"The chart ends at {windows[-1].end:.0f} s: the time limit of {TIME_LIMIT:g} s has passed.")
     return windows
 
 
@@ -423,4 +428,11 @@ def run_app(
         print(f"Open {url} in a browser; Ctrl-C ends the page.", flush=True)
         if browser:
             webbrowser.open(url)
+        # uvicorn raises the signal again after its shutdown; the default action would leave the temporary folder
+        signal.signal(signal.SIGTERM, exit_at_signal)
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def exit_at_signal(number: int, frame: Any) -> None:
+    """Signal handler that ends the process after its cleanup."""
+    raise SystemExit(128 + number)

@@ -169,8 +169,9 @@ def live_views(
 
 
 def read_windows(
-    predictor: Predictor, video: VideoInput | int, window: float, stride: float | None, start: float, fps: float
-) -> Iterator[list[WindowViews]]:
+    predictor: Predictor, video: VideoInput | int, window: float, stride: float | None, start: float, fps: float,
+    deadline: float | None = None,
+) -> Iterator[list[WindowViews]]:  # fmt: skip
     """Windows of a video in batches for the network, decoded in a thread."""
     stride = check_window(window, stride)
     check_number("start", start, 0.0, MAX_SECONDS * 365)
@@ -187,7 +188,7 @@ def read_windows(
             raise ConfigError(f"A video is {video}; give a path, a URL, or the number of a camera.")
         name = video_name(video)
         try:
-            with open_input(video, decoder=predictor.decoder, fps=fps) as reader:
+            with open_input(video, decoder=predictor.decoder, fps=fps, deadline=deadline) as reader:
                 yield from window_views(reader, protocol, name, window, stride, start)
         except ZooError:
             raise
@@ -212,6 +213,7 @@ def timeline(
     stride: float | None = None,
     start: float = 0.0,
     fps: float = 30.0,
+    deadline: float | None = None,
 ) -> Iterator[TimedPrediction]:
     """Yield predictions of a window that moves over a video.
 
@@ -224,13 +226,14 @@ def timeline(
         window, stride: seconds; the stride is the window by default.
         start: seconds; earlier windows are left out.
         fps: frames per second of frames in memory or in a folder.
+        deadline: value of ``time.monotonic()`` after which decoding a video file raises an error; None for no limit.
 
     Raises:
         DataError: the video cannot be read, raised at the first window that is affected.
         ConfigError: an argument has an invalid value.
     """
     name = str(video) if isinstance(video, int) else video_name(video)
-    for batch in read_windows(predictor, video, window, stride, start, fps):
+    for batch in read_windows(predictor, video, window, stride, start, fps, deadline):
         views = [item.views for item in batch]
         logits = predictor.logits(concatenate(views)).split([len(item) for item in views])
         for item, part in zip(batch, logits, strict=True):

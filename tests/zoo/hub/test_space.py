@@ -25,6 +25,13 @@ from zoo.hub import space as space_module
 from zoo.hub.space import GRADIO, TRAINING, requirements, space_name
 
 SPACE = "spaces/alice/net"
+RUN_APP = """
+import runpy, sys
+sys.modules.update(dict.fromkeys({blocked}))
+import zoo
+print(zoo.__file__, zoo.__version__, flush=True)
+runpy.run_path("app.py", run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -51,7 +58,9 @@ def test_command_publishes_network_and_space(
     space = hub.repositories[SPACE]
     assert (space.sdk, space.history()) == ("gradio", ["Web page of alice/net"])
     files = space.files
-    assert {"README.md", "app.py", "requirements.txt", "zoo/inference/app.py", "zoo/checkpoints_index.yaml"} <= set(files)
+    assert {"README.md", "app.py", "requirements.txt", "zoo/inference/app.py", "zoo/checkpoints_index.yaml"} <= set(
+        files
+    )
     assert not [name for name in files if "__pycache__" in name or name.startswith("/")]
     card = RepoCard(files["README.md"].decode()).data.to_dict()
     assert card["sdk"] == "gradio"
@@ -75,8 +84,7 @@ def test_space_runs_with_the_pushed_files(hub: LoopbackHub, net: Any, tmp_path: 
     environment = {**os.environ, **hub.environment(tmp_path / "cache"), "GRADIO_SERVER_PORT": str(port)}
     environment = {key: value for key, value in environment.items() if key not in ("PYTHONPATH", "TEMPOZOO_OFFLINE")}
     # lightning etc. are not in the requirements of a Space
-    blocked = f"import runpy, sys\nsys.modules.update(dict.fromkeys({TRAINING + ('sklearn',)}))\n"
-    code = f"{blocked}import zoo; print(zoo.__file__, zoo.__version__, flush=True)\nrunpy.run_path('app.py', run_name='__main__')"
+    code = RUN_APP.format(blocked=(*TRAINING, "sklearn"))
     process = subprocess.Popen(
         [sys.executable, "-c", code], cwd=tmp_path / "space", env=environment, stdout=subprocess.PIPE, text=True
     )
