@@ -93,7 +93,8 @@ def test_space_runs_with_the_pushed_files(hub: LoopbackHub, net: Any, tmp_path: 
         assert process.stdout is not None
         assert process.stdout.readline().split() == [str(tmp_path / "space/zoo/__init__.py"), zoo.__version__]
         assert process.stdout.readline().startswith("Open http://0.0.0.0:")
-        client = gradio_client.Client(f"http://127.0.0.1:{port}", verbose=False, download_files=str(tmp_path / "files"))
+        options: Any = {"verbose": False, "httpx_kwargs": {"timeout": 60}}
+        client = gradio_client.Client(f"http://127.0.0.1:{port}", download_files=str(tmp_path / "files"), **options)
         video = gradio_client.handle_file(str(numbered_video(tmp_path / "clip.mp4", 12)))
         labels = client.predict(video, "hf-hub:alice/net", api_name="/classify")[0]
         expected = zoo.predict(net, str(tmp_path / "clip.mp4"))
