@@ -24,7 +24,7 @@ GRADIO = "6.31.0"  # version that Spaces install; the tested one
 TRAINING = ("lightning", "torchmetrics", "jsonargparse", "scikit-learn", "scipy")  # dependencies that zoo does not use
 EXACT = ("torch", "torchvision", "numpy", "av", "safetensors")  # other versions may change scores
 README = """---
-title: {title}
+title: "{title}"
 emoji: 🎬
 sdk: gradio
 sdk_version: {gradio}

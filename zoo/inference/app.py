@@ -107,7 +107,7 @@ class VideoApp:
         with readable_errors():
             source = uploaded(video)
             predictor = self.networks.predictor(name)
-            measure_duration(predictor, source, time.monotonic() + TIME_LIMIT)
+            measure_duration(predictor, source)
             explanation = zoo.explain(predictor, source, time_limit=TIME_LIMIT)
             path = Path(tempfile.mkdtemp(dir=self.folder)) / "explanation.mp4"
             explanation.save(path)
@@ -174,17 +174,18 @@ def check_duration(reader: Reader, name: str) -> float:
     return seconds
 
 
-def measure_duration(predictor: Predictor, source: Source, deadline: float) -> float:
+def measure_duration(predictor: Predictor, source: Source) -> float:
     """Return the duration of a video in seconds.
-
-    Args:
-        deadline: on the clock of ``time.monotonic``.
 
     Raises:
         DataError: the video cannot be read or exceeds a limit.
     """
-    with open_input(source, decoder=predictor.decoder, deadline=deadline, limits=LIMITS) as reader:
-        return check_duration(reader, str(source))
+    return read_with(
+        lambda deadline: open_input(source, decoder=predictor.decoder, deadline=deadline, limits=LIMITS),
+        lambda reader: check_duration(reader, str(source)),
+        str(source),
+        TIME_LIMIT,
+    )
 
 
 def predict_windows(predictor: Predictor, source: Source) -> list[TimedPrediction]:
@@ -197,7 +198,7 @@ def predict_windows(predictor: Predictor, source: Source) -> list[TimedPredictio
         DataError: the video cannot be read or exceeds a limit.
     """
     deadline = time.monotonic() + TIME_LIMIT
-    seconds = measure_duration(predictor, source, deadline)
+    seconds = measure_duration(predictor, source)
     clip = clip_seconds(predictor.protocol)
     if seconds <= clip:
         return []
@@ -296,17 +297,19 @@ def build_page(networks: AppNetworks, folder: Path) -> gr.Blocks:
             return gr.Column(visible=True), *app.explain(video, name)
 
         inputs: Any = [video, name]
+        shared: Any = {"concurrency_id": "network", "concurrency_limit": 1}  # one request at a time
         name.change(networks.describe, name, facts, api_name="describe")
         first = button.click(
             show_labels, inputs, [labels, chart_column, explanation_column, facts], show_progress_on=labels,
-            api_name="classify",
+            api_name="classify", **shared,
         )  # fmt: skip
         second = first.success(
-            show_chart, inputs, [chart_column, chart, legend], show_progress_on=chart, api_name="over_time"
-        )
+            show_chart, inputs, [chart_column, chart, legend], show_progress_on=chart, api_name="over_time",
+            **shared,
+        )  # fmt: skip
         second.success(
             show_explanation, inputs, [explanation_column, overlay, summary], show_progress_on=overlay,
-            api_name="explain",
+            api_name="explain", **shared,
         )  # fmt: skip
     page.queue(max_size=QUEUE)
     return page
@@ -333,7 +336,7 @@ def legend_html(colors: Mapping[str, str]) -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def refuse_urls(component: gr.components.Component) -> None:
+def refuse_urls(component: Any) -> None:
     """Stop Gradio from downloading URLs that a client sends in place of an upload: they have no size limit."""
     move = component.async_move_resource_to_block_cache
 
