@@ -67,7 +67,7 @@ class VideoApp:
 
     Args:
         networks: networks of the page.
-        folder: folder for results.
+        folder: folder of uploads and results; other files are not read.
     """
 
     def __init__(self, networks: AppNetworks, folder: Path) -> None:
@@ -80,7 +80,7 @@ class VideoApp:
             gr.Error: the video cannot be read or exceeds a limit, or the network cannot be loaded.
         """
         with readable_errors():
-            source = uploaded(video)
+            source = uploaded(video, self.folder)
             predictor = self.networks.predictor(name)
             return best_classes(predict_upload(predictor, source))
 
@@ -91,7 +91,7 @@ class VideoApp:
             gr.Error: as ``classify``.
         """
         with readable_errors():
-            source = uploaded(video)
+            source = uploaded(video, self.folder)
             predictor = self.networks.predictor(name)
             windows = predict_windows(predictor, source)
             return score_table(windows) if len(windows) > 1 else None
@@ -105,7 +105,7 @@ class VideoApp:
             gr.Error: as ``classify``, or the network has no feature maps to explain.
         """
         with readable_errors():
-            source = uploaded(video)
+            source = uploaded(video, self.folder)
             predictor = self.networks.predictor(name)
             measure_duration(predictor, source)
             explanation = zoo.explain(predictor, source, time_limit=TIME_LIMIT)
@@ -126,14 +126,16 @@ def readable_errors() -> Iterator[None]:
         raise gr.Error(message, duration=ERROR_SECONDS, print_exception=False) from error
 
 
-def uploaded(video: str | None) -> Source:
+def uploaded(video: str | None, folder: Path) -> Source:
     """Return an uploaded file as a video. Its name in messages has no folder.
 
     Raises:
-        DataError: there is no file, for example because it was removed after ``KEEP_SECONDS``.
+        DataError: there is no file in the folder of uploads, for example because it was removed after ``KEEP_SECONDS``.
     """
     if video is None:
         raise DataError("No video is selected. Upload or record one.")
+    if not is_inside(video, folder):
+        raise DataError("Only uploaded files are accepted. Upload the video.")
     if not Path(video).is_file():
         raise DataError(f"The upload expired after {KEEP_SECONDS // 60} minutes. Upload the video again.", "missing")
     return Source(video, name=Path(video).name)
@@ -255,7 +257,7 @@ def build_page(networks: AppNetworks, folder: Path) -> gr.Blocks:
 
     Args:
         networks: networks of the page.
-        folder: folder for results.
+        folder: folder of uploads and results; other files are not read.
     """
     app = VideoApp(networks, folder)
     with gr.Blocks(title="tempozoo", analytics_enabled=False, delete_cache=(60, KEEP_SECONDS)) as page:
@@ -279,7 +281,7 @@ def build_page(networks: AppNetworks, folder: Path) -> gr.Blocks:
                 gr.Markdown("### About the network")
                 facts = gr.Markdown(networks.describe(networks.names[0]))
         for component in (video, name):
-            refuse_urls(component)
+            accept_uploads_only(component, folder)
 
         def show_labels(video: str | None, name: str) -> tuple[Any, Any, Any, str]:
             scores = app.classify(video, name)
@@ -336,16 +338,25 @@ def legend_html(colors: Mapping[str, str]) -> str:
     return f'<div class="legend">{"".join(items)}</div>'
 
 
-def refuse_urls(component: Any) -> None:
-    """Stop Gradio from downloading URLs that a client sends in place of an upload: they have no size limit."""
+def accept_uploads_only(component: Any, folder: Path) -> None:
+    """Make an input refuse paths and URLs that a client sends in place of an upload.
+
+    Gradio would copy any file of this machine, because it checks paths only in pages of its own server, and would
+    download URLs without a size limit.
+    """
     move = component.async_move_resource_to_block_cache
 
-    async def move_file(path: Any) -> str | None:
-        if path is not None and "://" in str(path):
-            raise gr.Error("URLs are not supported. Upload the video.", print_exception=False)
+    async def move_upload(path: Any) -> str | None:
+        if path is not None and not is_inside(path, folder):
+            raise gr.Error("Only uploaded files are accepted. Upload the video.", print_exception=False)
         return await move(path)
 
-    component.async_move_resource_to_block_cache = move_file
+    component.async_move_resource_to_block_cache = move_upload
+
+
+def is_inside(path: str | Path, folder: Path) -> bool:
+    """Whether a path, after resolving links and "..", is inside a folder."""
+    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 # server ------------------------------------------------------------------------------------------------------------
@@ -373,7 +384,7 @@ def create_app(networks: AppNetworks, folder: Path, max_upload: int) -> FastAPI:
 
     Args:
         networks: networks of the page.
-        folder: folder for uploads and results. Gradio takes it from an environment variable, which is set here.
+        folder: folder of uploads and results. Gradio takes it from an environment variable, which is set here.
         max_upload: bytes of an uploaded video.
     """
     os.environ["GRADIO_TEMP_DIR"] = str(folder)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +57,7 @@ def networks(network_folder: str) -> AppNetworks:
 
 @pytest.fixture
 def page(networks: AppNetworks, tmp_path: Path) -> app.VideoApp:
-    (tmp_path / "results").mkdir()
-    return app.VideoApp(networks, tmp_path / "results")
+    return app.VideoApp(networks, tmp_path)
 
 
 @contextlib.contextmanager
@@ -75,6 +76,17 @@ def serving(networks: AppNetworks, folder: Path) -> Iterator[str]:
         finally:
             server.should_exit = True
             thread.join()
+
+
+def call(server: str, network: str, path: str, **fields: Any) -> str:
+    """Send a path or URL in place of an upload, without the client, which uploads files; returns the events."""
+    data = {"path": path, "meta": {"_type": "gradio.FileData"}, **fields}
+    body = json.dumps({"data": [data, network]}).encode()
+    request = urllib.request.Request(f"{server}/gradio_api/call/classify", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        event = json.load(response)["event_id"]
+    with urllib.request.urlopen(f"{server}/gradio_api/call/classify/{event}", timeout=60) as response:
+        return str(response.read().decode())
 
 
 # functions of the page -------------------------------------------------------------------------------------------
@@ -130,7 +142,7 @@ def test_timeline_ends_at_the_time_limit(
     times = iter([time.monotonic()])  # of the first call; later calls are after the limit
     monkeypatch.setattr(app, "time", SimpleNamespace(monotonic=lambda: next(times, time.monotonic() + 1000)))
     predictor = page.networks.predictor(network_folder)
-    source = app.uploaded(str(numbered_video(tmp_path / "clip.mp4", 125)))
+    source = app.uploaded(str(numbered_video(tmp_path / "clip.mp4", 125)), tmp_path)
     assert len(app.predict_windows(predictor, source)) == 1
     assert messages == ["The chart ends at 2 s: the time limit of 60 s has passed."]
 
@@ -276,13 +288,13 @@ def test_server_limits_uploads_and_forbids_other_hosts(
         client = gradio_client.Client(url, download_files=str(tmp_path / "files"), **options)
         with pytest.raises(Exception, match="size|413"):
             client.predict(gradio_client.handle_file(str(large)), network_folder, api_name="/classify")
-        link = {"path": "http://127.0.0.1:9/clip.mp4", "meta": {"_type": "gradio.FileData"}}
-        with pytest.raises(Exception, match="URLs are not supported"):
-            client.predict(link, network_folder, api_name="/classify")
         video = str(numbered_video(tmp_path / "outside.mp4", 8))
-        outside = {"path": video, "meta": {"_type": "gradio.FileData"}}
-        with pytest.raises(Exception, match="file|upload"):
-            client.predict(outside, network_folder, api_name="/classify")
+        for path in (video, f"{tmp_path}/uploads/../outside.mp4", "http://127.0.0.1:9/clip.mp4"):
+            for fields in ({}, {"is_stream": True}, {"url": path}):
+                assert "Only uploaded files are accepted" in call(url, network_folder, path, **fields)
+        assert [item for item in (tmp_path / "uploads").rglob("*") if item.is_file()] == []
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"{url}/gradio_api/file={video}")
         labels = client.predict(gradio_client.handle_file(video), network_folder, api_name="/classify")[0]
         assert labels["label"] in LABELS
 
