@@ -11,6 +11,7 @@ import shutil
 from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 from sys import version_info
+from typing import Any
 
 import zoo
 from zoo.errors import ConfigError, HubError
@@ -117,7 +118,7 @@ def push_space(
         api = client(space)
         api.create_repo(space, repo_type="space", space_sdk="gradio", private=private, exist_ok=True)
         old = [name for name in api.list_repo_files(space, repo_type="space") if name.startswith("zoo/")]
-        operations = [CommitOperationAdd(name, folder / name) for name in sorted(names)]
+        operations: list[Any] = [CommitOperationAdd(name, folder / name) for name in sorted(names)]
         operations += [CommitOperationDelete(name) for name in old if name not in names]
         api.create_commit(space, operations, commit_message=f"Web page of {repo}", repo_type="space")
 

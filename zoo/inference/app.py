@@ -207,7 +207,7 @@ def predict_windows(predictor: Predictor, source: Source) -> list[TimedPredictio
     window = max(clip, 2 * seconds / MAX_WINDOWS)
     windows: list[TimedPrediction] = []
     try:
-        parts = timeline(predictor, source, window=window, stride=window / 2, deadline=deadline)
+        parts: Any = timeline(predictor, source, window=window, stride=window / 2, deadline=deadline)
         with contextlib.closing(parts):
             for part in parts:
                 windows.append(part)
