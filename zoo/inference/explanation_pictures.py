@@ -34,8 +34,9 @@ def check_picture_path(path: Path) -> None:
         ConfigError: another extension than ``KINDS``.
     """
     if path.suffix.lower() not in KINDS:
-        raise ConfigError(f"{path}: explanations are written as PNG, MP4 or GIF; give a name that ends in .png, "
-                          ".mp4 or .gif.")
+        raise ConfigError(
+            f"{path}: explanations are written as PNG, MP4 or GIF; give a name that ends in .png, .mp4 or .gif."
+        )
 
 
 def save_explanation(explanation: Explanation, path: Path) -> None:
@@ -147,9 +148,7 @@ def _plot_strip(part: SubFigure, explanation: Explanation) -> None:
     gap = np.full((len(tiles), height, GAP, 3), 255, np.uint8)
     ax = part.subplots()
     ax.imshow(np.concatenate(list(np.concatenate([tiles, gap], 2)), 1)[:, :-GAP])
-    ax.set_xticks(
-        np.arange(len(rows)) * (width + GAP) + width / 2, [f"{explanation.times[row]:.2f}" for row in rows]
-    )
+    ax.set_xticks(np.arange(len(rows)) * (width + GAP) + width / 2, [f"{explanation.times[row]:.2f}" for row in rows])
     ax.set_yticks([])
     ax.set_xlabel("time of the frame (s)")
     ax.spines[:].set_visible(False)

@@ -16,7 +16,7 @@ from zoo.inference.fused import shared_copy
 from zoo.inference.inputs import VideoInput, open_input, video_name
 from zoo.inference.operator_views import OperatorView, record_operators
 from zoo.inference.predictor import Predictor, make_prediction, parse_views
-from zoo.inference.relevance import network_name, trace
+from zoo.inference.relevance import choose_stage, network_name, trace
 from zoo.inference.scores import average_views
 from zoo.inference.windows import EPSILON, MAX_SECONDS
 from zoo.models.network import VideoNetwork
@@ -40,7 +40,8 @@ class Explanation:
 
     frames: uint8 ``(T, H, W, 3)``, RGB: the resized and cropped frames that the network saw.
     times: seconds of the frames from the start of the video, ``(T,)``.
-    relevance: float32 ``(T, H, W)``, at least 0, with a maximum of 1; all 0 if nothing in the clip speaks for the class.
+    relevance: float32 ``(T, H, W)``, at least 0, with a maximum of 1; all 0 if no position raises
+        the score of the class.
     label, score: the class and its probability for this clip.
     method: name and reference of the method.
     top: the most probable labels with their probabilities.
@@ -96,7 +97,7 @@ class Explanation:
         """Describe where and when the relevance is, in one line."""
         shares = self.frame_relevance
         if not shares.any():
-            return f"Nothing in this clip speaks for {self.label}."
+            return f"No position of this clip raises the score of {self.label}."
         first, last = self.span()
         height, width = self.relevance.shape[1:]
         rows, columns = (np.arange(size) * 3 // size for size in (height, width))
@@ -113,8 +114,12 @@ class Explanation:
         """Return the first and last frame of the shortest part of the clip with half of the relevance."""
         totals = np.concatenate([[0.0], np.cumsum(self.frame_relevance)])
         count = len(self.times)
-        spans = [(last - first, first, last) for first in range(count) for last in range(first, count)
-                 if totals[last + 1] - totals[first] >= min(HALF, totals[-1]) - EPSILON]
+        spans = [
+            (last - first, first, last)
+            for first in range(count)
+            for last in range(first, count)
+            if totals[last + 1] - totals[first] >= min(HALF, totals[-1]) - EPSILON
+        ]
         _, first, last = min(spans)
         return first, last
 
@@ -142,8 +147,9 @@ def explain_video(
     with torch.inference_mode(False):
         frames = clip.frames.to(next(network.parameters()).device, torch.float32)
         pixels = normalize(frames, network.protocol.mean, network.protocol.std).contiguous()
+        stage = choose_stage(network, min(pixels.shape[3:]))  # may run the network on the meta device
         with record_operators(network) as operators:
-            result = trace(network, pixels)
+            result = trace(network, pixels, stage)
         probabilities = average_views(result.logits[None], network.protocol).cpu()
         index = _class_index(network, label, probabilities)
         relevance = result.compute(index).cpu()

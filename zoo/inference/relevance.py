@@ -44,20 +44,19 @@ class Trace:
     compute: Callable[[int], Tensor]
 
 
-def trace(network: VideoNetwork, clip: Tensor) -> Trace:
-    """Run a network and record its feature maps, or its attention if it is a transformer.
+def trace(network: VideoNetwork, clip: Tensor, stage: Feature | None) -> Trace:
+    """Run a network and record the feature maps of a stage, or the attention of a transformer.
 
     Args:
         network: in evaluation mode, float32, without gradient checkpointing. Its parameters need no gradients.
         clip: ``(1, C, T, H, W)``, normalized.
+        stage: from ``choose_stage``.
 
     Raises:
-        ConfigError: the network has no feature map with at least 2 x 2 positions.
+        ConfigError: the logits do not depend on the stage.
     """
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(clip.device.type, enabled=False):
-        if network.attention_layers is not None:
-            return trace_attention(network, clip)
-        return trace_features(network, clip, choose_stage(network, min(clip.shape[3:])))
+        return _trace_attention(network, clip) if stage is None else _trace_features(network, clip, stage)
 
 
 def network_name(network: VideoNetwork) -> str:
@@ -87,15 +86,20 @@ def to_pixels(network: VideoNetwork, cells: Tensor, clip_size: Sequence[int]) ->
 # feature maps ------------------------------------------------------------------------------------------------------
 
 
-def choose_stage(network: VideoNetwork, size: int) -> Feature:
+def choose_stage(network: VideoNetwork, size: int) -> Feature | None:
     """Return the last stage with at least ``MIN_CELLS`` x ``MIN_CELLS`` positions, or else the first stage.
 
     Args:
         size: height and width of the clip, pixels.
 
+    Returns:
+        A stage of ``network.feature_info``; None for transformers, whose attention is used instead.
+
     Raises:
         ConfigError: the network declares no stages, or all maps are smaller than 2 x 2.
     """
+    if network.attention_layers is not None:
+        return None
     stages = [stage for stage in getattr(network, "feature_info", ()) if size // stage.reduction >= 2]
     if not stages:
         raise ConfigError(
@@ -107,16 +111,8 @@ def choose_stage(network: VideoNetwork, size: int) -> Feature:
     return large[-1] if large else stages[0]
 
 
-def trace_features(network: VideoNetwork, clip: Tensor, stage: Feature) -> Trace:
-    """Run a network and record the feature maps of a stage, one for each pathway.
-
-    Args:
-        network, clip: as of ``trace``.
-        stage: of ``network.feature_info``.
-
-    Raises:
-        ConfigError: the stage is not used for the logits.
-    """
+def _trace_features(network: VideoNetwork, clip: Tensor, stage: Feature) -> Trace:
+    """Run a network and record the feature maps of a stage, one for each pathway."""
     maps: list[Tensor] = []
 
     def start_graph(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
@@ -221,12 +217,8 @@ class _AttentionRecorder(TorchFunctionMode):
         return weights
 
 
-def trace_attention(network: VideoNetwork, clip: Tensor) -> Trace:
-    """Run a transformer and record the attention of its layers.
-
-    Args:
-        network, clip: as of ``trace``. The network's ``attention_layers`` names the layers.
-    """
+def _trace_attention(network: VideoNetwork, clip: Tensor) -> Trace:
+    """Run a transformer and record the attention of the layers that ``attention_layers`` names."""
     recorder = _AttentionRecorder()
     pattern = re.compile(network.attention_layers or "")
     handles: list[Any] = []
