@@ -29,7 +29,7 @@ from torchvision.transforms.functional import gaussian_blur
 
 import zoo
 from datamodules.motion_render import object_mask, render_clip
-from zoo.inference.relevance import choose_stage, to_pixels, trace
+from zoo.inference.relevance import choose_stages, to_pixels, trace
 from zoo.models.features import stage_maps
 from zoo.models.network import VideoNetwork
 from zoo.video.sampling import sample
@@ -59,7 +59,7 @@ def shuffle_weights(network: VideoNetwork, seed: int = 0) -> VideoNetwork:
 
 def relevance(network: VideoNetwork, clip: Tensor, index: int) -> Tensor:
     """Compute the relevance ``(T, H, W)`` of a clip ``(1, C, T, H, W)`` for a class, as ``zoo.explain`` does."""
-    return trace(network, clip, choose_stage(network, clip.shape[3])).compute(index)
+    return trace(network, clip, choose_stages(network, clip.shape[3])).compute(index)
 
 
 def center_prior(clip: Tensor) -> Tensor:
@@ -71,7 +71,7 @@ def center_prior(clip: Tensor) -> Tensor:
 
 def random_order(network: VideoNetwork, clip: Tensor, generator: torch.Generator) -> Tensor:
     """Return random values with the resolution of the relevance, ``(T, H, W)``."""
-    stage = choose_stage(network, clip.shape[3]) or network.feature_info[0]
+    stage = (choose_stages(network, clip.shape[3]) or network.feature_info)[0]
     with torch.no_grad():
         cells = stage_maps(network, clip, [stage])[0].shape[2:]
     return to_pixels(network, torch.rand(cells, generator=generator), clip.shape[2:])
@@ -121,19 +121,24 @@ def mixtures(clip: Tensor, other: Tensor, order: Tensor, steps: int) -> Tensor:
     """Replace the pixels with the highest values by those of another clip, ``1 / steps`` of them at a time.
 
     Returns:
-        ``(steps + 1, C, T, H, W)``, from ``clip`` to ``other``.
+        ``(steps - 1, C, T, H, W)``, without the two clips themselves.
     """
     ranks = order.flatten().argsort(descending=True, stable=True).argsort().view(order.shape)
-    limits = torch.arange(steps + 1).view(-1, 1, 1, 1, 1) * order.numel() / steps
+    limits = torch.arange(1, steps).view(-1, 1, 1, 1, 1) * order.numel() / steps
     return torch.where(ranks < limits, other, clip)
 
 
 @torch.no_grad()
-def area(network: VideoNetwork, clips: Tensor, index: int) -> float:
-    """Return the area under the probability of a class for equally spaced clips."""
+def probabilities(network: VideoNetwork, clips: Tensor, index: int) -> Tensor:
+    """Compute the probability of a class for each clip."""
     with torch.autocast(clips.device.type, torch.bfloat16):
-        scores = torch.cat([network(part).float().softmax(1)[:, index] for part in clips.split(4)])
-    return float(torch.trapezoid(scores) / (len(scores) - 1))
+        return torch.cat([network(part).float().softmax(1)[:, index] for part in clips.split(4)])
+
+
+def area(start: Tensor, between: Tensor, end: Tensor) -> float:
+    """Return the area under equally spaced values."""
+    values = torch.cat([start[None], between, end[None]])
+    return float(torch.trapezoid(values) / (len(values) - 1))
 
 
 def perturbation_areas(network: VideoNetwork, clips: Iterator[Tensor], steps: int) -> dict[str, Values]:
@@ -144,6 +149,7 @@ def perturbation_areas(network: VideoNetwork, clips: Iterator[Tensor], steps: in
         with torch.no_grad():
             index = int(network(clip).argmax())
         other = blurred(clip)
+        sharp, vague = probabilities(network, torch.cat([clip, other]), index)
         orders = {
             RELEVANCE: relevance(network, clip, index),
             CENTER: center_prior(clip),
@@ -151,8 +157,10 @@ def perturbation_areas(network: VideoNetwork, clips: Iterator[Tensor], steps: in
             SHUFFLED: relevance(shuffled, clip, index),
         }
         for name, order in orders.items():
-            values["deletion"][name].append(area(network, mixtures(clip, other, order, steps), index))
-            values["insertion"][name].append(area(network, mixtures(other, clip, order, steps), index))
+            deleted = probabilities(network, mixtures(clip, other, order, steps), index)
+            inserted = probabilities(network, mixtures(other, clip, order, steps), index)
+            values["deletion"][name].append(area(sharp, deleted, vague))
+            values["insertion"][name].append(area(vague, inserted, sharp))
     return values
 
 

@@ -16,7 +16,7 @@ from zoo.inference.fused import shared_copy
 from zoo.inference.inputs import VideoInput, open_input, video_name
 from zoo.inference.operator_views import OperatorView, record_operators
 from zoo.inference.predictor import Predictor, make_prediction, parse_views
-from zoo.inference.relevance import choose_stage, network_name, trace
+from zoo.inference.relevance import choose_stages, network_name, trace
 from zoo.inference.scores import average_views
 from zoo.inference.windows import EPSILON, MAX_SECONDS
 from zoo.models.network import VideoNetwork
@@ -147,9 +147,9 @@ def explain_video(
     with torch.inference_mode(False):
         frames = clip.frames.to(next(network.parameters()).device, torch.float32)
         pixels = normalize(frames, network.protocol.mean, network.protocol.std).contiguous()
-        stage = choose_stage(network, min(pixels.shape[3:]))  # may run the network on the meta device
+        stages = choose_stages(network, min(pixels.shape[3:]))  # may run the network on the meta device
         with record_operators(network) as operators:
-            result = trace(network, pixels, stage)
+            result = trace(network, pixels, stages)
         probabilities = average_views(result.logits[None], network.protocol).cpu()
         index = _class_index(network, label, probabilities)
         relevance = result.compute(index).cpu()
