@@ -16,7 +16,6 @@ from zoo.ops.tadaconv import AdaptiveConv2d, TAdaConv3d
 from zoo.ops.tadaconv_v2 import RouteTransformer
 from zoo.ops.tam import TAM
 
-
 OFFSET = "frame offset of the tap"  # name of columns that count from the middle one
 
 

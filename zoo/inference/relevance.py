@@ -48,6 +48,8 @@ class Trace:
 def trace(network: VideoNetwork, clip: Tensor, stages: Sequence[Feature]) -> Trace:
     """Run a network and record the feature maps of some stages, or the attention of a transformer.
 
+    Gradients must be enabled, and autocast disabled.
+
     Args:
         network: in evaluation mode, float32, without gradient checkpointing. Its parameters need no gradients.
         clip: ``(1, C, T, H, W)``, normalized.
@@ -56,8 +58,7 @@ def trace(network: VideoNetwork, clip: Tensor, stages: Sequence[Feature]) -> Tra
     Raises:
         ConfigError: the logits do not depend on the stages.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(clip.device.type, enabled=False):
-        return _trace_features(network, clip, stages) if stages else _trace_attention(network, clip)
+    return _trace_features(network, clip, stages) if stages else _trace_attention(network, clip)
 
 
 def network_name(network: VideoNetwork) -> str:
@@ -143,13 +144,14 @@ def _trace_features(network: VideoNetwork, clip: Tensor, stages: Sequence[Featur
 
     def compute(index: int) -> Tensor:
         cells = dict(zip(maps, hirescam(list(maps.values()), logits[index]), strict=True))
-        pixels = []
-        for stage in stages:
+        product = clip.new_ones(clip.shape[2:])
+        for number, stage in enumerate(stages):
             names = network.stage_modules(stage)
             total = torch.stack([to_pixels(network, cells[name], clip.shape[2:]) for name in names]).sum(0).relu()
-            if total.any():  # a stage without positive contributions does not locate anything
-                pixels.append(total / total.max())
-        return torch.stack(pixels).prod(0) if pixels else clip.new_zeros(clip.shape[2:])
+            total = total / total.max().clamp(min=1e-30)
+            if number == 0 or (product * total).any():  # otherwise nothing would remain of the detailed stage
+                product = product * total
+        return product
 
     return Trace(logits.detach(), HIRESCAM, compute)
 

@@ -118,7 +118,7 @@ def test_precision_and_gradient_modes_of_the_caller_do_not_matter() -> None:
     expected = zoo.explain(model, frames).relevance
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
         assert np.array_equal(zoo.explain(model, frames).relevance, expected)
-    half = zoo.create("tanet_r18", width=8, num_classes=4, num_frames=4).to(torch.bfloat16)
+    half: Any = zoo.create("tanet_r18", width=8, num_classes=4, num_frames=4).to(torch.bfloat16)
     half.protocol = model.protocol
     assert zoo.explain(half, frames).relevance.dtype == np.float32
     assert next(half.parameters()).dtype == torch.bfloat16
@@ -156,7 +156,7 @@ def test_contributions_of_positions_add_up_to_the_logit_without_bias() -> None:
     logit = model.forward_head(features)[0, 1]
     (cells,) = hirescam([features], logit)
     assert cells.shape == (4, 4, 4)
-    assert float(cells.sum()) == pytest.approx(float(logit - model.fc.bias[1]), abs=1e-5)
+    assert float(cells.sum()) == pytest.approx(float(logit.detach() - model.fc.bias[1].detach()), abs=1e-5)
     weighted = torch.einsum("c,cthw->thw", model.fc.weight[1], features[0].relu()) / 64
     torch.testing.assert_close(cells, weighted)
 
@@ -204,7 +204,7 @@ def test_rollout_equals_the_product_of_full_attention_matrices(monkeypatch: pyte
     assert result.compute(1).shape == (4, 32, 32)
     layers, logit = recorded[0]
     weights = [layer.weights[0] for layer in layers]
-    gradients = torch.autograd.grad(logit, weights)
+    gradients = torch.autograd.grad(logit, weights, retain_graph=True)
     first, last = ((w * g).relu().mean(1) for w, g in zip(weights, gradients, strict=True))
     assert first.shape == (2, 17, 17) and last.shape == (2, 1, 17)  # the last layer computes only class tokens
     identity = torch.eye(17)
@@ -249,15 +249,15 @@ def test_every_family_is_explained(family: str, monkeypatch: pytest.MonkeyPatch)
         ("tadaformer", "stem"),
         ("mvit", "net.patch_embed"),
         ("ptv_i3d", "net.blocks.2"),  # pools pairs of frames
-        ("ptv_r2plus1d", "net.blocks.3"),
-        ("ptv_csn", "net.blocks.2"),
+        ("ptv_r2plus1d", "net.blocks.3.res_blocks.0"),
+        ("ptv_csn", "net.blocks.2.res_blocks.0"),
     ],
 )
 def test_steps_of_feature_maps_are_aligned_with_frames(family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The features of a step depend on frames around its center."""
     model: Any = small_mvit() if family == "mvit" else FAMILIES[family][0](monkeypatch)
     model.eval()
-    model.num_frames = frames = 4 if family == "mvit" else 16
+    model.num_frames = frames = 4 if family == "mvit" else 32
     outputs: list[Tensor] = []
     model.get_submodule(name).register_forward_hook(lambda _module, _args, y: outputs.append(y))
     clip = torch.randn(1, 3, frames, 32, 32, requires_grad=True)
@@ -269,12 +269,15 @@ def test_steps_of_feature_maps_are_aligned_with_frames(family: str, name: str, m
         y = y[None].transpose(1, 2)
     count = y.shape[2]
     assert count < frames
-    for step in range(1, count - 1) if count > 2 else range(1, 2):
+    middles = {}
+    for step in range(1, count):
         (gradient,) = torch.autograd.grad(y[:, :, step].square().sum(), clip, retain_graph=True)
         frames_read = gradient.abs().sum((0, 1, 3, 4)).nonzero().flatten().tolist()
-        middle = (frames_read[0] + frames_read[-1]) / 2
-        if frames_read[0] > 0 and frames_read[-1] < frames - 1:  # not cut by the ends of the clip
-            assert middle == model.frame_centers(count, frames)[step]
+        if family == "mvit" or (frames_read[0] > 0 and frames_read[-1] < frames - 1):  # not cut by the ends of the clip
+            middles[step] = (frames_read[0] + frames_read[-1]) / 2
+    centers = model.frame_centers(count, frames)
+    assert middles
+    assert middles == {step: centers[step] for step in middles}
 
 
 def test_pathways_have_the_first_and_the_last_frame() -> None:
@@ -291,7 +294,8 @@ def test_interpolation_preserves_position_and_sum() -> None:
     pixels = to_pixels(model, cells, (8, 32, 32))
     assert float(pixels.sum()) == pytest.approx(1, abs=0.25)
     assert math.isclose(float(pixels.max()), float(pixels[6:, 24:, :8].max()))
-    assert pixels[:3].sum() == 0
+    assert pixels[:2].sum() == 0
+    assert pixels.sum((1, 2)).diff().min() >= 0
 
 
 # operators ---------------------------------------------------------------------------------------------------------
@@ -341,7 +345,7 @@ def test_the_strip_shows_the_relevance_in_its_frame() -> None:
 
 
 def test_the_summary_names_time_and_region() -> None:
-    assert example().summary() == "Most relevant: 0.6-0.6 s (100 % of the relevance); upper right of the frame (82 %)"
+    assert example().summary() == "Most relevant: 0.6 s (100 % of the relevance); upper right of the frame (80 %)"
     empty = Explanation(
         *[getattr(example(), name) for name in ("frames", "times")],
         np.zeros((5, 32, 32), np.float32),
