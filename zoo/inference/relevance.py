@@ -144,12 +144,14 @@ def _trace_features(network: VideoNetwork, clip: Tensor, stages: Sequence[Featur
 
     def compute(index: int) -> Tensor:
         cells = dict(zip(maps, hirescam(list(maps.values()), logits[index]), strict=True))
-        product = clip.new_ones(clip.shape[2:])
-        for number, stage in enumerate(stages):
+        product = clip.new_zeros(clip.shape[2:])
+        for stage in stages:
             names = network.stage_modules(stage)
             total = torch.stack([to_pixels(network, cells[name], clip.shape[2:]) for name in names]).sum(0).relu()
             total = total / total.max().clamp(min=1e-30)
-            if number == 0 or (product * total).any():  # otherwise nothing would remain of the detailed stage
+            if not product.any():
+                product = total
+            elif (product * total).any():  # otherwise nothing would remain of the detailed stage
                 product = product * total
         return product
 
