@@ -58,13 +58,19 @@ class Bottleneck(Callback):
         if self._batches <= self.SKIPPED:
             return
         self._computed += time.perf_counter() - self._started
-        measured = self._batches - self.SKIPPED
         seconds = self._waited + self._transferred + self._computed
-        if measured >= self.BATCHES and seconds >= self.SECONDS:
+        if self._batches - self.SKIPPED >= self.BATCHES and seconds >= self.SECONDS:
             self._done = True
             if trainer.is_global_zero:
-                times = (self._waited, self._transferred, self._computed)
-                print_line(describe_bottleneck(*times, loader.num_workers, pl_module.device.type))
+                print_line(str(self.describe(trainer)))
+
+    def describe(self, trainer: L.Trainer) -> str | None:
+        """Return the line for the batches measured so far; None if they are fewer than ``BATCHES``."""
+        loader = trainer.train_dataloader
+        if self._batches - self.SKIPPED < self.BATCHES or not isinstance(loader, TimedLoader):
+            return None
+        times = (self._waited, self._transferred, self._computed)
+        return describe_bottleneck(*times, loader.num_workers, trainer.strategy.root_device.type)
 
 
 def describe_bottleneck(waited: float, transferred: float, computed: float, workers: int, device: str) -> str:

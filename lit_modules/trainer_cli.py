@@ -46,6 +46,7 @@ from lit_modules.run_folder import (
     output_folder,
 )
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
+from lit_modules.run_record import RunRecord
 from lit_modules.step_profile import StepProfile
 from lit_modules.trainer_arguments import classes_of, expand_data, expand_entry, lightning_arguments
 from lit_modules.trainer_options import check_trainer_options
@@ -184,6 +185,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             ResumeMetrics(),
             LearningRateMonitor(),
             FitReport(),
+            RunRecord(folder),
             FitProbe(folder, probe),
             ParameterSummary(),
             RunEstimate(),
