@@ -26,6 +26,7 @@ from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usag
 from lit_modules.compilation import CompileNetwork
 from lit_modules.fit_probe import FitProbe
 from lit_modules.folds import cross_validate
+from lit_modules.html_report.report_command import report_at_end
 from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
@@ -459,6 +460,7 @@ def run_trainer(
             exit_on_sigterm(),
             output_folder(command, out, [*parsed.options, *options]) as folder,
             run_errors(command, folder, stopper),
+            report_at_end(folder, enabled=command in ("fit", "test") and parsed.report != "false"),
         ):
             resume = auto_resume_args(folder, [*parsed.options, *options]) if command == "fit" else []
             resumes = bool(resume) or names_checkpoint([*parsed.options, *options])
