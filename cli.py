@@ -71,6 +71,17 @@ def predict(arguments: Arguments) -> None:
     predict_command(args)
 
 
+def explain(arguments: Arguments) -> None:
+    """Explain the prediction for a video."""
+    from zoo.inference.parsers import explain_parser
+
+    args = explain_parser().parse_args(arguments)
+    check_network(args.network)
+    from zoo.inference.commands import explain_command  # imports torch
+
+    explain_command(args)
+
+
 def features(arguments: Arguments) -> None:
     """Write the features of videos."""
     from zoo.inference.parsers import features_parser
@@ -153,6 +164,10 @@ COMMANDS: dict[str, Command] = {
             "classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/ --csv rows.csv",
             "classify over time": "tempozoo predict --from runs/mine long.mp4 --window 2 --plot chart.png",
         },
+    ),
+    "explain": Command(
+        explain,
+        {"explain a prediction": "tempozoo explain clip.mp4 --from runs/mine --save relevance.png"},
     ),
     "features": Command(
         features,

@@ -11,7 +11,7 @@ Units: positions, radii and lengths are fractions of the frame's side (x to the 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -109,29 +109,51 @@ def _texture(name: str, x: np.ndarray, y: np.ndarray, waves: np.ndarray) -> np.n
     return np.clip(0.5 + value, 0, 1)
 
 
-def _paint(video: np.ndarray, sprite: Sprite) -> None:
-    """Blend a sprite into a video, float32 (T, S, S, 3) in [0, 1], in place."""
-    size = video.shape[1]
+class _Coverage(NamedTuple):
+    """The pixels of a sprite's bounding box over all frames.
+
+    rows, columns: the bounding box.
+    alpha: coverage of its pixels from 0 to 1, ``(T, h, w)``, without the opacity of the sprite.
+    x, y: positions of its pixels relative to the sprite, in radii.
+    """
+
+    rows: slice
+    columns: slice
+    alpha: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+
+
+def _cover(sprite: Sprite, size: int) -> _Coverage | None:
+    """Compute which pixels of frames of ``size`` pixels a sprite covers; None if it is outside of all frames."""
     # Only the bounding box of the sprite over all frames is computed, as most sprites are small.
     reach = REACH * sprite.radius[:, None] + 1 / size
     low = np.floor((sprite.center - reach).min(axis=0) * size).clip(0, size).astype(int)
     high = np.ceil((sprite.center + reach).max(axis=0) * size).clip(0, size).astype(int)
     if (high <= low).any():
-        return
+        return None
     grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
-    cx, cy, radius, angle, opacity = (
-        value.astype(np.float32)[:, None, None]
-        for value in (*sprite.center.T, sprite.radius, sprite.angle, sprite.opacity)
+    cx, cy, radius, angle = (
+        value.astype(np.float32)[:, None, None] for value in (*sprite.center.T, sprite.radius, sprite.angle)
     )
     dx = (grid[None, None, low[0] : high[0]] - cx) / radius
     dy = (grid[None, low[1] : high[1], None] - cy) / radius
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = cos * dx + sin * dy, cos * dy - sin * dx
     # The edge is a ramp of one pixel.
-    alpha = np.clip(0.5 - SHAPES[sprite.shape](x, y) * (radius * size), 0, 1) * opacity
-    weight = _texture(sprite.texture, x, y, sprite.waves.astype(np.float32))
+    alpha = np.clip(0.5 - SHAPES[sprite.shape](x, y) * (radius * size), 0, 1)
+    return _Coverage(slice(low[1], high[1]), slice(low[0], high[0]), alpha, x, y)
+
+
+def _paint(video: np.ndarray, sprite: Sprite) -> None:
+    """Blend a sprite into a video, float32 (T, S, S, 3) in [0, 1], in place."""
+    coverage = _cover(sprite, video.shape[1])
+    if coverage is None:
+        return
+    alpha = coverage.alpha * sprite.opacity.astype(np.float32)[:, None, None]
+    weight = _texture(sprite.texture, coverage.x, coverage.y, sprite.waves.astype(np.float32))
     first, second = sprite.colors.astype(np.float32)
-    region = video[:, low[1] : high[1], low[0] : high[0]]
+    region = video[:, coverage.rows, coverage.columns]
     region += alpha[..., None] * (first + weight[..., None] * (second - first) - region)
 
 
@@ -302,20 +324,51 @@ def render_clip(label: str, seed: int, *, frames: int = 24, size: int = 64, styl
         DataError: an argument has an invalid value.
     """
     check_scene(label, frames, size, style, seed)
-    pair = next(pair for pair in MOTION_PAIRS if label in pair)
-    elements = STYLES[style]
-    key = [seed, MOTION_PAIRS.index(pair), list(STYLES).index(style)]
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
-
-    time = np.linspace(0, 1, frames)
-    video = _shaking_background(rng, elements, frames, size)
-    # Distractors are painted first: they must not hide the labeled objects.
-    for _ in range(rng.integers(1, 4)):
-        _paint(video, _distractor(rng, elements, time))
-    for actor in _actors(rng, elements, time, pair[0]):
+    pair, rng = _scene(label, seed, style)
+    video, actors = _draw(pair, rng, frames, size, STYLES[style])
+    for actor in actors:
         _paint(video, actor)
     # Flicker and pixel noise, independent in every frame.
     video *= rng.normal(1, 0.025, (frames, 1, 1, 1)).astype(np.float32)
     video += rng.normal(0, 1, video.shape[:3]).astype(np.float32)[..., None] * (1.5 / 255)
     clip = np.clip(video * 255 + 0.5, 0, 255).astype(np.uint8)
     return clip if label == pair[0] else np.ascontiguousarray(clip[::-1])
+
+
+def object_mask(label: str, seed: int, *, frames: int = 24, size: int = 64, style: str = "a") -> np.ndarray:
+    """Compute the pixels of the labeled objects in the clip of ``render_clip`` with the same arguments.
+
+    Returns:
+        bool ``(frames, size, size)``: pixels of which an object covers at least half. Objects that appear or vanish
+        count in all frames.
+
+    Raises:
+        DataError: an argument has an invalid value.
+    """
+    check_scene(label, frames, size, style, seed)
+    pair, rng = _scene(label, seed, style)
+    mask = np.zeros((frames, size, size), bool)
+    for actor in _draw(pair, rng, frames, size, STYLES[style])[1]:
+        coverage = _cover(actor, size)
+        if coverage is not None:
+            mask[:, coverage.rows, coverage.columns] |= coverage.alpha >= 0.5
+    return mask if label == pair[0] else mask[::-1]
+
+
+def _scene(label: str, seed: int, style: str) -> tuple[tuple[str, str], np.random.Generator]:
+    """Return the pair of a class and the random generator of a scene, which both classes of the pair share."""
+    pair = next(pair for pair in MOTION_PAIRS if label in pair)
+    key = [seed, MOTION_PAIRS.index(pair), list(STYLES).index(style)]
+    return pair, np.random.Generator(np.random.PCG64(np.random.SeedSequence(key)))
+
+
+def _draw(
+    pair: tuple[str, str], rng: np.random.Generator, frames: int, size: int, style: Style
+) -> tuple[np.ndarray, list[Sprite]]:
+    """Draw the background with distractors, float32 (T, S, S, 3), and the labeled objects, which are not painted."""
+    time = np.linspace(0, 1, frames)
+    video = _shaking_background(rng, style, frames, size)
+    # Distractors are painted first: they must not hide the labeled objects.
+    for _ in range(rng.integers(1, 4)):
+        _paint(video, _distractor(rng, style, time))
+    return video, _actors(rng, style, time, pair[0])

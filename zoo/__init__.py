@@ -14,7 +14,7 @@ from zoo.lazy import lazy_attributes
 if TYPE_CHECKING:
     from zoo.hub.push import push
     from zoo.index import info, list_models
-    from zoo.inference.api import features, predict, read_clip, timeline
+    from zoo.inference.api import explain, features, predict, read_clip, timeline
     from zoo.loading import create, load, save
     from zoo.models.temporalize import temporalize
     from zoo.profiling import profile
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "convert",
     "create",
+    "explain",
     "features",
     "info",
     "list_models",
@@ -42,6 +43,7 @@ _MODULES = {
     "__version__": "zoo.version",
     "convert": "zoo.weights.conversion",
     "create": "zoo.loading",
+    "explain": "zoo.inference.api",
     "features": "zoo.inference.api",
     "info": "zoo.index",
     "list_models": "zoo.index",

@@ -1,4 +1,4 @@
-"""``zoo.predict``, ``zoo.timeline``, ``zoo.features`` and ``zoo.read_clip``.
+"""``zoo.predict``, ``zoo.timeline``, ``zoo.features``, ``zoo.explain`` and ``zoo.read_clip``.
 
 Decoders and torchvision are imported when a function is called, so that ``import zoo`` stays light.
 """
@@ -16,7 +16,10 @@ from zoo.errors import ConfigError
 from zoo.protocol import Protocol
 
 if TYPE_CHECKING:
+    import torch
+
     from zoo.inference.embeddings import WindowFeatures
+    from zoo.inference.explanations import Explanation
     from zoo.inference.inputs import VideoInput
     from zoo.inference.predictor import Prediction, Predictor
     from zoo.inference.windows import TimedPrediction
@@ -127,6 +130,42 @@ def window_features(
         yield from embeddings.window_features(
             predictor, video, window=window, stride=stride, start=start, stage=stage, fps=fps
         )
+
+
+def explain(
+    model: Model,
+    source: VideoInput,
+    *,
+    label: str | int | None = None,
+    span: tuple[float, float] | None = None,
+    fps: float = 30.0,
+    device: str | torch.device | None = None,
+    time_limit: float | None = 60.0,
+) -> Explanation:
+    """Compute which pixels and frames of a video the score of a class is based on.
+
+    The network sees one clip: the middle one of the protocol's sampling, with a center crop. It runs in float32.
+
+    Args:
+        model: as of ``predict``; it is not changed.
+        source: one video, as of ``predict``.
+        label: name or index of the class; default: the most probable one.
+        span: start and end in seconds of the part of the video that is sampled; default: the entire video.
+        fps: frames per second of frames in memory or in image files.
+        device: such as "cuda:0"; default: the device of the network, or for a name the first GPU if there is one.
+        time_limit: seconds that decoding may take; None for no limit.
+
+    Returns:
+        The frames with their relevance; ``save("picture.png")`` (or .mp4, .gif) draws it.
+
+    Raises:
+        DataError: the video cannot be read, or has no frames.
+        UnknownNameError: the network has no class with this name.
+        ConfigError: an argument with a wrong type or value, or a network without a classifier or feature maps.
+    """
+    from zoo.inference.explanations import explain_video
+
+    return explain_video(model, source, label=label, span=span, fps=fps, device=device, time_limit=time_limit)
 
 
 def read_clip(

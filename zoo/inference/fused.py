@@ -1,4 +1,4 @@
-"""Fused copies of networks, which share the parameters that fusion does not change."""
+"""Copies of networks that share parameters with the original, plain or fused."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ from zoo.models.network import VideoNetwork
 from zoo.wrappers import unwrap_children
 
 
+def shared_copy(network: VideoNetwork, device: torch.device | str | None = None) -> VideoNetwork:
+    """Return a copy of a network in evaluation mode, without compiled submodules; the network does not change.
+
+    Args:
+        device: device of the copy; default: that of the network, whose memory the copy then uses for its parameters.
+    """
+    memo: dict[int, Any] = {}  # deepcopy uses these tensors instead of copying the network's
+    for tensor in (*network.parameters(), *network.buffers()):
+        value = tensor.detach() if device is None else tensor.detach().to(device)
+        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
+    copied: Any = unwrap_children(copy.deepcopy(network, memo))
+    return copied.eval()
+
+
 def fused_copy(network: VideoNetwork, device: torch.device | str | None = None) -> VideoNetwork:
     """Return a fused copy of a network in evaluation mode, without compiled submodules; the network does not change.
 
@@ -19,12 +33,7 @@ def fused_copy(network: VideoNetwork, device: torch.device | str | None = None) 
         device: device of the copy; default: that of the network, whose memory the copy then uses for all parameters
             that fusion does not change.
     """
-    memo: dict[int, Any] = {}  # deepcopy uses these tensors instead of copying the network's
-    for tensor in (*network.parameters(), *network.buffers()):
-        value = tensor.detach() if device is None else tensor.detach().to(device)
-        memo[id(tensor)] = nn.Parameter(value, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else value
-    copied: Any = unwrap_children(copy.deepcopy(network, memo))
-    return copied.eval().fuse()
+    return shared_copy(network, device).fuse()
 
 
 class WeightVersions:

@@ -193,6 +193,10 @@ class TAdaConvNeXt(VideoNetwork):
         pooled = self.dropout(self.norm(features.mean((2, 3, 4))))
         return pooled if pre_logits else self.fc(pooled)
 
+    def frame_centers(self, count: int, num_frames: int) -> list[float]:
+        """Return the middle of the frames that the stem combines: three in version 2, two in version 1."""
+        return [2 * step + (0.0 if self.version == 2 else 0.5) for step in range(count)]
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group the stem, then the blocks (or stages); downsampling layers belong to the first block after them."""
         blocks = r"stages\.(\d+)\." if coarse else r"stages\.(\d+)\.(\d+)\."

@@ -92,7 +92,7 @@ def stage_maps(network: VideoNetwork, clips: Tensor, stages: Sequence[Feature]) 
 
     def store(name: str) -> Any:
         def hook(_module: nn.Module, _args: Any, output: Any) -> None:
-            maps[name] = _feature_map(output, len(clips))
+            maps[name] = as_feature_map(output, len(clips))
 
         return hook
 
@@ -111,7 +111,7 @@ def stage_maps(network: VideoNetwork, clips: Tensor, stages: Sequence[Feature]) 
     return [maps[stage.module] for stage in stages]
 
 
-def _feature_map(output: Any, batch: int) -> Tensor:
+def as_feature_map(output: Any, batch: int) -> Tensor:
     """Convert the output of a stage to ``(B, C, T, H, W)``.
 
     Args:

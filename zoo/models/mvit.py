@@ -40,6 +40,7 @@ class PTVMViT(VideoNetwork):
     head_prefix = "net.head.proj."
     stem_key = "net.patch_embed.patch_model.weight"
     lora_layers = r"net\.blocks\.\d+\.(attn\.(q|k|v|qkv|proj)|mlp\.(fc1|fc2)|proj)"
+    attention_layers = r"net\.blocks\.\d+\.attn"
 
     def __init__(
         self,
@@ -113,6 +114,10 @@ class PTVMViT(VideoNetwork):
         """Tokens -> logits ``(B, num_classes)``, or the class token ``(B, num_features)``."""
         pooled = self.dropout(self.net.head.sequence_pool(features))
         return pooled if pre_logits else self.get_classifier()(pooled)
+
+    def frame_centers(self, count: int, num_frames: int) -> list[float]:
+        """Return the frame at the middle of each temporal token's kernel."""
+        return [2.0 * step for step in range(count)]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group the stem and embeddings, then the blocks."""

@@ -54,6 +54,8 @@ class VideoNetwork(nn.Module):
         inflation: how an image kernel is inflated over frames; see ``zoo.ops.frames.inflate``.
         lora_layers: regular expression for the names of the linear layers that low-rank adapters extend; None for
             networks that are not transformers.
+        attention_layers: regular expression for the names of the self-attention layers over patch tokens, with the
+            class token first; None for networks that are not transformers.
         stem_key: key of the kernel that is applied to the pixels, or of the first of several (``stem_keys``).
         fused: whether ``fuse`` was called; the network can then neither be trained nor saved.
     """
@@ -68,6 +70,7 @@ class VideoNetwork(nn.Module):
     classifier_std: float | None = 0.01
     inflation = "mean"
     lora_layers: str | None = None
+    attention_layers: str | None = None
     grad_checkpointing = False
     fused = False
     _report: LoadReport | None = None  # of networks from zoo.load and zoo.create
@@ -231,6 +234,21 @@ class VideoNetwork(nn.Module):
         if self._report is not None:
             keys = [key for key in self.state_dict() if key.startswith(self.head_prefix)]
             self.report = self._report.with_initialized(self, keys)
+
+    # for explanations ----------------------------------------------------------------------------------------------
+
+    def stage_modules(self, stage: Feature) -> tuple[str, ...]:
+        """Return the names of the modules that compute the feature maps of a stage; one, except with pathways."""
+        return (stage.module,)
+
+    def frame_centers(self, count: int, num_frames: int) -> list[float]:
+        """Return the position in the clip, in frames, of each of the ``count`` steps of a feature map.
+
+        Networks that reduce the number of frames by other means than averaging or pooling over equal parts override
+        this method.
+        """
+        stride = num_frames / count
+        return [(step + 0.5) * stride - 0.5 for step in range(count)]
 
     # for training ------------------------------------------------------------------------------------------------
 

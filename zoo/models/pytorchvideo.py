@@ -136,6 +136,13 @@ class PTVNet(VideoNetwork):
         pooled = self.dropout(self.net.blocks[-1].pool(features)).mean((2, 3, 4))
         return pooled if pre_logits else self.get_classifier()(pooled)
 
+    def frame_centers(self, count: int, num_frames: int) -> list[float]:
+        """Return the frames at the middle of the kernels; networks that pool pairs have the middle of each pair."""
+        if any(isinstance(block, nn.MaxPool3d) for block in self.net.blocks):
+            return super().frame_centers(count, num_frames)
+        stride = round(num_frames / count)
+        return [float(step * stride) for step in range(count)]
+
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group the stem, then the residual blocks (or stages)."""
         blocks = r"net\.blocks\.(\d+)\.res_blocks\." + ("" if coarse else r"(\d+)\.")
@@ -246,6 +253,15 @@ class PTVSlowFast(PTVNet):
             paths = part.multipathway_fusion(paths)
         slow, fast = paths
         return torch.cat([slow, fast.unflatten(2, (-1, self.alpha)).mean(3)], dim=1)
+
+    def stage_modules(self, stage: Feature) -> tuple[str, ...]:
+        """Return the modules of the stage in the slow and in the fast pathway."""
+        fast = stage.module.replace(".multipathway_blocks.0.", ".multipathway_blocks.1.")
+        return stage.module, fast
+
+    def frame_centers(self, count: int, num_frames: int) -> list[float]:
+        """Return the frames of the slow pathway, or all frames for maps of the fast pathway."""
+        return [step * (num_frames - 1) / max(count - 1, 1) for step in range(count)]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group the stems, then the blocks (or stages) of both pathways; fusion layers belong to the next stage."""

@@ -179,6 +179,7 @@ class TAdaFormer(VideoNetwork):
     stem_key = "stem.weight"
     classifier_std = None
     lora_layers = r"blocks\.\d+\.(attn\.(qkv|proj)|fc1|fc2)"
+    attention_layers = r"blocks\.\d+\.attn"
     inflation = "center"  # the middle one of three frames gets CLIP's stem, as published
 
     def __init__(
@@ -265,6 +266,10 @@ class TAdaFormer(VideoNetwork):
         # Only class tokens reach the classifier, so the last block need not compute the others, which saves 6 % of B/16
         # and 3 % of L/14. In training it does, because DDP expects a gradient, even if zero, for every parameter.
         return self.forward_head(self._tokens(x, class_only=not self.training))
+
+    def frame_centers(self, count: int, num_frames: int) -> list[float]:
+        """Return the frame at the middle of each temporal token's kernel."""
+        return [2.0 * step for step in range(count)]
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Group the stem and embeddings, then the blocks."""
