@@ -46,7 +46,9 @@ def learning_curves(runs: Sequence[RunFiles]) -> list[Markup]:
         loss, accuracy, rates = _lines_of_runs(trained)
     charts = (
         line_chart("Loss", unit, "loss", loss),
-        line_chart("Accuracy" if not _has(trained, "val_map") else "Mean average precision", unit, "%", accuracy),
+        line_chart(
+            "Accuracy" if not _has(trained, "val_map") else "Mean average precision", unit, "% of videos", accuracy
+        ),
         line_chart("Learning rate", unit, "learning rate", rates),
     )
     return [chart for chart in charts if chart is not None]

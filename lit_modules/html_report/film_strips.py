@@ -22,7 +22,7 @@ FRAMES, FRAME_HEIGHT = 8, 96
 TIME_LIMIT = 10.0  # seconds per video
 QUALITY = 82  # of the JPEG images
 
-ExplainVideo = Callable[[str, str], np.ndarray]  # path and predicted label -> strip, uint8 (H, W, 3)
+ExplainVideo = Callable[[Source, str], np.ndarray | None]  # video and predicted label -> strip, uint8 (H, W, 3)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class FilmStrip:
 
     Attributes:
         image: frames side by side, uint8 ``(H, W, 3)``; None if the video cannot be read.
-        explanation: the frames with the regions that the prediction depends on, or None.
+        explanation: the clip of the network with the relevance of its pixels and frames, or None.
         problem: why the image or the explanation is missing.
     """
 
@@ -62,10 +62,8 @@ def film_strip(source: Source, label: str, explain: ExplainVideo | None = None, 
     except ZooError as error:
         return FilmStrip(problem=str(error))
     image = np.concatenate(list(frames.permute(0, 2, 3, 1).numpy()), axis=1)
-    if explain is None or source.span is not None or source.byte_span is not None:
-        return FilmStrip(image)
     try:
-        return FilmStrip(image, explain(source.path, label))
+        return FilmStrip(image, None if explain is None else explain(source, label))
     except ZooError as error:
         return FilmStrip(image, problem=str(error))
 

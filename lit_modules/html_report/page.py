@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 import zoo
 from lit_modules.html_report.curves import learning_curves
+from lit_modules.html_report.explainer import load_explainer
 from lit_modules.html_report.film_strips import ExplainVideo, FilmStrip, film_strip, jpeg_url
 from lit_modules.html_report.results import (
     MISSING,
@@ -25,6 +26,7 @@ from lit_modules.html_report.results import (
     compare_classes,
     confusion_view,
     describe_status,
+    metric_title,
     percent,
     percent_range,
     title_sentence,
@@ -52,13 +54,12 @@ class MistakeView:
     strip: FilmStrip
 
 
-def write_report(folders: Sequence[Path], out: Path, explain: ExplainVideo | None = None) -> Path:
-    """Write a self-contained HTML page of one or several runs.
+def write_report(folders: Sequence[Path], out: Path) -> Path:
+    """Write a self-contained HTML page of one or several runs. The page of one run explains its mistakes.
 
     Args:
         folders: folders of ``fit``, ``test`` or ``probe``.
         out: path of the page.
-        explain: explains the predictions of the mistakes, for one run; None for film strips without explanations.
 
     Returns:
         ``out``.
@@ -67,6 +68,7 @@ def write_report(folders: Sequence[Path], out: Path, explain: ExplainVideo | Non
         ConfigError: a folder contains no run.
     """
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
+    explain = load_explainer(runs[0]) if len(runs) == 1 and runs[0].results else None
     page = render(runs, explain)
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -106,6 +108,7 @@ def render(runs: Sequence[RunFiles], explain: ExplainVideo | None = None) -> str
         style=style,
         script=script,
         script_digest=digest,
+        metric=metric_title(runs),
         rows=_guard(runs[0], "the table of results", lambda: accuracy_rows(runs), []),
         curves=_guard(runs[0], "the learning curves", lambda: learning_curves(runs), []),
         configuration=configuration(runs),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +95,12 @@ def _join(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def metric_title(runs: Sequence[RunFiles]) -> str:
+    """Return the name of the metric of the first result."""
+    results = [result for run in runs for result in run.results]
+    return "mAP" if results and results[0].multi_label else "top-1"
+
+
 # table of accuracies ------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +160,8 @@ def probe_of(run: RunFiles, result: Result) -> Mapping[str, Any]:
 
 def accuracy_rows(runs: Sequence[RunFiles]) -> list[Row]:
     """Return a row for each result, then the baselines. Equal baselines of several runs are listed once."""
-    rows, references = [], {}
+    rows: list[Row] = []
+    references: dict[tuple[str, str, float], Row] = {}
     for number, run in enumerate(runs):
         for result in run.results:
             prefix = f"{run.name}: " if len(runs) > 1 else ""
@@ -162,12 +169,8 @@ def accuracy_rows(runs: Sequence[RunFiles]) -> list[Row]:
             rows += _result_rows(result, f"{prefix}{result.split}{suffix}", number)
             for row in baselines(run, result):
                 key = (row.label, result.split, round(row.value, 6))
-                references.setdefault(key, Row(f"{row.label}, {result.split}", *_values(row), baseline=True))
+                references.setdefault(key, replace(row, label=f"{row.label}, {result.split}"))
     return [*rows, *references.values()]
-
-
-def _values(row: Row) -> tuple[float, tuple[float, float] | None]:
-    return row.value, row.interval
 
 
 def _result_rows(result: Result, label: str, series: int) -> list[Row]:
