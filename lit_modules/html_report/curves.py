@@ -44,18 +44,14 @@ def learning_curves(runs: Sequence[RunFiles]) -> list[Markup]:
         loss, accuracy, rates = _lines_of_run(trained[0][1].metrics)
     else:
         loss, accuracy, rates = _lines_of_runs(trained)
+    is_map = any("val_map" in row for _, run in trained for row in run.metrics)
+    title, y_label = ("Mean average precision", "mAP, %") if is_map else ("Accuracy", "accuracy, %")
     charts = (
         line_chart("Loss", unit, "loss", loss),
-        line_chart(
-            "Accuracy" if not _has(trained, "val_map") else "Mean average precision", unit, "% of videos", accuracy
-        ),
+        line_chart(title, unit, y_label, accuracy),
         line_chart("Learning rate", unit, "learning rate", rates),
     )
     return [chart for chart in charts if chart is not None]
-
-
-def _has(trained: Sequence[tuple[int, RunFiles]], column: str) -> bool:
-    return any(column in row for _, run in trained for row in run.metrics)
 
 
 def _lines_of_run(metrics: Metrics) -> tuple[list[Line], list[Line], list[Line]]:

@@ -137,7 +137,7 @@ def configuration(runs: Sequence[RunFiles]) -> dict[str, Any]:
                 build = functools.partial(Protocol.from_dict, result.summary["protocol"])
                 values[f"protocol of the {result.split}"] = str(_guard(run, "the protocol", build, ""))
     names = list(dict.fromkeys(name for values in options for name in values))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in names:
         cells = [values.get(name, MISSING) for values in options]
         rows.append({"name": name, "cells": cells, "differs": len(set(cells)) > 1})

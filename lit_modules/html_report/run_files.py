@@ -119,8 +119,7 @@ class RunFiles:
     def environment(self) -> dict[str, str]:
         """Versions and hardware of the training, or of the test."""
         summaries = [self.record, *(result.summary for result in self.results)]
-        values = next((content["environment"] for content in summaries if content.get("environment")), {})
-        return dict(values)
+        return next((dict(content["environment"]) for content in summaries if content.get("environment")), {})
 
 
 def read_run(folder: Path, name: str) -> RunFiles:
@@ -142,7 +141,7 @@ def read_run(folder: Path, name: str) -> RunFiles:
     run = RunFiles(folder, name)
     for test in (folder, folder / TEST_FOLDER):
         if (test / TEST_FILE).exists() and not run.results:
-            summary = run.read(test / TEST_FILE, parse_mapping, {})
+            summary: dict[str, Any] = run.read(test / TEST_FILE, parse_mapping, {})
             if summary:
                 run.results.append(_read_result(run, "test", test, summary))
     run.training = _find_training(folder, run.results)
@@ -184,14 +183,14 @@ def _read_result(run: RunFiles, split: str, folder: Path, summary: dict[str, Any
     for name, value in dict(summary.get("metrics") or {}).items():
         if isinstance(value, (int, float)):
             metrics[str(name).removeprefix("test_").removeprefix("val_")] = float(value)
-    rows = run.read(folder / PREDICTIONS, lambda path: read_predictions(path.parent), [])
+    rows: list[dict[str, str]] = run.read(folder / PREDICTIONS, lambda path: read_predictions(path.parent), [])
     if not (folder / PREDICTIONS).exists():
         run.notes.append(f"{folder / PREDICTIONS} does not exist, so the report has no mistakes of the {split}.")
     heads = []
     for head in heads_of(rows[0]) if rows else [""]:
         suffix = f"_{head}" if head else ""
         path = folder / f"{Path(CLASSES_FILE).stem}{suffix}.csv"
-        classes = run.read(path, parse_classes, [])
+        classes: list[ClassResult] = run.read(path, parse_classes, [])
         confusion = run.read(folder / f"confusion{suffix}.csv", parse_confusion, None)
         if confusion is not None and len(confusion) != len(classes):
             confusion = None
@@ -229,9 +228,9 @@ def parse_classes(path: Path) -> list[ClassResult]:
     """Return the rows of ``classes.csv``."""
     results = []
     for row in read_table(path):
-        counts = (int(row[column]) for column in ("videos", "predicted", "correct"))
+        videos, predicted, correct = (int(row[column]) for column in ("videos", "predicted", "correct"))
         average = row.get("average_precision")
-        results.append(ClassResult(row["class"], *counts, float(average) if average else None))
+        results.append(ClassResult(row["class"], videos, predicted, correct, float(average) if average else None))
     return results
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from annotation_files import write_csv
-from numbered_videos import write_video
+from numbered_videos import numbered_video
 from runs import NO_SANITY_CHECK, ON_CPU, QUIET, TINY, fit_arguments, flags, read_rows
 
 from cli import main
@@ -228,7 +228,7 @@ def two_heads(tmp_path: Path) -> Path:
         ("P01_01_2", SCRIPT, SCRIPT, 0.6, "lid", "lid", 0.7),
     ]
     write_csv(folder / "predictions.csv", [header, *rows])
-    segment = {"path": str(write_video(tmp_path / "long.mp4", frames=40)), "span": [0.2, 0.9], "byte_span": None}
+    segment = {"path": str(numbered_video(tmp_path / "long.mp4", 40)), "span": [0.2, 0.9], "byte_span": None}
     summary = {
         "network": "net.ckpt", "videos": 3, "data": "EpicKitchens", "skipped": {"P01_01_3": f"bad {SCRIPT}"},
         "metrics": {"test_top1": 1 / 3, "test_verb_top1": 2 / 3, "test_noun_top1": 2 / 3, "test_action_top1": 1 / 3},
