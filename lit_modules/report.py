@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -42,6 +42,9 @@ from zoo.text import printable
 from zoo.weights.disk import atomic_path
 from zoo.wrappers import state_of
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEST_FIELDS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
                "crops", "average")  # fmt: skip
 Head = tuple[str, list[str], slice]  # name ("" for a single classifier), class names, outputs
@@ -55,8 +58,8 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
         writer.writerows(rows)
 
 
-def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> None:
-    """Draw a confusion matrix ``(classes, classes)``, whose rows are true classes, as a PNG file.
+def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix ``(classes, classes)``, whose rows are true classes.
 
     Up to 60 classes are labeled; the cells of up to 30 classes show counts.
     """
@@ -76,6 +79,12 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
         for row, column in zip(*np.nonzero(confusion), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8, color=color)
+    return figure
+
+
+def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a confusion matrix as a PNG file, see ``confusion_figure``."""
+    figure = confusion_figure(confusion, names)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 

@@ -36,6 +36,7 @@ from lit_modules.prediction_report import PredictionReport
 from lit_modules.probe_command import run_probe
 from lit_modules.progress import EpochProgressBar, ParameterSummary, RunEstimate
 from lit_modules.report import FitReport, TestReport
+from lit_modules.report_images import ReportImages
 from lit_modules.restore import RestoringConnector
 from lit_modules.run_errors import run_errors
 from lit_modules.run_folder import (
@@ -187,6 +188,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             LearningRateMonitor(),
             FitReport(),
             RunRecord(folder),
+            ReportImages(folder),
             FitProbe(folder, probe),
             ParameterSummary(),
             RunEstimate(),
