@@ -1,7 +1,7 @@
 """Run the complete workflow offline: python examples/demo.py [--out runs/demo]
 
 Renders videos of four actions, fine-tunes the bundled network on them, trains a C2D the same way, tests both with
-several views, tests classifiers of frozen features, classifies a few files, and writes report.html, which compares them.
+several views, tests classifiers of frozen features, classifies a few files, and writes report.html with all results.
 
 The classes form pairs that are each other played backwards. A network that pools the scores of single frames, such as
 C2D, can only guess within a pair: its expected accuracy is at most 50 %.

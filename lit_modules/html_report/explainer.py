@@ -70,7 +70,7 @@ def _weights(run: RunFiles) -> str | None:
         candidates = [run.training / CHECKPOINTS / "best.ckpt"] if run.training else []
     else:
         name = str(result.summary.get("network"))
-        if run.training is None and run.probe:
+        if run.is_probe:
             name = str(run.folder)
         elif name in load_index().entries:
             return name if find_weights(load_index()[name]) else None

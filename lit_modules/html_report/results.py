@@ -77,7 +77,7 @@ def title_sentence(run: RunFiles) -> str:
     count = (videos.get("videos") or {}).get("train")
     if run.training is not None:
         name += f", trained on {count} videos," if count else ", after training,"
-    if run.training is None and run.probe:
+    if run.is_probe:
         name = f"A logistic regression of the frozen features of {name}"
     what = "mean average precision" if result.multi_label else "top-1 accuracy"
     if len(result.heads) > 1:
@@ -134,10 +134,9 @@ def baselines(run: RunFiles, result: Result) -> list[Row]:
         return [] if chance is None else [Row("random scores", chance, baseline=True)]
     rows = []
     probe = probe_of(run, result)
-    is_probe_folder = run.training is None and bool(run.probe)
     for key, label in PROBES.items():
         values = probe.get(key)
-        if isinstance(values, dict) and not (is_probe_folder and key == "logistic_regression"):
+        if isinstance(values, dict) and not (run.is_probe and key == "logistic_regression"):
             low, high = values.get("top1_low"), values.get("top1_high")
             interval = None if low is None or high is None else (float(low), float(high))
             rows.append(Row(label, float(values["top1"]), interval, baseline=True))

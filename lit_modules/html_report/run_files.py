@@ -116,6 +116,11 @@ class RunFiles:
             return default
 
     @property
+    def is_probe(self) -> bool:
+        """Whether ``tempozoo probe`` wrote the folder, whose test is that of the logistic regression."""
+        return self.probe.get("split") == "test"
+
+    @property
     def environment(self) -> dict[str, str]:
         """Versions and hardware of the training, or of the test."""
         summaries = [self.record, *(result.summary for result in self.results)]
@@ -144,10 +149,10 @@ def read_run(folder: Path, name: str) -> RunFiles:
             summary: dict[str, Any] = run.read(test / TEST_FILE, parse_mapping, {})
             if summary:
                 run.results.append(_read_result(run, "test", test, summary))
-    run.training = _find_training(folder, run.results)
+    run.probe = run.read(folder / PROBE_FILE, parse_mapping, {})
+    run.training = None if run.is_probe else _find_training(folder, run.results)
     if run.training is not None:
         _read_training(run, run.training)
-    run.probe = run.read(folder / PROBE_FILE, parse_mapping, {})
     return run
 
 
