@@ -31,6 +31,7 @@ class Bottleneck(Callback):
         self._batches, self._done = 0, False
         self._waited = self._transferred = self._computed = 0.0
         self._last_wait = self._started = 0.0
+        self._workers, self._device = 0, "cpu"
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -58,19 +59,18 @@ class Bottleneck(Callback):
         if self._batches <= self.SKIPPED:
             return
         self._computed += time.perf_counter() - self._started
+        self._workers, self._device = loader.num_workers, pl_module.device.type
         seconds = self._waited + self._transferred + self._computed
         if self._batches - self.SKIPPED >= self.BATCHES and seconds >= self.SECONDS:
             self._done = True
             if trainer.is_global_zero:
-                print_line(str(self.describe(trainer)))
+                print_line(str(self.describe()))
 
-    def describe(self, trainer: L.Trainer) -> str | None:
+    def describe(self) -> str | None:
         """Return the line for the batches measured so far; None if they are fewer than ``BATCHES``."""
-        loader = trainer.train_dataloader
-        if self._batches - self.SKIPPED < self.BATCHES or not isinstance(loader, TimedLoader):
+        if self._batches - self.SKIPPED < self.BATCHES:
             return None
-        times = (self._waited, self._transferred, self._computed)
-        return describe_bottleneck(*times, loader.num_workers, trainer.strategy.root_device.type)
+        return describe_bottleneck(self._waited, self._transferred, self._computed, self._workers, self._device)
 
 
 def describe_bottleneck(waited: float, transferred: float, computed: float, workers: int, device: str) -> str:

@@ -205,8 +205,13 @@ def write_test_report(trainer: L.Trainer, module: VideoClassifier, metrics: dict
     elif len(heads) == 1:
         tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
     _print_summary(summary, tables, folder)  # before the files, in case the disk is full
+    _write_summary(folder, summary)
     write_score_files(folder, module)
-    summary["sources"] = mistake_sources(folder, video_data(trainer), "test", module.multi_label)
+    if sources := mistake_sources(folder, video_data(trainer), "test", module.multi_label):
+        _write_summary(folder, summary | {"sources": sources})
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
     with atomic_path(folder / "test.json") as temporary:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)

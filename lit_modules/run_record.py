@@ -149,7 +149,7 @@ class RunRecord(Callback):
             "max_epochs": trainer.max_epochs,
             "seconds": round(self._earlier_seconds + time.perf_counter() - self._start, 1),
             "clips_per_second": round(self._clips / self._seconds, 2) if self._seconds else None,
-            "bottleneck": None if bottleneck is None else bottleneck.describe(trainer),
+            "bottleneck": None if bottleneck is None else bottleneck.describe(),
             "skipped": {} if data is None else {part: dict(videos) for part, videos in data.skipped.items() if videos},
         }
         with atomic_path(self.folder / RUN_FILE) as temporary:
