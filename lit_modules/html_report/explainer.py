@@ -18,7 +18,7 @@ from zoo.models import VideoNetwork
 from zoo.video.source import Source
 from zoo.weights.locations import CHECKPOINT_SUFFIX, WEIGHTS_FILE, find_weights
 
-SECONDS = 20.0  # for the explanations of a report; later mistakes have none
+SECONDS = 10.0  # for the explanations of a report; later mistakes have none
 FRAMES = 8
 
 

@@ -54,12 +54,13 @@ class MistakeView:
     strip: FilmStrip
 
 
-def write_report(folders: Sequence[Path], out: Path) -> Path:
-    """Write a self-contained HTML page of one or several runs. The page of one run explains its mistakes.
+def write_report(folders: Sequence[Path], out: Path, explanations: bool = True) -> Path:
+    """Write a self-contained HTML page of one or several runs.
 
     Args:
         folders: folders of ``fit``, ``test`` or ``probe``.
         out: path of the page.
+        explanations: explain the mistakes if the page is of one run, whose network is then loaded.
 
     Returns:
         ``out``.
@@ -68,7 +69,7 @@ def write_report(folders: Sequence[Path], out: Path) -> Path:
         ConfigError: a folder contains no run.
     """
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
-    explain = load_explainer(runs[0]) if len(runs) == 1 and runs[0].results else None
+    explain = load_explainer(runs[0]) if explanations and len(runs) == 1 and runs[0].results else None
     page = render(runs, explain)
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")

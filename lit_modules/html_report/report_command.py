@@ -44,20 +44,22 @@ def report_command(arguments: Sequence[str]) -> None:
 
 @contextlib.contextmanager
 def report_at_end(folder: Path, enabled: bool) -> Iterator[None]:
-    """Write ``report.html`` when the context ends, also by an exception, if the command has written results.
+    """Write ``report.html`` when the context ends, if the command has written results.
 
-    An error in the report is printed as a warning.
+    After an exception, such as that of a signal, the report has no explanations, which may take seconds. An error in the
+    report is printed as a warning.
 
     Args:
         folder: folder of ``fit`` or ``test``.
         enabled: whether to write the report.
     """
-    before = _state(folder)
+    before, stopped = _state(folder), True
     try:
         yield
+        stopped = False
     finally:
         if enabled and is_first_process() and _state(folder) != before:
-            _write_or_warn(folder)
+            _write_or_warn(folder, explanations=not stopped)
 
 
 def _state(folder: Path) -> list[int]:
@@ -66,11 +68,11 @@ def _state(folder: Path) -> list[int]:
     return [path.stat().st_mtime_ns if path.is_file() else 0 for path in paths]
 
 
-def _write_or_warn(folder: Path) -> None:
+def _write_or_warn(folder: Path, explanations: bool) -> None:
     try:
         from lit_modules.html_report.page import write_report
 
-        note(f"Report: {write_report([folder], folder / REPORT_FILE)}")
+        note(f"Report: {write_report([folder], folder / REPORT_FILE, explanations)}")
     except Exception as error:  # the results of the run are more important than their report
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"tempozoo: warning: the report was not written ({printable(reason)}).", file=sys.stderr)
