@@ -46,8 +46,8 @@ def report_command(arguments: Sequence[str]) -> None:
 def report_at_end(folder: Path, enabled: bool) -> Iterator[None]:
     """Write ``report.html`` when the context ends, if the command has written results.
 
-    After an exception, such as that of a signal, the report has no explanations, which may take seconds. An error in the
-    report is printed as a warning.
+    After an exception, such as that of a signal, the report has no explanations, which may take seconds. An error in
+    the report is printed as a warning.
 
     Args:
         folder: folder of ``fit`` or ``test``.
