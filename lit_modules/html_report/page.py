@@ -130,7 +130,7 @@ def _guard(run: RunFiles, part: str, build: Callable[[], Any], default: Any) -> 
 
 
 def configuration(runs: Sequence[RunFiles]) -> dict[str, Any]:
-    """Return the options of the runs: rows of name and values, and whether the values differ."""
+    """Return the options of the runs: rows of name and values, and whether the values of runs with options differ."""
     options = [dict(run.config) for run in runs]
     for run, values in zip(runs, options, strict=True):
         for result in run.results:
@@ -141,7 +141,8 @@ def configuration(runs: Sequence[RunFiles]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for name in names:
         cells = [values.get(name, MISSING) for values in options]
-        rows.append({"name": name, "cells": cells, "differs": len(set(cells)) > 1})
+        known = [cell for cell, values, run in zip(cells, options, runs, strict=True) if run.config or name in values]
+        rows.append({"name": name, "cells": cells, "differs": len(set(known)) > 1})
     rows.sort(key=lambda row: not row["differs"])
     main = [row for row in rows if row["differs"] or row["name"] in MAIN_OPTIONS or row["name"].startswith("protocol")]
     return {"main": main, "others": [row for row in rows if row not in main]}

@@ -20,6 +20,7 @@ from lit_modules.run_record import FAILED, FINISHED, STOPPED
 from lit_modules.scores import majority_key, wilson_interval
 
 MISSING = "-"
+SPACE = "\N{NO-BREAK SPACE}"
 MAX_CELLS = 40  # classes of a confusion matrix with a cell for each pair; more classes are drawn as an image
 MAX_PAIRS = 8  # listed pairs of confused classes
 BINS = 10  # of the reliability diagram
@@ -33,12 +34,12 @@ LIGHT_TEXT, MIDDLE = 0.9, 0.65  # shares above which the text of a cell changes 
 
 def percent(value: float | None, digits: int = 1) -> str:
     """Return a share as text in percent."""
-    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+    return MISSING if value is None else f"{100 * value:.{digits}f}{SPACE}%"
 
 
 def percent_range(interval: tuple[float, float] | None) -> str:
     """Return the text of an interval in percent."""
-    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
+    return "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}{SPACE}%"
 
 
 # names and the sentence of a run ------------------------------------------------------------------------------------
@@ -169,7 +170,7 @@ def accuracy_rows(runs: Sequence[RunFiles]) -> list[Row]:
             for row in baselines(run, result):
                 key = (row.label, result.split, round(row.value, 6))
                 references.setdefault(key, replace(row, label=f"{row.label}, {result.split}"))
-    return [*rows, *references.values()]
+    return [*rows, *sorted(references.values(), key=lambda row: -row.value)]
 
 
 def _result_rows(result: Result, label: str, series: int) -> list[Row]:
