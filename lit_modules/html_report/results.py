@@ -29,7 +29,7 @@ PROBES = {  # key in probe.json -> label
     "logistic_regression": "a logistic regression of frozen features",
     "nearest_neighbors": "nearest neighbors of frozen features",
 }
-LIGHT_TEXT, MIDDLE = 0.9, 0.65  # shares above which the text of a cell changes its color, in light and in dark mode
+LIGHT_TEXT, MIDDLE = 0.92, 0.61  # shares above which the text of a cell changes its color, in light and in dark mode
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -225,8 +225,15 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def parse_metrics(path: Path) -> list[dict[str, float]]:
-    """Return the rows of ``metrics.csv`` without empty cells."""
-    return [{name: float(value) for name, value in row.items() if value} for row in read_table(path)]
+    """Return the rows of ``metrics.csv`` without empty cells.
+
+    Raises:
+        ValueError: a row has no step.
+    """
+    rows = read_table(path)
+    if any("step" not in row for row in rows):
+        raise ValueError("it lacks the column step")
+    return [{name: float(value) for name, value in row.items() if value} for row in rows]
 
 
 def parse_classes(path: Path) -> list[ClassResult]:

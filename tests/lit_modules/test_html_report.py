@@ -275,7 +275,7 @@ def test_names_with_control_characters_and_surrogates_are_printable(copy: Path) 
 @pytest.mark.parametrize(
     ("file", "damage", "note"),
     [
-        ("metrics.csv", "\x00\xff", "metrics.csv"),
+        ("metrics.csv", "\xff\n1\n", "metrics.csv cannot be read (it lacks the column step)"),
         ("config.yaml", "a: [", "config.yaml cannot be read"),
         ("run.json", "{", "run.json cannot be read"),
         ("run.json", '{"data": {"heads": [{}]}}', "the table of splits is left out"),

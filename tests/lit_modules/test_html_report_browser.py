@@ -69,12 +69,12 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Report of a run whose files are written by hand: three classes, learning curves, mistakes, a removed video."""
     find_browser()
     folder = tmp_path_factory.mktemp("browser") / "a run #1"
-    matrix = np.array([[4, 1, 0], [0, 5, 0], [2, 2, 1]])
+    matrix = np.array([[23, 2, 0], [16, 9, 0], [1, 24, 15]])
     rows, classes = [], []
     for true, counts in enumerate(matrix):
         for predicted, count in enumerate(counts):
-            rows += [[f"{len(rows) + k}.mp4", NAMES[true], NAMES[predicted], 0.5 + 0.1 * k] for k in range(count)]
-        classes.append([NAMES[true], 5, int(matrix[:, true].sum()), int(matrix[true, true])])
+            rows += [[f"{len(rows) + k}.mp4", NAMES[true], NAMES[predicted], 0.5 + 0.02 * k] for k in range(count)]
+        classes.append([NAMES[true], int(matrix[true].sum()), int(matrix[:, true].sum()), int(matrix[true, true])])
     video = numbered_video(folder / "video.mp4", 20)
     rows = [[str(video) if number % 2 else path, *values] for number, (path, *values) in enumerate(rows)]
     write_csv(folder / "predictions.csv", [("path", "label", "prediction1", "score1"), *rows])
@@ -93,8 +93,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     (folder / "run.json").write_text(json.dumps(record))
     summary = {
-        "network": "net", "videos": 15, "metrics": {"test_top1": 10 / 15, "test_calibration_error": 0.1},
-        "top1_interval": [0.42, 0.85], "majority_class": 1 / 3, "skipped": {"x.mp4": "x.mp4 is empty."},
+        "network": "net", "videos": 90, "metrics": {"test_top1": 47 / 90, "test_calibration_error": 0.1},
+        "top1_interval": [0.42, 0.62], "majority_class": 1 / 3, "skipped": {"x.mp4": "x.mp4 is empty."},
     }  # fmt: skip
     (folder / "test.json").write_text(json.dumps(summary))
     return write_report([folder], folder / "report.html")
