@@ -32,6 +32,7 @@ from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.mistakes import PATH_ERRORS, PREDICTIONS, SEPARATOR, mistake_sources
 from lit_modules.probe_file import probe_line, probe_of_run
+from lit_modules.run_file_names import TEST_FILE
 from lit_modules.scores import Scores, majority_key, predicted_scores, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
@@ -212,7 +213,7 @@ def write_test_report(trainer: L.Trainer, module: VideoClassifier, metrics: dict
 
 
 def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    with atomic_path(folder / "test.json") as temporary:
+    with atomic_path(folder / TEST_FILE) as temporary:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
 

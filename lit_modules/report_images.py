@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from lit_modules.mistakes import find_mistakes, parse_source, read_predictions
 from lit_modules.report import classifier, confusion_figure, list_heads
-from lit_modules.run_record import VALIDATION, read_record
+from lit_modules.run_file_names import VALIDATION
+from lit_modules.run_record import read_record
 
 Images = dict[str, tuple[np.ndarray, str]]  # title -> image uint8 (H, W, 3), caption
 

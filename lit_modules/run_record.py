@@ -25,12 +25,11 @@ from lit_modules.report import (
     reference_values,
     write_score_files,
 )
+from lit_modules.run_file_names import RUN_FILE, VALIDATION
 from lit_modules.scores import compute_metrics
 from zoo.text import read_json
 from zoo.weights.disk import atomic_path
 
-RUN_FILE = "run.json"
-VALIDATION = "validation"  # folder of the predictions at the best epoch
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"  # status
 
 

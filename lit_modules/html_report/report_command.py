@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from lit_modules.run_file_names import REPORT_FILE, RUN_FILE, TEST_FILE
 from lit_modules.run_lock import is_first_process
 from zoo.command_line import expand_home, note
 from zoo.errors import ConfigError
 from zoo.text import printable
 
-RECORDS = ("run.json", "test.json")  # files that fit and test write
-REPORT_FILE = "report.html"
+RECORDS = (RUN_FILE, TEST_FILE)  # files that fit and test write
 
 
 def report_command(arguments: Sequence[str]) -> None:

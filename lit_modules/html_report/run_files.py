@@ -15,13 +15,13 @@ import yaml
 from lit_modules.class_results import ClassResult
 from lit_modules.mistakes import PATH_ERRORS, PREDICTIONS, heads_of, read_predictions
 from lit_modules.probe_file import PROBE_FILE
+from lit_modules.run_file_names import RUN_FILE, TEST_FILE, VALIDATION
 from lit_modules.run_folder import CHECKPOINTS
-from lit_modules.run_record import RUN_FILE, VALIDATION
 from zoo.errors import ConfigError
 from zoo.text import read_json
 
 T = TypeVar("T")
-METRICS_FILE, CONFIG_FILE, TEST_FILE, CLASSES_FILE = "metrics.csv", "config.yaml", "test.json", "classes.csv"
+METRICS_FILE, CONFIG_FILE, CLASSES_FILE = "metrics.csv", "config.yaml", "classes.csv"
 TEST_FOLDER = "test"  # sub-folder of a run whose test belongs to the run
 VALUE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, csv.Error, yaml.YAMLError)  # of a damaged file
 
@@ -262,14 +262,10 @@ def parse_confusion(path: Path) -> np.ndarray:
 
 def parse_config(path: Path) -> dict[str, str]:
     """Return the options in ``config.yaml`` that are not null: name on the command line -> text."""
-    content = yaml.load(path.read_text(encoding="utf-8", errors=PATH_ERRORS), _safe_loader())
+    content = yaml.safe_load(path.read_text(encoding="utf-8", errors=PATH_ERRORS))
     if not isinstance(content, dict):
         raise ValueError("it contains no options")
     return dict(_flatten(content))
-
-
-def _safe_loader() -> type[yaml.SafeLoader]:
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -18,8 +18,8 @@ from runs import NO_SANITY_CHECK, ON_CPU, QUIET, TINY, fit_arguments, flags, rea
 
 from cli import main
 from lit_modules.html_report.charts import Line, line_chart, ticks
-from lit_modules.html_report.report_command import REPORT_FILE
 from lit_modules.mistakes import find_mistakes
+from lit_modules.run_file_names import REPORT_FILE
 
 SCRIPT = "<script>alert('x')</script>"
 
