@@ -11,7 +11,7 @@ from markupsafe import Markup
 from zoo.text import printable
 
 WIDTH, HEIGHT = 380, 250  # user units; about the width of a phone, so that text keeps its size there
-LEFT, RIGHT, TOP, BOTTOM = 60, 16, 10, 40  # margins
+LEFT, RIGHT, TOP, BOTTOM = 68, 16, 10, 40  # margins
 MAX_POINTS = 300  # of a line
 COLORS = 7  # CSS variables --series-0 to --series-6
 

@@ -18,20 +18,20 @@ from zoo.models import VideoNetwork
 from zoo.video.source import Source
 from zoo.weights.locations import CHECKPOINT_SUFFIX, WEIGHTS_FILE, find_weights
 
-SECONDS = 10.0  # for the explanations of a report; later mistakes have none
 FRAMES = 8
 
 
 class Explainer:
-    """Explains predictions of a network with ``zoo.explain``, for at most ``SECONDS``.
+    """Explains predictions of a network with ``zoo.explain``.
 
     Args:
         network: the network that made the predictions.
+        seconds: time limit of all explanations; none starts after it.
     """
 
-    def __init__(self, network: VideoNetwork) -> None:
+    def __init__(self, network: VideoNetwork, seconds: float) -> None:
         self.network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-        self._seconds = 0.0
+        self._remaining = seconds
 
     def __call__(self, source: Source, label: str) -> np.ndarray | None:
         """Return a film strip with the relevance of pixels and frames for a label; None after the time limit.
@@ -43,21 +43,26 @@ class Explainer:
         Raises:
             ZooError: the video cannot be read, or the network cannot be explained.
         """
-        if self._seconds > SECONDS or source.byte_span is not None or os.path.isdir(source.path):
+        if self._remaining <= 0 or source.byte_span is not None or os.path.isdir(source.path):
             return None
         start = time.perf_counter()
         explanation = zoo.explain(self.network, source.path, label=label, span=source.span)
-        self._seconds += time.perf_counter() - start
+        self._remaining -= time.perf_counter() - start
         return explanation.strip(FRAMES)
 
 
-def load_explainer(run: RunFiles) -> Explainer | None:
-    """Load the network that made the predictions of a run; None if its weights are not on this machine."""
+def load_explainer(run: RunFiles, seconds: float) -> Explainer | None:
+    """Load the network that made the predictions of a run; None if its weights are not on this machine.
+
+    Args:
+        run: files of the run.
+        seconds: time limit of all explanations.
+    """
     weights = _weights(run)
     if weights is None:
         return None
     try:
-        return Explainer(zoo.load(weights))
+        return Explainer(zoo.load(weights), seconds)
     except (ZooError, OSError) as error:
         run.notes.append(f"The mistakes have no explanations: {weights} cannot be loaded ({error}).")
         return None

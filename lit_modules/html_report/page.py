@@ -54,13 +54,14 @@ class MistakeView:
     strip: FilmStrip
 
 
-def write_report(folders: Sequence[Path], out: Path, explanations: bool = True) -> Path:
+def write_report(folders: Sequence[Path], out: Path, explain_seconds: float = 60.0) -> Path:
     """Write a self-contained HTML page of one or several runs.
 
     Args:
         folders: folders of ``fit``, ``test`` or ``probe``.
         out: path of the page.
-        explanations: explain the mistakes if the page is of one run, whose network is then loaded.
+        explain_seconds: time for explanations of the mistakes, for which the network is loaded; 0 for no explanations.
+            Pages of several runs have none.
 
     Returns:
         ``out``.
@@ -69,7 +70,8 @@ def write_report(folders: Sequence[Path], out: Path, explanations: bool = True) 
         ConfigError: a folder contains no run.
     """
     runs = [read_run(folder, name) for folder, name in zip(folders, run_names(folders), strict=True)]
-    explain = load_explainer(runs[0]) if explanations and len(runs) == 1 and runs[0].results else None
+    explained = explain_seconds > 0 and len(runs) == 1 and bool(runs[0].results)
+    explain = load_explainer(runs[0], explain_seconds) if explained else None
     page = render(runs, explain)
     with atomic_path(out) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
@@ -196,6 +198,7 @@ def result_section(run: RunFiles, result: Result, explain: ExplainVideo | None) 
         "heads": heads,
         "calibration": calibration_view(result),
         "mistakes": views,
+        "explained": sum(view.strip.explanation is not None for view in views),
         "mistake_count": count,
     }
 

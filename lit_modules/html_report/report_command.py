@@ -14,6 +14,7 @@ from zoo.command_line import expand_home, note
 from zoo.errors import ConfigError
 from zoo.text import printable
 
+EXPLAIN_SECONDS = 10.0  # for the explanations at the end of a command
 RECORDS = (RUN_FILE, TEST_FILE)  # files that fit and test write
 
 
@@ -59,7 +60,7 @@ def report_at_end(folder: Path, enabled: bool) -> Iterator[None]:
         stopped = False
     finally:
         if enabled and is_first_process() and _state(folder) != before:
-            _write_or_warn(folder, explanations=not stopped)
+            _write_or_warn(folder, 0.0 if stopped else EXPLAIN_SECONDS)
 
 
 def _state(folder: Path) -> list[int]:
@@ -68,11 +69,11 @@ def _state(folder: Path) -> list[int]:
     return [path.stat().st_mtime_ns if path.is_file() else 0 for path in paths]
 
 
-def _write_or_warn(folder: Path, explanations: bool) -> None:
+def _write_or_warn(folder: Path, explain_seconds: float) -> None:
     try:
         from lit_modules.html_report.page import write_report
 
-        note(f"Report: {write_report([folder], folder / REPORT_FILE, explanations)}")
+        note(f"Report: {write_report([folder], folder / REPORT_FILE, explain_seconds)}")
     except Exception as error:  # the results of the run are more important than their report
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"tempozoo: warning: the report was not written ({printable(reason)}).", file=sys.stderr)
