@@ -62,7 +62,8 @@ def describe_status(run: RunFiles) -> str:
     total = f" of {length}" if isinstance(length, int) and length > 0 else ""
     epochs = f"after {run.record.get('epochs', 0)}{total} complete epochs"
     if status == STOPPED:
-        return f"The training was interrupted {epochs}. The results are those of the best epoch so far."
+        best = " The validation results are those of the best epoch so far." if run.record.get("validation") else ""
+        return f"The training was interrupted {epochs}.{best}"
     if status == FAILED:
         return f"The training failed {epochs}: {run.record.get('reason')}"
     return f"The training has not ended: it is running, or was killed {epochs}."
