@@ -18,6 +18,7 @@ from runs import NO_SANITY_CHECK, ON_CPU, QUIET, TINY, fit_arguments, flags, rea
 
 from cli import main
 from lit_modules.html_report.charts import Line, line_chart, ticks
+from lit_modules.html_report.page import write_report
 from lit_modules.mistakes import find_mistakes
 from lit_modules.run_file_names import REPORT_FILE
 
@@ -98,16 +99,19 @@ def test_test_writes_a_report_with_the_numbers_of_test_json(run: Path) -> None:
     assert "Learning curves" in page  # of the run whose checkpoint was tested
 
 
-def test_report_shows_the_most_confident_mistakes_with_an_explanation(run: Path) -> None:
+def test_report_shows_the_most_confident_mistakes_with_an_explanation(run: Path, tmp_path: Path) -> None:
     rows = read_rows(run / "test" / "predictions.csv")
     wrong = sorted((row for row in rows if row["label"] != row["prediction1"]), key=lambda row: -float(row["score1"]))
-    content = (run / "test" / REPORT_FILE).read_text()
+    page = write_report([run / "test"], tmp_path / "page.html", explain_seconds=1e9)
+    content = page.read_text()
     figures = re.findall(r'<figure class="mistake">(.*?)</figure>', content, re.DOTALL)
     assert len(figures) == min(6, len(wrong)) > 0
     for figure, row in zip(figures, wrong, strict=False):
         assert row["path"] in figure and f"({percent(row['score1'])})" in figure
         assert figure.count('src="data:image/jpeg;base64,') == 2
-    assert f"{len(wrong)} of 12 videos are predicted wrongly" in text_of(run / "test" / REPORT_FILE)
+    assert f"{len(wrong)} of 12 videos are predicted wrongly" in text_of(page)
+    without = write_report([run / "test"], tmp_path / "without.html", explain_seconds=0).read_text()
+    assert without.count('src="data:image/jpeg;base64,') == len(figures)
 
 
 def test_report_can_be_disabled(motion_folder: Path, run: Path, tmp_path: Path) -> None:
