@@ -50,6 +50,13 @@ def recipes(arguments: Arguments) -> None:
     recipes_command(arguments)
 
 
+def report(arguments: Arguments) -> None:
+    """Write an HTML report of runs."""
+    from lit_modules.html_report.report_command import report_command
+
+    report_command(arguments)
+
+
 def predict(arguments: Arguments) -> None:
     """Classify videos, or their windows; options of Lightning's Trainer or of a data set select ``train``."""
     from zoo.inference.predict_options import parse_predict, uses_trainer
@@ -146,6 +153,7 @@ COMMANDS: dict[str, Command] = {
         functools.partial(train, "probe"),
         {"measure frozen features": "tempozoo probe --from tanet_r50.k400_8f --out runs/probe VIDEOS"},
     ),
+    "report": Command(report, {"describe runs in HTML": "tempozoo report runs/mine runs/other --out report.html"}),
     "calibrate": Command(
         functools.partial(train, "calibrate"),
         {"calibrate the scores": "tempozoo calibrate --from runs/mine --out runs/calibrated VIDEOS"},

@@ -1,0 +1,6 @@
+"""Names of the files in the folder of a run that several modules read or write."""
+
+RUN_FILE = "run.json"  # of fit
+VALIDATION = "validation"  # folder of the predictions of fit at its best epoch
+TEST_FILE = "test.json"
+REPORT_FILE = "report.html"
