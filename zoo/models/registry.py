@@ -75,7 +75,7 @@ RESNETS = {
     "stam": "stam",
 }
 DEPTHS = (18, 50, 101)
-HOSTS = ("shufflenetv2", "mobilenetv2", "inceptionv3", "resnext50")  # see ``zoo.models.hosts.HOSTS``
+HOSTS = ("shufflenetv2", "mobilenetv2", "inceptionv3", "resnext50")  # of TAM's paper; see ``zoo.models.hosts.HOSTS``
 
 ARCHITECTURES = ArchitectureRegistry()
 _add = ARCHITECTURES.add
@@ -121,6 +121,8 @@ for _host in HOSTS:
     _add(f"c2d_{_host}", "hosts", "build_host", _host, "none")
 for _host in HOSTS:
     _add(f"tanet_{_host}", "hosts", "build_host", _host, "tam")
+_add("c2d_resnext101", "hosts", "build_host", "resnext101", "none")
+_add("tsm_mobilenetv2", "hosts", "build_host", "mobilenetv2", "tsm")
 
 
 def register_architecture(name: str, builder: Builder) -> None:
