@@ -297,8 +297,8 @@ def parse_index(path: Path) -> Index:
         or set(content) - {"protocols", "families", "unreleased"} != {"schema", "papers", "models"}
     ):
         raise ConfigError(
-            f"{path}: expected schema: 1, papers:, models:, and optionally protocols:, families: and unreleased: at the "
-            "top level."
+            f"{path}: expected schema: 1, papers:, models:, and optionally protocols:, families: and unreleased: at "
+            "the top level."
         )
     shared = content.get("protocols", {})
     if not isinstance(shared, Mapping):

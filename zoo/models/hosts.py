@@ -1,7 +1,7 @@
 """TAM and TSM in other image networks: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt of torchvision.
 
-Source of TAM: arXiv 2005.06803, table 3, which lists the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50 32x4d)
-but not the positions of TAM in them. In ResNeXt the position is that of TANet: between the first 1x1 and the 3x3
+Source of TAM: arXiv 2005.06803, table 3, which lists the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50
+32x4d) but not the positions of TAM in them. In ResNeXt the position is that of TANet: between the first 1x1 and the 3x3
 convolution of every bottleneck. The positions in the others are our choice by analogy:
 
 - ShuffleNetV2, MobileNetV2: before the depthwise 3x3 convolution of every block that has a 1x1 before it (in

@@ -94,6 +94,12 @@ _add("tadaconvnextv2_base", "convnext", "TAdaConvNeXt", 2, (3, 3, 27, 3), width=
 _add("tadaformer_b16", "vit", "TAdaFormer", patch=16, width=768, depth=12, heads=12)
 _add("tadaformer_l14", "vit", "TAdaFormer", patch=14, width=1024, depth=24, heads=16)
 
+_add("vivit_b16", "vivit", "ViViT", patch=16, width=768, depth=12, heads=12)
+
+_add("csn_r152", "resnet3d", "ResNet3D", "csn", num_frames=32)
+_add("r2d3d_r18", "resnet3d", "ResNet3D", "r2d3d", num_frames=16)
+_add("r2plus1d_r10", "resnet3d", "ResNet3D", "r2plus1d", num_frames=16)
+
 _add("ptv_c2d_r50", "pytorchvideo", "c2d")
 _add("ptv_i3d_r50", "pytorchvideo", "i3d")
 _add("ptv_slow_r50", "pytorchvideo", "slow")

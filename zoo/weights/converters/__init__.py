@@ -20,6 +20,7 @@ RULES_VERSION = 1  # increase it whenever the rules' results change, so that cac
 
 CONVERTERS: dict[str, tuple[Rule, ...]] = {
     "tadaconv": tadaconv.RULES,
+    "tadaconv_3d": tadaconv.RESNET3D,
     "tam": tam.RULES,
     "mmaction2": mmaction2.RULES,
     "mmaction2_mobilenet": mmaction2_hosts.MOBILENET,
