@@ -147,17 +147,17 @@ NEW = [
 ]  # fmt: skip
 
 
-def one_per_network() -> list[str]:
-    """Return one of the entries with the same layers, whatever their numbers of frames and classes."""
-    names: dict[str, str] = {}
-    for name in NEW:
-        entry = zoo.info(name)
-        options = {key: value for key, value in entry.options.items() if key not in ("num_frames", "num_classes")}
-        names[f"{entry.arch} {json.dumps(options)} {bool(entry.protocol.heads)}"] = name
-    return list(names.values())
+def layers_of(name: str) -> str:
+    """Return a text that is the same for entries that differ only in their numbers of frames and classes."""
+    entry = zoo.info(name)
+    options = {key: value for key, value in entry.options.items() if key not in ("num_frames", "num_classes")}
+    return f"{entry.arch} {json.dumps(options)} {bool(entry.protocol.heads)}"
 
 
-@pytest.mark.parametrize("name", one_per_network())
+ONE_PER_NETWORK = {layers_of(name): name for name in NEW}
+
+
+@pytest.mark.parametrize("name", ONE_PER_NETWORK.values())
 def test_published_keys_and_shapes_are_those_of_the_network(name: str) -> None:
     entry = zoo.info(name)
     with torch.device("meta"):
@@ -176,10 +176,9 @@ SYNCHRONIZED = "c2d_r50.mma0_ssv1_"  # trained with synchronized batch norms, wh
 
 
 @functools.cache
-def counts_per_frame(arch: str, options: str, size: int) -> dict[str, int]:
+def counts_per_frame(layers: str, size: int) -> dict[str, int]:
     """Count the operations of a backbone for one frame, as MMAction2's tool does: by kind of layer."""
     counts = {"conv": 0, "norm": 0, "other": 0}
-    entry = next(e for e in map(zoo.info, NEW) if (e.arch, json.dumps(dict(e.options))) == (arch, options))
 
     def count(module: nn.Module, args: Any, output: Tensor) -> None:
         if isinstance(module, nn.Conv2d | nn.Conv3d):
@@ -193,7 +192,7 @@ def counts_per_frame(arch: str, options: str, size: int) -> dict[str, int]:
             counts["other"] += args[0].numel()
 
     with torch.device("meta"):
-        network = published_network(entry).eval()
+        network = published_network(zoo.info(ONE_PER_NETWORK[layers])).eval()
         for module in network.modules():
             module.register_forward_hook(count)
         network(torch.empty(1, 3, 1, size, size))
@@ -211,7 +210,7 @@ def test_published_sizes_are_accounted_for_exactly() -> None:
         stated = zoo.info(name).stated
         assert stated is not None
         frames, size, _ = map(int, stated.input.split("x"))
-        counts = counts_per_frame(counted.arch, json.dumps(dict(counted.options)), size)
+        counts = counts_per_frame(layers_of(counted.name), size)
         features = 1280 if "mobilenet" in counted.arch else 512 if counted.arch.endswith("r18") else 2048
         times = frames if counted.arch.startswith("tsm") else 1  # TSM classifies every frame
         classifier = times * features * counted.options["num_classes"]
