@@ -128,8 +128,8 @@ class ViViT(VideoNetwork):
         y = torch.cat([self.class_embedding.expand(y.shape[0], 1, -1), y], dim=1) + self.pos_embed
         for block in self.blocks:
             y = self.run_block(block, y, class_only and block is self.blocks[-1])
-        y = self.norm(y[:, 0]).unflatten(0, (len(x), -1))  # (B, T / 2, C)
-        y = torch.cat([self.temporal_class_embedding.expand(len(x), 1, -1), y], dim=1) + self.temporal_pos_embed
+        y = self.norm(y[:, 0]).unflatten(0, (-1, self.num_frames // TUBELET))  # (B, T / 2, C)
+        y = torch.cat([self.temporal_class_embedding.expand(y.shape[0], 1, -1), y], dim=1) + self.temporal_pos_embed
         for block in self.temporal_blocks:
             y = self.run_block(block, y)
         return y
