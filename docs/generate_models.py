@@ -3,7 +3,7 @@
     python docs/generate_models.py
 
 Both files have a block "<!-- begin NAME -->" ... "<!-- end -->" for each function in BLOCKS; the text around is written
-by hand. ``tests/test_docs_pages.py`` fails if a block differs from the index.
+by hand. ``tests/docs/test_pages.py`` fails if a block differs from the index.
 """
 
 from __future__ import annotations
