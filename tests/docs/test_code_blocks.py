@@ -8,6 +8,7 @@ commands run on ``TRAINING_PAGES``, with limits on their length. ``<!-- not run:
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import shutil
 import sys
@@ -22,6 +23,7 @@ from doc_blocks import NOT_RUN, PLAIN, SHELL, Block, Command, blocks, commands, 
 from doc_files import fill_cache, named_networks, write_files, write_tiny_index
 from paths import ROOT
 
+import zoo
 from cli import COMMANDS, main
 from zoo.inference.predict_options import uses_trainer
 
@@ -35,7 +37,7 @@ LIMITS = {
     "probe": (), "test": (), "validate": (), "calibrate": (),
 }  # fmt: skip
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.num_workers", "0")
-RUN = ("list", "info", "recipes", "predict", "features", "search", "data", "verify")
+RUN = ("list", "info", "recipes", "predict", "features", "search")
 NO_CHECK = ("cd", "curl", "git", "hf", "source", "pre-commit")  # programs that are not part of this package
 
 
@@ -143,6 +145,7 @@ def run(command: Command, page: str, monkeypatch: pytest.MonkeyPatch) -> int:
 def run_tempozoo(arguments: list[str], page: str, monkeypatch: pytest.MonkeyPatch) -> int:
     name, *options = arguments
     assert name in COMMANDS, f"tempozoo {name} does not exist"
+    check_network_names(options)
     trains = name in TRAINING or (name == "predict" and uses_trainer(options))
     if trains and page in TRAINING_PAGES:
         return main([*arguments, *LIMITS[name], *QUIET])
@@ -155,6 +158,13 @@ def run_tempozoo(arguments: list[str], page: str, monkeypatch: pytest.MonkeyPatc
         status = main(arguments)
     assert parsed or status, "the command has not parsed its arguments"
     return status
+
+
+def check_network_names(options: list[str]) -> None:
+    """Check that a name after ``--from`` or ``--entry`` is in the index; parsers do not check it."""
+    for option, value in itertools.pairwise(options):
+        if option in ("--from", "--entry") and re.fullmatch(r"\w+\.\w+", value):
+            zoo.info(value)
 
 
 def stop_after_parsing(patch: pytest.MonkeyPatch) -> list[argparse.Namespace]:

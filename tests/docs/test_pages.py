@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
-from doc_blocks import anchors, links, pages, text_of
+from doc_blocks import anchors, inline_code, links, pages, text_of
 from paths import ROOT
 
 import datamodules
 import lit_modules
 import zoo
+from zoo.models import ARCHITECTURES
 
 CONFIG = ROOT / "mkdocs.yml"
 SITE_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")  # pages of the repository root, see docs/site_hooks.py
@@ -68,6 +69,14 @@ def test_changed_index_changes_the_tables(tmp_path: Path, monkeypatch: pytest.Mo
 def test_every_network_is_in_the_tables() -> None:
     rows = re.findall(r"^\| `([^`]+)` \|", text_of("docs/models.md"), re.MULTILINE)
     assert sorted(rows) == sorted(zoo.list_models())
+
+
+@pytest.mark.parametrize("page", [page for page in pages() if page != "CHANGELOG.md"])
+def test_names_of_networks_exist(page: str) -> None:
+    index = zoo.index.load_index()
+    names = [name for name in inline_code(page) if re.fullmatch(r"\w+\.\w+", name)]
+    wrong = [name for name in names if name.partition(".")[0] in ARCHITECTURES and name not in index.entries]
+    assert not [name for name in wrong if name not in index.unreleased]
 
 
 def test_navigation_has_every_page_once() -> None:

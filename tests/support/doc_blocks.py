@@ -79,8 +79,14 @@ def commands(block: Block) -> Iterator[Command]:
             yield tuple(words)
 
 
+def inline_code(page: str) -> list[str]:
+    """Return the texts in backticks of a page."""
+    children = (child for token in parse(page) for child in token.children or ())
+    return [child.content for child in children if child.type == "code_inline"]
+
+
 def links(page: str) -> list[str]:
-    """Return the targets of links and pictures of a page, also those in comments between headings."""
+    """Return the targets of links and pictures of a page."""
     children = (child for token in parse(page) for child in token.children or ())
     return [str(child.attrs["href" if child.type == "link_open" else "src"]) for child in children
             if child.type in ("link_open", "image")]  # fmt: skip
