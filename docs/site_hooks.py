@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: README.md as the first page, and links from pages to files outside of docs/.
+"""Hooks of MkDocs: README.md as the first page, links to files outside of docs/, and the chart of all networks.
 
 Links are written for the repository. On the site, README.md and the other Markdown files of the repository root become
 pages, and each other file outside of docs/ that a page links to is copied to ``files/``.
@@ -13,11 +13,17 @@ from typing import Any
 
 from mkdocs.structure.files import File, Files
 
+from zoo.charts.page import render
+from zoo.charts.points import index_points
+from zoo.index import list_models
+
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 README = "README.md"
 INDEX = "index.md"
 ROOT_PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")
+CHART = "networks.html"
+CHART_SLOT = "<!-- chart -->"  # in a page, replaced by a link to the chart
 LINK = re.compile(r"(\]\()([^)\s#]+)([^)\s]*\))")
 FENCE = re.compile(r"(^ *```.*?^ *```$)", re.DOTALL | re.MULTILINE)
 
@@ -56,7 +62,8 @@ def rewrite_links(text: str, page: str) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the pages of the repository root, and the files outside of docs/ that pages link to."""
+    """Add the pages of the repository root, the files outside of docs/ that pages link to, and the chart."""
+    files.append(File.generated(config, CHART, content=render(index_points(list_models()))))
     for page in ROOT_PAGES:
         files.append(File.generated(config, page, abs_src_path=str(ROOT / page)))
     pages = [file.src_uri for file in files.documentation_pages()]
@@ -74,4 +81,4 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Use README.md as the first page, and rewrite the links of every page."""
     path = page.file.src_uri
     text = source_of(path).read_text(encoding="utf-8") if path == INDEX else markdown
-    return rewrite_links(text, path)
+    return rewrite_links(text, path).replace(CHART_SLOT, f"[Chart with filters]({CHART})")
