@@ -189,7 +189,10 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "recipes": Command(recipes, {"list training recipes": "tempozoo recipes finetune/folder"}),
-    "list": Command(zoo_commands.list_command, {"list networks": "tempozoo list 'tanet*'"}),
+    "list": Command(
+        zoo_commands.list_command,
+        {"list networks": "tempozoo list 'tanet*'", "compare networks": "tempozoo list --plot networks.html"},
+    ),
     "info": Command(zoo_commands.info_command, {"describe a network": "tempozoo info tada2d_r50.k400_8x8"}),
     "download": Command(zoo_commands.download_command, {"download weights": "tempozoo download 'tada2d_r50.*'"}),
     "convert": Command(zoo_commands.convert_command, {"convert a published file": "tempozoo convert FILE NAME"}),
