@@ -71,8 +71,6 @@ class VideoDataModule(L.LightningDataModule):
             ``fit`` warns about an overlap; ``validate`` and ``test`` raise an error.
         balance: compensation of unequal class sizes in training: "sampler" draws all classes equally often, "loss"
             weights the loss of each class by its inverse frequency, "none" does neither.
-        min_epoch_size: training videos that an epoch reads at least. If the training split is smaller, an epoch reads
-            each of its videos several times, with different crops and augmentations.
 
     Attributes:
         protocol: the protocol to use instead of that of the Trainer's network, or None.
@@ -115,13 +113,12 @@ class VideoDataModule(L.LightningDataModule):
         max_bad_fraction: float = 0.1,
         allow_overlap: bool = False,
         balance: str = "none",
-        min_epoch_size: int = 0,
     ) -> None:
         super().__init__()
         check_options(
             num_workers=num_workers, batch_size=batch_size, repeats=repeats, clips=clips, crops=crops, augment=augment,
             decoder=decoder, erasing=erasing, max_missing=max_missing, max_bad_fraction=max_bad_fraction,
-            color_jitter=color_jitter, time_limit=time_limit, balance=balance, min_epoch_size=min_epoch_size,
+            color_jitter=color_jitter, time_limit=time_limit, balance=balance,
         )  # fmt: skip
         if num_workers is None:
             num_workers = min(8, available_cores())
@@ -131,7 +128,7 @@ class VideoDataModule(L.LightningDataModule):
             "decoder": decoder, "time_limit": time_limit, "repeats": repeats, "erasing": erasing,
             "color_jitter": color_jitter,
         }  # fmt: skip
-        self.balance, self.min_epoch_size = balance, min_epoch_size
+        self.balance = balance
         self.exclude, self.max_missing, self.max_bad_fraction = exclude, max_missing, max_bad_fraction
         self.allow_overlap = allow_overlap
         self.protocol: Protocol | None = None
@@ -354,7 +351,6 @@ class VideoDataModule(L.LightningDataModule):
             shards=shards,
             list_id=self._list_id(dataset.records),
             labels=dataset.records.labels if train and self.balance == "sampler" else None,
-            passes=self.passes if train else 1,
         )
         workers = min(self.num_workers, len(dataset))
         limit = self.reading["time_limit"]
@@ -374,11 +370,6 @@ class VideoDataModule(L.LightningDataModule):
         )
         self._loaders.append(loader)
         return loader
-
-    @property
-    def passes(self) -> int:
-        """How often a training epoch reads each video, see ``min_epoch_size``."""
-        return max(1, -(-self.min_epoch_size // max(1, len(self.datasets["train"]))))
 
     def train_dataloader(self) -> ClipLoader:
         self._train_loader = self._loader("train")

@@ -68,7 +68,6 @@ class BatchSampler:
         labels: class number of each video, ``(n,)``, or a column for each class, ``(n, classes)``, with 0 or 1. If they
             are given, all classes are drawn equally often in an epoch of as many videos: videos of small classes are
             repeated, and each epoch has other videos of large classes.
-        passes: how often an epoch reads each video, in training. Each time, its clips differ.
     """
 
     def __init__(
@@ -83,12 +82,10 @@ class BatchSampler:
         shards: Iterable[Any] | None = None,
         list_id: int = 0,
         labels: np.ndarray | None = None,
-        passes: int = 1,
     ) -> None:
         if shuffle and count < world_size:
             raise DataError(f"There are {count} training videos for {world_size} processes; use fewer processes.")
         self.count, self.batch_size, self.shuffle, self.seed = count, batch_size, shuffle, seed
-        self.passes = passes
         self.rank, self.world_size, self.list_id = rank, world_size, list_id
         self.shards = None if shards is None else np.unique(list(shards), return_inverse=True)[1]  # as numbers from 0
         self.class_members = None if labels is None else _class_members(labels)
@@ -99,23 +96,20 @@ class BatchSampler:
         full = self.batch_size * self.world_size
         if not self.shuffle:
             return self.count
-        total = self.count * self.passes
-        if total >= full:
-            return total // full * full
-        return total if self.shards is None else total // self.world_size * self.world_size
+        if self.count >= full:
+            return self.count // full * full
+        return self.count if self.shards is None else self.count // self.world_size * self.world_size
 
     def _share(self) -> np.ndarray:
         """Return the indices of this process's videos, in order.
 
-        Several passes and balanced classes repeat videos; the index of repetition k is increased by ``count * k``.
+        Balanced classes repeat videos; the index of repetition k is increased by ``count * k``.
         """
         rng = np.random.Generator(np.random.PCG64(derived_seed(self.seed, self.epoch)))
         if self.class_members is not None:
-            order = _balanced_order(self.class_members, self.count, self.passes, rng)
-        elif self.shuffle:
-            order = np.concatenate([rng.permutation(self.count) + self.count * k for k in range(self.passes)])
+            order = _balanced_order(self.class_members, self.count, rng)
         else:
-            order = np.arange(self.count)
+            order = rng.permutation(self.count) if self.shuffle else np.arange(self.count)
         if self.shards is None:
             return order[: self._used()][self.rank :: self.world_size]
         if self.shuffle:
@@ -163,23 +157,22 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     return np.where(counts > 0, counts.sum() / (max(1, (counts > 0).sum()) * np.maximum(counts, 1)), 1.0)
 
 
-def _balanced_order(members: Sequence[np.ndarray], count: int, passes: int, rng: np.random.Generator) -> np.ndarray:
-    """Return ``count * passes`` indices in random order, with the same number of videos of each class to within one.
+def _balanced_order(members: Sequence[np.ndarray], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return ``count`` indices in random order, with the same number of videos of each class to within one.
 
     ``count * k`` is added to the index of a video that is drawn for the (k + 1)-th time, so that its clips differ.
     """
-    total = count * passes
-    extra = rng.permutation(len(members)) < total % len(members)  # these classes have one video more
+    extra = rng.permutation(len(members)) < count % len(members)  # these classes have one video more
     draws = []
     for videos, more in zip(members, extra.tolist(), strict=True):
-        number = total // len(members) + more
+        number = count // len(members) + more
         draws.append(np.concatenate([rng.permutation(videos) for _ in range(-(-number // len(videos)))])[:number])
     order = rng.permutation(np.concatenate(draws))
     ranked = np.argsort(order, kind="stable")
     starts = np.concatenate([[0], np.flatnonzero(np.diff(order[ranked])) + 1])
-    sizes = np.diff([*starts, total])
-    repetitions = np.empty(total, dtype=np.int64)
-    repetitions[ranked] = np.arange(total) - np.repeat(starts, sizes)
+    sizes = np.diff([*starts, count])
+    repetitions = np.empty(count, dtype=np.int64)
+    repetitions[ranked] = np.arange(count) - np.repeat(starts, sizes)
     return order + count * repetitions
 
 
@@ -260,7 +253,6 @@ class ClipLoader:
             "processes": sampler.world_size,
             "seed": sampler.seed,
             "balanced": int(sampler.class_members is not None),
-            "passes": sampler.passes,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -277,7 +269,7 @@ class ClipLoader:
             ConfigError: the position is in mid-epoch, and the list of videos or a batch setting has changed.
         """
         settings = self._settings()
-        state = {"balanced": 0, "passes": 1, **state}  # checkpoints of earlier versions lack these settings
+        state = {"balanced": 0, **state}  # checkpoints of earlier versions lack this setting
         differing = [key for key, value in settings.items() if state.get(key) != value]
         if differing and state["batches"]:
             key = differing[0]

@@ -26,7 +26,6 @@ def check_options(
     color_jitter: float,
     time_limit: float | None,
     balance: str,
-    min_epoch_size: int,
 ) -> None:
     """Check the options of ``VideoDataModule``.
 
@@ -39,8 +38,6 @@ def check_options(
         raise ConfigError(f"batch_size is {batch_size}; it must be at least 1.")
     if repeats < 1 or batch_size % repeats:
         raise ConfigError(f"repeats is {repeats}; it must be at least 1 and divide batch_size, {batch_size}.")
-    if min_epoch_size < 0:
-        raise ConfigError(f"min_epoch_size is {min_epoch_size}; it must be at least 0.")
     if clips is not None and clips < 1:
         raise ConfigError(f"clips is {clips}; it must be at least 1.")
     if crops is not None and crops not in CROPS:

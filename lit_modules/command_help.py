@@ -88,7 +88,6 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "--data.group PATTERN": "keep videos of a recording or person in one split: a regular expression of the path, "
         "'_(g\\d+)_', or a CSV column",
         "--data.balance sampler": "draw all classes equally often; `loss` weights the classes in the loss",
-        "--data.min_epoch_size N": "videos an epoch reads at least: small data sets are read several times per epoch",
         "--data.flip false": "do not mirror clips, for classes that distinguish left from right",
         "--data.clips N, --data.crops N": "temporal and spatial views of a test video (default: as published)",
     },

@@ -92,7 +92,6 @@ class VideoData(typing.Protocol):
         part_labels: part -> labels of its videos, ``(N,)``, ``(N, heads)`` or ``(N, classes)``; filled for ``fit``.
         group_counts: part -> number of its groups of videos that belong in one split; filled for ``fit``.
         balance: compensation of unequal class sizes in training.
-        min_epoch_size: training videos that an epoch reads at least; small splits are read several times.
         class_weights: weights of the classes in the training loss, ``(classes,)``; None for equal weights.
         clips: temporal views per test video; None for those of the protocol.
         crops: spatial views per clip; None for those of the protocol.
@@ -104,15 +103,10 @@ class VideoData(typing.Protocol):
     part_labels: Mapping[str, np.ndarray]
     group_counts: Mapping[str, int]
     balance: str
-    min_epoch_size: int
     class_weights: np.ndarray | None
     clips: int | None
     crops: int | None
     reading: Mapping[str, Any]
-
-    @property
-    def passes(self) -> int:
-        """How often a training epoch reads each video."""
 
     @property
     def multi_label(self) -> bool:

@@ -24,7 +24,6 @@ SETTINGS = (
 # Options of the module or its data that are recorded only if they differ from these defaults.
 CHANGES = {
     "head_init": "default", "mixup": 0, "cutmix": 0, "erasing": 0, "color_jitter": 0, "repeats": 1, "balance": "none",
-    "min_epoch_size": 0,
     "loss": "cross_entropy", "train": "all", "batch_norm": "train",
 }  # fmt: skip
 
@@ -79,7 +78,7 @@ def _recipe(module: VideoClassifier, trainer: L.Trainer) -> dict[str, Any]:
     data = video_data(trainer)
     changes = {**options, "loss": module.recipe.loss.name}
     if data is not None:
-        changes |= {**data.reading, "balance": data.balance, "min_epoch_size": data.min_epoch_size}
+        changes |= {**data.reading, "balance": data.balance}
     settings |= {name: changes[name] for name, off in CHANGES.items() if changes.get(name, off) != off}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     used = {name: v for name, v in plain.items() if v is not None and (v is not False or name == "decay_bias")}

@@ -393,8 +393,6 @@ class FitReport(Callback):
             multi_label = network.protocol.multi_label
             column = {part: labels_of_head(values, number, multi_label) for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
-        if data.passes > 1:
-            print_line(f"Each epoch reads the training videos {data.passes} times (--data.min_epoch_size)")
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
         probe = classifier(pl_module).probe
         if probe is not None and pl_module.hparams["head_init"] == "probe":

@@ -246,38 +246,6 @@ def test_balanced_epoch_of_several_labels_draws_each_label() -> None:
     assert sum(number >= 36 for number in videos) in (13, 14)
 
 
-@pytest.mark.parametrize("labels", [None, UNBALANCED])
-@pytest.mark.parametrize("sharded", [False, True])
-def test_epoch_of_several_passes_reads_videos_repeatedly_with_different_clips(
-    labels: np.ndarray | None, sharded: bool
-) -> None:
-    shards = np.arange(40) // 5 if sharded else None
-    parts = samplers(40, 2, 4, shuffle=True, labels=labels, shards=shards, passes=3)
-    draws = [draw for part in parts for batch in part for draw in batch]
-    videos = np.array([number for number, _ in draws])
-    assert [len(part) for part in parts] == [15, 15]
-    assert len(set(draws)) == 120
-    if labels is None:
-        assert np.bincount(videos).tolist() == [3] * 40
-    else:
-        assert np.bincount(labels[videos]).tolist() == [40] * 3
-
-
-def test_position_in_an_epoch_is_refused_with_another_number_of_passes() -> None:
-    def loader(passes: int) -> ClipLoader:
-        return ClipLoader(Numbers(), BatchSampler(40, 8, shuffle=True, passes=passes), num_workers=0, collate_fn=list)
-
-    first = loader(2)
-    assert len(full_epoch := list(first)) == 10
-    first = loader(2)
-    list(islice(first, 3))
-    second = loader(2)
-    second.load_state_dict(first.state_dict())
-    assert list(second) == full_epoch[3:]
-    with pytest.raises(ConfigError, match="passes was 2 and is now 1"):
-        loader(1).load_state_dict(first.state_dict())
-
-
 def test_balanced_loader_resumes_only_with_the_same_setting() -> None:
     def loader(labels: np.ndarray | None) -> ClipLoader:
         sampler = BatchSampler(40, 8, shuffle=True, labels=labels)

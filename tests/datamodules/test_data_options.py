@@ -33,14 +33,6 @@ def test_repeats_are_different_clips_of_one_decode(motion_folder: Path, monkeypa
         VideoFolder(motion_folder, repeats=3)
 
 
-def test_small_split_is_read_several_times_per_epoch(motion_folder: Path) -> None:
-    data = set_up(VideoFolder(motion_folder, num_workers=0, batch_size=8, min_epoch_size=65))
-    loader = data.train_dataloader()
-    assert (data.passes, len(loader)) == (3, 12)  # 3 x 32 videos
-    with pytest.raises(ConfigError, match="min_epoch_size is -1; it must be at least 0"):
-        VideoFolder(motion_folder, min_epoch_size=-1)
-
-
 def test_clips_depend_on_the_seed_and_not_on_the_workers(motion_folder: Path) -> None:
     batches = []
     for workers in (0, 2):

@@ -1,4 +1,4 @@
-"""Training with balanced classes, by the sampler and by the loss, and with several passes per epoch."""
+"""Training with balanced classes: by the sampler, and by the loss."""
 
 from __future__ import annotations
 
@@ -46,19 +46,6 @@ def test_balanced_sampler_resumes_mid_epoch_with_the_same_weights(unbalanced_fol
         assert set(class_counts(full_run, epoch).values()) <= {3, 4}
     config = read_checkpoint(full_run / "checkpoints" / "last.ckpt")[CONFIG_KEY]
     assert config["provenance"]["recipe"]["balance"] == "sampler"
-
-
-def test_epochs_of_a_small_data_set_read_each_video_several_times(
-    unbalanced_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    out = tmp_path / "run"
-    options = ("--data.min_epoch_size", "20")
-    assert main(fit_arguments(unbalanced_folder, out, *options, batch_size=2, epochs=1)) == 0
-    assert "Each epoch reads the training videos 2 times" in capsys.readouterr().out
-    paths = Counter(path for step in Watch(str(out)).seen() for path in step["paths"])
-    assert len(paths) == 14 and set(paths.values()) == {2}
-    config = read_checkpoint(out / "checkpoints" / "last.ckpt")[CONFIG_KEY]
-    assert config["provenance"]["recipe"]["min_epoch_size"] == 20
 
 
 def test_loss_weights_change_the_loss_but_not_the_videos(unbalanced_folder: Path, tmp_path: Path) -> None:
