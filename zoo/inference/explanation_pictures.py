@@ -120,7 +120,7 @@ def _write_picture(explanation: Explanation, path: Path) -> None:
     view_rows = -(-len(views) // 2)
     heights = [2.0, 2.2, *[2.4] * view_rows]
     figure = Figure(figsize=(12, sum(heights) + 0.7), layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)  # an array: there are at least two
     best = ", ".join(f"{label} {100 * score:.1f} %" for label, score in explanation.top[:3])
     figure.suptitle(
         f"{explanation.label}: {100 * explanation.score:.1f} %   ({explanation.source})\n"
