@@ -120,7 +120,8 @@ def test_download_and_conversion_hold_the_file_in_memory_once(tmp_path: Path, mo
         "from zoo.weights.store import get_weights\n"
         "def peak():\n"  # getrusage would include the peak of the parent process
         "    return next(int(line.split()[1]) * 1024 for line in open('/proc/self/status') if 'VmHWM' in line)\n"
-        "before = peak(); get_weights(zoo.info(sys.argv[1]), progress=False); print(peak() - before)"
+        "entry = zoo.info(sys.argv[1])\n"  # reads the index
+        "before = peak(); get_weights(entry, progress=False); print(peak() - before)"
     )
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TEMPOZOO_OFFLINE")
