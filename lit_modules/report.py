@@ -32,7 +32,7 @@ from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
 from lit_modules.mistakes import PATH_ERRORS, PREDICTIONS, SEPARATOR, mistake_sources
 from lit_modules.probe_file import probe_line, probe_of_run
-from lit_modules.run_file_names import TEST_FILE
+from lit_modules.run_file_names import TEST_FILE, table_file
 from lit_modules.scores import Scores, majority_key, predicted_scores, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
@@ -297,13 +297,14 @@ def write_predictions(folder: Path, scores: Scores, heads: list[Head], draw: boo
             labels, values = scores[row[0]]
             row += [names[int(labels.reshape(-1)[number])], *top_classes(values[outputs], names, 5)]
         confusion = _confusion(scores, head, number)
-        suffix = f"_{name}" if name else ""
-        file = f"confusion{suffix}"
-        write_csv(folder / f"classes{suffix}.csv", HEADER, [result.row() for result in class_results(confusion, names)])
+        matrix_path = folder / table_file("confusion", name)
+        write_csv(
+            folder / table_file("classes", name), HEADER, [result.row() for result in class_results(confusion, names)]
+        )
         counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
-        write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
+        write_csv(matrix_path, ["true / predicted", *names], counts)
         if draw:
-            draw_confusion(folder / f"{file}.png", confusion, names)
+            draw_confusion(matrix_path.with_suffix(".png"), confusion, names)
     write_csv(folder / PREDICTIONS, header, rows)
 
 

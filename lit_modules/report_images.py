@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
 from lit_modules.mistakes import find_mistakes, parse_source, read_predictions
-from lit_modules.report import classifier, confusion_figure, list_heads
-from lit_modules.run_file_names import VALIDATION
+from lit_modules.report import Head, classifier, confusion_figure, list_heads
+from lit_modules.run_file_names import VALIDATION, table_file
 from lit_modules.run_record import read_record
 
 Images = dict[str, tuple[np.ndarray, str]]  # title -> image uint8 (H, W, 3), caption
@@ -35,19 +35,19 @@ class ReportImages(Callback):
         if not loggers or not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         try:
-            images = report_images(self.folder, [names for _, names, _ in list_heads(classifier(pl_module).network)])
+            images = report_images(self.folder, list_heads(classifier(pl_module).network))
             for logger in loggers:
                 log_images(logger, images, trainer.global_step)
         except Exception as error:  # the run is complete
             warnings.warn(f"The images of the report were not logged: {error}", stacklevel=2)
 
 
-def report_images(folder: Path, class_names: list[list[str]]) -> Images:
+def report_images(folder: Path, heads: list[Head]) -> Images:
     """Return the confusion matrix of each head and the film strips of a run's validation.
 
     Args:
         folder: folder of the run.
-        class_names: class names of each head.
+        heads: classifiers of the network.
     """
     from lit_modules.html_report.film_strips import film_strip
     from lit_modules.html_report.run_files import parse_confusion
@@ -56,7 +56,10 @@ def report_images(folder: Path, class_names: list[list[str]]) -> Images:
     if not record.get("validation"):
         return {}
     rows = read_predictions(folder / VALIDATION)
-    for path, names in zip(sorted((folder / VALIDATION).glob("confusion*.csv")), class_names, strict=False):
+    for head, names, _ in heads:
+        path = folder / VALIDATION / table_file("confusion", head)
+        if not path.exists():  # several labels per video
+            continue
         images[path.stem] = (figure_pixels(confusion_figure(parse_confusion(path), names)), "rows: true classes")
     mistakes, _ = find_mistakes(rows, bool(record.get("multi_label")))
     for number, mistake in enumerate(mistakes, start=1):

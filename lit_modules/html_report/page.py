@@ -143,8 +143,10 @@ def configuration(runs: Sequence[RunFiles]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     for name in names:
         cells = [values.get(name, MISSING) for values in options]
-        known = [cell for cell, values, run in zip(cells, options, runs, strict=True) if run.config or name in values]
-        rows.append({"name": name, "cells": cells, "differs": len(set(known)) > 1})
+        compared = [
+            cell for cell, values, run in zip(cells, options, runs, strict=True) if run.config or name in values
+        ]
+        rows.append({"name": name, "cells": cells, "differs": len(set(compared)) > 1})
     rows.sort(key=lambda row: not row["differs"])
     main = [row for row in rows if row["differs"] or row["name"] in MAIN_OPTIONS or row["name"].startswith("protocol")]
     return {"main": main, "others": [row for row in rows if row not in main]}

@@ -81,10 +81,10 @@ def title_sentence(run: RunFiles) -> str:
         name += f", trained on {count} videos," if count else ", after training,"
     if run.is_probe:
         name = f"A logistic regression of the frozen features of {name}"
-    what = "mean average precision" if result.multi_label else "top-1 accuracy"
+    metric_text = "mean average precision" if result.multi_label else "top-1 accuracy"
     if len(result.heads) > 1:
-        what += f" of {' and '.join(head.head for head in result.heads)} together"
-    text = f"{name} reaches {percent(result.metrics.get(metric))} {what}"
+        metric_text += f" of {' and '.join(head.head for head in result.heads)} together"
+    text = f"{name} reaches {percent(result.metrics.get(metric))} {metric_text}"
     if interval := result.interval(metric):
         text += f" (95 % interval {percent_range(interval)})"
     data = result.summary.get("data") or videos.get("class")

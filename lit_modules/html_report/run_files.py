@@ -15,13 +15,13 @@ import yaml
 from lit_modules.class_results import ClassResult
 from lit_modules.mistakes import PATH_ERRORS, PREDICTIONS, heads_of, read_predictions
 from lit_modules.probe_file import PROBE_FILE
-from lit_modules.run_file_names import RUN_FILE, TEST_FILE, VALIDATION
+from lit_modules.run_file_names import RUN_FILE, TEST_FILE, VALIDATION, table_file
 from lit_modules.run_folder import CHECKPOINTS
 from zoo.errors import ConfigError
 from zoo.text import read_json
 
 T = TypeVar("T")
-METRICS_FILE, CONFIG_FILE, CLASSES_FILE = "metrics.csv", "config.yaml", "classes.csv"
+METRICS_FILE, CONFIG_FILE = "metrics.csv", "config.yaml"
 TEST_FOLDER = "test"  # sub-folder of a run whose test belongs to the run
 VALUE_ERRORS = (ValueError, LookupError, TypeError, AttributeError, csv.Error, yaml.YAMLError)  # of a damaged file
 
@@ -33,7 +33,7 @@ class HeadResult:
     Attributes:
         head: name of the head; "" for a single one.
         classes: results of the classes.
-        confusion: numbers of videos, ``(classes, classes)``, rows are true classes; None if there is no file.
+        confusion: numbers of videos, ``(classes, classes)``, rows are true classes; None without a file.
     """
 
     head: str
@@ -193,10 +193,8 @@ def _read_result(run: RunFiles, split: str, folder: Path, summary: dict[str, Any
         run.notes.append(f"{folder / PREDICTIONS} does not exist, so the report has no mistakes of the {split}.")
     heads = []
     for head in heads_of(rows[0]) if rows else [""]:
-        suffix = f"_{head}" if head else ""
-        path = folder / f"{Path(CLASSES_FILE).stem}{suffix}.csv"
-        classes: list[ClassResult] = run.read(path, parse_classes, [])
-        confusion = run.read(folder / f"confusion{suffix}.csv", parse_confusion, None)
+        classes: list[ClassResult] = run.read(folder / table_file("classes", head), parse_classes, [])
+        confusion = run.read(folder / table_file("confusion", head), parse_confusion, None)
         if confusion is not None and len(confusion) != len(classes):
             confusion = None
         heads.append(HeadResult(head, classes, confusion))

@@ -106,7 +106,7 @@ def test_report_shows_the_most_confident_mistakes_with_an_explanation(run: Path,
     content = page.read_text()
     figures = re.findall(r'<figure class="mistake">(.*?)</figure>', content, re.DOTALL)
     assert len(figures) == min(6, len(wrong)) > 0
-    for figure, row in zip(figures, wrong, strict=False):
+    for figure, row in zip(figures, wrong[:6], strict=True):
         assert row["path"] in figure
         assert f"({percent(row['score1'])})" in figure.replace("\N{NO-BREAK SPACE}", " ")
         assert figure.count('src="data:image/jpeg;base64,') == 2

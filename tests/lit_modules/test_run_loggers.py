@@ -9,6 +9,8 @@ from runs import fit_arguments, last_metrics, read_rows, video_folder
 
 from cli import main
 from lit_modules import trainer_parts
+from lit_modules.report import write_csv
+from lit_modules.report_images import report_images
 
 
 def test_tensorboard_has_the_metrics_and_the_images_of_the_report(motion_folder: Path, tmp_path: Path) -> None:
@@ -29,6 +31,20 @@ def test_tensorboard_has_the_metrics_and_the_images_of_the_report(motion_folder:
     (image,) = events.Images("report/mistake 1")
     assert image.height == 96 and image.width == 8 * 96 and image.step == 4
     assert image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_images_of_two_heads_have_the_classes_of_their_head(tmp_path: Path) -> None:
+    heads = [("verb", ["take", "put"], slice(0, 2)), ("noun", ["cup", "pan", "lid"], slice(2, 5))]
+    folder = tmp_path / "validation"
+    folder.mkdir()
+    for name, names, _ in heads:
+        rows = [[label, *[1] * len(names)] for label in names]
+        write_csv(folder / f"confusion_{name}.csv", ["true / predicted", *names], rows)
+    (folder / "predictions.csv").write_text("path,verb_label,verb_prediction1,verb_score1\n")
+    (tmp_path / "run.json").write_text('{"validation": {"sources": {}}}')
+    images = report_images(tmp_path, heads)
+    assert list(images) == ["confusion_verb", "confusion_noun"]
+    assert images["confusion_verb"][0].shape[1] < images["confusion_noun"][0].shape[1]  # grows with the classes
 
 
 def test_wandb_logs_offline(motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

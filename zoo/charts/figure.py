@@ -30,13 +30,14 @@ def draw(points: Sequence[Point]) -> Figure:
     rows = -(-len(panels) // columns)
     figure = Figure((PANEL[0] * columns, PANEL[1] * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes, (dataset, label) in zip(grid, panels, strict=False):
+    used = list(zip(grid[: len(panels)], panels, strict=True))
+    for axes, (dataset, label) in used:
         _draw_panel(axes, dataset, label, _of_panel(points, dataset, label))
     for axes in grid[len(panels) :]:
         axes.set_visible(False)
     _draw_legend(figure, points, columns)
     figure.draw_without_rendering()  # computes the positions
-    for axes, (dataset, label) in zip(grid, panels, strict=False):
+    for axes, (dataset, label) in used:
         _label_points(axes, _of_panel(points, dataset, label), AXES[label])
     return figure
 

@@ -255,7 +255,7 @@ def _class_index(network: VideoNetwork, label: str | int, names: Sequence[str]) 
     """Return the index of a class by name or index.
 
     Raises:
-        UnknownNameError: there is no class with this name.
+        UnknownNameError: the network has no class with this name.
         ConfigError: the index is out of range, or ``label`` has another type.
     """
     if isinstance(label, str):

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
-from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
+from zoo.models.network import DropPath, Feature, FixedSizeNetwork, linear_classifier
 from zoo.models.vit import Attention
 
 TUBELET = 2  # frames of a patch
@@ -38,7 +38,7 @@ class TransformerBlock(nn.Module):
         return x + self.drop_path(self.fc2(F.gelu(self.fc1(self.norm2(x)))))
 
 
-class ViViT(VideoNetwork):
+class ViViT(FixedSizeNetwork):
     """ViViT with a factorized encoder. Its position embeddings fix the number of frames and the image size.
 
     Args:
@@ -109,17 +109,6 @@ class ViViT(VideoNetwork):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         self.reset_classifier(num_classes)
-
-    def check_clip(self, x: Tensor) -> None:
-        """Raise a ConfigError unless ``x`` is a batch of clips of this network's size."""
-        super().check_clip(x)
-        size = (self.num_frames, self.image_size, self.image_size)
-        if tuple(x.shape[2:]) != size:
-            raise ConfigError(
-                f"this network was built for clips of {size[0]} frames of {size[1]} x {size[2]} pixels and got "
-                f"{tuple(x.shape)}; load it with num_frames={x.shape[2]}, image_size={max(x.shape[3:])}, which "
-                "resamples its position embeddings; frames must be square."
-            )
 
     def _encode(self, x: Tensor, class_only: bool) -> Tensor:
         self.check_clip(x)
