@@ -64,7 +64,8 @@ def _draw_panel(axes: Any, dataset: str, label: str, points: Sequence[Point]) ->
     axes.margins(x=0.2, y=0.12)
     axes.set_ylim(top=min(axes.get_ylim()[1], 101))
     axes.grid(alpha=0.3)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high / low > 1000 else (1, 2, 5), numticks=20))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
 
