@@ -280,8 +280,8 @@ def test_steps_of_feature_maps_are_aligned_with_frames(family: str, name: str, m
     assert middles == {step: centers[step] for step in middles}
 
 
-def test_pathways_have_the_first_and_the_last_frame() -> None:
-    model = build("ptv_slowfast", pytest.MonkeyPatch())
+def test_pathways_have_the_first_and_the_last_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("ptv_slowfast", monkeypatch)
     assert isinstance(model, VideoNetwork)
     assert model.frame_centers(2, 8) == [0, 7]
     assert model.frame_centers(8, 8) == list(range(8))
