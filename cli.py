@@ -50,6 +50,13 @@ def recipes(arguments: Arguments) -> None:
     recipes_command(arguments)
 
 
+def report(arguments: Arguments) -> None:
+    """Write an HTML report of runs."""
+    from lit_modules.html_report.report_command import report_command
+
+    report_command(arguments)
+
+
 def predict(arguments: Arguments) -> None:
     """Classify videos, or their windows; options of Lightning's Trainer or of a data set select ``train``."""
     from zoo.inference.predict_options import parse_predict, uses_trainer
@@ -62,6 +69,17 @@ def predict(arguments: Arguments) -> None:
     from zoo.inference.predict_command import predict_command  # imports torch
 
     predict_command(args)
+
+
+def explain(arguments: Arguments) -> None:
+    """Explain the prediction for a video."""
+    from zoo.inference.parsers import explain_parser
+
+    args = explain_parser().parse_args(arguments)
+    check_network(args.network)
+    from zoo.inference.commands import explain_command  # imports torch
+
+    explain_command(args)
 
 
 def features(arguments: Arguments) -> None:
@@ -142,6 +160,7 @@ COMMANDS: dict[str, Command] = {
         functools.partial(train, "probe"),
         {"measure frozen features": "tempozoo probe --from tanet_r50.k400_8f --out runs/probe VIDEOS"},
     ),
+    "report": Command(report, {"describe runs in HTML": "tempozoo report runs/mine runs/other --out report.html"}),
     "calibrate": Command(
         functools.partial(train, "calibrate"),
         {"calibrate the scores": "tempozoo calibrate --from runs/mine --out runs/calibrated VIDEOS"},
@@ -152,6 +171,10 @@ COMMANDS: dict[str, Command] = {
             "classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/ --csv rows.csv",
             "classify over time": "tempozoo predict --from runs/mine long.mp4 --window 2 --plot chart.png",
         },
+    ),
+    "explain": Command(
+        explain,
+        {"explain a prediction": "tempozoo explain clip.mp4 --from runs/mine --save relevance.png"},
     ),
     "features": Command(
         features,
@@ -174,7 +197,10 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "recipes": Command(recipes, {"list training recipes": "tempozoo recipes finetune/folder"}),
-    "list": Command(zoo_commands.list_command, {"list networks": "tempozoo list 'tanet*'"}),
+    "list": Command(
+        zoo_commands.list_command,
+        {"list networks": "tempozoo list 'tanet*'", "compare networks": "tempozoo list --plot networks.html"},
+    ),
     "info": Command(zoo_commands.info_command, {"describe a network": "tempozoo info tada2d_r50.k400_8x8"}),
     "download": Command(zoo_commands.download_command, {"download weights": "tempozoo download 'tada2d_r50.*'"}),
     "convert": Command(zoo_commands.convert_command, {"convert a published file": "tempozoo convert FILE NAME"}),

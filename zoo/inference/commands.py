@@ -1,4 +1,4 @@
-"""The commands ``features``, ``search`` and ``export``."""
+"""The commands ``explain``, ``features``, ``search`` and ``export``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from zoo.command_line import expand_home
 from zoo.errors import ConfigError, DataError, ZooError
 from zoo.inference.command_predictor import default_device, open_predictor
 from zoo.inference.embeddings import video_features, window_features
+from zoo.inference.explanation_pictures import check_picture_path
+from zoo.inference.explanations import explain_video
 from zoo.inference.feature_files import FeatureFolder, VideoFeatures, open_features, search
+from zoo.inference.inputs import is_url
 from zoo.inference.predictor import Predictor
 from zoo.inference.source_lists import list_videos
 from zoo.inference.vector_index import INDEX_FILE, import_faiss, load_or_build
@@ -22,6 +25,7 @@ from zoo.loading import load
 from zoo.network_names import resolve_network
 from zoo.provenance import fingerprint
 from zoo.text import printable
+from zoo.training_state import is_untrained, untrained_error
 
 
 def features_command(args: argparse.Namespace) -> None:
@@ -75,6 +79,27 @@ def _compute_features(predictor: Predictor, video: str, args: argparse.Namespace
         features = torch.stack([window.features for window in windows])
         times = torch.tensor([[window.start for window in windows], [window.end for window in windows]])
     return VideoFeatures(video, features.flatten(2).mean(2) if features.ndim > 2 else features, *times)
+
+
+def explain_command(args: argparse.Namespace) -> None:
+    """Print the score of a class and where its relevance is; write a picture or a video."""
+    path = None if args.save is None else Path(expand_home(args.save))
+    if path is not None:
+        check_picture_path(path)
+    network = load(resolve_network(args.network))
+    if is_untrained(network) and not args.allow_untrained:
+        raise untrained_error(network, printable(args.network))
+    video = args.video if is_url(args.video) else expand_home(args.video)
+    explanation = explain_video(
+        network, video, label=args.label, span=args.span, fps=args.fps, device=args.device or default_device()
+    )
+    predicted, best = explanation.top[0]
+    remark = "" if explanation.label == predicted else f" (most probable: {predicted} {100 * best:.1f} %)"
+    print(printable(f"{explanation.label} {100 * explanation.score:.1f} %{remark}"))
+    print(printable(explanation.summary()))
+    if path is not None:
+        explanation.save(path)
+        print(f"Written to {args.save}")
 
 
 def search_command(args: argparse.Namespace) -> None:

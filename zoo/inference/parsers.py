@@ -1,4 +1,4 @@
-"""Parsers of the commands ``features``, ``search`` and ``export``. Importing this module does not import torch."""
+"""Parsers of ``explain``, ``features``, ``search`` and ``export``. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,32 @@ def features_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
     parser.add_argument("--stage", type=int, help="stage, whose feature maps are averaged (default: classifier input)")
     parser.add_argument("--parquet", metavar="FILE", help="also combine all features into one Parquet file")
+    return parser
+
+
+def explain_parser() -> argparse.ArgumentParser:
+    """Create the parser of ``tempozoo explain``."""
+    parser = argparse.ArgumentParser(
+        "tempozoo explain",
+        description="Show which pixels and frames of a video the score of a class is based on. One clip is explained: "
+        "the middle one of the network's sampling, with a center crop.",
+    )
+    parser.add_argument("video", help="video file, folder or pattern of frames, or URL")
+    parser.add_argument(
+        "--from", dest="network", metavar="NETWORK", required=True, help="network, as of `tempozoo fit --from`"
+    )
+    parser.add_argument(
+        "--save", metavar="FILE",
+        help="write the film strip, the relevance over time and the temporal operators (.png), or a video (.mp4, .gif)",
+    )  # fmt: skip
+    parser.add_argument("--label", help="name or index of the class (default: the most probable class)")
+    parser.add_argument(
+        "--span", type=float, nargs=2, metavar=("START", "END"),
+        help="part of the video to sample, in seconds (default: the entire video)",
+    )  # fmt: skip
+    parser.add_argument("--fps", type=float, default=30.0, help="frames per second of image files (default: 30)")
+    parser.add_argument("--device", help="such as cuda:0 (default: a GPU, otherwise the CPU)")
+    parser.add_argument("--allow_untrained", action="store_true", help="also explain networks with untrained parts")
     return parser
 
 

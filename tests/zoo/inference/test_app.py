@@ -20,7 +20,7 @@ from typing import Any
 import av
 import pytest
 import torch
-from app_browser import open_page
+from browser import open_page
 from loopback import Loopback
 from numbered_videos import numbered_video
 from paths import PYTHONPATH
