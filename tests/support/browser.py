@@ -13,7 +13,6 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 LOCAL_SCHEMES = ("data", "blob", "about")
-PROBLEMS = ("error", "warning", "assert")  # types of console messages
 
 
 @dataclass
@@ -23,12 +22,14 @@ class Recording:
     Attributes:
         page: the page of Playwright.
         requests: URLs that the page requested, without data URLs.
-        errors: errors and warnings of the console, uncaught exceptions, and failed requests.
+        errors: errors of the console, uncaught exceptions, and failed requests.
+        warnings: warnings of the console.
     """
 
     page: Any
     requests: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def hosts(self) -> set[str]:
@@ -46,14 +47,23 @@ class Recording:
             self.errors.append(f"{request.url}: {request.failure}")
 
     def add_message(self, message: Any) -> None:
-        """Record a problem on the console."""
-        if message.type in PROBLEMS:
+        """Record an error or a warning on the console."""
+        if message.type in ("error", "assert"):
             self.errors.append(message.text)
+        elif message.type == "warning":
+            self.warnings.append(message.text)
 
 
 @dataclass
 class Visit:
-    """Result of a visit to a page: the value of the script, URLs requested, errors, and a PNG file of the whole page."""
+    """Result of a visit to a page.
+
+    Attributes:
+        value: result of the script.
+        requests: URLs that the page requested, without data URLs.
+        errors: errors and warnings.
+        screenshot: PNG file of the whole page.
+    """
 
     value: Any
     requests: list[str]
@@ -110,5 +120,5 @@ def visit(
         with open_page(url, color_scheme=scheme, viewport={"width": width, "height": 900}) as recording:
             value = recording.page.evaluate(script)
             image = recording.page.screenshot(full_page=True)
-            visits[scheme] = Visit(value, recording.requests, recording.errors, image)
+            visits[scheme] = Visit(value, recording.requests, recording.errors + recording.warnings, image)
     return visits
