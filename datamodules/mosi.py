@@ -28,7 +28,7 @@ from datamodules.tree import split_of, walk
 from zoo.errors import DataError, check_rate, check_seed
 from zoo.protocol import Protocol
 from zoo.video.decoding import open_video, read_with
-from zoo.video.source import VIDEO_EXTENSIONS
+from zoo.video.source import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from zoo.video.time_limit import within
 
 MAX_SPEED = 2
@@ -37,7 +37,6 @@ MOTIONS = ((-2, 0), (-1, 0), (1, 0), (2, 0), (0, -2), (0, -1), (0, 1), (0, 2), (
 MOTION_NAMES = ("x-2", "x-1", "x+1", "x+2", "y-2", "y-1", "y+1", "y+2", "still")
 IMAGE_SCALE = 320 / 112  # published sides of the image and of the crop
 MASK_SIZES = (0.3, 0.5)  # side of the moving box, as a fraction of that of the crop
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "PPM")  # names in Pillow
 
 

@@ -1,0 +1,102 @@
+"""Pretraining with MoSI on the command line, and fine-tuning from its run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import NO_SANITY_CHECK, ON_CPU, QUIET, TINY, flags, last_metrics, last_weights, video_folder
+from small_models import small
+
+from cli import main
+from datamodules.mosi import MOTION_NAMES, MOTIONS, mask_static, move_crop
+from lit_modules.recipes import axis_metrics
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run of two steps with the recipe ``mosi/folder`` and a tiny network."""
+    root, out = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("runs") / "mosi"
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8)).resize((64, 48)).save(root / f"{number}.jpg")
+    arguments = [
+        *("fit", "--config", "mosi/folder"),
+        *flags("model", name="c2d_r18", protocol=None),
+        *TINY,
+        *flags("data", root=root, batch_size=18, num_workers=0),
+        *flags("trainer", max_epochs=1, precision="32-true"),
+        *QUIET, *ON_CPU, *NO_SANITY_CHECK,
+        *("--out", str(out)),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    return out
+
+
+def test_run_logs_the_accuracies_of_both_axes_beside_chance(run: Path) -> None:
+    metrics = last_metrics(run)
+    assert metrics["val_majority_class"] == pytest.approx(1 / 9)
+    assert metrics["val_x_majority_class"] == metrics["val_y_majority_class"] == pytest.approx(5 / 9)
+    assert {"val_top1", "val_x_top1", "val_y_top1"} <= metrics.keys()
+    record = json.loads((run / "run.json").read_text())
+    assert (record["status"], record["data"]["videos"]) == ("finished", {"train": 4, "val": 9})
+    report = (run / "report.html").read_text()
+    assert "A still image, whose clip was generated." in report
+
+
+def test_fine_tuning_from_a_run_starts_with_its_features_and_a_new_classifier(
+    run: Path, motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    arguments = [
+        *("fit", "--from", str(run), "--probe", "false"),
+        *video_folder(motion_folder),
+        *flags("model.optimizer", lr=0.0),
+        *flags("trainer", max_epochs=1, limit_train_batches=1),
+        *QUIET, *ON_CPU, *NO_SANITY_CHECK,
+        *("--out", str(tmp_path)),
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    weights, pretrained = last_weights(tmp_path), last_weights(run)
+    (classifier,) = [key for key in weights if weights[key].shape == (4, weights[key].shape[-1])]
+    assert pretrained[classifier].shape[0] == 9
+    kernels = [key for key in weights if weights[key].ndim == 4]
+    assert kernels and all(torch.equal(weights[key], pretrained[key]) for key in kernels)
+
+
+def test_axis_accuracies_ignore_the_other_axis() -> None:
+    def scores(*pairs: tuple[str, str]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+        rows = torch.eye(9)
+        index = MOTION_NAMES.index
+        return {str(n): (torch.tensor(index(a)), rows[index(b)]) for n, (a, b) in enumerate(pairs)}
+
+    metrics = axis_metrics(scores(("x+2", "x+2"), ("x+2", "x+1"), ("y-1", "still"), ("still", "y-1")), MOTION_NAMES)
+    assert metrics == {"x_top1": 0.75, "x_majority_class": 0.5, "y_top1": 0.5, "y_majority_class": 0.75}
+    assert axis_metrics(scores(("x+2", "x+2")), ["a", "b"]) == {}
+    assert axis_metrics({}, MOTION_NAMES) == {}
+
+
+def test_small_network_learns_the_motions() -> None:
+    torch.manual_seed(0)
+    network = small("r2d3d_r18", num_classes=9, width=8, num_frames=4)
+    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    image = (255 * torch.rand(3, 12, 12, generator=generator))[None]
+    image = torch.nn.functional.interpolate(image, (46, 46), mode="bilinear")[0].byte()
+
+    def batch() -> torch.Tensor:
+        clips = [mask_static(move_crop(image, motion, 4, 16, generator), generator) for motion in MOTIONS for _ in "ab"]
+        return torch.stack(clips).transpose(1, 2) / 127.5 - 1
+
+    labels = torch.arange(9).repeat_interleave(2)
+    losses = []
+    for _ in range(40):
+        loss = torch.nn.functional.cross_entropy(network(batch()), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
