@@ -52,7 +52,6 @@ def test_random_path_has_the_same_steps_at_any_position_inside_the_space(speed: 
     paths = torch.stack([crop_positions(speed, 60, 4, generator) for _ in range(200)])
     assert (paths.diff() == 10 * speed).all()
     assert paths.min() == 0 and paths.max() == 60  # both ends are reached
-    assert len(paths[:, 0].unique()) == (1 if abs(speed) == 2 else len(paths[:, 0].unique()))
 
 
 @pytest.mark.parametrize(("name", "motion"), zip(MOTION_NAMES, MOTIONS, strict=True))
@@ -71,7 +70,7 @@ def test_class_name_is_the_motion_of_the_crop(name: str, motion: tuple[int, int]
 
 def test_published_motions_are_four_speeds_along_each_axis_and_none() -> None:
     speeds = [-2, -1, 1, 2]
-    assert MOTIONS == (*((x, 0) for x in speeds), *((0, y) for y in speeds), (0, 0))
+    assert list(MOTIONS) == [*((x, 0) for x in speeds), *((0, y) for y in speeds), (0, 0)]
 
 
 def test_static_mask_leaves_a_moving_box_in_a_still_frame() -> None:
@@ -134,7 +133,8 @@ def test_validation_image_is_scored_with_each_motion_and_the_same_clips_in_every
     assert [path.rsplit(" ", 1)[1] for path in paths] == list(MOTION_NAMES)
     assert first[0]["video"].shape == (4, 1, 3, 4, 32, 32)
     loader.sampler.set_epoch(5)
-    assert all(torch.equal(a["video"], b["video"]) for a, b in zip(first, loader, strict=True) if "mean" not in b)
+    again = transferred_batches(data, loader)
+    assert all(torch.equal(a["video"], b["video"]) for a, b in zip(first, again, strict=True))
 
 
 def test_files_in_any_subfolder_are_split_once(tmp_path: Path) -> None:
