@@ -54,7 +54,7 @@ def test_random_path_has_the_same_steps_at_any_position_inside_the_space(speed: 
     assert paths.min() == 0 and paths.max() == 60  # both ends are reached
 
 
-@pytest.mark.parametrize(("name", "motion"), zip(MOTION_NAMES, MOTIONS, strict=True))
+@pytest.mark.parametrize(("name", "motion"), [*zip(MOTION_NAMES, MOTIONS, strict=True)])
 def test_class_name_is_the_motion_of_the_crop(name: str, motion: tuple[int, int]) -> None:
     clip = move_crop(position_image(80, 80), motion, 4, 20, None)
     assert clip.shape == (4, 3, 20, 20)
@@ -124,14 +124,14 @@ def test_clips_depend_on_seed_epoch_and_image_only(tmp_path: Path, monkeypatch: 
 
 def test_validation_image_is_scored_with_each_motion_and_the_same_clips_in_every_epoch(tmp_path: Path) -> None:
     write_images(tmp_path, 10)
-    data = set_up(mosi(tmp_path, batch_size=4), num_frames=4)
+    data = set_up(mosi(tmp_path, batch_size=9), num_frames=4)
     loader = data.val_dataloader()
     first = transferred_batches(data, loader)
     labels = torch.cat([batch["label"] for batch in first]).tolist()
     paths = [path for batch in first for path in batch["path"]]
     assert labels == list(range(9)) and len(set(paths)) == 9  # one image of ten
     assert [path.rsplit(" ", 1)[1] for path in paths] == list(MOTION_NAMES)
-    assert first[0]["video"].shape == (4, 1, 3, 4, 32, 32)
+    assert first[0]["video"].shape == (9, 1, 3, 4, 32, 32)
     loader.sampler.set_epoch(5)
     again = transferred_batches(data, loader)
     assert all(torch.equal(a["video"], b["video"]) for a, b in zip(first, again, strict=True))
