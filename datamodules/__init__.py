@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from datamodules.kinetics import Kinetics
     from datamodules.list import VideoList
     from datamodules.mmaction import MMActionList
+    from datamodules.mosi import MoSI
     from datamodules.motionclips import MotionClips
     from datamodules.shard_list import ShardList
     from datamodules.something import SomethingV1, SomethingV2
@@ -29,6 +30,7 @@ __all__ = [
     "Jester",
     "Kinetics",
     "MMActionList",
+    "MoSI",
     "MotionClips",
     "ShardList",
     "SomethingV1",
@@ -48,6 +50,7 @@ _MODULES = {
     "Jester": "datamodules.jester",
     "Kinetics": "datamodules.kinetics",
     "MMActionList": "datamodules.mmaction",
+    "MoSI": "datamodules.mosi",
     "MotionClips": "datamodules.motionclips",
     "ShardList": "datamodules.shard_list",
     "SomethingV1": "datamodules.something",

@@ -187,6 +187,10 @@ class VideoDataModule(L.LightningDataModule):
         assert self.root is not None
         return open_tree(self.root)
 
+    def make_dataset(self, records: VideoRecords, protocol: Protocol, split: str, **options: Any) -> VideoDataset:
+        """Create the dataset of a split; ``options`` are those of ``VideoDataset``."""
+        return VideoDataset(records, protocol, split, **options)
+
     def check(self, stage: str) -> None:
         """List the videos of a stage, so that data errors are reported before any weights are downloaded.
 
@@ -267,7 +271,7 @@ class VideoDataModule(L.LightningDataModule):
                 log.warning("%s: using %d of %d listed videos", split, len(records), records.listed)
             sample(single, single.num_frames, 30.0, (0, single.clips))  # raises errors here rather than in a worker
             self.skipped[split], self._logged[split] = {}, set()
-            self.datasets[split] = VideoDataset(
+            self.datasets[split] = self.make_dataset(
                 records, single, split, flip=flip, flip_pairs=pairs, frame_rate=self.frame_rate,
                 multi_label=self.multi_label, **self.reading,
             )  # fmt: skip
@@ -422,7 +426,7 @@ class VideoDataModule(L.LightningDataModule):
         if not len(records):
             self.skipped[split] = {}
             return
-        dataset = VideoDataset(
+        dataset = self.make_dataset(
             records, protocol, "val", flip=False, frame_rate=self.frame_rate,
             decoder=self.reading["decoder"], time_limit=self.reading["time_limit"],
         )  # fmt: skip

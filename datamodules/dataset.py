@@ -90,14 +90,13 @@ class VideoDataset(Dataset[dict[str, Any]]):
             try:
                 if accesses & (accesses + 1):  # only accesses 1, 2, 4, 8, ... read it
                     raise DataError(reason)
-                clips, repeated, mirrored = self._clips(source)
+                clips, repeated, labels = self._clips(source, label)
             except DataError as error:
                 if self.split == "train" and error.reason != "unreachable":
                     self._failed[index] = accesses + 1, str(error)
                 skipped.append((str(source), str(error)))
                 continue
             self._failed.pop(index, None)
-            labels = [self._mirrored(label) if m else label for m in mirrored]
             return {"video": clips, "label": labels, "path": str(source), "repeated": repeated, "skipped": skipped}
         return {"video": [], "label": [], "path": str(source), "repeated": False, "skipped": skipped}
 
@@ -106,16 +105,18 @@ class VideoDataset(Dataset[dict[str, Any]]):
             return label[[self.mirror.get(number, number) for number in range(len(label))]]
         return torch.tensor(self.mirror.get(int(label), int(label))) if label.ndim == 0 else label
 
-    def _clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:
-        """Return clips, whether they repeat frames of a short video, and which of them are mirrored."""
+    def _clips(self, source: Source, label: Tensor) -> tuple[list[Tensor], bool, list[Tensor]]:
+        """Return clips, whether they repeat frames of a short video, and the label of each clip."""
         if self.split == "train":
-            return self._train_clips(source)
+            clips, repeated, mirrored = self._train_clips(source)
+            return clips, repeated, [self._mirrored(label) if m else label for m in mirrored]
         views = read_video_views(
             source, self.protocol, decoder=self.decoder, fps=self.frame_rate, time_limit=self.time_limit
         )
-        return [views.frames], views.repeated, [False]
+        return [views.frames], views.repeated, [label]
 
     def _train_clips(self, source: Source) -> tuple[list[Tensor], bool, list[bool]]:
+        """Return clips, whether they repeat frames of a short video, and which of them are mirrored."""
         protocol = self.protocol
 
         def read(reader: Reader) -> tuple[bool, np.ndarray, Tensor]:

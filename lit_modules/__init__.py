@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from lit_modules.base import VideoClassifier
     from lit_modules.push_to_hub import PushToHub
     from lit_modules.recipe_options import OptimizerOptions, Recipe, RegularizationOptions, ScheduleOptions
-    from lit_modules.recipes import STAM, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet
+    from lit_modules.recipes import STAM, MoSI, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet
     from lit_modules.report import TestReport
 
 __all__ = [
     "STAM",
+    "MoSI",
     "OptimizerOptions",
     "PushToHub",
     "Recipe",
@@ -32,6 +33,7 @@ __all__ = [
 
 _MODULES = {
     "STAM": "lit_modules.recipes",
+    "MoSI": "lit_modules.recipes",
     "OptimizerOptions": "lit_modules.recipe_options",
     "PushToHub": "lit_modules.push_to_hub",
     "Recipe": "lit_modules.recipe_options",

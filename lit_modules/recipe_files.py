@@ -17,6 +17,7 @@ GROUPS = {  # folder of configs/ -> heading
     "k400": "Published results on Kinetics-400",
     "ssv1": "Published results on Something-Something V1",
     "ssv2": "Published results on Something-Something V2",
+    "mosi": "Pretraining without labels",
     "": "MotionClips, the generated example data",
 }
 

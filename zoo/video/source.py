@@ -9,6 +9,7 @@ VIDEO_EXTENSIONS = (
     ".m2t", ".ogv", ".asf", ".vob", ".divx", ".f4v", ".3g2", ".m2v", ".mxf", ".qt", ".gif",
     ".h264", ".264", ".hevc", ".h265", ".265", ".obu", ".av1", ".ivf",
 )  # fmt: skip
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm")  # still images
 
 
 @dataclass(frozen=True)
