@@ -60,11 +60,10 @@ Results = dict[str, Values]  # by measure
 
 
 class Clip(NamedTuple):
-    """A clip ``(1, 3, T, S, S)``; for MotionClips with the mask of its labeled object ``(T, S, S)`` and its class."""
+    """A clip ``(1, 3, T, S, S)``; for MotionClips with the mask of its labeled object ``(T, S, S)``."""
 
     pixels: Tensor
     mask: Tensor | None = None
-    index: int | None = None
 
 
 # orders of pixels --------------------------------------------------------------------------------------------------
@@ -197,12 +196,12 @@ def motion_clips(network: VideoNetwork, count: int, first_seed: int) -> Iterator
     """Yield rendered clips."""
     labels, protocol = network.labels or (), network.protocol
     for number in range(count):
-        index, seed = number % len(labels), first_seed + number // len(labels)
-        frames = render_clip(labels[index], seed, size=protocol.crop)
+        label, seed = labels[number % len(labels)], first_seed + number // len(labels)
+        frames = render_clip(label, seed, size=protocol.crop)
         rows = sample(protocol, len(frames), 12, (0, 1))
         pixels = torch.from_numpy(frames[rows]).permute(0, 3, 1, 2)[None]
-        mask = object_mask(labels[index], seed, size=protocol.crop)[rows]
-        yield Clip(normalize(pixels, protocol.mean, protocol.std), torch.from_numpy(mask).float(), index)
+        mask = object_mask(label, seed, size=protocol.crop)[rows]
+        yield Clip(normalize(pixels, protocol.mean, protocol.std), torch.from_numpy(mask).float())
 
 
 def video_clips(network: VideoNetwork, root: Path, table: Path, count: int) -> Iterator[Clip]:
@@ -253,18 +252,19 @@ def area(network: VideoNetwork, clip: Tensor, other: Tensor, ranks: Tensor, inde
 
 
 def measure(orders: Orders, clips: Iterator[Clip], steps: int) -> Results:
-    """Measure deletion and insertion for the predicted classes of clips, and the object share for those with a mask."""
+    """Measure deletion and insertion, and the object share of clips with a mask, for the predicted classes."""
     results: Results = defaultdict(lambda: defaultdict(list))
     network = orders.network
-    for number, (clip, mask, index) in enumerate(clips):
-        if mask is not None and index is not None:
-            for name, values in (orders(clip, index, number) | {CHANCE: torch.ones_like(mask)}).items():
-                share = float((values * mask).sum() / values.sum().clamp(min=1e-30))
-                results["object share"][name].append(share)
+    for number, (clip, mask) in enumerate(clips):
         with torch.no_grad():
             index = int(network(clip).argmax())
+        maps = orders(clip, index, number)
+        if mask is not None:
+            for name, values in (maps | {CHANCE: torch.ones_like(mask)}).items():
+                share = float((values * mask).sum() / values.sum().clamp(min=1e-30))
+                results["object share"][name].append(share)
         other, generator = blurred(clip), torch.Generator().manual_seed(number)
-        for name, values in orders(clip, index, number).items():
+        for name, values in maps.items():
             ranks = rank_patches(values, generator)
             results["deletion"][name].append(area(network, clip, other, ranks, index, steps))
             results["insertion"][name].append(area(network, other, clip, ranks, index, steps))
@@ -302,33 +302,37 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--videos", nargs=2, type=Path, metavar=("ROOT", "CSV"), help="videos for deletion, insertion")
     parser.add_argument("--network", help="network for --videos, as of zoo.load")
     parser.add_argument("--title", help="name of this network in the table (default: its architecture)")
-    parser.add_argument("--motion_clips", type=int, default=64, help="rendered clips of each set (default: 64)")
-    parser.add_argument("--video_clips", type=int, default=36, help="videos (default: 36)")
+    parser.add_argument("--motion_clips", type=int, default=32, help="rendered clips of each set (default: 32)")
+    parser.add_argument("--video_clips", type=int, default=32, help="videos (default: 32)")
     parser.add_argument("--steps", type=int, default=20, help="of deletion and insertion on MotionClips (default: 20)")
-    parser.add_argument("--video_steps", type=int, default=8, help="of deletion and insertion on videos (default: 8)")
+    parser.add_argument("--video_steps", type=int, default=6, help="of deletion and insertion on videos (default: 6)")
     parser.add_argument("--csv", type=Path, help="file for the table, such as docs/explanations.csv")
     args = parser.parse_args(arguments)
     if (args.videos is None) != (args.network is None):
         parser.error("give --videos and --network together")
     torch.set_num_threads(1)
-    rows = []
+    rows: list[list[str]] = [list(COLUMNS)]
+    for part in parts(args):
+        rows += part
+        print("\n".join(" | ".join(row) for row in part), flush=True)
+        if args.csv:
+            with args.csv.open("w", newline="") as file:
+                csv.writer(file).writerows(rows)
+
+
+def parts(args: argparse.Namespace) -> Iterator[list[list[str]]]:
+    """Yield the rows of each network and set of clips."""
+    if args.videos is not None:
+        network = evaluated(args.network)
+        clips = video_clips(network, *args.videos, args.video_clips)
+        title = args.title or network.spec.arch
+        yield rows_of("test", title, measure(Orders(network, False), clips, args.video_steps))
     for name in filter(None, (BUNDLED, args.transformer)):
         network = evaluated(name)
         title = BUNDLED if name == BUNDLED else f"small {network.spec.arch}"
         for clip_set, seed in SEEDS.items():
             clips = motion_clips(network, args.motion_clips, seed)
-            results = measure(Orders(network, clip_set == "selection"), clips, args.steps)
-            rows += rows_of(clip_set, title, results)
-    if args.videos is not None:
-        network = evaluated(args.network)
-        clips = video_clips(network, *args.videos, args.video_clips)
-        rows += rows_of(
-            "test", args.title or network.spec.arch, measure(Orders(network, False), clips, args.video_steps)
-        )
-    print("\n".join("| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)))
-    if args.csv:
-        with args.csv.open("w", newline="") as file:
-            csv.writer(file).writerows([COLUMNS, *rows])
+            yield rows_of(clip_set, title, measure(Orders(network, clip_set == "selection"), clips, args.steps))
 
 
 if __name__ == "__main__":
