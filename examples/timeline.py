@@ -20,6 +20,7 @@ FIRST_SEED = 70  # of the scenes
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Render the frames and draw the picture; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("frames", type=Path, help="folder for the frames of the video")
     parser.add_argument("picture", help="picture to write")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ TILE, VIDEO = 128, 256  # smallest height of a frame in a strip and in a video, 
 GAP, FOOTER = 4, 30  # pixels between the frames of a strip, and below them
 BAR = (70, 130, 220)
 WARNING = (178, 34, 34)  # color of the mark of untrained weights
+MAX_LABEL = 45  # characters of a label in the list of the most probable ones
 MAX_SOURCE = 80  # characters of the name of the video in a picture; the end of longer names is shown
 PERIODS = (0.04, 1.0)  # shortest and longest seconds that a video shows a frame
 KINDS = (".png", ".mp4", ".gif")
@@ -124,7 +126,10 @@ def _write_picture(explanation: Explanation, path: Path) -> None:
     heights = [2.0, 2.2, *[2.4] * view_rows]
     figure = Figure(figsize=(12, sum(heights) + 0.7), layout="constrained")
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)  # an array: there are at least two
-    best = ", ".join(f"{label} {100 * score:.1f} %" for label, score in explanation.top[:3])
+    best = ", ".join(
+        f"{textwrap.shorten(label, MAX_LABEL, placeholder='...')} {100 * score:.1f} %"
+        for label, score in explanation.top[:3]
+    )
     source = explanation.source
     if len(source) > MAX_SOURCE:
         source = f"...{source[-MAX_SOURCE:]}"
@@ -213,7 +218,7 @@ def _draw_frames(explanation: Explanation) -> list[Image.Image]:
         picture.paste(Image.fromarray(tile), (0, 0))
         draw = ImageDraw.Draw(picture, "RGBA")
         draw.rectangle((0, 0, width, size * 3 // 2), fill=(0, 0, 0, 150))
-        text = f"{explanation.times[row]:.2f} s  {explanation.label} {100 * explanation.score:.0f} %"
+        text = f"{explanation.times[row]:.2f} s  {100 * explanation.score:.0f} % {explanation.label}"
         draw.text((size // 2, size // 5), text, font=font, fill="white")
         if explanation.untrained:
             draw.rectangle((0, height - size * 3 // 2, width, height), fill=(*WARNING, 220))
