@@ -195,6 +195,7 @@ def _prepare(model: Any, device: str | torch.device | None) -> tuple[VideoNetwor
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load(model)
+    untrained = isinstance(model, Predictor) and model.is_untrained
     if isinstance(model, Predictor):
         model = model.model
     if not isinstance(model, VideoNetwork) or not model.has_spec:
@@ -205,7 +206,7 @@ def _prepare(model: Any, device: str | torch.device | None) -> tuple[VideoNetwor
         raise ConfigError(f"{network_name(model)} has no classifier, so it has no predictions to explain.")
     network = shared_copy(model, device).float().requires_grad_(False)
     network.set_grad_checkpointing(False)  # would run the hooks again in the backward pass
-    return network, is_untrained(model)  # the copy's parameters may differ by rounding
+    return network, untrained or is_untrained(model)  # the parameters of the copy may differ by rounding
 
 
 def read_middle_clip(

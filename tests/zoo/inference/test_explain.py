@@ -408,6 +408,8 @@ def test_pictures_of_untrained_networks_are_marked(tmp_path: Path) -> None:
     fresh.protocol = fresh.protocol.with_size(32)
     explanation = zoo.explain(fresh, noise())
     assert explanation.untrained and not zoo.explain(network(), noise()).untrained
+    with Predictor(fresh) as predictor:  # a fused copy
+        assert zoo.explain(predictor, noise()).untrained
     unmarked = dataclasses.replace(explanation, untrained=False)
     for extension in ("png", "mp4"):
         explanation.save(tmp_path / f"marked.{extension}")
