@@ -117,6 +117,31 @@ def test_annotated_video_has_all_frames_and_a_panel(network: str, video: Path, t
         assert chart.width > 800 and len(chart.convert("RGB").getcolors(1 << 24) or []) > 20
 
 
+def test_chart_shows_frames_of_the_video_at_their_times(network: str, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in range(24):  # the first second is red, the next blue
+        color = (255, 0, 0) if number < 12 else (0, 0, 255)
+        Image.new("RGB", (32, 32), color).save(tmp_path / "frames" / f"{number:02d}.png")
+    path = tmp_path / "chart.png"
+    assert predict(network, tmp_path / "frames" / "*.png", "--fps", "12", "--plot", path) == 0
+    with Image.open(path) as picture:
+        chart = np.asarray(picture.convert("RGB")).astype(int)
+    red, blue = ((chart == color).all(2).nonzero()[1] for color in ((255, 0, 0), (0, 0, 255)))
+    assert len(red) > 1000 and len(red) == pytest.approx(len(blue), rel=0.1)
+    assert red.max() < blue.min()
+
+
+def test_annotated_images_have_the_given_frame_rate(network: str, tmp_path: Path) -> None:
+    (tmp_path / "frames").mkdir()
+    for number in range(24):
+        Image.new("RGB", (32, 32)).save(tmp_path / "frames" / f"{number:02d}.png")
+    path = tmp_path / "annotated.mp4"
+    assert predict(network, tmp_path / "frames" / "*.png", "--fps", "12", "--save", path) == 0
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times == pytest.approx(np.arange(24) / 12, abs=1e-3)
+
+
 def test_rows_of_other_weights_are_not_continued(
     network: str, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

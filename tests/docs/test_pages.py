@@ -122,9 +122,10 @@ def test_links_of_the_site(tmp_path: Path) -> None:
     assert spec is not None and spec.loader is not None
     hooks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(hooks)
-    text = "[a](docs/data.md#groups) [b](CONTRIBUTING.md) [c](https://x.org/y.md) ![d](docs/demo.png) [e](zoo/index.py)"
+    text = "[a](docs/data.md#groups) [b](CONTRIBUTING.md) [c](https://x.org/y.md) ![d](docs/timeline.png)"
+    text += " [e](zoo/index.py)"
     assert hooks.rewrite_links(text, "index.md") == (
-        "[a](data.md#groups) [b](CONTRIBUTING.md) [c](https://x.org/y.md) ![d](demo.png) [e](files/zoo/index.py)"
+        "[a](data.md#groups) [b](CONTRIBUTING.md) [c](https://x.org/y.md) ![d](timeline.png) [e](files/zoo/index.py)"
     )
     assert hooks.rewrite_links("[a](../README.md) [b](data.md)", "models.md") == "[a](index.md) [b](data.md)"
     code = "```python\nx = [f](docs/data.md)\n```\n"

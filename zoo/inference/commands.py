@@ -14,7 +14,7 @@ from zoo.errors import ConfigError, DataError, ZooError
 from zoo.inference.command_predictor import default_device, open_predictor
 from zoo.inference.embeddings import video_features, window_features
 from zoo.inference.explanation_pictures import check_picture_path
-from zoo.inference.explanations import explain_video
+from zoo.inference.explanations import UNTRAINED, explain_video
 from zoo.inference.feature_files import FeatureFolder, VideoFeatures, open_features, search
 from zoo.inference.inputs import is_url
 from zoo.inference.predictor import Predictor
@@ -97,6 +97,8 @@ def explain_command(args: argparse.Namespace) -> None:
     remark = "" if explanation.label == predicted else f" (most probable: {predicted} {100 * best:.1f} %)"
     print(printable(f"{explanation.label} {100 * explanation.score:.1f} %{remark}"))
     print(printable(explanation.summary()))
+    if explanation.untrained:
+        print(UNTRAINED)
     if path is not None:
         explanation.save(path)
         print(f"Written to {args.save}")

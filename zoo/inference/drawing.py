@@ -19,9 +19,13 @@ from zoo.weights.disk import atomic_path, disk_errors
 BAR = (70, 130, 220)
 MIN_HEIGHT = 240  # pixels of an annotated video; smaller ones are enlarged so that the text is legible
 CHART_CLASSES = 8
+CHART_FRAMES = 10  # of the film strip above a chart
+FRAME_WIDTH = 0.78  # inches of a frame of the strip
 
 
-def annotate_video(video: VideoInput, windows: Sequence[TimedPrediction], path: Path, top: int = 3) -> None:
+def annotate_video(
+    video: VideoInput, windows: Sequence[TimedPrediction], path: Path, top: int = 3, fps: float = 30.0
+) -> None:
     """Write a copy of a video (H.264, MP4) that shows the most probable classes of every moment.
 
     Every frame shows the scores of the window whose center is nearest. Frame times are kept.
@@ -29,6 +33,7 @@ def annotate_video(video: VideoInput, windows: Sequence[TimedPrediction], path: 
     Args:
         windows: of ``timeline``, in their order.
         path: ends in ``.mp4``.
+        fps: frames per second of image files.
 
     Raises:
         DataError: the video cannot be read.
@@ -42,7 +47,7 @@ def annotate_video(video: VideoInput, windows: Sequence[TimedPrediction], path: 
     with (
         disk_errors(path.parent),
         atomic_path(path) as temporary,
-        open_input(video) as reader,
+        open_input(video, fps=fps) as reader,
         av.open(str(temporary), "w", format="mp4") as container,
     ):
         times = reader.times()
@@ -82,14 +87,25 @@ def _annotate(frame: np.ndarray, window: TimedPrediction, time: float, top: int)
     return np.asarray(picture)
 
 
-def plot_timeline(windows: Sequence[TimedPrediction], path: Path, top: int = CHART_CLASSES) -> None:
+def plot_timeline(
+    windows: Sequence[TimedPrediction],
+    path: Path,
+    top: int = CHART_CLASSES,
+    video: VideoInput | None = None,
+    fps: float = 30.0,
+) -> None:
     """Write a strip chart: one row for each of the classes with the highest scores, colored by score over time.
+
+    Rows are in the order of the times of their highest scores.
 
     Args:
         windows: of ``timeline``, in their order.
         path: an image file that matplotlib can write, such as PNG, PDF or SVG.
+        video: video of the windows; evenly spaced frames are drawn above the chart. None: no frames.
+        fps: frames per second of image files.
 
     Raises:
+        DataError: the video cannot be read.
         ConfigError: another file name extension, or no windows.
         StorageError: the file cannot be written.
     """
@@ -103,18 +119,44 @@ def plot_timeline(windows: Sequence[TimedPrediction], path: Path, top: int = CHA
     best = {label: max(score[label] for score in scores) for label in windows[0].labels}
     labels = sorted(best, key=lambda label: -best[label])[:top]
     table = np.array([[score[label] for score in scores] for label in labels])
-    figure = Figure(figsize=(10, 1.2 + 0.4 * len(labels)), layout="constrained")
-    axes = figure.subplots()
+    order = table.argmax(1).argsort(kind="stable")
+    labels, table = [labels[row] for row in order], table[order]
+    start, end = windows[0].start, windows[-1].end
+    height = 0.4 * len(labels)
+    if video is None:
+        figure = Figure(figsize=(10, 1.2 + height), layout="constrained")
+        axes = figure.subplots()
+        strip_axes = []
+    else:
+        strip = _film_strip(video, start, end, fps)
+        strip_height = FRAME_WIDTH * CHART_FRAMES * strip.shape[0] / strip.shape[1]
+        figure = Figure(figsize=(10, 1.3 + height + strip_height), layout="constrained")
+        above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[strip_height, height])
+        above.imshow(strip, extent=(start, end, 0, 1), aspect="auto")
+        above.axis("off")
+        strip_axes = [above]
     palette, scale = colormaps["Blues"], colors.Normalize(0, 1)
     axes.pcolormesh(_cell_edges(windows), np.arange(len(labels) + 1) - 0.5, table, cmap=palette, norm=scale)
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
-    axes.set_xlim(windows[0].start, windows[-1].end)
+    axes.set_xlim(start, end)
     axes.set_xlabel("seconds")
-    axes.set_title(windows[0].source, fontsize=9)
-    figure.colorbar(cm.ScalarMappable(scale, palette), ax=axes, label="probability")
+    figure.suptitle(windows[0].source, fontsize=9)
+    figure.colorbar(cm.ScalarMappable(scale, palette), ax=[*strip_axes, axes], label="probability")
     with disk_errors(path.parent), atomic_path(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=100)
+
+
+def _film_strip(video: VideoInput, start: float, end: float, fps: float) -> np.ndarray:
+    """Evenly spaced frames of a part of a video side by side, uint8 ``(H, W', 3)``; white columns separate them."""
+    moments = start + (np.arange(CHART_FRAMES) + 0.5) * (end - start) / CHART_FRAMES
+    with open_input(video, fps=fps) as reader:
+        numbers = np.abs(reader.times()[:, None] - moments).argmin(0)
+        unique, rows = np.unique(numbers, return_inverse=True)
+        frames = reader.frames(unique).permute(0, 2, 3, 1).numpy()[rows]
+    gap = max(1, frames.shape[2] // 40)
+    frames[:, :, :gap] = 255
+    return np.concatenate(list(frames), 1)
 
 
 def _cell_edges(windows: Sequence[TimedPrediction]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.errors import ConfigError, check_int
-from zoo.inference.operator_views import OFFSET, OperatorView
+from zoo.inference.explanations import UNTRAINED
+from zoo.inference.operator_views import FRAME, OFFSET, OperatorView
 from zoo.weights.disk import atomic_path, disk_errors
 
 if TYPE_CHECKING:
@@ -23,6 +25,9 @@ OPERATOR_PALETTE = "cividis"
 TILE, VIDEO = 128, 256  # smallest height of a frame in a strip and in a video, pixels; smaller frames are enlarged
 GAP, FOOTER = 4, 30  # pixels between the frames of a strip, and below them
 BAR = (70, 130, 220)
+WARNING = (178, 34, 34)  # color of the mark of untrained weights
+MAX_LABEL = 45  # characters of a label in the list of the most probable ones
+MAX_SOURCE = 80  # characters of the name of the video in a picture; the end of longer names is shown
 PERIODS = (0.04, 1.0)  # shortest and longest seconds that a video shows a frame
 KINDS = (".png", ".mp4", ".gif")
 
@@ -121,19 +126,26 @@ def _write_picture(explanation: Explanation, path: Path) -> None:
     heights = [2.0, 2.2, *[2.4] * view_rows]
     figure = Figure(figsize=(12, sum(heights) + 0.7), layout="constrained")
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)  # an array: there are at least two
-    best = ", ".join(f"{label} {100 * score:.1f} %" for label, score in explanation.top[:3])
-    figure.suptitle(
-        f"{explanation.label}: {100 * explanation.score:.1f} %   ({explanation.source})\n"
-        f"most probable: {best}\n{explanation.method}",
-        fontsize=10, parse_math=False,
-    )  # fmt: skip
+    best = ", ".join(
+        f"{textwrap.shorten(label, MAX_LABEL, placeholder='...')} {100 * score:.1f} %"
+        for label, score in explanation.top[:3]
+    )
+    source = explanation.source
+    if len(source) > MAX_SOURCE:
+        source = f"...{source[-MAX_SOURCE:]}"
+    title = f"{explanation.label}: {100 * explanation.score:.1f} %   ({source})\n"
+    title += f"most probable: {best}\n{explanation.method}"
+    color = "black"
+    if explanation.untrained:
+        title, color = f"{UNTRAINED}\n{title}", "firebrick"
+    figure.suptitle(title, fontsize=10, parse_math=False, color=color)
     _plot_strip(parts[0], explanation)
     _plot_times(parts[1], explanation)
     for row in range(view_rows):
         axes = parts[2 + row].subplots(1, 2)
         for column, ax in enumerate(axes):
             if 2 * row + column < len(views):
-                _plot_view(ax, views[2 * row + column])
+                _plot_view(ax, views[2 * row + column], len(explanation.times))
             else:
                 ax.axis("off")
     figure.savefig(path, format="png", dpi=110)
@@ -170,15 +182,20 @@ def _plot_times(part: SubFigure, explanation: Explanation) -> None:
     ax.legend(fontsize=8)
 
 
-def _plot_view(ax: Any, view: OperatorView) -> None:
+def _plot_view(ax: Any, view: OperatorView, frames: int) -> None:
     rows, columns = view.values.shape
-    picture = ax.imshow(view.values, aspect="auto", cmap=OPERATOR_PALETTE, interpolation="nearest")
+    low, high = float(view.values.min()), float(view.values.max())
+    picture = ax.imshow(
+        view.values, aspect="auto", cmap=OPERATOR_PALETTE, interpolation="nearest",
+        vmin=low, vmax=high if high > low else low + 1,
+    )  # fmt: skip
     for axis, count, name in ((ax.yaxis, rows, view.axes[0]), (ax.xaxis, columns, view.axes[1])):
-        steps = _spaced(count, 8)
+        ticks = range(0, count, -(-count // 8))
         first = -(count // 2) if name == OFFSET else 1
-        axis.set_ticks(steps, [f"{step + first:+d}" if name == OFFSET else str(step + first) for step in steps])
+        axis.set_ticks(ticks, [str(tick + first) for tick in ticks])
     ax.set_ylabel(view.axes[0])
-    ax.set_xlabel(view.axes[1])
+    is_reduced = view.axes[1] == FRAME and columns != frames
+    ax.set_xlabel(f"temporal step ({columns} for {frames} frames)" if is_reduced else view.axes[1])
     ax.set_title(view.title, fontsize=9)
     ax.figure.colorbar(picture, ax=ax)
 
@@ -201,8 +218,11 @@ def _draw_frames(explanation: Explanation) -> list[Image.Image]:
         picture.paste(Image.fromarray(tile), (0, 0))
         draw = ImageDraw.Draw(picture, "RGBA")
         draw.rectangle((0, 0, width, size * 3 // 2), fill=(0, 0, 0, 150))
-        text = f"{explanation.times[row]:.2f} s  {explanation.label} {100 * explanation.score:.0f} %"
+        text = f"{explanation.times[row]:.2f} s  {100 * explanation.score:.0f} % {explanation.label}"
         draw.text((size // 2, size // 5), text, font=font, fill="white")
+        if explanation.untrained:
+            draw.rectangle((0, height - size * 3 // 2, width, height), fill=(*WARNING, 220))
+            draw.text((size // 2, height - size * 13 // 10), UNTRAINED, font=font, fill="white")
         for step, share in enumerate(shares):
             top = height + chart - 2 - round(float(share) * (chart - 4))
             color = (255, 200, 60) if step == row else BAR

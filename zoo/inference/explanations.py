@@ -24,6 +24,7 @@ from zoo.inference.windows import EPSILON, MAX_SECONDS
 from zoo.models.network import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.text import brief, listing
+from zoo.training_state import is_untrained
 from zoo.video.decoding import Reader, read_with
 from zoo.video.sampling import sample
 from zoo.video.transforms import normalize
@@ -32,6 +33,7 @@ from zoo.video.views import cut_views, resize_frames
 if TYPE_CHECKING:
     from zoo.inference.api import Model
 
+UNTRAINED = "Untrained weights: not an explanation"  # mark of pictures; fits into the width of a video
 HALF = 0.5  # share of the relevance that `Explanation.span` covers
 THIRDS = (("upper left", "top", "upper right"), ("left", "center", "right"), ("lower left", "bottom", "lower right"))
 
@@ -49,6 +51,7 @@ class Explanation:
     top: the most probable labels with their probabilities.
     operators: what the temporal operators of the network did, see ``OperatorView``.
     source: name of the video.
+    untrained: the network has untrained parts, so the relevance is not an explanation of a trained prediction.
     """
 
     frames: np.ndarray
@@ -60,6 +63,7 @@ class Explanation:
     top: list[tuple[str, float]]
     operators: list[OperatorView] = field(default_factory=list)
     source: str = ""
+    untrained: bool = False
 
     @property
     def frame_relevance(self) -> np.ndarray:
@@ -143,7 +147,7 @@ def explain_video(
 ) -> Explanation:
     """Implementation of ``zoo.explain``."""
     with torch.inference_mode(False), torch.enable_grad(), _no_autocast():
-        network = _prepare(model, device)
+        network, untrained = _prepare(model, device)
         names = network.labels or tuple(map(str, range(network.spec.num_classes)))
         index = None if label is None else _class_index(network, label, names)  # before the video is decoded
         clip = read_middle_clip(source, network.protocol, span, fps, time_limit)
@@ -167,6 +171,7 @@ def explain_video(
         top=make_prediction(network, video_name(source), probabilities).top(5),
         operators=operators.views(),
         source=video_name(source),
+        untrained=untrained,
     )
 
 
@@ -177,8 +182,10 @@ def _no_autocast() -> Iterator[None]:
         yield
 
 
-def _prepare(model: Any, device: str | torch.device | None) -> VideoNetwork:
-    """Return a copy of the network that shares its parameters: float32, in evaluation mode, without gradients.
+def _prepare(model: Any, device: str | torch.device | None) -> tuple[VideoNetwork, bool]:
+    """Return a copy of the network that shares its parameters, and whether the network is untrained.
+
+    The copy is in float32 and evaluation mode, without gradients of its parameters.
 
     Raises:
         ConfigError: ``model`` is no network of the zoo, or has no classifier.
@@ -188,6 +195,7 @@ def _prepare(model: Any, device: str | torch.device | None) -> VideoNetwork:
 
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = load(model)
+    untrained = isinstance(model, Predictor) and model.is_untrained
     if isinstance(model, Predictor):
         model = model.model
     if not isinstance(model, VideoNetwork) or not model.has_spec:
@@ -198,7 +206,7 @@ def _prepare(model: Any, device: str | torch.device | None) -> VideoNetwork:
         raise ConfigError(f"{network_name(model)} has no classifier, so it has no predictions to explain.")
     network = shared_copy(model, device).float().requires_grad_(False)
     network.set_grad_checkpointing(False)  # would run the hooks again in the backward pass
-    return network
+    return network, untrained or is_untrained(model)  # the parameters of the copy may differ by rounding
 
 
 def read_middle_clip(

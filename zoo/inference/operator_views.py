@@ -16,6 +16,7 @@ from zoo.ops.tadaconv import AdaptiveConv2d, TAdaConv3d
 from zoo.ops.tadaconv_v2 import RouteTransformer
 from zoo.ops.tam import TAM
 
+FRAME = "frame"  # name of columns for frames, or for temporal steps in networks that reduce their number
 OFFSET = "frame offset of the tap"  # name of columns that count from the middle one
 
 
@@ -98,13 +99,13 @@ def _has_no_neutral_value(routing: nn.Module) -> bool:
 
 def _record_calibration(recorder: OperatorRecorder, output: Any) -> None:
     alpha = output[0]  # (1, C, T)
-    recorder.add("TAdaConv: mean |alpha - 1| over channels", "frame", (alpha[0] - 1).abs().mean(0))
+    recorder.add("TAdaConv: mean |alpha - 1| over channels", FRAME, (alpha[0] - 1).abs().mean(0))
 
 
 def _record_relative(recorder: OperatorRecorder, output: Any) -> None:
     alpha = output[0][0]  # (C, T)
     deviation = (alpha - alpha.mean(1, keepdim=True)).abs().mean(0)
-    recorder.add("TAdaConv: mean |alpha - its mean over frames| over channels", "frame", deviation)
+    recorder.add("TAdaConv: mean |alpha - its mean over frames| over channels", FRAME, deviation)
 
 
 def _record_kernel(recorder: OperatorRecorder, kernel: Tensor) -> None:
@@ -112,15 +113,15 @@ def _record_kernel(recorder: OperatorRecorder, kernel: Tensor) -> None:
 
 
 def _record_gate(recorder: OperatorRecorder, gate: Tensor) -> None:
-    recorder.add("TAM: local gate, mean over channels", "frame", gate[0].mean(0))  # (1, C, T)
+    recorder.add("TAM: local gate, mean over channels", FRAME, gate[0].mean(0))  # (1, C, T)
 
 
 def _record_taps(recorder: OperatorRecorder, calibration: Tensor) -> None:
-    recorder.add("STAM: mean |A - 1| over channels and taps", "frame", (calibration - 1).abs().mean((1, 2, 3)))
+    recorder.add("STAM: mean |A - 1| over channels and taps", FRAME, (calibration - 1).abs().mean((1, 2, 3)))
 
 
 def _record_mixture(recorder: OperatorRecorder, logits: Tensor) -> None:
     weights = logits.softmax(1)  # (T, N)
     recorder.add("STAM: weight of each filter, mean over frames", "filter", weights.mean(0))
     spread = (weights - weights.mean(0)).abs().mean(1)
-    recorder.add("STAM: mean |weight - its mean over frames| over filters", "frame", spread)
+    recorder.add("STAM: mean |weight - its mean over frames| over filters", FRAME, spread)

@@ -222,10 +222,11 @@ def _draw(video: str, windows: Sequence[TimedPrediction], args: argparse.Namespa
     if args.save:
         from zoo.inference.drawing import annotate_video
 
-        annotate_video(video, windows, Path(expand_home(args.save)), args.top)
+        annotate_video(video, windows, Path(expand_home(args.save)), args.top, args.fps)
         print(f"Written to {args.save}")
     if args.plot:
         from zoo.inference.drawing import plot_timeline
 
-        plot_timeline(windows, Path(expand_home(args.plot)))
+        source = None if is_live(video) else video  # the frames of a stream are gone
+        plot_timeline(windows, Path(expand_home(args.plot)), video=source, fps=args.fps)
         print(f"Written to {args.plot}")

@@ -25,6 +25,7 @@ from zoo.models.features import stage_maps
 from zoo.models.network import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.text import brief
+from zoo.training_state import is_untrained
 from zoo.video.decoding import check_decoder
 from zoo.video.transforms import normalize
 from zoo.video.views import Views
@@ -160,6 +161,7 @@ class Predictor:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self._compile = compile or is_compiled(model)  # copies are not compiled
         self._versions = None if is_own else WeightVersions(model)
+        self._is_untrained = is_untrained(model)  # a fused copy has other parameters
         self._use(model.to(self.device).eval().fuse() if is_own else fused_copy(model, self.device))
         self.protocol = parse_views(views, model.protocol)
         self.batch_size, self.decoder, self.time_limit = batch_size, decoder, time_limit
@@ -168,6 +170,11 @@ class Predictor:
         self._lock = threading.Lock()  # one forward pass at a time
         self.workers = workers or min(available_cores(), 8)
         self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether the network has untrained parts; see ``zoo.training_state``."""
+        return self._is_untrained and (self._versions is None or is_untrained(self._versions.network))
 
     def _use(self, model: VideoNetwork) -> None:
         self.model = model

@@ -1,9 +1,10 @@
 """Relevance of every pixel of a clip for one class, from the feature maps or the attention of a network.
 
-Convolutional networks: HiResCAM (Draelos and Carin 2020, arXiv 2011.08891) of a detailed stage, multiplied with that of
-the next stage. Transformers: gradient-weighted attention rollout (Chefer, Gur and Wolf 2021, arXiv 2103.15679, the
-rules for self-attention). Both read an unmodified network through hooks and need one backward pass.
-docs/explanations.md compares them with alternatives.
+Convolutional networks: LayerCAM (P.-T. Jiang et al., "LayerCAM: Exploring Hierarchical Class Activation Maps for
+Localization", IEEE Transactions on Image Processing 30, 2021) of a detailed stage, multiplied with that of the next
+stage. Transformers: gradient-weighted attention rollout (Chefer, Gur and Wolf 2021, arXiv 2103.15679, the rules for
+self-attention). Both read an unmodified network through hooks and need one backward pass. docs/explanations.md compares
+them with alternatives.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from zoo.errors import ConfigError
 from zoo.models.features import as_feature_map
 from zoo.models.network import Feature, VideoNetwork
 
-HIRESCAM = "HiResCAM, product of two stages (Draelos and Carin 2020, arXiv 2011.08891)"
+LAYERCAM = "LayerCAM, product of two stages (Jiang et al. 2021, IEEE TIP 30)"
 ROLLOUT = "gradient-weighted attention rollout (Chefer et al. 2021, arXiv 2103.15679)"
 MIN_CELLS = 14  # smallest height and width of a feature map that counts as detailed
 
@@ -143,7 +144,7 @@ def _trace_features(network: VideoNetwork, clip: Tensor, stages: Sequence[Featur
         )
 
     def compute(index: int) -> Tensor:
-        cells = dict(zip(maps, hirescam(list(maps.values()), logits[index]), strict=True))
+        cells = dict(zip(maps, layercam(list(maps.values()), logits[index]), strict=True))
         product = clip.new_zeros(clip.shape[2:])
         for stage in stages:
             names = network.stage_modules(stage)
@@ -155,23 +156,33 @@ def _trace_features(network: VideoNetwork, clip: Tensor, stages: Sequence[Featur
                 product = product * total
         return product
 
-    return Trace(logits.detach(), HIRESCAM, compute)
+    return Trace(logits.detach(), LAYERCAM, compute)
 
 
-def hirescam(maps: Sequence[Tensor], logit: Tensor) -> list[Tensor]:
-    """Compute the contribution of every position of feature maps to a logit: activation times gradient, by channel.
+def layercam(maps: Sequence[Tensor], logit: Tensor) -> list[Tensor]:
+    """Compute LayerCAM: activation times positive gradient, added over channels.
 
-    If the logit is a linear function of a map, the contributions of its positions add up to the logit without bias.
+    Gradients are smoothed with a [1, 2, 1] / 4 filter in height and width: a following convolution of stride 2 uses
+    some positions more often than others, which would appear as a checkerboard.
 
     Args:
         maps: outputs of stages for one clip, which the logit depends on; forms as of ``as_feature_map``.
 
     Returns:
-        For each map, ``(T', H', W')``, positive and negative.
+        For each map, ``(T', H', W')``; negative only where activations are.
     """
     gradients = torch.autograd.grad(logit, maps, retain_graph=True, materialize_grads=True)
-    pairs = zip(maps, gradients, strict=True)
-    return [as_feature_map(features.detach() * gradient, 1)[0].sum(0) for features, gradient in pairs]
+    pairs = [
+        (as_feature_map(features.detach(), 1), as_feature_map(gradient, 1))
+        for features, gradient in zip(maps, gradients, strict=True)
+    ]
+    return [(features * _smooth(gradient).relu())[0].sum(0) for features, gradient in pairs]
+
+
+def _smooth(maps: Tensor) -> Tensor:
+    """Filter maps ``(B, C, T, H, W)`` with [1, 2, 1] / 4 in height and width."""
+    padded = F.pad(maps, (1, 1, 1, 1, 0, 0), mode="replicate")
+    return F.avg_pool3d(F.avg_pool3d(padded, (1, 2, 2), 1), (1, 2, 2), 1)
 
 
 # attention ---------------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class ViViT(FixedSizeNetwork):
     stem_key = "stem.weight"
     classifier_std = 0.02
     lora_layers = r"(temporal_)?blocks\.\d+\.(attn\.(qkv|proj)|fc1|fc2)"
+    attention_layers = r"blocks\.\d+\.attn"  # their gradients pass through the temporal transformer
     inflation = "center"
 
     def __init__(

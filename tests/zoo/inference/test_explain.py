@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from zoo.inference import relevance
 from zoo.inference.explanations import Explanation
 from zoo.inference.operator_views import record_operators
 from zoo.inference.predictor import Predictor
-from zoo.inference.relevance import choose_stages, hirescam, rollout, to_pixels, trace
+from zoo.inference.relevance import choose_stages, layercam, rollout, to_pixels, trace
 from zoo.models.network import Feature, VideoNetwork, linear_classifier
 from zoo.models.registry import ARCHITECTURES
 from zoo.video.sampling import sample
@@ -149,16 +150,20 @@ class TinyNet(VideoNetwork):
         return pooled if pre_logits else self.fc(pooled)
 
 
-def test_contributions_of_positions_add_up_to_the_logit_without_bias() -> None:
-    model = TinyNet()
-    clip = torch.randn(1, 3, 4, 8, 8)
-    features = model.conv(clip).detach().requires_grad_()
-    logit = model.forward_head(features)[0, 1]
-    (cells,) = hirescam([features], logit)
-    assert cells.shape == (4, 4, 4)
-    assert float(cells.sum()) == pytest.approx(float(logit.detach() - model.fc.bias[1].detach()), abs=1e-5)
-    weighted = torch.einsum("c,cthw->thw", model.fc.weight[1], features[0].relu()) / 64
-    torch.testing.assert_close(cells, weighted)
+def test_layercam_adds_the_channels_that_raise_the_logit() -> None:
+    features = torch.rand(1, 6, 4, 5, 5, requires_grad=True)
+    weights = torch.tensor([1.0, -2.0, 0.5, -1.0, 0.0, 3.0])
+    logit = torch.einsum("c,bcthw->b", weights, features)[0]
+    (cells,) = layercam([features], logit)
+    torch.testing.assert_close(cells, torch.einsum("c,cthw->thw", weights.clamp(min=0), features[0].detach()))
+
+
+def test_relevance_has_no_checkerboard_of_a_strided_convolution() -> None:
+    """A convolution of stride 2 with 1 x 1 kernels reads every second position; relevance is on the others as well."""
+    features = torch.ones(1, 1, 2, 8, 8, requires_grad=True)
+    (cells,) = layercam([features], features[..., ::2, ::2].sum())
+    inner = cells[:, 1:-1, 1:-1]
+    torch.testing.assert_close(inner, torch.full_like(inner, 0.25))
 
 
 def test_relevance_is_where_the_class_is() -> None:
@@ -212,14 +217,33 @@ def test_rollout_equals_the_product_of_full_attention_matrices(monkeypatch: pyte
     torch.testing.assert_close(rollout(layers, logit), product[:, 0, 1:].unflatten(1, (4, 4)))
 
 
+def test_vivit_relevance_is_in_the_frames_of_the_class() -> None:
+    """Frame pairs that the temporal transformer does not read have no relevance."""
+    model = small_trained("vivit_b16").eval().requires_grad_(False)
+    clip = torch.randn(1, 3, 4, 32, 32)
+    result = trace(model, clip, choose_stages(model, 32))
+    assert "rollout" in result.method
+    torch.testing.assert_close(result.logits, model(clip)[0], atol=1e-5, rtol=1e-4)
+    assert result.compute(1).shape == (4, 32, 32) and result.compute(1).sum() > 0
+    encode = model.norm.forward
+
+    def drop_second_pair(tokens: Tensor) -> Tensor:
+        keep = torch.tensor([1.0, 0.0]).view(2, 1)
+        return encode(tokens) * keep
+
+    model.norm.forward = drop_second_pair
+    shares = trace(model, clip, []).compute(1).sum((1, 2))
+    assert shares[0] > 0 and shares[3] == 0
+
+
 def small_mvit() -> Any:
     return zoo.create("ptv_mvit_b_16x4", num_frames=4, image_size=32, width=8, num_classes=4)
 
 
 KINDS = (
     "c2d", "i3d", "tsm", "teinet", "tanet", "tada2d", "tada2dv2", "stam", "nonlocal", "tadaconvnext", "tadaconvnextv2",
-    "tadaformer", "tadaformer ssv2", "ptv_slow", "ptv_i3d", "ptv_slowfast", "ptv_r2plus1d", "ptv_csn", "ptv_x3d",
-    "slowfast_tam", "r3d_tada", "host tadaconv", "host stam",
+    "tadaformer", "tadaformer ssv2", "vivit", "ptv_slow", "ptv_i3d", "ptv_slowfast", "ptv_r2plus1d", "ptv_csn",
+    "ptv_x3d", "slowfast_tam", "r3d_tada", "host tadaconv", "host stam",
 )  # fmt: skip
 
 
@@ -379,6 +403,26 @@ def test_pictures_and_videos_are_written(tmp_path: Path) -> None:
         explanation.save(tmp_path / "a.jpg")
 
 
+def test_pictures_of_untrained_networks_are_marked(tmp_path: Path) -> None:
+    fresh = small("tanet_r18")
+    fresh.protocol = fresh.protocol.with_size(32)
+    explanation = zoo.explain(fresh, noise())
+    assert explanation.untrained and not zoo.explain(network(), noise()).untrained
+    with Predictor(fresh) as predictor:  # a fused copy
+        assert zoo.explain(predictor, noise()).untrained
+    unmarked = dataclasses.replace(explanation, untrained=False)
+    for extension in ("png", "mp4"):
+        explanation.save(tmp_path / f"marked.{extension}")
+        unmarked.save(tmp_path / f"unmarked.{extension}")
+    with Image.open(tmp_path / "marked.png") as picture:
+        title = np.asarray(picture.convert("RGB"))[:40].reshape(-1, 3).astype(int)
+    assert (title[:, 0] - title[:, 1] > 100).any()  # red
+    frames = [next(decoded(tmp_path / name)) for name in ("marked.mp4", "unmarked.mp4")]
+    band = frames[0][238:254].astype(int)
+    assert np.median(band[..., 0] - band[..., 1]) > 100  # red
+    assert np.abs(frames[0][:200].astype(int) - frames[1][:200]).mean() < 10
+
+
 # the command -------------------------------------------------------------------------------------------------------
 
 
@@ -393,6 +437,17 @@ def test_the_command_prints_a_summary_and_writes_a_file(
     assert summary.startswith(("Most relevant: ", "No position"))
     assert written == f"Written to {path}"
     assert path.stat().st_size > 1000
+
+
+def test_the_command_marks_untrained_networks(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fresh = small("tanet_r18")
+    fresh.protocol = fresh.protocol.with_size(32)
+    zoo.save(fresh, tmp_path / "fresh")
+    command = ["explain", str(video), "--from", str(tmp_path / "fresh")]
+    assert main(command) == 1
+    assert "--allow_untrained" in capsys.readouterr().err
+    assert main([*command, "--allow_untrained"]) == 0
+    assert "Untrained weights: not an explanation\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
