@@ -1,0 +1,1 @@
+"""Untrimmed videos with labeled segments."""
