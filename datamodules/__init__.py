@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datamodules.jester import Jester
     from datamodules.kinetics import Kinetics
     from datamodules.list import VideoList
+    from datamodules.localization.data import LocalizationData
     from datamodules.mmaction import MMActionList
     from datamodules.motionclips import MotionClips
     from datamodules.shard_list import ShardList
@@ -28,6 +29,7 @@ __all__ = [
     "EpicKitchens100",
     "Jester",
     "Kinetics",
+    "LocalizationData",
     "MMActionList",
     "MotionClips",
     "ShardList",
@@ -47,6 +49,7 @@ _MODULES = {
     "EpicKitchens100": "datamodules.epic",
     "Jester": "datamodules.jester",
     "Kinetics": "datamodules.kinetics",
+    "LocalizationData": "datamodules.localization.data",
     "MMActionList": "datamodules.mmaction",
     "MotionClips": "datamodules.motionclips",
     "ShardList": "datamodules.shard_list",

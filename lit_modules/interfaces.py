@@ -140,6 +140,20 @@ class SplitData(EvaluationData, typing.Protocol):
         """Splits with their own videos. Without "test", the validation videos are tested."""
 
 
+@typing.runtime_checkable
+class NamesMetrics(typing.Protocol):
+    """Module that names its metrics; those of a VideoClassifier depend on its classes.
+
+    Attributes:
+        selection_metric: validation metric that selects ``best.ckpt``, higher is better.
+    """
+
+    selection_metric: str
+
+    def logged_metrics(self, validates: bool) -> list[str]:
+        """Names of the metrics that ``fit`` logs."""
+
+
 class CommandData(VideoData, typing.Protocol):
     """Data module that a command builds from its options.
 

@@ -250,8 +250,6 @@ class LocalizationData(L.LightningDataModule):
                 f"{file} has a window that ends at {last:g} s, after the end of {name} at {duration:g} s in "
                 f"{self.annotations}; the features belong to another video, or the duration is wrong."
             )
-        if not item.features.any():
-            raise DataError(f"{file} has only zeros as features.")
         for segment in video.segments:
             if segment.end > duration + EPSILON + grid.stride:
                 raise DataError(
