@@ -367,9 +367,7 @@ def _draw(
     return video, _actors(rng, style, np.linspace(0, 1, frames), pair[0])
 
 
-def draw_background(
-    rng: np.random.Generator, frames: int, size: int, style: Style, clips: float = 1.0
-) -> np.ndarray:
+def draw_background(rng: np.random.Generator, frames: int, size: int, style: Style, clips: float = 1.0) -> np.ndarray:
     """Draw the background with distractors, float32 (T, S, S, 3); they oscillate as in ``clips`` clips."""
     time = np.linspace(0, clips, frames)
     video = _shaking_background(rng, style, frames, size)

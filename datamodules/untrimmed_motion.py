@@ -90,9 +90,7 @@ def _aimless(rng: np.random.Generator, length: int, fps: int) -> np.ndarray:
     return middle + 0.15 * np.sin(2 * math.pi * turns)
 
 
-def _render_shot(
-    rng: np.random.Generator, label: str, time: np.ndarray, size: int, style: str, fps: int
-) -> np.ndarray:
+def _render_shot(rng: np.random.Generator, label: str, time: np.ndarray, size: int, style: str, fps: int) -> np.ndarray:
     """Render the frames of one shot; ``time`` is the progress of the motion in each frame, from 0 to 1."""
     pair = next(pair for pair in MOTION_PAIRS if label in pair)
     video = draw_background(rng, len(time), size, STYLES[style], clips=len(time) / (2 * fps))

@@ -139,7 +139,9 @@ def main() -> None:
     for name, values in results.items():
         print(f"{name:42} {100 * values['0.3:0.1:0.7']:12.1f} {100 * values['0.5:0.05:0.95']:14.1f}")
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"{len(list(FeatureFolder(features).folder.glob('*.safetensors')))} videos, {time.perf_counter() - start:.0f} s")
+    print(
+        f"{len(list(FeatureFolder(features).folder.glob('*.safetensors')))} videos, {time.perf_counter() - start:.0f} s"
+    )
 
 
 if __name__ == "__main__":

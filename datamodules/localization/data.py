@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import shorten, sorted_labels
 from datamodules.loading import derived_number
-from datamodules.localization.segment_table import SPLITS, LabeledSegment, UntrimmedVideo, read_segment_table
+from datamodules.localization.segment_table import LabeledSegment, UntrimmedVideo, read_segment_table
 from zoo.command_line import expand_home
 from zoo.errors import ConfigError, DataError, check_int, check_number, check_seed
 from zoo.inference.feature_files import MANIFEST, SUFFIX, FeatureFolder, VideoFeatures
@@ -186,7 +186,7 @@ class LocalizationData(L.LightningDataModule):
                 f"{self.annotations} has {len(videos)} videos, too few to split into {', '.join(FRACTIONS)}: add videos, "
                 "or a column split."
             )
-        ranked = sorted(videos, key=lambda video: (derived_number(self.split_seed, os.path.splitext(video.name)[0])))
+        ranked = sorted(videos, key=lambda video: derived_number(self.split_seed, os.path.splitext(video.name)[0]))
         counts = {part: max(1, round(len(videos) * FRACTIONS[part])) for part in ("val", "test")}
         parts = ["val"] * counts["val"] + ["test"] * counts["test"]
         parts += ["train"] * (len(videos) - len(parts))
@@ -239,7 +239,9 @@ class LocalizationData(L.LightningDataModule):
     ) -> VideoCells:
         item, file = files.read(video)
         if item.features.ndim != 2 or item.features.shape[1] != self.source.dim:
-            raise DataError(f"{file} has features {tuple(item.features.shape)}; other files have {self.source.dim} each.")
+            raise DataError(
+                f"{file} has features {tuple(item.features.shape)}; other files have {self.source.dim} each."
+            )
         if not item.features.isfinite().all():
             raise DataError(f"{file} has features that are NaN or infinite; delete it and compute the features again.")
         last = float(item.end[-1]) if len(item.end) else 0.0

@@ -158,7 +158,10 @@ class ActionLocalizer(L.LightningModule):
         """AdamW with linear warm-up and a cosine, stepped every batch."""
         decayed = [parameter for parameter in self.network.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in self.network.parameters() if parameter.ndim <= 1]
-        groups = [{"params": decayed, "weight_decay": self.hparams["weight_decay"]}, {"params": others, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": self.hparams["weight_decay"]},
+            {"params": others, "weight_decay": 0.0},
+        ]
         optimizer = torch.optim.AdamW(groups, self.hparams["lr"])
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):

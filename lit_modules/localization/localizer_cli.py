@@ -15,8 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import lit_modules
 from lit_modules.checkpoints import run_checkpoints
-from lit_modules.interrupts import StopOnSignal
-from lit_modules.interrupts import exit_on_sigterm
+from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.localization.localizer_report import LocalizerFitReport, LocalizerReport
 from lit_modules.progress import EpochProgressBar, RunEstimate
 from lit_modules.recipe_files import resolve_config

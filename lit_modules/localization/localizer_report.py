@@ -67,7 +67,10 @@ class LocalizerReport(Callback):
         metrics = print_metrics(pl_module)
         with atomic_path(self.folder / RESULTS) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
-        with atomic_path(self.folder / SEGMENTS) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_path(self.folder / SEGMENTS) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.writer(file)
             writer.writerow(("path", "start", "end", "label", "score"))
             for video, segments in sorted(pl_module.predictions.items()):

@@ -106,9 +106,7 @@ def point_loss(
         radius: of the center sampling, see ``assign_targets``.
     """
     num_classes = output.logits.shape[2]
-    targets = [
-        assign_targets(output.points, *pair, num_classes, radius) for pair in zip(segments, labels, strict=True)
-    ]
+    targets = [assign_targets(output.points, *pair, num_classes, radius) for pair in zip(segments, labels, strict=True)]
     classes = torch.stack([target.classes for target in targets]) * output.mask[..., None]
     distances = torch.stack([target.distances for target in targets])
     positive = classes.amax(2)

@@ -46,7 +46,9 @@ def localize_parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", metavar="FILE", help="write a chart of the segments (.png, .pdf, .svg)")
     parser.add_argument("--save", metavar="FILE", help="write a labeled copy of the video (.mp4)")
     parser.add_argument(
-        "--feature_network", metavar="NETWORK", help="the network of the features, if its path has changed since training"
+        "--feature_network",
+        metavar="NETWORK",
+        help="the network of the features, if its path has changed since training",
     )
     parser.add_argument("--fps", type=float, default=30.0, help="frames per second of image files (default: 30)")
     parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="clips per forward pass (default: 8)")

@@ -77,7 +77,9 @@ def build_localizer(config: Any, tensors: Mapping[str, Tensor], where: str) -> P
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]
     if missing or unexpected:
-        parts = [f"lacks {listing(missing)}"] * bool(missing) + [f"has unknown keys {listing(unexpected)}"] * bool(unexpected)
+        parts = [f"lacks {listing(missing)}"] * bool(missing) + [f"has unknown keys {listing(unexpected)}"] * bool(
+            unexpected
+        )
         raise CheckpointError(f"{where} {' and '.join(parts)}; it does not fit the network of its config.")
     for key, tensor in expected.items():
         if tensors[key].shape != tensor.shape or not tensors[key].is_floating_point():

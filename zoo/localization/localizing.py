@@ -57,9 +57,7 @@ def localize_video(
             network = open_feature_network(source, feature_network)
             predictor = stack.enter_context(Predictor(network, **{"views": source.views, **options}))
         windows = list(
-            window_features(
-                predictor, video, window=grid.window, stride=grid.stride, stage=source.stage, fps=fps
-            )
+            window_features(predictor, video, window=grid.window, stride=grid.stride, stage=source.stage, fps=fps)
         )
     if not windows:
         raise DataError(f"{video_name(video)} has no frames.")

@@ -119,7 +119,11 @@ class LocalBlock(nn.Module):
         self.linear = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.out = nn.Linear(width, width)
         self.mlp = nn.Sequential(
-            nn.LayerNorm(width), nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+            nn.LayerNorm(width),
+            nn.Linear(width, 4 * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(4 * width, width),
         )
         self.dropout = nn.Dropout(dropout)
 
@@ -128,7 +132,8 @@ class LocalBlock(nn.Module):
         y = self.norm(x)
         branches = zip(self.depthwise, self.norms, self.linear, strict=True)
         q, k, v = (
-            linear(norm(conv(y, mask))).unflatten(2, (self.heads, -1)).transpose(1, 2) for conv, norm, linear in branches
+            linear(norm(conv(y, mask))).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for conv, norm, linear in branches
         )
         if self.stride > 1:
             x = x.masked_fill(~mask[..., None], -math.inf).transpose(1, 2)
@@ -173,7 +178,9 @@ class PointLocalizer(nn.Module):
         options = spec.options
         width = options.width
         self.input_norm = nn.LayerNorm(spec.features.dim)
-        self.embedding = nn.ModuleList([MaskedConv(spec.features.dim, width, bias=False), MaskedConv(width, width, bias=False)])
+        self.embedding = nn.ModuleList(
+            [MaskedConv(spec.features.dim, width, bias=False), MaskedConv(width, width, bias=False)]
+        )
         self.embedding_norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2))
         block = (width, options.heads, options.attention_window, options.dropout)
         self.stem = nn.ModuleList(LocalBlock(*block) for _ in range(options.layers))

@@ -68,10 +68,6 @@ def _suppress(
     min_score: float,
     max_segments: int,
 ) -> list[Segment]:
-    selected, lowered = soft_nms(
-        segments, scores, numbers, sigma=sigma, min_score=min_score, max_segments=max_segments
-    )
+    selected, lowered = soft_nms(segments, scores, numbers, sigma=sigma, min_score=min_score, max_segments=max_segments)
     columns = (segments[selected].tolist(), numbers[selected].tolist(), lowered.tolist())
-    return [
-        Segment(start, end, labels[number], score) for (start, end), number, score in zip(*columns, strict=True)
-    ]
+    return [Segment(start, end, labels[number], score) for (start, end), number, score in zip(*columns, strict=True)]
