@@ -1,4 +1,4 @@
-"""Parsers of ``localize``, ``explain``, ``features``, ``search`` and ``export``. Importing this module does not import torch."""
+"""Parsers of ``localize``, ``explain``, ``features``, ``search`` and ``export``. Does not import torch."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_tensors_that_do_not_fit_the_config_are_refused() -> None:
     tensors = PointLocalizer(SPEC).state_dict()
     with pytest.raises(CheckpointError, match="lacks distance_scale"):
         build_localizer(SPEC.to_config(), {k: v for k, v in tensors.items() if k != "distance_scale"}, "model")
+    config = SPEC.to_config()
+    config["options"]["width"] = 10**9
     with pytest.raises(ConfigError, match="width is 1000000000"):
-        config = SPEC.to_config()
-        config["options"]["width"] = 10**9
         build_localizer(config, tensors, "model")
