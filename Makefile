@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick lint bench clean
+.PHONY: demo test quick lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
@@ -34,10 +34,18 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/floor.py --csv docs/floor.csv
 	$(BIN)/python benchmarks/performance_page.py
 
+# the web site of the documentation; a link to a missing page or heading is an error
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv runs data
+	rm -rf .venv runs data site
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

@@ -57,6 +57,13 @@ def recipes(arguments: Arguments) -> None:
     recipes_command(arguments)
 
 
+def report(arguments: Arguments) -> None:
+    """Write an HTML report of runs."""
+    from lit_modules.html_report.report_command import report_command
+
+    report_command(arguments)
+
+
 def predict(arguments: Arguments) -> None:
     """Classify videos, or their windows; options of Lightning's Trainer or of a data set select ``train``."""
     from zoo.inference.predict_options import parse_predict, uses_trainer
@@ -164,6 +171,7 @@ COMMANDS: dict[str, Command] = {
         functools.partial(train, "probe"),
         {"measure frozen features": "tempozoo probe --from tanet_r50.k400_8f --out runs/probe VIDEOS"},
     ),
+    "report": Command(report, {"describe runs in HTML": "tempozoo report runs/mine runs/other --out report.html"}),
     "calibrate": Command(
         functools.partial(train, "calibrate"),
         {"calibrate the scores": "tempozoo calibrate --from runs/mine --out runs/calibrated VIDEOS"},
@@ -203,7 +211,10 @@ COMMANDS: dict[str, Command] = {
         },
     ),
     "recipes": Command(recipes, {"list training recipes": "tempozoo recipes finetune/folder"}),
-    "list": Command(zoo_commands.list_command, {"list networks": "tempozoo list 'tanet*'"}),
+    "list": Command(
+        zoo_commands.list_command,
+        {"list networks": "tempozoo list 'tanet*'", "compare networks": "tempozoo list --plot networks.html"},
+    ),
     "info": Command(zoo_commands.info_command, {"describe a network": "tempozoo info tada2d_r50.k400_8x8"}),
     "download": Command(zoo_commands.download_command, {"download weights": "tempozoo download 'tada2d_r50.*'"}),
     "convert": Command(zoo_commands.convert_command, {"convert a published file": "tempozoo convert FILE NAME"}),

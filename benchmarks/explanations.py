@@ -10,6 +10,9 @@ those of blurred frames, or the reverse, in equal steps. The area under the prob
 for deletion and high for insertion if the relevance is faithful. The random order has random values at the positions
 of the explained feature map, interpolated like the relevance. With shuffled weights, the values of every parameter are
 permuted; a method whose picture survives that shows the video rather than the network (arXiv 1810.03292).
+
+With MotionClips, other methods are measured as well: one stage instead of the product of two, Grad-CAM (arXiv
+1610.02391) and LayerCAM (Jiang et al. 2021).
 """
 
 from __future__ import annotations
@@ -19,8 +22,9 @@ import copy
 import csv
 import statistics
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -29,8 +33,9 @@ from torchvision.transforms.functional import gaussian_blur
 
 import zoo
 from datamodules.motion_render import object_mask, render_clip
-from zoo.inference.relevance import choose_stage, to_pixels, trace
-from zoo.models.features import stage_maps
+from zoo.inference import relevance as methods
+from zoo.inference.relevance import choose_stages, to_pixels, trace
+from zoo.models.features import as_feature_map, stage_maps
 from zoo.models.network import VideoNetwork
 from zoo.video.sampling import sample
 from zoo.video.transforms import normalize
@@ -57,9 +62,44 @@ def shuffle_weights(network: VideoNetwork, seed: int = 0) -> VideoNetwork:
     return network
 
 
-def relevance(network: VideoNetwork, clip: Tensor, index: int) -> Tensor:
-    """Compute the relevance ``(T, H, W)`` of a clip ``(1, C, T, H, W)`` for a class, as ``zoo.explain`` does."""
-    return trace(network, clip, choose_stage(network, clip.shape[3])).compute(index)
+def relevance(network: VideoNetwork, clip: Tensor, index: int, stages: int = 2) -> Tensor:
+    """Compute the relevance ``(T, H, W)`` of a clip ``(1, C, T, H, W)`` for a class, as ``zoo.explain`` does.
+
+    Args:
+        stages: number of stages whose relevance is multiplied.
+    """
+    return trace(network, clip, choose_stages(network, clip.shape[3])[:stages]).compute(index)
+
+
+def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """Weight each channel with its mean gradient, ``(1, C, T, H, W)``."""
+    return features * gradient.mean((2, 3, 4), keepdim=True)
+
+
+def layer_cam(features: Tensor, gradient: Tensor) -> Tensor:
+    """Weight each position with its positive gradient, ``(1, C, T, H, W)``."""
+    return features * gradient.relu()
+
+
+def replace_hirescam(weigh: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Sequence[Tensor], Tensor], list[Tensor]]:
+    """Return a substitute for ``hirescam`` that weights the features in another way."""
+
+    def contributions(maps: Sequence[Tensor], logit: Tensor) -> list[Tensor]:
+        gradients = torch.autograd.grad(logit, maps, retain_graph=True)
+        pairs = [(as_feature_map(a.detach(), 1), as_feature_map(g, 1)) for a, g in zip(maps, gradients, strict=True)]
+        return [weigh(*pair)[0].sum(0) for pair in pairs]
+
+    return contributions
+
+
+def alternatives(network: VideoNetwork, clip: Tensor, index: int) -> dict[str, Tensor]:
+    """Compute the relevance ``(T, H, W)`` with other methods."""
+    maps = {"HiResCAM, one stage": relevance(network, clip, index, stages=1)}
+    for name, weigh in (("Grad-CAM", grad_cam), ("LayerCAM", layer_cam)):
+        with mock.patch.object(methods, "hirescam", replace_hirescam(weigh)):
+            maps[f"{name}, one stage"] = relevance(network, clip, index, stages=1)
+            maps[f"{name}, two stages"] = relevance(network, clip, index)
+    return maps
 
 
 def center_prior(clip: Tensor) -> Tensor:
@@ -71,7 +111,7 @@ def center_prior(clip: Tensor) -> Tensor:
 
 def random_order(network: VideoNetwork, clip: Tensor, generator: torch.Generator) -> Tensor:
     """Return random values with the resolution of the relevance, ``(T, H, W)``."""
-    stage = choose_stage(network, clip.shape[3]) or network.feature_info[0]
+    stage = (choose_stages(network, clip.shape[3]) or network.feature_info)[0]
     with torch.no_grad():
         cells = stage_maps(network, clip, [stage])[0].shape[2:]
     return to_pixels(network, torch.rand(cells, generator=generator), clip.shape[2:])
@@ -101,6 +141,7 @@ def object_shares(network: VideoNetwork, count: int) -> Values:
             CHANCE: torch.ones_like(mask),
             CENTER: center_prior(clip),
             SHUFFLED: relevance(shuffled, clip, index),
+            **alternatives(network, clip, index),
         }
         for order, values_of_pixels in maps.items():
             values[order].append(float((values_of_pixels * mask).sum() / values_of_pixels.sum().clamp(min=1e-30)))
@@ -121,22 +162,29 @@ def mixtures(clip: Tensor, other: Tensor, order: Tensor, steps: int) -> Tensor:
     """Replace the pixels with the highest values by those of another clip, ``1 / steps`` of them at a time.
 
     Returns:
-        ``(steps + 1, C, T, H, W)``, from ``clip`` to ``other``.
+        ``(steps - 1, C, T, H, W)``, without the two clips themselves.
     """
     ranks = order.flatten().argsort(descending=True, stable=True).argsort().view(order.shape)
-    limits = torch.arange(steps + 1).view(-1, 1, 1, 1, 1) * order.numel() / steps
+    limits = torch.arange(1, steps).view(-1, 1, 1, 1, 1) * order.numel() / steps
     return torch.where(ranks < limits, other, clip)
 
 
 @torch.no_grad()
-def area(network: VideoNetwork, clips: Tensor, index: int) -> float:
-    """Return the area under the probability of a class for equally spaced clips."""
+def probabilities(network: VideoNetwork, clips: Tensor, index: int) -> Tensor:
+    """Compute the probability of a class for each clip."""
     with torch.autocast(clips.device.type, torch.bfloat16):
-        scores = torch.cat([network(part).float().softmax(1)[:, index] for part in clips.split(4)])
-    return float(torch.trapezoid(scores) / (len(scores) - 1))
+        return torch.cat([network(part).float().softmax(1)[:, index] for part in clips.split(4)])
 
 
-def perturbation_areas(network: VideoNetwork, clips: Iterator[Tensor], steps: int) -> dict[str, Values]:
+def area(start: Tensor, between: Tensor, end: Tensor) -> float:
+    """Return the area under equally spaced values."""
+    values = torch.cat([start[None], between, end[None]])
+    return float(torch.trapezoid(values) / (len(values) - 1))
+
+
+def perturbation_areas(
+    network: VideoNetwork, clips: Iterator[Tensor], steps: int, with_alternatives: bool
+) -> dict[str, Values]:
     """Measure deletion and insertion for the predicted classes of clips."""
     shuffled, generator = shuffle_weights(network), torch.Generator().manual_seed(0)
     values: dict[str, Values] = {"deletion": defaultdict(list), "insertion": defaultdict(list)}
@@ -144,15 +192,20 @@ def perturbation_areas(network: VideoNetwork, clips: Iterator[Tensor], steps: in
         with torch.no_grad():
             index = int(network(clip).argmax())
         other = blurred(clip)
+        sharp, vague = probabilities(network, torch.cat([clip, other]), index)
         orders = {
             RELEVANCE: relevance(network, clip, index),
             CENTER: center_prior(clip),
             RANDOM: random_order(network, clip, generator),
             SHUFFLED: relevance(shuffled, clip, index),
         }
+        if with_alternatives:
+            orders |= alternatives(network, clip, index)
         for name, order in orders.items():
-            values["deletion"][name].append(area(network, mixtures(clip, other, order, steps), index))
-            values["insertion"][name].append(area(network, mixtures(other, clip, order, steps), index))
+            deleted = probabilities(network, mixtures(clip, other, order, steps), index)
+            inserted = probabilities(network, mixtures(other, clip, order, steps), index)
+            values["deletion"][name].append(area(sharp, deleted, vague))
+            values["insertion"][name].append(area(vague, inserted, sharp))
     return values
 
 
@@ -195,7 +248,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--title", help="name of this network in the table (default: its architecture)")
     parser.add_argument("--motion_clips", type=int, default=64, help="rendered clips (default: 64)")
     parser.add_argument("--video_clips", type=int, default=40, help="videos (default: 40)")
-    parser.add_argument("--steps", type=int, default=8, help="of deletion and insertion (default: 8)")
+    parser.add_argument("--steps", type=int, default=5, help="of deletion and insertion (default: 5)")
     parser.add_argument("--csv", type=Path, help="file for the table, such as docs/explanations.csv")
     args = parser.parse_args(arguments)
     if (args.videos is None) != (args.network is None):
@@ -203,15 +256,14 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(1)
     network = evaluated(BUNDLED)
     rows = rows_of("object share", BUNDLED, object_shares(network, args.motion_clips))
-    if args.videos is None:
-        clips = (clip for clip, _, _ in motion_clips(network, args.motion_clips))
-        title = BUNDLED
-    else:
+    clips = (clip for clip, _, _ in motion_clips(network, args.motion_clips))
+    for measure, values in perturbation_areas(network, clips, args.steps, with_alternatives=True).items():
+        rows += rows_of(measure, BUNDLED, values)
+    if args.videos is not None:
         network = evaluated(args.network)
         clips = video_clips(network, *args.videos, args.video_clips)
-        title = args.title or network.spec.arch
-    for measure, values in perturbation_areas(network, clips, args.steps).items():
-        rows += rows_of(measure, title, values)
+        for measure, values in perturbation_areas(network, clips, args.steps, with_alternatives=False).items():
+            rows += rows_of(measure, args.title or network.spec.arch, values)
     print("\n".join("| " + " | ".join(row) + " |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows)))
     if args.csv:
         with args.csv.open("w", newline="") as file:

@@ -42,6 +42,7 @@ REFERENCE = "TAda2D-50"
 COLUMNS = [
     "network", "clip", "batch", "form", "compared with", "ms", "other ms", "ratio", "spread %", "clips per s", "MiB",
     "other MiB", "M parameters", "GMACs", "top-1 %", "views", "s per video", "compile s",
+    "entry",
 ]  # fmt: skip
 
 
@@ -100,6 +101,7 @@ def compare_published(results: Results, cases: list[Case], rounds: int, seconds:
     for case in cases:
         ours, (top1, views) = times[case.title], accuracy(case)
         cells = compared(ours, times[reference]) | describe(case.build(), case) | {"top-1_%": top1, "views": views}
+        cells["entry"] = case.entry
         if views:
             clips, crops = map(int, views.split("x"))
             cells["s_per_video"] = ours.median * clips * crops

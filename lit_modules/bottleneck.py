@@ -31,6 +31,7 @@ class Bottleneck(Callback):
         self._batches, self._done = 0, False
         self._waited = self._transferred = self._computed = 0.0
         self._last_wait = self._started = 0.0
+        self._workers, self._device = 0, "cpu"
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -58,13 +59,18 @@ class Bottleneck(Callback):
         if self._batches <= self.SKIPPED:
             return
         self._computed += time.perf_counter() - self._started
-        measured = self._batches - self.SKIPPED
+        self._workers, self._device = loader.num_workers, pl_module.device.type
         seconds = self._waited + self._transferred + self._computed
-        if measured >= self.BATCHES and seconds >= self.SECONDS:
+        if self._batches - self.SKIPPED >= self.BATCHES and seconds >= self.SECONDS:
             self._done = True
             if trainer.is_global_zero:
-                times = (self._waited, self._transferred, self._computed)
-                print_line(describe_bottleneck(*times, loader.num_workers, pl_module.device.type))
+                print_line(str(self.describe()))
+
+    def describe(self) -> str | None:
+        """Return the line for the batches measured so far; None if they are fewer than ``BATCHES``."""
+        if self._batches - self.SKIPPED < self.BATCHES:
+            return None
+        return describe_bottleneck(self._waited, self._transferred, self._computed, self._workers, self._device)
 
 
 def describe_bottleneck(waited: float, transferred: float, computed: float, workers: int, device: str) -> str:

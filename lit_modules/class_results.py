@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
+from lit_modules.mistakes import THRESHOLD
 from lit_modules.scores import Scores, average_precisions, predicted_scores, true_labels, wilson_interval
 from zoo.text import printable
 
@@ -19,7 +20,6 @@ UNCALIBRATED = "calibration_error_uncalibrated"  # metric: the calibration error
 MAX_ROWS = 20  # classes in the printed table; of more, those with the lowest F1 are printed
 HEADER = ["class", "videos", "predicted", "correct", "precision", "recall", "recall_low", "recall_high", "f1"]
 MULTI_LABEL_HEADER = [*HEADER, "average_precision"]
-THRESHOLD = 0.5  # score above which a class of a video with several labels counts as predicted
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ OWN_OPTIONS: Mapping[str, str] = {  # options of tempozoo; LightningCLI does not
     "1x1 for predict, published for test)",
     "--folds K": "cross-validation (fit): K networks, each validated on other videos",
     "--probe false": "skip the probe of frozen features (fit)",
+    "--report false": "do not write report.html (fit, test)",
+    "--log tensorboard": "also log to TensorBoard in --out, or to Weights & Biases with `wandb` (fit; default: csv)",
     "--allow_untrained": "run a network with untrained parts, which is refused otherwise",
     "--compile": "use torch.compile, in long runs",
     "--skip_nonfinite": "skip steps with NaN or infinite loss or gradients, up to 10 in a row",
@@ -154,7 +156,9 @@ def short_help(command: str) -> str:
     if command not in ("probe", "calibrate"):
         network["--compile"] = OWN_OPTIONS["--compile"]
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
-    groups["output and configuration"] = {"--out FOLDER": OWN_OPTIONS["--out FOLDER"], **checkpoint, **OUTPUT}
+    names = {"fit": ["--report false", "--log tensorboard"], "test": ["--report false"]}.get(command, [])
+    output = {name: OWN_OPTIONS[name] for name in ("--out FOLDER", *names)}
+    groups["output and configuration"] = {**output, **checkpoint, **OUTPUT}
     groups["more help"] = MORE
     parts = [f"usage: {usage(command)}\n", "\n".join(textwrap.wrap(COMMANDS[command][1], _width())) + "\n"]
     parts += [format_options(title, options) for title, options in groups.items()]

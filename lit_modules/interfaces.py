@@ -14,6 +14,7 @@ import numpy as np
 
 from zoo.errors import ConfigError
 from zoo.protocol import Protocol
+from zoo.video.source import Source
 
 FindDataset = Callable[[str], "tuple[type, dict[str, str]] | None"]  # data set of the index -> class, options
 
@@ -32,6 +33,9 @@ class VideoList(typing.Protocol):
     labels: np.ndarray
 
     def __len__(self) -> int: ...
+
+    def source(self, number: int, /) -> Source:
+        """Return where a video is stored."""
 
 
 class VideoSplit(typing.Protocol):

@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
@@ -27,9 +27,12 @@ from lit_modules.class_results import (
     results_table,
 )
 from lit_modules.class_table import class_table
+from lit_modules.environment import describe_environment
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
+from lit_modules.mistakes import PATH_ERRORS, PREDICTIONS, SEPARATOR, mistake_sources
 from lit_modules.probe_file import probe_line, probe_of_run
+from lit_modules.run_file_names import TEST_FILE, table_file
 from lit_modules.scores import Scores, majority_key, predicted_scores, references, true_labels
 from lit_modules.sharded import full_weights
 from zoo.errors import ConfigError
@@ -40,10 +43,11 @@ from zoo.text import printable
 from zoo.weights.disk import atomic_path
 from zoo.wrappers import state_of
 
-PATH_ERRORS = "surrogateescape"  # error handler of encodings: file names may contain any bytes
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 TEST_FIELDS = ("num_frames", "sampling", "interval", "mean", "std", "resize", "crop", "antialias", "pixels", "clips",
                "crops", "average")  # fmt: skip
-SEPARATOR = "|"  # of several labels in predictions.csv
 Head = tuple[str, list[str], slice]  # name ("" for a single classifier), class names, outputs
 
 
@@ -55,8 +59,8 @@ def write_csv(path: Path, header: list[str], rows: list[list[Any]]) -> None:
         writer.writerows(rows)
 
 
-def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> None:
-    """Draw a confusion matrix ``(classes, classes)``, whose rows are true classes, as a PNG file.
+def confusion_figure(confusion: np.ndarray, names: Sequence[str]) -> Figure:
+    """Draw a confusion matrix ``(classes, classes)``, whose rows are true classes.
 
     Up to 60 classes are labeled; the cells of up to 30 classes show counts.
     """
@@ -76,6 +80,12 @@ def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> N
         for row, column in zip(*np.nonzero(confusion), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(confusion[row, column]), ha="center", va="center", fontsize=8, color=color)
+    return figure
+
+
+def draw_confusion(path: Path, confusion: np.ndarray, names: Sequence[str]) -> None:
+    """Draw a confusion matrix as a PNG file, see ``confusion_figure``."""
+    figure = confusion_figure(confusion, names)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
@@ -196,13 +206,44 @@ def write_test_report(trainer: L.Trainer, module: VideoClassifier, metrics: dict
     elif len(heads) == 1:
         tables.append(results_table(class_results(_confusion(scores, heads[0], 0), heads[0][1])))
     _print_summary(summary, tables, folder)  # before the files, in case the disk is full
-    with atomic_path(folder / "test.json") as temporary:
+    _write_summary(folder, summary)
+    write_score_files(folder, module)
+    if sources := mistake_sources(folder, video_data(trainer), "test", module.multi_label):
+        _write_summary(folder, summary | {"sources": sources})
+
+
+def _write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    with atomic_path(folder / TEST_FILE) as temporary:
         text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8", errors=PATH_ERRORS)
+
+
+def write_score_files(folder: Path, module: VideoClassifier, draw: bool = True) -> None:
+    """Write ``predictions.csv``, ``classes.csv`` and ``confusion.csv`` of a module's scores, see ``TestReport``.
+
+    Args:
+        folder: where to write.
+        module: with the scores.
+        draw: also write ``confusion.png``.
+    """
+    heads = list_heads(module.network)
     if module.multi_label:
-        _write_multi_label(folder, scores, heads[0])
+        _write_multi_label(folder, module.scores, heads[0])
     else:
-        write_predictions(folder, scores, heads)
+        write_predictions(folder, module.scores, heads, draw)
+
+
+def labels_of_head(labels: np.ndarray, number: int, multi_label: bool) -> np.ndarray:
+    """Return the class numbers of a head's videos; of several labels per video, one number for each label.
+
+    Args:
+        labels: ``(N,)``, ``(N, heads)`` or, for several labels per video, 0 or 1 ``(N, classes)``.
+        number: position of the head.
+        multi_label: whether videos have several labels.
+    """
+    if multi_label:
+        return np.nonzero(labels)[1]
+    return labels.reshape(len(labels), -1)[:, number]
 
 
 def _test_metrics(trainer: L.Trainer) -> dict[str, float]:
@@ -237,15 +278,16 @@ def summarize_test(trainer: L.Trainer, module: VideoClassifier, metrics: dict[st
         "loaded": loaded,
         "data": data_class,
         "metrics": {f"test_{name}": value for name, value in metrics.items()},
-        **_references(metrics, module.scores, module.heads),
+        **reference_values(metrics, module.scores, module.heads),
         "published": published(network, protocol),
         "probe": probe_of_run(trainer.ckpt_path or network.report.source, module.scores),
         **counts,
         "protocol": protocol.to_dict(),
+        "environment": describe_environment(trainer),
     }
 
 
-def write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
+def write_predictions(folder: Path, scores: Scores, heads: list[Head], draw: bool = True) -> None:
     """Write ``predictions.csv``, and for each head the results of its classes and the confusion matrix."""
     header, rows = ["path"], [[path] for path in sorted(scores)]
     for number, head in enumerate(heads):
@@ -255,13 +297,15 @@ def write_predictions(folder: Path, scores: Scores, heads: list[Head]) -> None:
             labels, values = scores[row[0]]
             row += [names[int(labels.reshape(-1)[number])], *top_classes(values[outputs], names, 5)]
         confusion = _confusion(scores, head, number)
-        suffix = f"_{name}" if name else ""
-        file = f"confusion{suffix}"
-        write_csv(folder / f"classes{suffix}.csv", HEADER, [result.row() for result in class_results(confusion, names)])
+        matrix_path = folder / table_file("confusion", name)
+        write_csv(
+            folder / table_file("classes", name), HEADER, [result.row() for result in class_results(confusion, names)]
+        )
         counts = [[label, *map(int, line)] for label, line in zip(names, confusion, strict=True)]
-        write_csv(folder / f"{file}.csv", ["true / predicted", *names], counts)
-        draw_confusion(folder / f"{file}.png", confusion, names)
-    write_csv(folder / "predictions.csv", header, rows)
+        write_csv(matrix_path, ["true / predicted", *names], counts)
+        if draw:
+            draw_confusion(matrix_path.with_suffix(".png"), confusion, names)
+    write_csv(folder / PREDICTIONS, header, rows)
 
 
 def _write_multi_label(folder: Path, scores: Scores, head: Head) -> None:
@@ -272,7 +316,7 @@ def _write_multi_label(folder: Path, scores: Scores, head: Head) -> None:
         labels, values = scores[path]
         true = SEPARATOR.join(names[number] for number in labels.nonzero()[:, 0].tolist())
         rows.append([path, true, *top_classes(values, names, 5)])
-    write_csv(folder / "predictions.csv", ["path", "label", *top_columns(head)], rows)
+    write_csv(folder / PREDICTIONS, ["path", "label", *top_columns(head)], rows)
     if scores:
         results = multi_label_results(true_labels(scores), predicted_scores(scores), names)
         write_csv(
@@ -291,7 +335,7 @@ def _confusion(scores: Scores, head: Head, number: int) -> np.ndarray:
     return confusion_matrix(labels.reshape(len(labels), -1)[:, number], predicted_scores(scores)[:, outputs])
 
 
-def _references(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
+def reference_values(metrics: dict[str, float], scores: Scores, heads: dict[str, int] | None) -> dict[str, Any]:
     """Return ``top1_interval`` (95 %), ``majority_class`` (baseline) and so on for each accuracy."""
     if not scores:
         return {}
@@ -347,10 +391,8 @@ class FitReport(Callback):
                 ]
                 print_line(f"Groups: {', '.join(groups)}")
         for number, (name, names, _) in enumerate(list_heads(network) if labels else []):
-            if network.protocol.multi_label:
-                column = {part: np.nonzero(values)[1] for part, values in labels.items()}
-            else:
-                column = {part: values.reshape(len(values), -1)[:, number] for part, values in labels.items()}
+            multi_label = network.protocol.multi_label
+            column = {part: labels_of_head(values, number, multi_label) for part, values in labels.items()}
             Console().print(class_table(column, names, title=name or None))
         print_line(f"Resuming {trainer.ckpt_path}" if trainer.ckpt_path else f"Starting from {network.report}")
         probe = classifier(pl_module).probe

@@ -36,6 +36,11 @@ TABLES = {  # option for a CSV file
     "validate": "--data.val",
     "calibrate": "--data.val",
 }
+LOGGERS: Mapping[str, Sequence[str]] = {  # value of --log -> options of --trainer.logger; all runs write metrics.csv
+    "csv": ["=null"],
+    "tensorboard": ["=TensorBoardLogger", ".name=null", ".version=tensorboard"],  # the folder OUT/tensorboard
+    "wandb": ["=WandbLogger", ".project=tempozoo"],  # the folder OUT/wandb
+}
 IMAGENET_STARTS, IMAGENET_START = "*.in1k", "tanet_r50.in1k"  # entries that adapt ImageNet weights; the default
 
 
@@ -155,6 +160,9 @@ def lightning_arguments(command: str, arguments: TrainerArguments) -> list[str]:
     after += _views_arguments(command, arguments)
     if arguments.probe is not None:
         _check_probe(command, arguments.probe)
+    if arguments.report is not None:
+        _check_report(command, arguments.report)
+    after += _log_arguments(command, arguments)
     if command == "fit" and arguments.allow_untrained:
         raise ConfigError("--allow_untrained is for validate, test and predict; fit trains any network.")
     if command in ("probe", "calibrate") and arguments.compile:
@@ -227,6 +235,30 @@ def _check_probe(command: str, value: str) -> None:
         raise ConfigError("--probe is for fit; `tempozoo probe` measures the same baseline on its own.")
     if value not in ("true", "false"):
         raise ConfigError(f"--probe is {value}; it must be true or false.")
+
+
+def _check_report(command: str, value: str) -> None:
+    if command not in ("fit", "test"):
+        raise ConfigError(f"--report is for fit and test; {command} writes no report.")
+    if value not in ("true", "false"):
+        raise ConfigError(f"--report is {value}; it must be true or false.")
+
+
+def _log_arguments(command: str, arguments: TrainerArguments) -> list[str]:
+    """Return the logger of ``--log``, which replaces that of a configuration file.
+
+    Raises:
+        ConfigError: the option is for another command, has another value, or ``--trainer.logger`` is given as well.
+    """
+    if arguments.log is None:
+        return []
+    if command != "fit":
+        raise ConfigError(f"--log is for fit; {command} does not train.")
+    if arguments.log not in LOGGERS:
+        raise ConfigError(f"--log is {arguments.log}; choose from {', '.join(LOGGERS)}.")
+    if any(name.rstrip("+").split(".")[:2] == ["--trainer", "logger"] for name in arguments.names):
+        raise ConfigError("--log and --trainer.logger both choose a logger; give one of them.")
+    return [f"--trainer.logger{option}" for option in LOGGERS[arguments.log]]
 
 
 def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) -> None:

@@ -26,6 +26,7 @@ from lit_modules.command_help import COMMANDS, OWN_OPTIONS, format_options, usag
 from lit_modules.compilation import CompileNetwork
 from lit_modules.fit_probe import FitProbe
 from lit_modules.folds import cross_validate
+from lit_modules.html_report.report_command import report_at_end
 from lit_modules.interfaces import CommandData, FindDataset
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.option_values import PARSER_MODE
@@ -35,6 +36,7 @@ from lit_modules.prediction_report import PredictionReport
 from lit_modules.probe_command import run_probe
 from lit_modules.progress import EpochProgressBar, ParameterSummary, RunEstimate
 from lit_modules.report import FitReport, TestReport
+from lit_modules.report_images import ReportImages
 from lit_modules.restore import RestoringConnector
 from lit_modules.run_errors import run_errors
 from lit_modules.run_folder import (
@@ -46,6 +48,7 @@ from lit_modules.run_folder import (
     output_folder,
 )
 from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
+from lit_modules.run_record import RunRecord
 from lit_modules.step_profile import StepProfile
 from lit_modules.trainer_arguments import classes_of, expand_data, expand_entry, lightning_arguments
 from lit_modules.trainer_options import check_trainer_options
@@ -184,6 +187,8 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             ResumeMetrics(),
             LearningRateMonitor(),
             FitReport(),
+            RunRecord(folder),
+            ReportImages(folder),
             FitProbe(folder, probe),
             ParameterSummary(),
             RunEstimate(),
@@ -463,6 +468,7 @@ def run_trainer(
             exit_on_sigterm(),
             output_folder(command, out, [*parsed.options, *options]) as folder,
             run_errors(command, folder, stopper),
+            report_at_end(folder, enabled=command in ("fit", "test") and parsed.report != "false"),
         ):
             resume = auto_resume_args(folder, [*parsed.options, *options]) if command == "fit" else []
             resumes = bool(resume) or names_checkpoint([*parsed.options, *options])

@@ -14,7 +14,7 @@ from zoo.command_line import expand_home
 from zoo.errors import ConfigError
 
 FIND_LR, FIND_BATCH_SIZE = "--find_lr", "--find_batch_size"
-OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--early_stop", "--probe")
+OWN_OPTIONS = ("--from", "--entry", "--out", "--views", "--folds", "--early_stop", "--probe", "--report", "--log")
 LOCAL_PATHS = ("--out", "--ckpt_path")
 SHORT_OPTIONS = {"-h": "--help", "-c": "--config"}
 HELP, HELP_ALL = "--help", "--help_all"
@@ -35,6 +35,8 @@ class TrainerArguments:
     folds: str | None = None  # --folds
     probe: str | None = None  # --probe
     early_stop: str | None = None  # --early_stop
+    report: str | None = None  # --report
+    log: str | None = None  # --log
     allow_untrained: bool = False  # --allow_untrained
     skip_nonfinite: bool = False  # --skip_nonfinite
     compile: bool = False  # --compile
@@ -77,6 +79,8 @@ class TrainerArguments:
             "--folds": self.folds,
             "--probe": self.probe,
             "--early_stop": self.early_stop,
+            "--report": self.report,
+            "--log": self.log,
         }
         words = [word for name, value in own.items() if value is not None for word in (name, value)]
         words += [ALLOW_UNTRAINED] * self.allow_untrained + [SKIP_NONFINITE] * self.skip_nonfinite
@@ -134,6 +138,8 @@ def parse(arguments: Sequence[str]) -> TrainerArguments:
         probe=own.get("--probe"),
         folds=own.get("--folds"),
         early_stop=own.get("--early_stop"),
+        report=own.get("--report"),
+        log=own.get("--log"),
         allow_untrained=ALLOW_UNTRAINED in switches,
         skip_nonfinite=SKIP_NONFINITE in switches,
         compile=COMPILE in switches,

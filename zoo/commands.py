@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import zoo
+from zoo.charts.points import check_chart_path
 from zoo.command_line import expand_home
 from zoo.errors import CheckpointError, DownloadError, ZooError
 from zoo.index import BUNDLED, Entry, info, list_models, load_index
@@ -86,19 +87,34 @@ def _for_each(names: Sequence[str], verb: str, act: Callable[[str], str]) -> Non
 
 
 def list_command(arguments: Sequence[str]) -> None:
-    """Print a table of the index."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Print a table of the index, or write a chart of it."""
     parser = argparse.ArgumentParser("tempozoo list", description="List the networks of the zoo.")
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'tada2d*'")
     parser.add_argument("--dataset", help="kinetics400, ssv1, ssv2, ...")
     parser.add_argument("--arch", help="architecture or shell pattern")
+    parser.add_argument(
+        "--plot", metavar="FILE", help="write a chart of the published accuracies instead: .png, or .html with filters"
+    )
     args = parser.parse_args(arguments)
     names = list_models(args.pattern, dataset=args.dataset, arch=args.arch)
     if not names:
         filters = {"--dataset": args.dataset, "--arch": args.arch}
         raise _no_match(args.pattern, {option: value for option, value in filters.items() if value is not None})
+    if args.plot is None:
+        _print_table(names)
+        return
+    path = Path(expand_home(args.plot))
+    check_chart_path(path)
+    from zoo.charts.files import write_chart  # imports matplotlib
+
+    count = write_chart(names, path)
+    print(f"Wrote {printable(str(path))}: {count} of {len(names)} networks have a published accuracy.")
+
+
+def _print_table(names: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(
         caption="top-1 / top-5: published accuracy in percent with these views (clips x crops)", caption_justify="left"
     )

@@ -294,10 +294,11 @@ def parse_index(path: Path) -> Index:
     if (
         not isinstance(content, Mapping)
         or content.get("schema") != 1
-        or set(content) - {"protocols", "unreleased"} != {"schema", "papers", "models"}
+        or set(content) - {"protocols", "families", "unreleased"} != {"schema", "papers", "models"}
     ):
         raise ConfigError(
-            f"{path}: expected schema: 1, papers:, models:, and optionally protocols: and unreleased: at the top level."
+            f"{path}: expected schema: 1, papers:, models:, and optionally protocols:, families: and unreleased: at "
+            "the top level."
         )
     shared = content.get("protocols", {})
     if not isinstance(shared, Mapping):

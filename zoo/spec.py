@@ -29,6 +29,7 @@ COUNTS = {
     "image_size": (16, BOUNDS["crop"][1]),
     "width": (1, 8192),
     "depth": (1, 256),
+    "temporal_depth": (1, 256),
     "heads": (1, 256),
     "patch": (1, 256),
     "alpha": (1, 64),

@@ -127,6 +127,7 @@ def test_two_processes_test_like_one(two_process_run: Path, motion_folder: Path,
 
     one, two = (json.loads((tmp_path / name / "test.json").read_text()) for name in ("one", "two"))
     assert (one["videos"], one["listed"], len(one["skipped"])) == (11, 12, 1)
+    assert (one.pop("environment")["device"], two.pop("environment")["device"]) == ("CPU", "2 x CPU")
     assert two.pop("metrics") == pytest.approx(one.pop("metrics"), abs=1e-6)
     assert two == one
     assert (tmp_path / "one" / "predictions.csv").read_text() == (tmp_path / "two" / "predictions.csv").read_text()

@@ -91,11 +91,143 @@ PUBLISHED: list[tuple[str, int, str, int | None, int, int, str, str, tuple, int]
     ("tanet_r18.motionclips8", 8, "segment", None, 64, 64, "1x1", "prob", HALF, 64),
 ]
 # fmt: on
+# As above, with all names of a row. Sources: TAdaConv @75b7839 (MoSI: views not stated),
+# MMAction2's configs of 0.x @71a938ab and 1.x @4d6c9347: CenterCrop, ThreeCrop and TenCrop are 1, 3 and 10 crops,
+# twice_sample is 2 clips. TSN reads 25 frames in Kinetics: about as many frames in clips of the trained length.
+# fmt: off
+MORE: list[tuple] = [
+    (
+        "vivit_b16.k400_32x2",
+        32, "interval", 2, 224, 224, "4x3", "prob", HALF, 224,
+    ),
+    (
+        "vivit_b16.ek100_32x2",
+        32, "interval", 1, 320, 320, "4x3", "prob", HALF, 320,
+    ),
+    (
+        "csn_r152.ek100_32x2",
+        32, "interval", 1, 256, 256, "10x3", "prob", HALF, 224,
+    ),
+    (
+        "r2d3d_r18.mosi_hmdb51_16f r2plus1d_r10.mosi_hmdb51_16f r2d3d_r18.mosi_ucf101_16f "
+        "r2plus1d_r10.mosi_ucf101_16f r2d3d_r18.mosi_hmdb51_hmdb51_16x4 r2plus1d_r10.mosi_hmdb51_hmdb51_16x4 "
+        "r2d3d_r18.mosi_ucf101_ucf101_16x4 r2plus1d_r10.mosi_ucf101_ucf101_16x4",
+        16, "interval", 4, 224, 112, "10x1", "prob", HALF, 112,
+    ),
+    (
+        "tsm_r50.mma0_k400_8f_340x256 tsm_r50.mma0_k400_8f_256p tsm_r50.mma0_k400_8f_320p "
+        "tsm_r50.mma0_k400_8f_320p_100e tsm_r50.mma0_k400_8f_256p_gpu tsm_r50.mma0_k400_8f_256p_video "
+        "tsm_r50.mma0_nl_embedded_k400_8f tsm_r50.mma0_nl_gaussian_k400_8f tsm_r50.mma0_nl_dot_k400_8f "
+        "tsm_r50.mma0_k400_hmdb51_8f tsm_r50.mma0_k400_ucf101_8f tsm_r50.mma0_diving48_8f",
+        8, "twice", None, 256, 224, "1x1", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_r50.mma0_k400_dense_8f tsm_r50.mma0_k400_dense_8f_100e",
+        8, "dense", 8, 256, 224, "10x10", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_r50.mma0_k400_16f_340x256 tsm_r50.mma0_k400_16f_256p tsm_r50.mma0_k400_16f_320p "
+        "tsm_r50.mma0_k400_16f_320p_100e",
+        16, "twice", None, 256, 224, "1x10", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_mobilenetv2.mma0_k400_dense_8f tsm_mobilenetv2.mma0_k400_dense_8f_port",
+        8, "dense", 8, 256, 256, "10x3", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_mobilenetv2.mma_k400_8f tsm_mobilenetv2.mma_kd_k400_8f",
+        8, "twice", None, 256, 256, "1x3", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_r50.mma0_ssv1_8f tsm_r50.mma0_ssv1_8f_flip tsm_r50.mma0_ssv1_8f_ra tsm_r50.mma0_ssv1_8f_flip_ra "
+        "tsm_r50.mma0_ssv1_8f_ptv_ra tsm_r50.mma0_ssv1_8f_ptv_augmix tsm_r50.mma0_ssv1_8f_mixup "
+        "tsm_r50.mma0_ssv1_8f_cutmix tsm_r101.mma0_ssv1_8f tsm_r50.mma0_ssv2_8f tsm_r101.mma0_ssv2_8f "
+        "tsm_r50.mma0_jester_8f",
+        8, "twice", None, 256, 256, "2x3", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_r50.mma0_ssv1_16f tsm_r50.mma0_ssv2_16f",
+        16, "twice", None, 256, 256, "2x3", "prob", IMAGENET, 224,
+    ),
+    (
+        "tsm_r50.mma0_k400_hmdb51_16f tsm_r50.mma0_k400_ucf101_16f tsm_r50.mma0_diving48_16f",
+        16, "twice", None, 256, 224, "1x1", "prob", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_k400_3f_340x256 c2d_r50.mma0_k400_3f_256p c2d_r50.mma0_k400_3f_320p "
+        "c2d_r50.mma0_k400_3f_340x256_rrc c2d_r50.mma0_omni_k400_3f c2d_r50.mma0_ig1b_k400_3f "
+        "c2d_r50.mma0_ig1b_omni_k400_3f c2d_resnext101.mma_k400_3f",
+        3, "spread", None, 256, 224, "8x10", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_k400_3f_256p_rrc c2d_r50.mma0_k400_3f_320p_rrc c2d_r50.mma0_k400_3f_320p_video "
+        "c2d_resnext101.mma0_k400_3f c2d_r50.mma0_ucf101_3f",
+        3, "spread", None, 256, 256, "8x3", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_k400_8f_256p c2d_r50.mma0_k400_8f_320p c2d_r50.mma0_k600_8f c2d_r50.mma0_k700_8f "
+        "c2d_r50.mma0_minik200_8f c2d_r50.mma0_minik200_googleimage_8f c2d_r50.mma0_minik200_webimage_8f "
+        "c2d_r50.mma0_minik200_insvideo_8f c2d_r50.mma0_minik200_kineticsraw_8f c2d_r50.mma0_minik200_omni_8f "
+        "c2d_r50.mma0_anet_video_8f c2d_r50.mma0_anet_clip_8f c2d_r18.mma0_hvu_action_8f c2d_r18.mma0_hvu_scene_8f "
+        "c2d_r18.mma0_hvu_object_8f c2d_r18.mma0_hvu_event_8f c2d_r18.mma0_hvu_concept_8f "
+        "c2d_r18.mma0_hvu_attribute_8f",
+        8, "spread", None, 256, 256, "3x3", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_k400_8f_256p_video",
+        8, "spread", None, 256, 224, "3x10", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_k400_dense_5f c2d_r50.mma0_k400_dense_8f",
+        8, "dense", 8, 256, 224, "10x1", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_k400_dense_8f_video",
+        8, "dense", 8, 256, 224, "10x10", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_ssv1_8f",
+        8, "spread", None, 256, 224, "1x10", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_ssv1_16f c2d_r50.mma0_diving48_8f",
+        8, "spread", None, 256, 224, "1x1", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_ssv2_8f",
+        8, "spread", None, 256, 256, "1x3", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_ssv2_16f",
+        16, "spread", None, 256, 256, "1x3", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_hmdb51_8f c2d_r50.mma0_k400_hmdb51_8f c2d_r50.mma0_mit_hmdb51_8f",
+        8, "spread", None, 256, 256, "1x1", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_diving48_16f",
+        16, "spread", None, 256, 224, "1x1", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r50.mma0_mit_6f",
+        6, "spread", None, 256, 256, "1x3", "logit", IMAGENET, 224,
+    ),
+    (
+        "c2d_r101.mma0_mmit_5f",
+        5, "spread", None, 256, 256, "1x1", "logit", IMAGENET, 224,
+    ),
+]
+# fmt: on
+PUBLISHED += [(name, *figures) for names, *figures in MORE for name in names.split()]
 # whose pixels, and whether the resize filters: TAdaConv's F.interpolate, PIL, OpenCV, F.interpolate
 PIXELS = {
     "tadaconv": ("tadaconv", False),  # datasets/utils/transformations.py, KineticsResizedCrop
     "tam": ("tam", True),  # ops/transforms.py, GroupScale and GroupFullResSample
+    "tadaconv_3d": ("tadaconv", False),
     "mmaction2": ("mmaction2", False),  # datasets/transforms/processing.py, Resize, ThreeCrop, TenCrop
+    "mmaction2_mobilenet": ("mmaction2", False),
+    "mmaction2_resnext": ("mmaction2", False),
     "pytorchvideo": ("pytorchvideo", False),  # transforms/functional.py, short_side_scale and uniform_crop
     None: ("plain", True),
 }

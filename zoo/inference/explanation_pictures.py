@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from zoo.errors import ConfigError, check_int
-from zoo.inference.operator_views import OperatorView
+from zoo.inference.operator_views import OFFSET, OperatorView
 from zoo.weights.disk import atomic_path, disk_errors
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def overlay(frames: np.ndarray, relevance: np.ndarray) -> np.ndarray:
     gray = frames.mean(3, keepdims=True)
     base = 0.6 * gray + 0.4 * frames
     colors = 255 * colormaps[PALETTE](relevance)[..., :3]
-    weight = 0.8 * np.sqrt(relevance)[..., None]
+    weight = 0.85 * np.sqrt(relevance)[..., None]
     return np.round((1 - weight) * base + weight * colors).astype(np.uint8)
 
 
@@ -118,9 +118,9 @@ def _write_picture(explanation: Explanation, path: Path) -> None:
 
     views = explanation.operators
     view_rows = -(-len(views) // 2)
-    heights = [2.6, 2.2, *[2.4] * view_rows]
-    figure = Figure(figsize=(12, sum(heights) + 0.6), layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights))
+    heights = [2.0, 2.2, *[2.4] * view_rows]
+    figure = Figure(figsize=(12, sum(heights) + 0.7), layout="constrained")
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)  # an array: there are at least two
     best = ", ".join(f"{label} {100 * score:.1f} %" for label, score in explanation.top[:3])
     figure.suptitle(
         f"{explanation.label}: {100 * explanation.score:.1f} %   ({explanation.source})\n"
@@ -173,9 +173,10 @@ def _plot_times(part: SubFigure, explanation: Explanation) -> None:
 def _plot_view(ax: Any, view: OperatorView) -> None:
     rows, columns = view.values.shape
     picture = ax.imshow(view.values, aspect="auto", cmap=OPERATOR_PALETTE, interpolation="nearest")
-    for axis, count in ((ax.yaxis, rows), (ax.xaxis, columns)):
-        steps = np.unique(np.linspace(0, count - 1, min(count, 8)).round().astype(int))
-        axis.set_ticks(steps, [str(step + 1) for step in steps])
+    for axis, count, name in ((ax.yaxis, rows, view.axes[0]), (ax.xaxis, columns, view.axes[1])):
+        steps = _spaced(count, 8)
+        first = -(count // 2) if name == OFFSET else 1
+        axis.set_ticks(steps, [f"{step + first:+d}" if name == OFFSET else str(step + first) for step in steps])
     ax.set_ylabel(view.axes[0])
     ax.set_xlabel(view.axes[1])
     ax.set_title(view.title, fontsize=9)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +18,7 @@ from zoo.inference.fused import shared_copy
 from zoo.inference.inputs import VideoInput, open_input, video_name
 from zoo.inference.operator_views import OperatorView, record_operators
 from zoo.inference.predictor import Predictor, make_prediction, parse_views
-from zoo.inference.relevance import choose_stage, network_name, trace
+from zoo.inference.relevance import choose_stages, network_name, trace
 from zoo.inference.scores import average_views
 from zoo.inference.windows import EPSILON, MAX_SECONDS
 from zoo.models.network import VideoNetwork
@@ -40,8 +42,8 @@ class Explanation:
 
     frames: uint8 ``(T, H, W, 3)``, RGB: the resized and cropped frames that the network saw.
     times: seconds of the frames from the start of the video, ``(T,)``.
-    relevance: float32 ``(T, H, W)``, at least 0, with a maximum of 1; all 0 if no position raises
-        the score of the class.
+    relevance: float32 ``(T, H, W)``, at least 0, with a maximum of 1; all 0 if no position raises the score
+        of the class.
     label, score: the class and its probability for this clip.
     method: name and reference of the method.
     top: the most probable labels with their probabilities.
@@ -105,8 +107,9 @@ class Explanation:
         np.add.at(thirds, (rows[:, None], columns), self.relevance.sum(0))
         row, column = np.unravel_index(thirds.argmax(), thirds.shape)
         share = shares[first : last + 1].sum()
+        when = f"{self.times[first]:.1f} s" if first == last else f"{self.times[first]:.1f}-{self.times[last]:.1f} s"
         return (
-            f"Most relevant: {self.times[first]:.1f}-{self.times[last]:.1f} s ({100 * share:.0f} % of the relevance); "
+            f"Most relevant: {when} ({100 * share:.0f} % of the relevance); "
             f"{THIRDS[row][column]} of the frame ({100 * thirds.max() / thirds.sum():.0f} %)"
         )
 
@@ -114,14 +117,11 @@ class Explanation:
         """Return the first and last frame of the shortest part of the clip with half of the relevance."""
         totals = np.concatenate([[0.0], np.cumsum(self.frame_relevance)])
         count = len(self.times)
-        spans = [
-            (last - first, first, last)
-            for first in range(count)
-            for last in range(first, count)
-            if totals[last + 1] - totals[first] >= min(HALF, totals[-1]) - EPSILON
-        ]
-        _, first, last = min(spans)
-        return first, last
+        spans = {
+            (first, last): totals[last + 1] - totals[first] for first in range(count) for last in range(first, count)
+        }
+        large = [span for span, share in spans.items() if share >= min(HALF, totals[-1]) - EPSILON]
+        return min(large, key=lambda span: (span[1] - span[0], -spans[span]))
 
 
 class Clip(NamedTuple):
@@ -142,28 +142,39 @@ def explain_video(
     time_limit: float | None = 60.0,
 ) -> Explanation:
     """Implementation of ``zoo.explain``."""
-    network = _prepare(model, device)
-    clip = read_middle_clip(source, network.protocol, span, fps, time_limit)
-    with torch.inference_mode(False):
+    with torch.inference_mode(False), torch.enable_grad(), _no_autocast():
+        network = _prepare(model, device)
+        names = network.labels or tuple(map(str, range(network.spec.num_classes)))
+        index = None if label is None else _class_index(network, label, names)  # before the video is decoded
+        clip = read_middle_clip(source, network.protocol, span, fps, time_limit)
         frames = clip.frames.to(next(network.parameters()).device, torch.float32)
         pixels = normalize(frames, network.protocol.mean, network.protocol.std).contiguous()
-        stage = choose_stage(network, min(pixels.shape[3:]))  # may run the network on the meta device
+        stages = choose_stages(network, min(pixels.shape[3:]))  # may run the network on the meta device
         with record_operators(network) as operators:
-            result = trace(network, pixels, stage)
+            result = trace(network, pixels, stages)
         probabilities = average_views(result.logits[None], network.protocol).cpu()
-        index = _class_index(network, label, probabilities)
+        if index is None:
+            heads = network.protocol.heads
+            index = int(probabilities[: heads[0][1] if heads else len(names)].argmax())
         relevance = result.compute(index).cpu()
     return Explanation(
         frames=clip.frames[0].permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8).numpy(),
         times=clip.times,
         relevance=(relevance / relevance.max().clamp(min=1e-30)).numpy(),
-        label=_class_names(network, len(probabilities))[index],
+        label=names[index],
         score=float(probabilities[index]),
         method=result.method,
         top=make_prediction(network, video_name(source), probabilities).top(5),
         operators=operators.views(),
         source=video_name(source),
     )
+
+
+@contextlib.contextmanager
+def _no_autocast() -> Iterator[None]:
+    """Disable autocast on CPUs and GPUs."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def _prepare(model: Any, device: str | torch.device | None) -> VideoNetwork:
@@ -240,22 +251,13 @@ def _check_span(span: Any) -> None:
         raise ConfigError(f"span is {brief(span)}; its end must be later than its start.")
 
 
-def _class_names(network: VideoNetwork, count: int) -> tuple[str, ...]:
-    return network.labels or tuple(map(str, range(count)))
-
-
-def _class_index(network: VideoNetwork, label: str | int | None, probabilities: Tensor) -> int:
-    """Return the index of a class by name or index; by default that of the most probable one of the first classifier.
+def _class_index(network: VideoNetwork, label: str | int, names: Sequence[str]) -> int:
+    """Return the index of a class by name or index.
 
     Raises:
-        UnknownNameError: there is no class with this name.
+        UnknownNameError: the network has no class with this name.
         ConfigError: the index is out of range, or ``label`` has another type.
     """
-    count = len(probabilities)
-    names = _class_names(network, count)
-    if label is None:
-        heads = network.protocol.heads
-        return int(probabilities[: heads[0][1] if heads else count].argmax())
     if isinstance(label, str):
         if label in names:
             return names.index(label)
@@ -263,5 +265,5 @@ def _class_index(network: VideoNetwork, label: str | int | None, probabilities: 
             hint = f"The classes of {network_name(network)}: {listing(names, 10)}."
             raise UnknownNameError.of("class", label, names, hint)
         label = int(label)
-    check_int("label", label, 0, count - 1)
+    check_int("label", label, 0, len(names) - 1)
     return label

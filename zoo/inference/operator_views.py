@@ -16,13 +16,16 @@ from zoo.ops.tadaconv import AdaptiveConv2d, TAdaConv3d
 from zoo.ops.tadaconv_v2 import RouteTransformer
 from zoo.ops.tam import TAM
 
+OFFSET = "frame offset of the tap"  # name of columns that count from the middle one
+
 
 class OperatorView(NamedTuple):
     """A table of values of an operator.
 
     title: what the values are.
     values: float32, two-dimensional.
-    axes: names of the rows and of the columns. Layers are in the order of the forward pass.
+    axes: names of the rows and of the columns. Layers are in the order of the forward pass. Rows and columns are
+        numbered from 1; columns named ``OFFSET`` from the middle one, which is 0.
     """
 
     title: str
@@ -105,7 +108,7 @@ def _record_relative(recorder: OperatorRecorder, output: Any) -> None:
 
 
 def _record_kernel(recorder: OperatorRecorder, kernel: Tensor) -> None:
-    recorder.add("TAM: temporal kernel, mean over channels", "tap", kernel.mean(0))  # (C, K)
+    recorder.add("TAM: temporal kernel, mean over channels", OFFSET, kernel.mean(0))  # (C, K)
 
 
 def _record_gate(recorder: OperatorRecorder, gate: Tensor) -> None:

@@ -1,8 +1,9 @@
 """Relevance of every pixel of a clip for one class, from the feature maps or the attention of a network.
 
-Convolutional networks: HiResCAM (Draelos and Carin 2020, arXiv 2011.08891), the product of a feature map and its
-gradient, summed over channels. Transformers: gradient-weighted attention rollout (Chefer, Gur and Wolf 2021, arXiv
-2103.15679, the rules for self-attention). Both read an unmodified network through hooks and need one backward pass.
+Convolutional networks: HiResCAM (Draelos and Carin 2020, arXiv 2011.08891) of a detailed stage, multiplied with that of
+the next stage. Transformers: gradient-weighted attention rollout (Chefer, Gur and Wolf 2021, arXiv 2103.15679, the
+rules for self-attention). Both read an unmodified network through hooks and need one backward pass.
+docs/explanations.md compares them with alternatives.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from zoo.errors import ConfigError
 from zoo.models.features import as_feature_map
 from zoo.models.network import Feature, VideoNetwork
 
-HIRESCAM = "HiResCAM (Draelos and Carin 2020, arXiv 2011.08891)"
+HIRESCAM = "HiResCAM, product of two stages (Draelos and Carin 2020, arXiv 2011.08891)"
 ROLLOUT = "gradient-weighted attention rollout (Chefer et al. 2021, arXiv 2103.15679)"
-MIN_CELLS = 14  # height and width of feature maps that locate objects well; see docs/explanations.md
+MIN_CELLS = 14  # smallest height and width of a feature map that counts as detailed
 
 Grid = tuple[int, int, int]  # (T, H, W) of patch tokens
 
@@ -44,19 +45,20 @@ class Trace:
     compute: Callable[[int], Tensor]
 
 
-def trace(network: VideoNetwork, clip: Tensor, stage: Feature | None) -> Trace:
-    """Run a network and record the feature maps of a stage, or the attention of a transformer.
+def trace(network: VideoNetwork, clip: Tensor, stages: Sequence[Feature]) -> Trace:
+    """Run a network and record the feature maps of some stages, or the attention of a transformer.
+
+    Gradients must be enabled, and autocast disabled.
 
     Args:
         network: in evaluation mode, float32, without gradient checkpointing. Its parameters need no gradients.
         clip: ``(1, C, T, H, W)``, normalized.
-        stage: from ``choose_stage``.
+        stages: from ``choose_stages``.
 
     Raises:
-        ConfigError: the logits do not depend on the stage.
+        ConfigError: the logits do not depend on the stages.
     """
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(clip.device.type, enabled=False):
-        return _trace_attention(network, clip) if stage is None else _trace_features(network, clip, stage)
+    return _trace_features(network, clip, stages) if stages else _trace_attention(network, clip)
 
 
 def network_name(network: VideoNetwork) -> str:
@@ -86,20 +88,21 @@ def to_pixels(network: VideoNetwork, cells: Tensor, clip_size: Sequence[int]) ->
 # feature maps ------------------------------------------------------------------------------------------------------
 
 
-def choose_stage(network: VideoNetwork, size: int) -> Feature | None:
-    """Return the last stage with at least ``MIN_CELLS`` x ``MIN_CELLS`` positions, or else the first stage.
+def choose_stages(network: VideoNetwork, size: int) -> list[Feature]:
+    """Return the last stage with ``MIN_CELLS`` x ``MIN_CELLS`` positions, or else the first stage, and the next one.
 
     Args:
         size: height and width of the clip, pixels.
 
     Returns:
-        A stage of ``network.feature_info``; None for transformers, whose attention is used instead.
+        One or two stages of ``network.feature_info``, without those of a single position; none for transformers, whose
+        attention is used instead.
 
     Raises:
         ConfigError: the network declares no stages, or all maps are smaller than 2 x 2.
     """
     if network.attention_layers is not None:
-        return None
+        return []
     stages = [stage for stage in getattr(network, "feature_info", ()) if size // stage.reduction >= 2]
     if not stages:
         raise ConfigError(
@@ -107,24 +110,28 @@ def choose_stage(network: VideoNetwork, size: int) -> Feature | None:
             f"frames of {size} pixels. Explanations work for all networks of `tempozoo list`, and for networks whose "
             "feature_info or attention_layers names the modules to read."
         )
-    large = [stage for stage in stages if size // stage.reduction >= MIN_CELLS]
-    return large[-1] if large else stages[0]
+    detailed = [number for number, stage in enumerate(stages) if size // stage.reduction >= MIN_CELLS]
+    first = detailed[-1] if detailed else 0
+    return stages[first : first + 2]
 
 
-def _trace_features(network: VideoNetwork, clip: Tensor, stage: Feature) -> Trace:
-    """Run a network and record the feature maps of a stage, one for each pathway."""
-    maps: list[Tensor] = []
+def _trace_features(network: VideoNetwork, clip: Tensor, stages: Sequence[Feature]) -> Trace:
+    """Run a network and record the feature maps of stages, one for each pathway."""
+    maps: dict[str, Tensor] = {}  # by module
 
-    def start_graph(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-        maps.append(output.detach().requires_grad_())
-        return maps[-1].clone()  # later layers may work in place
+    def recorder(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+        def record(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            maps[name] = output if output.requires_grad else output.detach().requires_grad_()
+            return maps[name].clone()  # later layers may work in place
+
+        return record
 
     handles = []
-    for name in network.stage_modules(stage):
+    for name in (name for stage in stages for name in network.stage_modules(stage)):
         module = network.get_submodule(name)
         if isinstance(module, nn.ModuleList):  # is not called itself
             module = module[-1]
-        handles.append(module.register_forward_hook(start_graph))
+        handles.append(module.register_forward_hook(recorder(name)))
     try:
         logits = network(clip)[0]
     finally:
@@ -132,14 +139,21 @@ def _trace_features(network: VideoNetwork, clip: Tensor, stage: Feature) -> Trac
             handle.remove()
     if not logits.requires_grad:
         raise ConfigError(
-            f"{network_name(network)} cannot be explained: its logits have no gradient with respect to {stage.module}."
+            f"{network_name(network)} cannot be explained: its logits have no gradient with respect to its stages."
         )
 
     def compute(index: int) -> Tensor:
-        total = clip.new_zeros(clip.shape[2:])
-        for cells in hirescam(maps, logits[index]):
-            total += to_pixels(network, cells, clip.shape[2:])
-        return total.relu()
+        cells = dict(zip(maps, hirescam(list(maps.values()), logits[index]), strict=True))
+        product = clip.new_zeros(clip.shape[2:])
+        for stage in stages:
+            names = network.stage_modules(stage)
+            total = torch.stack([to_pixels(network, cells[name], clip.shape[2:]) for name in names]).sum(0).relu()
+            total = total / total.max().clamp(min=1e-30)
+            if not product.any():
+                product = total
+            elif (product * total).any():  # otherwise nothing would remain of the detailed stage
+                product = product * total
+        return product
 
     return Trace(logits.detach(), HIRESCAM, compute)
 
@@ -147,17 +161,17 @@ def _trace_features(network: VideoNetwork, clip: Tensor, stage: Feature) -> Trac
 def hirescam(maps: Sequence[Tensor], logit: Tensor) -> list[Tensor]:
     """Compute the contribution of every position of feature maps to a logit: activation times gradient, by channel.
 
-    If the logit is a linear function of the maps, the contributions add up to the logit without its bias.
+    If the logit is a linear function of a map, the contributions of its positions add up to the logit without bias.
 
     Args:
-        maps: outputs of a stage for one clip, which the logit depends on; forms as of ``as_feature_map``.
+        maps: outputs of stages for one clip, which the logit depends on; forms as of ``as_feature_map``.
 
     Returns:
         For each map, ``(T', H', W')``, positive and negative.
     """
     gradients = torch.autograd.grad(logit, maps, retain_graph=True, materialize_grads=True)
     pairs = zip(maps, gradients, strict=True)
-    return [as_feature_map(cells.detach() * gradient, 1)[0].sum(0) for cells, gradient in pairs]
+    return [as_feature_map(features.detach() * gradient, 1)[0].sum(0) for features, gradient in pairs]
 
 
 # attention ---------------------------------------------------------------------------------------------------------

@@ -1,13 +1,15 @@
-"""TAM in other image networks: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt-50 of torchvision.
+"""TAM and TSM in other image networks: ShuffleNetV2, MobileNetV2, InceptionV3 and ResNeXt of torchvision.
 
-Source: arXiv 2005.06803, table 3, which lists the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50 32x4d)
-but not the positions of TAM in them. In ResNeXt the position is that of TANet: between the first 1x1 and the 3x3
+Source of TAM: arXiv 2005.06803, table 3, which lists the hosts (ShuffleNetV2 and MobileNetV2 at width 1.0, ResNeXt-50
+32x4d) but not the positions of TAM in them. In ResNeXt the position is that of TANet: between the first 1x1 and the 3x3
 convolution of every bottleneck. The positions in the others are our choice by analogy:
 
 - ShuffleNetV2, MobileNetV2: before the depthwise 3x3 convolution of every block that has a 1x1 before it (in
   ShuffleNetV2's second branch; in MobileNetV2 after the expansion, which the first block lacks).
 - InceptionV3: once in every mixed block, before the second convolution of the longest branch, or of the 3x3 branch in
   the last reduction.
+
+TSM precedes the first 1x1 convolution of every block of MobileNetV2 with a residual connection, as in MMAction2.
 """
 
 from __future__ import annotations
@@ -29,17 +31,23 @@ class Host:
     where: names of the convolutions that get an operator, as shell patterns.
     options: arguments of the builder.
     min_size: minimum height and width of its input, pixels.
+    shifted: names of the convolutions that get TSM, if they are not those of ``where``.
     """
 
     builder: str
     where: Sequence[str]
     options: Mapping[str, Any] = field(default_factory=dict)
     min_size: int = 1
+    shifted: Sequence[str] | None = None
 
 
 HOSTS: dict[str, Host] = {
     "shufflenetv2": Host("shufflenet_v2_x1_0", ("stage?.*.branch2.3",)),
-    "mobilenetv2": Host("mobilenet_v2", ("features.*.conv.1.0",)),
+    "mobilenetv2": Host(
+        "mobilenet_v2",
+        ("features.*.conv.1.0",),
+        shifted=("features.[35689].conv.0.0", "features.1[02356].conv.0.0"),
+    ),
     "inceptionv3": Host(
         "inception_v3",
         (
@@ -54,6 +62,7 @@ HOSTS: dict[str, Host] = {
         min_size=75,
     ),
     "resnext50": Host("resnext50_32x4d", ("layer?.*.conv2",)),
+    "resnext101": Host("resnet101", ("layer?.*.conv2",), {"groups": 32, "width_per_group": 4}),
 }
 
 
@@ -89,7 +98,8 @@ def build_host(
     if op == "none":
         network = TemporalNetwork(net, num_frames)
     else:
-        network = temporalize(net, op, host.where, num_frames, inplace=True, **(op_options or {}))
+        where = host.shifted if op == "tsm" and host.shifted else host.where
+        network = temporalize(net, op, where, num_frames, inplace=True, **(op_options or {}))
     network.min_size, network.dropout.p = host.min_size, drop_rate
     if in_channels != 3:
         network.reset_stem(in_channels)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
-from zoo.models.network import DropPath, Feature, VideoNetwork
+from zoo.models.network import DropPath, Feature, FixedSizeNetwork
 from zoo.models.pytorchvideo import builders
 from zoo.models.vit import resample_grid
 
@@ -27,7 +27,7 @@ class _BuilderNumbersOnCpu(TorchFunctionMode):
         return func(*args, **(kwargs or {}), **device)
 
 
-class PTVMViT(VideoNetwork):
+class PTVMViT(FixedSizeNetwork):
     """MViT-B. Its position embeddings fix the number of frames and the image size.
 
     Args:
@@ -89,17 +89,6 @@ class PTVMViT(VideoNetwork):
         self.dropout = nn.Dropout(drop_rate)
         if not num_classes:
             self.reset_classifier(0)
-
-    def check_clip(self, x: Tensor) -> None:
-        """Raise a ConfigError unless ``x`` is a batch of clips of this network's size."""
-        super().check_clip(x)
-        size = (self.num_frames, self.image_size, self.image_size)
-        if tuple(x.shape[2:]) != size:
-            raise ConfigError(
-                f"this network was built for clips of {size[0]} frames of {size[1]} x {size[2]} pixels and got "
-                f"{tuple(x.shape)}; load it with num_frames={x.shape[2]}, image_size={max(x.shape[3:])}, which "
-                "resamples its position embeddings; frames must be square."
-            )
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Clips ``(B, C, T, H, W)`` -> tokens ``(B, 1 + T / 2 * H / 32 * W / 32, num_features)``, class token first."""

@@ -373,6 +373,27 @@ class VideoNetwork(nn.Module):
         return changed
 
 
+class FixedSizeNetwork(VideoNetwork):
+    """Base class of networks whose position embeddings fix the number of frames and the image size of a clip.
+
+    Attributes:
+        image_size: height and width of a clip.
+    """
+
+    image_size: int
+
+    def check_clip(self, x: Tensor) -> None:
+        """Raise a ConfigError unless ``x`` is a batch of clips of this network's size."""
+        super().check_clip(x)
+        size = (self.num_frames, self.image_size, self.image_size)
+        if tuple(x.shape[2:]) != size:
+            raise ConfigError(
+                f"this network was built for clips of {size[0]} frames of {size[1]} x {size[2]} pixels and got "
+                f"{tuple(x.shape)}; load it with num_frames={x.shape[2]}, image_size={max(x.shape[3:])}, which "
+                "resamples its position embeddings; frames must be square."
+            )
+
+
 def linear_classifier(num_features: int, num_classes: int) -> nn.Module:
     """Create a linear layer, or an identity for 0 classes."""
     return nn.Linear(num_features, num_classes) if num_classes else nn.Identity()

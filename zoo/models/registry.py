@@ -75,7 +75,7 @@ RESNETS = {
     "stam": "stam",
 }
 DEPTHS = (18, 50, 101)
-HOSTS = ("shufflenetv2", "mobilenetv2", "inceptionv3", "resnext50")  # see ``zoo.models.hosts.HOSTS``
+HOSTS = ("shufflenetv2", "mobilenetv2", "inceptionv3", "resnext50")  # of TAM's paper; see ``zoo.models.hosts.HOSTS``
 
 ARCHITECTURES = ArchitectureRegistry()
 _add = ARCHITECTURES.add
@@ -93,6 +93,12 @@ _add("tadaconvnextv2_base", "convnext", "TAdaConvNeXt", 2, (3, 3, 27, 3), width=
 
 _add("tadaformer_b16", "vit", "TAdaFormer", patch=16, width=768, depth=12, heads=12)
 _add("tadaformer_l14", "vit", "TAdaFormer", patch=14, width=1024, depth=24, heads=16)
+
+_add("vivit_b16", "vivit", "ViViT", patch=16, width=768, depth=12, heads=12)
+
+_add("csn_r152", "resnet3d", "ResNet3D", "csn", num_frames=32)
+_add("r2d3d_r18", "resnet3d", "ResNet3D", "r2d3d", num_frames=16)
+_add("r2plus1d_r10", "resnet3d", "ResNet3D", "r2plus1d", num_frames=16)
 
 _add("ptv_c2d_r50", "pytorchvideo", "c2d")
 _add("ptv_i3d_r50", "pytorchvideo", "i3d")
@@ -121,6 +127,8 @@ for _host in HOSTS:
     _add(f"c2d_{_host}", "hosts", "build_host", _host, "none")
 for _host in HOSTS:
     _add(f"tanet_{_host}", "hosts", "build_host", _host, "tam")
+_add("c2d_resnext101", "hosts", "build_host", "resnext101", "none")
+_add("tsm_mobilenetv2", "hosts", "build_host", "mobilenetv2", "tsm")
 
 
 def register_architecture(name: str, builder: Builder) -> None:

@@ -17,15 +17,23 @@ from zoo.models import ARCHITECTURES, has_option, layer_depths
 from zoo.models.convnext import TAdaConvNeXt
 from zoo.models.network import DropPath
 from zoo.models.resnet import VideoResNet
+from zoo.models.resnet3d import ResNet3D
 from zoo.models.vit import TAdaFormer, TemporalLinear, resample_grid
+from zoo.models.vivit import ViViT
 from zoo.ops import TAdaConv2d
 
-FAMILIES = (VideoResNet, TAdaConvNeXt, TAdaFormer)  # the others are built from hosts and have other tests
+FAMILIES = (
+    VideoResNet,
+    TAdaConvNeXt,
+    TAdaFormer,
+    ViViT,
+    ResNet3D,
+)  # the others are built from hosts and have other tests
 OURS = [
     name for name, build in ARCHITECTURES.items() if getattr(build, "func", None) in FAMILIES and "r101" not in name
 ]
 ONE_PER_FAMILY = ["tanet_r18", "tada2d_r18", "stam_r18", "nonlocal_r18", "tadaconvnext_tiny", "tadaconvnextv2_tiny"]
-ONE_PER_FAMILY.append("tadaformer_b16")
+ONE_PER_FAMILY += ["tadaformer_b16", "vivit_b16", "r2plus1d_r10"]
 CLIPS = torch.randn(2, 3, 4, 32, 32, generator=torch.Generator().manual_seed(7))
 
 
@@ -57,8 +65,10 @@ def test_networks_implement_the_interface(arch: str) -> None:
         handle = block.register_forward_hook(lambda _m, _i, output, outputs=outputs: outputs.append(output))
         model.forward_features(CLIPS)
         handle.remove()
-        if outputs[0].ndim == 4:
-            size = -(-32 // feature.reduction)
+        size = -(-32 // feature.reduction)
+        if outputs[0].ndim == 5:
+            assert outputs[0].shape[1] == feature.num_chs and outputs[0].shape[3:] == (size, size)
+        elif outputs[0].ndim == 4:
             assert outputs[0].shape[1:] == (feature.num_chs, size, size)
         else:
             assert outputs[0].shape[1:] == (1 + (32 // feature.reduction) ** 2, feature.num_chs)

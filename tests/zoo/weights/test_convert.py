@@ -309,7 +309,9 @@ def mma_shapes(name: str) -> Shapes:
     return theirs
 
 
-TSN_AND_TSM = [name for name in zoo.list_models("*.mma_*") if name.startswith(("c2d", "tsm"))]
+TSN_AND_TSM = [
+    name for name in zoo.list_models("*.mma_*") if name.startswith(("c2d_r50", "c2d_r101", "tsm_r50", "tsm_r101"))
+]
 
 
 @pytest.mark.parametrize("name", TSN_AND_TSM)

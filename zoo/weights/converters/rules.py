@@ -1,7 +1,8 @@
 """Apply tables of conversion rules.
 
 A rule is ``Rule(source, target, change)``. In ``source``, ``{x}`` matches a number and a final ``*`` any suffix;
-``target`` may use ``{x}``, ``{x-1}`` and ``*``. Keys with the target ``None`` are ignored on purpose.
+``target`` may use ``{x}``, ``{x-1}`` and ``*``. Keys with the target ``None`` are ignored on purpose. Several tensors
+become one if their rules have the same target and a ``part`` each, such as the classifiers of several heads.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
 Change = Callable[[Tensor], Tensor]
@@ -18,11 +20,15 @@ Change = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a conversion table; see the module's docstring. ``change`` is applied to the tensor."""
+    """One line of a conversion table; see the module's docstring.
+
+    ``change`` is applied to the tensor. ``part`` is the tensor's position in the concatenation along the first axis.
+    """
 
     source: str
     target: str | None
     change: Change | None = None
+    part: int | None = None
 
     @functools.cached_property
     def pattern(self) -> re.Pattern[str]:
@@ -51,6 +57,7 @@ def apply_rules(rules: Iterable[Rule], tensors: Mapping[str, Tensor]) -> Convers
     """Convert a publisher's state dict. The first rule that matches a key applies."""
     rules = tuple(rules)
     result = Conversion()
+    parts: dict[str, dict[int | None, Tensor]] = {}
     for key, tensor in tensors.items():
         for rule in rules:
             match = rule.pattern.fullmatch(key)
@@ -59,14 +66,17 @@ def apply_rules(rules: Iterable[Rule], tensors: Mapping[str, Tensor]) -> Convers
             if rule.target is None:
                 result.ignored.append(key)
                 break
-            name = rule.rename(match)
-            if name in result.tensors:  # a second source of the same target would replace the first
-                result.unknown.append(key)
+            sources = parts.setdefault(rule.rename(match), {})
+            if rule.part in sources or (sources and (rule.part is None or None in sources)):
+                result.unknown.append(key)  # a second source of the same target would replace the first
             else:
-                result.tensors[name] = rule.change(tensor) if rule.change else tensor
+                sources[rule.part] = rule.change(tensor) if rule.change else tensor
             break
         else:
             result.unknown.append(key)
+    for name, sources in parts.items():
+        ordered = [sources[part] for part in sorted(sources, key=lambda part: part or 0)]
+        result.tensors[name] = ordered[0] if len(ordered) == 1 else torch.cat(ordered)
     return result
 
 
@@ -78,6 +88,11 @@ def drop_time(weight: Tensor) -> Tensor:
 def drop_space(weight: Tensor) -> Tensor:
     """``(O, I, kt, 1, 1)`` -> ``(O, I, kt)``: a 3D kernel of one position."""
     return weight.flatten(2) if weight.ndim == 5 and weight.shape[3:] == (1, 1) else weight
+
+
+def drop_batch(table: Tensor) -> Tensor:
+    """``(1, L, C)`` -> ``(L, C)`` or, if L is 1, ``(C,)``: an embedding."""
+    return table[0, 0] if table.shape[:2] == (1, 1) else table[0]
 
 
 def drop_leading(weight: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
 """Files of the TAdaConv authors (alibaba-mmai-research/TAdaConv at 75b7839, models/base).
 
-TAda2D names its stages conv2 to conv5 and counts blocks from 1. In a block, a is the first 1x1 convolution, b the 3x3
-TAdaConv, and c the second 1x1 convolution.
+Their ResNets name the stages conv2 to conv5 and count blocks from 1. In a bottleneck, a is the first 1x1 convolution, b
+the 3x3 convolution (in TAda2D, the TAdaConv), and c the second 1x1 convolution. In other blocks, a and b are the two
+convolutions, and in R(2+1)D a1, a2, b1 and b2 their parts over space and time.
 """
 
-from zoo.weights.converters.rules import Rule, drop_leading, drop_space, drop_time, to_linear
+from zoo.weights.converters.rules import Rule, drop_batch, drop_leading, drop_space, drop_time, to_linear
 
 
 def _routing(theirs: str, ours: str) -> tuple[Rule, ...]:
@@ -91,4 +92,59 @@ TADAFORMER = (
     Rule(_LAYER + "mlp.c_proj.*", _OURS + "fc2.*"),
 )
 
-RULES = (*TADA2D, *CONVNEXT, *TADAFORMER, Rule("head.out.*", "fc.*"))
+
+def _transformer_block(theirs: str, ours: str) -> tuple[Rule, ...]:
+    return (
+        Rule(theirs + "norm.*", ours + "norm1.*"),
+        Rule(theirs + "attn.to_qkv.*", ours + "attn.qkv.*"),
+        Rule(theirs + "attn.proj.*", ours + "attn.proj.*"),
+        Rule(theirs + "norm_ffn.*", ours + "norm2.*"),
+        Rule(theirs + "ffn.net.0.*", ours + "fc1.*"),
+        Rule(theirs + "ffn.net.3.*", ours + "fc2.*"),
+    )
+
+
+VIVIT = (
+    Rule("backbone.stem.conv1.*", "stem.*"),
+    Rule("backbone.cls_token", "class_embedding", drop_batch),
+    Rule("backbone.pos_embd", "pos_embed", drop_batch),
+    Rule("backbone.cls_token_out", "temporal_class_embedding", drop_batch),
+    Rule("backbone.temp_embd", "temporal_pos_embed", drop_batch),
+    *_transformer_block("backbone.layers.{b}.", "blocks.{b}."),
+    *_transformer_block("backbone.layers_temporal.{b}.", "temporal_blocks.{b}."),
+    Rule("backbone.norm.*", "norm.*"),
+    Rule("backbone.norm_out.*", "temporal_norm.*"),
+)
+
+HEADS = (
+    Rule("head.out.*", "fc.*"),
+    Rule("head.linear.*", "fc.*"),
+    Rule("head.out_joint.*", "fc.*"),  # of MoSI
+    Rule("head.linear1.*", "fc.*", part=0),  # verbs
+    Rule("head.linear2.*", "fc.*", part=1),  # nouns
+)
+
+RULES = (*TADA2D, *CONVNEXT, *TADAFORMER, *VIVIT, *HEADS)
+
+_BLOCK = "backbone.conv{s}.res_{b}."
+_OURS = "layer{s-1}.{b-1}."
+RESNET3D = (
+    Rule("backbone.conv1.a.weight", "stem.conv.weight"),
+    Rule("backbone.conv1.a_bn.*", "stem.bn.*"),
+    Rule("backbone.conv1.a1.weight", "stem.spatial.conv.weight"),
+    Rule("backbone.conv1.a1_bn.*", "stem.spatial.bn.*"),
+    Rule("backbone.conv1.a2.weight", "stem.temporal.conv.weight"),
+    Rule("backbone.conv1.a2_bn.*", "stem.temporal.bn.*"),
+    Rule(_BLOCK + "short_cut.weight", _OURS + "downsample.conv.weight"),
+    Rule(_BLOCK + "short_cut_bn.*", _OURS + "downsample.bn.*"),
+    *(
+        rule
+        for letter, conv in (("a", "conv1"), ("b", "conv2"), ("c", "conv3"))
+        for part, ours in (("", conv), ("1", f"{conv}.spatial"), ("2", f"{conv}.temporal"))
+        for rule in (
+            Rule(f"{_BLOCK}conv_branch.{letter}{part}.weight", f"{_OURS}{ours}.conv.weight"),
+            Rule(f"{_BLOCK}conv_branch.{letter}{part}_bn.*", f"{_OURS}{ours}.bn.*"),
+        )
+    ),
+    *HEADS,
+)

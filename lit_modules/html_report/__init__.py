@@ -1,0 +1,1 @@
+"""HTML reports of the folders that ``fit``, ``test`` and ``probe`` write."""

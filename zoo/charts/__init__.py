@@ -1,0 +1,1 @@
+"""Charts of the index: published accuracy against computation and time, as a picture or a web page."""
