@@ -1,1 +1,1 @@
-"""Untrimmed videos with labeled segments."""
+"""Untrimmed videos with labeled segments, for temporal action localization."""
