@@ -1,4 +1,4 @@
-"""ActionLocalizer: a PointLocalizer as a LightningModule that trains, validates and tests."""
+"""ActionLocalizer: a localizer as a LightningModule that trains, validates and tests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from torch import Tensor
 
 from lit_modules.interfaces import data_module
 from lit_modules.localization.average_precision import ACTIVITYNET, THUMOS, Truth, mean_average_precision
+from lit_modules.localization.boundary_matching_loss import boundary_loss, boundary_targets, training_windows
 from lit_modules.localization.point_loss import point_loss
 from lit_modules.optim import lr_factor
 from lit_modules.recipe_options import ScheduleOptions
 from lit_modules.scores import gather_by_name
 from zoo.errors import ConfigError, check_number
-from zoo.localization.feature_grid import FeatureGrid
-from zoo.localization.localizer_files import load
+from zoo.localization.boundary_matching import BoundaryLocalizer
+from zoo.localization.boundary_options import BoundaryOptions
+from zoo.localization.localizer_base import Localizer
+from zoo.localization.localizer_files import create_localizer, load
 from zoo.localization.localizer_spec import FeatureSource, LocalizerSpec, PointOptions
-from zoo.localization.point_model import PointLocalizer
-from zoo.localization.segment_decoding import decode_segments
 from zoo.localization.segments import Segment
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
@@ -46,9 +47,11 @@ class ActionLocalizer(L.LightningModule):
         warmup_epochs: epochs of linear warm-up; half a cosine follows.
         distance_weight: weight of the DIoU loss of starts and ends.
         center_radius: points of a segment are positive up to this distance from its center, in strides of their level.
+        boundary: options of a Boundary-Matching Network, which then replaces the point network; the options of the
+            point network and of its loss are not used.
     """
 
-    network: PointLocalizer
+    network: Localizer
     selection_metric = "val_map"  # that selects best.ckpt
 
     def __init__(
@@ -67,9 +70,10 @@ class ActionLocalizer(L.LightningModule):
         warmup_epochs: float = 3.0,
         distance_weight: float = 1.0,
         center_radius: float = 1.5,
+        boundary: BoundaryOptions | None = None,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["boundary"])  # checkpoints have plain values; the config has the options
         check_number("lr", lr, 0.0, 1e3)
         check_number("weight_decay", weight_decay, 0.0, 1e3)
         check_number("distance_weight", distance_weight, 0.0, 1e3)
@@ -80,11 +84,11 @@ class ActionLocalizer(L.LightningModule):
         elif class_names is None or features is None:
             raise ConfigError("ActionLocalizer needs class_names and features, or the name of a localizer.")
         else:
-            options = PointOptions(
+            options = boundary or PointOptions(
                 width=width, layers=layers, levels=levels, attention_window=attention_window, dropout=dropout
             )
             source = FeatureSource.from_dict(features, "ActionLocalizer")
-            self.network = PointLocalizer(LocalizerSpec(source, tuple(class_names), options))
+            self.network = create_localizer(LocalizerSpec(source, tuple(class_names), options))
         self.predictions: dict[str, list[Segment]] = {}  # by video; of all processes after an epoch
         self.truth: dict[str, list[Truth]] = {}
 
@@ -95,7 +99,8 @@ class ActionLocalizer(L.LightningModule):
 
     def logged_metrics(self, validates: bool) -> list[str]:
         """Names of the metrics that ``fit`` logs."""
-        names = ["train_loss", "train_loss_classes", "train_loss_distances"]
+        parts = ["boundaries", "overlap", "actions"] if isinstance(self.network, BoundaryLocalizer) else ["distances"]
+        names = ["train_loss", "train_loss_classes", *(f"train_loss_{part}" for part in parts)]
         return names + (["val_map", "val_map_activitynet"] if validates else [])
 
     def setup(self, stage: str) -> None:
@@ -108,14 +113,23 @@ class ActionLocalizer(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
-        output = self.network(batch["features"], batch["mask"])
-        loss = point_loss(output, batch["segments"], batch["labels"], self.hparams["center_radius"])
-        total = loss.classes + self.hparams["distance_weight"] * loss.distances
-        parts = {"train_loss_classes": loss.classes, "train_loss_distances": loss.distances}
+        total, losses = self.compute_losses(batch)
+        parts = {f"train_loss_{name}": value for name, value in losses.items()}
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": len(batch["mask"])}
         self.log_dict(parts, **options)
         self.log("train_loss", total, prog_bar=True, **options)
         return total
+
+    def compute_losses(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of a batch and its parts."""
+        if isinstance(self.network, BoundaryLocalizer):
+            windows = training_windows(batch, self.network.options)
+            output = self.network(torch.stack([window.features for window in windows]))
+            losses = boundary_loss(output, boundary_targets(windows, self.network.options))
+            return losses.total(), losses._asdict()
+        points = self.network(batch["features"], batch["mask"])
+        loss = point_loss(points, batch["segments"], batch["labels"], self.hparams["center_radius"])
+        return loss.classes + self.hparams["distance_weight"] * loss.distances, loss._asdict()
 
     def on_validation_epoch_start(self) -> None:
         """Forget the segments of the last epoch."""
@@ -132,9 +146,7 @@ class ActionLocalizer(L.LightningModule):
 
     def localize(self, batch: dict[str, Any]) -> list[list[Segment]]:
         """Return the segments of each video of a batch."""
-        output = self.network(batch["features"], batch["mask"])
-        source = self.spec.features
-        return decode_segments(output, FeatureGrid(source.window, source.stride), batch["duration"], self.spec.labels)
+        return self.network.localize(batch["features"], batch["mask"], batch["duration"])
 
     def on_validation_epoch_end(self) -> None:
         """Log the average mAP."""

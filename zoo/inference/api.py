@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoo.inference.inputs import VideoInput
     from zoo.inference.predictor import Prediction, Predictor
     from zoo.inference.windows import TimedPrediction
-    from zoo.localization.point_model import PointLocalizer
+    from zoo.localization.localizer_base import Localizer
     from zoo.localization.segments import Segment
     from zoo.models.network import VideoNetwork
 
@@ -135,7 +135,7 @@ def window_features(
 
 
 def localize(
-    model: PointLocalizer | str | os.PathLike[str],
+    model: Localizer | str | os.PathLike[str],
     video: VideoInput,
     *,
     threshold: float = 0.2,

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from zoo.arguments import check_path
 from zoo.errors import CheckpointError, ConfigError
+from zoo.localization.boundary_matching import BoundaryLocalizer
+from zoo.localization.boundary_options import BoundaryOptions
+from zoo.localization.localizer_base import Localizer
 from zoo.localization.localizer_spec import LocalizerSpec
 from zoo.localization.point_model import PointLocalizer
 from zoo.network_names import resolve_network
@@ -21,7 +24,7 @@ from zoo.weights.locations import CHECKPOINT_SUFFIX, missing_network
 from zoo.weights.model_folder import read_model, write_model
 
 
-def save(model: PointLocalizer, folder: str | os.PathLike[str]) -> Path:
+def save(model: Localizer, folder: str | os.PathLike[str]) -> Path:
     """Write a localizer to a folder as ``model.safetensors`` and ``config.json``, for ``load(folder)``.
 
     Returns:
@@ -32,13 +35,13 @@ def save(model: PointLocalizer, folder: str | os.PathLike[str]) -> Path:
         StorageError: the folder cannot be written.
     """
     check_path("folder", folder)
-    if not isinstance(model, PointLocalizer):
+    if not isinstance(model, Localizer):
         raise ConfigError(f"model is a {type(model).__name__}; save() needs a localizer. Save networks with zoo.save.")
     model.spec.check()
     return write_model(Path(folder), model.state_dict(), model.spec.to_config())
 
 
-def load(name: str | os.PathLike[str]) -> PointLocalizer:
+def load(name: str | os.PathLike[str]) -> Localizer:
     """Load a localizer in eval mode.
 
     Args:
@@ -60,7 +63,12 @@ def load(name: str | os.PathLike[str]) -> PointLocalizer:
     return build_localizer(config, tensors, str(path))
 
 
-def build_localizer(config: Any, tensors: Mapping[str, Tensor], where: str) -> PointLocalizer:
+def create_localizer(spec: LocalizerSpec) -> Localizer:
+    """Create the network of a spec with random weights."""
+    return BoundaryLocalizer(spec) if isinstance(spec.options, BoundaryOptions) else PointLocalizer(spec)
+
+
+def build_localizer(config: Any, tensors: Mapping[str, Tensor], where: str) -> Localizer:
     """Validate a config and tensors, and create the localizer.
 
     The network is built on the meta device, so that a config cannot allocate more memory than the file has.
@@ -72,7 +80,7 @@ def build_localizer(config: Any, tensors: Mapping[str, Tensor], where: str) -> P
     spec = LocalizerSpec.from_config(config, where)
     where = printable(where)
     with torch.device("meta"):
-        network = PointLocalizer(spec)
+        network = create_localizer(spec)
     expected = network.state_dict()
     missing = [key for key in expected if key not in tensors]
     unexpected = [key for key in tensors if key not in expected]

@@ -9,6 +9,7 @@ from typing import Any
 import zoo
 from zoo.arguments import check_labels
 from zoo.errors import ConfigError, check_int, check_number
+from zoo.localization.boundary_options import GROUPS, BoundaryOptions
 from zoo.protocol import MAX_LABEL
 from zoo.spec import FORMAT, LOCALIZATION, TASK, check_provenance
 from zoo.text import brief, is_printable, printable
@@ -120,6 +121,12 @@ class PointOptions:
             )
 
 
+NETWORKS: dict[str, type[PointOptions | BoundaryOptions]] = {  # name in config.json -> options
+    "point": PointOptions,
+    "boundary_matching": BoundaryOptions,
+}
+
+
 @dataclass(frozen=True)
 class LocalizerSpec:
     """Description of a localizer.
@@ -127,13 +134,13 @@ class LocalizerSpec:
     Attributes:
         features: origin of its features.
         labels: class names in the order of the logits.
-        options: options of the network.
+        options: options of the network; their class selects the network.
         provenance: origin of the weights, as plain JSON values.
     """
 
     features: FeatureSource
     labels: tuple[str, ...]
-    options: PointOptions = PointOptions()
+    options: PointOptions | BoundaryOptions = PointOptions()
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     def check(self) -> None:
@@ -144,6 +151,10 @@ class LocalizerSpec:
         """
         self.features.check()
         self.options.check()
+        if isinstance(self.options, BoundaryOptions) and self.features.dim % GROUPS:
+            raise ConfigError(
+                f"The features have {self.features.dim} values; a Boundary-Matching Network needs a multiple of {GROUPS}."
+            )
         check_int("the number of labels", len(self.labels), 1, MAX_CLASSES)
         check_labels("labels", self.labels, len(self.labels), MAX_LABEL)
         check_provenance(self.provenance)
@@ -153,6 +164,7 @@ class LocalizerSpec:
         return {
             "tempozoo": FORMAT,
             TASK: LOCALIZATION,
+            "network": next(name for name, options in NETWORKS.items() if isinstance(self.options, options)),
             "features": asdict(self.features),
             "labels": list(self.labels),
             "options": asdict(self.options),
@@ -177,13 +189,16 @@ class LocalizerSpec:
         labels, options, provenance = (config.get(key) for key in ("labels", "options", "provenance"))
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
             raise ConfigError(f"{where}: labels is {brief(labels)}; it must be a list of class names.")
-        names = [one.name for one in fields(PointOptions)]
+        network = config.get("network", "point")
+        if not isinstance(network, str) or network not in NETWORKS:
+            raise ConfigError(f"{where}: network is {brief(network)}; choose from {', '.join(NETWORKS)}.")
+        names = [one.name for one in fields(NETWORKS[network])]
         if not isinstance(options, Mapping) or set(options) != set(names):
             raise ConfigError(f"{where}: options is {brief(options)}; it must have the values {', '.join(names)}.")
         if not isinstance(provenance, Mapping):
             raise ConfigError(f"{where}: provenance is {brief(provenance)}; it must be a mapping.")
         source = FeatureSource.from_dict(config.get("features"), where)
-        spec = cls(source, tuple(labels), PointOptions(**options), dict(provenance))
+        spec = cls(source, tuple(labels), NETWORKS[network](**options), dict(provenance))
         try:
             spec.check()
         except ConfigError as error:

@@ -14,11 +14,9 @@ from zoo.inference.embeddings import window_features
 from zoo.inference.inputs import video_name
 from zoo.inference.predictor import Predictor
 from zoo.loading import load as load_network
-from zoo.localization.feature_grid import FeatureGrid
+from zoo.localization.localizer_base import Localizer
 from zoo.localization.localizer_files import load
 from zoo.localization.localizer_spec import FeatureSource
-from zoo.localization.point_model import PointLocalizer
-from zoo.localization.segment_decoding import decode_segments
 from zoo.localization.segments import Segment
 from zoo.models.network import VideoNetwork
 from zoo.network_names import resolve_network
@@ -37,7 +35,7 @@ class LocalizedVideo(NamedTuple):
 
 
 def localize_video(
-    model: PointLocalizer | str | os.PathLike[str],
+    model: Localizer | str | os.PathLike[str],
     video: VideoInput,
     threshold: float,
     feature_network: Model | None,
@@ -46,9 +44,9 @@ def localize_video(
 ) -> LocalizedVideo:
     """Find the actions of a video; arguments and errors as of ``zoo.localize``."""
     check_number("threshold", threshold, 0.0, 1.0)
-    localizer = model if isinstance(model, PointLocalizer) else load(model)
+    localizer = model if isinstance(model, Localizer) else load(model)
     source = localizer.spec.features
-    grid = FeatureGrid(source.window, source.stride)
+    grid = localizer.grid
     with contextlib.ExitStack() as stack:
         if isinstance(feature_network, Predictor):
             predictor = feature_network
@@ -70,8 +68,7 @@ def localize_video(
     training = localizer.training
     localizer.eval()
     with torch.inference_mode():
-        output = localizer(cells, torch.ones_like(cells[:, 0], dtype=torch.bool))
-        (segments,) = decode_segments(output, grid, [duration], localizer.spec.labels)
+        (segments,) = localizer.localize(cells, torch.ones_like(cells[:, 0], dtype=torch.bool), [duration])
     localizer.train(training)
     return LocalizedVideo([segment for segment in segments if segment.score >= threshold], duration)
 

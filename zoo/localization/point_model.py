@@ -16,13 +16,17 @@ Differences from ActionFormer, as described in its paper:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.localization.localizer_spec import LocalizerSpec
+from zoo.errors import ConfigError
+from zoo.localization.localizer_base import Localizer
+from zoo.localization.localizer_spec import LocalizerSpec, PointOptions
+from zoo.localization.segments import Segment
 
 BLOCK = 32  # queries that share a block of keys
 HEAD_LAYERS = 2  # convolutions in front of the outputs
@@ -164,7 +168,7 @@ class PointHead(nn.Module):
         return out
 
 
-class PointLocalizer(nn.Module):
+class PointLocalizer(Localizer):
     """Network of a localizer, with random weights.
 
     Args:
@@ -176,6 +180,8 @@ class PointLocalizer(nn.Module):
         spec.check()
         self.spec = spec
         options = spec.options
+        if not isinstance(options, PointOptions):
+            raise ConfigError(f"options is a {type(options).__name__}; PointLocalizer needs PointOptions.")
         width = options.width
         self.input_norm = nn.LayerNorm(spec.features.dim)
         self.embedding = nn.ModuleList(
@@ -217,6 +223,12 @@ class PointLocalizer(nn.Module):
         masks = [level_mask for _, level_mask in levels]
         points = make_points([part.shape[1] for part in masks], features.device)
         return PointOutput(torch.cat(logits, 1), torch.cat(distances, 1), torch.cat(masks, 1), points)
+
+    def localize(self, features: Tensor, mask: Tensor, durations: Sequence[float]) -> list[list[Segment]]:
+        """Find the segments of a batch of videos; arguments as of ``Localizer.localize``."""
+        from zoo.localization.segment_decoding import decode_segments  # it imports this module
+
+        return decode_segments(self(features, mask), self.grid, durations, self.spec.labels)
 
 
 def make_points(lengths: list[int], device: torch.device) -> Points:
