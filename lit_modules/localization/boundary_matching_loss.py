@@ -176,7 +176,8 @@ def boundary_loss(output: BoundaryOutput, targets: BoundaryTargets, noise: Tenso
         noise: selects segments for the loss of the overlap, see ``overlap_weights``; None: new random numbers.
     """
     start, end, confidence = (logits.float().sigmoid() for logits in output[:3])
-    valid = segment_mask(*targets.overlap.shape[1:], targets.overlap.device)
+    _, durations, length = targets.overlap.shape
+    valid = segment_mask(durations, length, targets.overlap.device).float()
     overlap = targets.overlap * valid
     boundaries = [
         balanced_loss(predicted, (target > 0.5).float(), (target <= 0.5).float())
@@ -185,7 +186,7 @@ def boundary_loss(output: BoundaryOutput, targets: BoundaryTargets, noise: Tenso
     weights = overlap_weights(overlap, torch.rand_like(overlap) if noise is None else noise)
     error = weights * (confidence[:, 0] - overlap) ** 2
     overlap_loss = 0.5 * error.sum() / weights.sum().clamp(min=1)
-    positive, valid = (overlap > POSITIVE).float(), valid.float()
+    positive = (overlap > POSITIVE).float()
     action_loss = balanced_loss(confidence[:, 1], positive, valid - positive) * positive.any()
     class_loss = torch.zeros_like(overlap_loss)
     if output.classes is not None:

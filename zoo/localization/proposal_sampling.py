@@ -100,6 +100,7 @@ class ProposalLayer(nn.Module):
         super().__init__()
         self.durations, self.samples = durations, samples
         convolution = nn.Conv1d(channels, out_channels, samples)  # has the initialization of the published layer
+        assert convolution.bias is not None
         self.weight, self.bias = convolution.weight, convolution.bias
 
     def forward(self, x: Tensor) -> Tensor:
