@@ -15,7 +15,7 @@ from types import MappingProxyType
 import zoo
 from zoo.charts.points import check_chart_path
 from zoo.command_line import expand_home
-from zoo.errors import CheckpointError, DownloadError, ZooError
+from zoo.errors import CheckpointError, ConfigError, DownloadError, ZooError
 from zoo.index import BUNDLED, Entry, info, list_models, load_index
 from zoo.network_names import check_network, resolve_network
 from zoo.settings import cache_folder
