@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -13,7 +13,13 @@ from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from lit_modules.interfaces import data_module
-from lit_modules.localization.average_precision import ACTIVITYNET, THUMOS, Truth, mean_average_precision
+from lit_modules.localization.metrics import (
+    THRESHOLDS,
+    DetectionMetrics,
+    ProposalMetrics,
+    detection_map,
+    proposal_recall,
+)
 from lit_modules.localization.point_loss import point_loss
 from lit_modules.optim import lr_factor
 from lit_modules.recipe_options import ScheduleOptions
@@ -26,6 +32,9 @@ from zoo.localization.point_model import PointLocalizer
 from zoo.localization.segment_decoding import decode_segments
 from zoo.localization.segments import Segment
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
+
+# name in tables and files -> thresholds of the temporal IoU
+TIOU = {"0.3:0.1:0.7": THRESHOLDS["thumos14"], "0.5:0.05:0.95": THRESHOLDS["activitynet"]}
 
 
 class ActionLocalizer(L.LightningModule):
@@ -86,7 +95,7 @@ class ActionLocalizer(L.LightningModule):
             source = FeatureSource.from_dict(features, "ActionLocalizer")
             self.network = PointLocalizer(LocalizerSpec(source, tuple(class_names), options))
         self.predictions: dict[str, list[Segment]] = {}  # by video; of all processes after an epoch
-        self.truth: dict[str, list[Truth]] = {}
+        self.truth: dict[str, list[tuple[float, float, str]]] = {}
 
     @property
     def spec(self) -> LocalizerSpec:
@@ -146,13 +155,22 @@ class ActionLocalizer(L.LightningModule):
 
     def _log_metrics(self, prefix: str) -> None:
         self.predictions, self.truth = gather_by_name(self.predictions), gather_by_name(self.truth)
-        values = {"map": average(self.precisions(THUMOS)), "map_activitynet": average(self.precisions(ACTIVITYNET))}
-        self.log(f"{prefix}map", values.pop("map"), prog_bar=True, batch_size=1)
-        self.log_dict({prefix + name: value for name, value in values.items()}, batch_size=1)
+        if self.trainer.sanity_checking:  # the first batches may have no segments
+            return
+        values = {
+            "map": self.detections(TIOU["0.3:0.1:0.7"]),
+            "map_activitynet": self.detections(TIOU["0.5:0.05:0.95"]),
+        }
+        for name, metrics in values.items():
+            self.log(prefix + name, metrics.average, prog_bar=name == "map", batch_size=1)
 
-    def precisions(self, thresholds: tuple[float, ...]) -> dict[float, float]:
-        """Return the mAP of the last validation or test at thresholds of the IoU."""
-        return mean_average_precision(self.predictions, self.truth, thresholds)
+    def detections(self, thresholds: Sequence[float]) -> DetectionMetrics:
+        """Return the average precision of the last validation or test at thresholds of the temporal IoU."""
+        return detection_map(self.truth, self.predictions, thresholds)
+
+    def proposals(self) -> ProposalMetrics:
+        """Return the average recall of the segments of the last validation or test; their labels are not used."""
+        return proposal_recall(self.truth, self.predictions)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with linear warm-up and a cosine, stepped every batch."""
@@ -186,11 +204,6 @@ class ActionLocalizer(L.LightningModule):
         """Compare labels and features of a checkpoint with those of the network."""
         spec = LocalizerSpec.from_config(checkpoint.get(CONFIG_KEY), "the checkpoint")
         check_source(spec, list(self.spec.labels), asdict(self.spec.features), "the checkpoint")
-
-
-def average(values: Mapping[float, float]) -> float:
-    """Return the mean of the values."""
-    return sum(values.values()) / len(values)
 
 
 def check_source(

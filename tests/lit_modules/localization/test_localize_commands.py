@@ -12,7 +12,7 @@ import zoo
 from cli import main
 from datamodules.untrimmed_motion import write_untrimmed
 from lit_modules import ActionLocalizer
-from lit_modules.localization.average_precision import THUMOS, mean_average_precision
+from lit_modules.localization.metrics import THRESHOLDS, detection_map
 from zoo.localization import load
 from zoo.localization.feature_grid import FeatureGrid
 from zoo.localization.segment_decoding import decode_segments
@@ -76,4 +76,4 @@ def test_localizer_learns_a_small_set_by_heart() -> None:
     with torch.no_grad():
         output = module.network(features, mask)
     decoded = dict(zip(truth, decode_segments(output, grid, [20.5, 20.5], ["a", "b"]), strict=True))
-    assert min(mean_average_precision(decoded, truth, THUMOS).values()) > 0.95
+    assert min(detection_map(truth, decoded, THRESHOLDS["thumos14"]).by_threshold) > 0.95
