@@ -202,14 +202,14 @@ def main() -> None:
 
     results = Results("Localization of concatenated clips", COLUMNS, args.threads)
     results.add(f"features of {args.network}", CPU_s_per_hour_of_video=seconds / hours)
-    test_videos, train_videos = (data.datasets[split].videos for split in ("test", "train"))
+    test_items, train_items = (list(data.datasets[split]) for split in ("test", "train"))  # type: ignore[call-overload]
+    trained_hours = sum(video.duration for video, _ in train_items) / 3600
     for context in (0, 4):
         start = time.process_time()
-        windows = SlidingWindows(train_videos, FeatureGrid(data.source.window, data.source.stride), context)
-        cost = (time.process_time() - start) / (sum(video.duration for video in train_videos) / 3600)
+        windows = SlidingWindows(train_items, FeatureGrid(data.source.window, data.source.stride), context)
+        cost = (time.process_time() - start) / trained_hours
         name = f"sliding windows, {context} neighbors on each side" if context else "sliding windows"
-        results.add(name, *windows.test(test_videos).values(), cost)
-    trained_hours = sum(video.duration for video in train_videos) / 3600
+        results.add(name, *windows.test(test_items).values(), cost)
     runs = [train(args, table, features, seed) for seed in range(args.seeds)]
     for seed, (_, metrics, cost) in enumerate(runs):
         results.add(f"localizer, seed {seed}", *metrics.values(), cost / trained_hours)

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lit_modules.interfaces import data_module
+from lit_modules.interfaces import segment_data
 from lit_modules.localization.metrics import (
     THRESHOLDS,
     DetectionMetrics,
@@ -108,12 +108,16 @@ class ActionLocalizer(L.LightningModule):
         return names + (["val_map", "val_map_activitynet"] if validates else [])
 
     def setup(self, stage: str) -> None:
-        """Compare the features of the data with those of the network."""
-        data = data_module(self.trainer)
-        source = getattr(data, "source", None)
-        if isinstance(source, FeatureSource):
-            check_source(self.spec, None, asdict(source), "the localizer")
+        """Compare labels and features of the data with those of the network."""
+        data = segment_data(self.trainer)
+        check_source(self.spec, data.class_names, asdict(data.source), "the localizer")
+        self.label_numbers = torch.tensor([self.spec.labels.index(name) for name in data.class_names])
         self.network.train()
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Replace the class numbers of the data by those of the network, which may have more classes."""
+        self.label_numbers = self.label_numbers.to(batch["mask"].device)
+        return {**batch, "labels": [self.label_numbers[numbers] for numbers in batch["labels"]]}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -203,7 +207,9 @@ class ActionLocalizer(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare labels and features of a checkpoint with those of the network."""
         spec = LocalizerSpec.from_config(checkpoint.get(CONFIG_KEY), "the checkpoint")
-        check_source(spec, list(self.spec.labels), asdict(self.spec.features), "the checkpoint")
+        if spec.labels != self.spec.labels:
+            raise ConfigError("The checkpoint has other labels than the data; start a new run with another --out.")
+        check_source(spec, None, asdict(self.spec.features), "the checkpoint")
 
 
 def check_source(

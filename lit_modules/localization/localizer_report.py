@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_modules.interfaces import data_module
+from lit_modules.interfaces import segment_data
 from lit_modules.localization.localizer import TIOU, ActionLocalizer
 from lit_modules.report import print_line
 from zoo.weights.disk import atomic_path
@@ -27,11 +27,10 @@ class LocalizerFitReport(Callback):
         """Print videos, segments and parameters."""
         if not trainer.is_global_zero or not isinstance(pl_module, ActionLocalizer):
             return
-        datasets = getattr(data_module(trainer), "datasets", {})
-        for split, dataset in datasets.items():
+        for split, dataset in segment_data(trainer).datasets.items():
             segments = sum(len(video.truth) for video in dataset.videos)
             hours = sum(video.duration for video in dataset.videos) / 3600
-            print_line(f"{split}: {len(dataset)} videos, {segments} segments, {hours:.2f} hours")
+            print_line(f"{split}: {len(dataset.videos)} videos, {segments} segments, {hours:.2f} hours")
         spec = pl_module.spec
         count = sum(parameter.numel() for parameter in pl_module.network.parameters())
         source = f"{spec.features.network}, windows of {spec.features.window:g} s every {spec.features.stride:g} s"
