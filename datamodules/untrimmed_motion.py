@@ -133,6 +133,7 @@ def write_untrimmed(
     require(size % 2 == 0, f"size={size}: H.264 files need an even size.")
     require(1 <= seconds <= 3600, f"seconds={seconds}: a video has from 1 to 3600 seconds.")
     require(set(videos) <= set(SPLITS) and videos, f"videos is {dict(videos)!r}; its keys are {', '.join(SPLITS)}.")
+    require(min(videos.values()) > 0, f"videos is {dict(videos)!r}; every split needs at least one video.")
     arguments: dict[str, object] = dict(
         drawing_version=DRAWING_VERSION, classes=list(classes), videos=dict(videos), seconds=seconds, seed=seed,
         size=size, style=style, fps=fps,

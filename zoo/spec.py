@@ -169,7 +169,10 @@ def check_config(config: Any, where: str) -> Protocol:
     if not isinstance(config, Mapping) or "tempozoo" not in config:
         raise ConfigError(f"{where}: the config was not written by this package.")
     if config.get(TASK) == LOCALIZATION:
-        raise ConfigError(f"{where} is a localizer, not a classifier; use it with `tempozoo localize VIDEO --from`.")
+        raise ConfigError(
+            f"{where} is a localizer, not a classifier; use it with `tempozoo localize VIDEO --from`, or test it with "
+            "`tempozoo test --from RUN --config RUN/config.yaml`."
+        )
     if type(config["tempozoo"]) is not int or config["tempozoo"] != FORMAT:
         raise ConfigError(
             f"{where}: written in format {brief(config['tempozoo'])}, this version reads {FORMAT}; upgrade tempozoo."

@@ -44,14 +44,15 @@ class UntrimmedVideo(NamedTuple):
     """A video with labeled segments.
 
     name: identifies the video in its data set. path: as listed, or None if the file only lists names. duration: in
-    seconds, or None if unknown. segments: (start, end, label), in seconds. split: "train", "val" or "test".
+    seconds, or None if unknown. segments: (start, end, label), in seconds. split: "train", "val" or "test", or None if
+    the file has no splits.
     """
 
     name: str
     path: str | None
     duration: float | None
     segments: tuple[tuple[float, float, str], ...]
-    split: str
+    split: str | None
 
 
 def class_names(videos: Iterable[UntrimmedVideo]) -> list[str]:
@@ -145,15 +146,15 @@ def read_epic(
 def read_segment_list(
     file: str | Path,
     *,
-    split: str = "train",
+    split: str | None = None,
     classes: Collection[str] | None = None,
     faulty: Faulty = "raise",
     dropped: Counter[str] | None = None,
 ) -> list[UntrimmedVideo]:
-    """Read a CSV file with the columns ``path,start,end,label``, and optionally ``split``: one row per segment.
+    """Read a CSV file with the columns ``path,start,end,label``, one row per segment.
 
-    Times are in seconds. A video without segments has one row with empty ``start``, ``end`` and ``label``. The name of
-    a video is its path.
+    The columns ``split`` and ``duration`` are optional. Times are in seconds. A video without segments has one row with
+    empty ``start``, ``end`` and ``label``. The name of a video is its path.
 
     Args:
         file: the CSV file, with a header line.
@@ -167,22 +168,26 @@ def read_segment_list(
     """
     file = Path(file)
     tree = open_tree(file.parent)
-    has_splits = "split" in read_header(tree, file.name)
-    columns = ["path", "start", "end", "label", *(["split"] if has_splits else [])]
+    extra = [column for column in ("split", "duration") if column in read_header(tree, file.name)]
+    columns = ["path", "start", "end", "label", *extra]
     checks = _Checks(str(file), faulty, classes)
     segments: dict[str, list[tuple[float, float, str]]] = {}
-    splits: dict[str, str] = {}
+    splits: dict[str, str | None] = {}
+    durations: dict[str, float | None] = {}
     empty: dict[str, int] = {}  # video without segments -> line
-    for line, row in read_table(tree, file.name, columns, optional=("start", "end", "label")):
+    for line, row in read_table(tree, file.name, columns, optional=("start", "end", "label", "duration")):
         where, path = f"{file}, line {line}", row["path"]
-        part = _split(row["split"], where) if has_splits else split
+        part = _split(row["split"], where) if "split" in row else split
         if splits.setdefault(path, part) != part:
             raise DataError(f"{where}: {shorten(path)} is in {splits[path]} in an earlier line; a video has one split.")
+        duration = _duration(row["duration"], where) if row.get("duration") else None
+        if durations.setdefault(path, duration) != duration:
+            raise DataError(f"{where}: {shorten(path)} has another duration in an earlier line.")
         known = path in segments
         rows = segments.setdefault(path, [])
         values = [row["start"], row["end"], row["label"]]
         if any(values):
-            checks.add(rows, _bounds(values, where), row["label"], None, where, path)
+            checks.add(rows, _bounds(values, where), row["label"], duration, where, path)
         if path in empty or (known and not any(values)):
             raise DataError(
                 f"{where}: {shorten(path)} has a row without a segment and another row. Only a video without segments "
@@ -193,7 +198,35 @@ def read_segment_list(
     if not segments:
         raise DataError(f"{file} lists no videos.")
     checks.report(dropped)
-    return [UntrimmedVideo(path, path, None, tuple(rows), splits[path]) for path, rows in segments.items()]
+    return [UntrimmedVideo(path, path, durations[path], tuple(rows), splits[path]) for path, rows in segments.items()]
+
+
+def read_segments(
+    path: str | Path, *, target: Target = "action", faulty: Faulty = "raise", dropped: Counter[str] | None = None
+) -> list[UntrimmedVideo]:
+    """Read labeled segments in any of the formats.
+
+    Args:
+        path: a .csv file (``read_segment_list``), a .json file (``read_activitynet``), or the folder of the CSV files
+            of EPIC-KITCHENS-100, whose splits "train" and "val" are read (``read_epic``).
+        target: labels of EPIC-KITCHENS-100: "verb", "noun" or "action".
+        faulty: "raise" an error for a faulty segment (see the module), or "drop" it.
+        dropped: receives the number of segments left out, by reason. These numbers are also logged.
+
+    Raises:
+        DataError: the path does not exist or has another format, or a video or segment is invalid.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return [one for split in FILES for one in read_epic(path, split, target, faulty=faulty, dropped=dropped)]
+    if not path.is_file():
+        raise DataError(
+            f"{path} does not exist; give a CSV file with the columns path,start,end,label, a JSON file in "
+            "ActivityNet's format, or the folder of EPIC-KITCHENS-100's CSV files."
+        )
+    if path.suffix.lower() == ".json":
+        return read_activitynet(path, faulty=faulty, dropped=dropped)
+    return read_segment_list(path, faulty=faulty, dropped=dropped)
 
 
 def set_durations(
@@ -361,22 +394,24 @@ def _bounds(values: Sequence[str], where: str) -> tuple[float, float]:
         ) from None
 
 
+def _duration(text: str, where: str) -> float:
+    """Return the duration in a CSV file."""
+    try:
+        duration = float(text)
+    except ValueError:
+        duration = math.nan
+    if not 0 < duration < MAX_BOUND:
+        raise DataError(f"{where}: duration is {shorten(text)}; it must be a number of seconds above 0.")
+    return duration
+
+
 def _epic_durations(tree: Tree) -> dict[str, float]:
     """Return the durations of EPIC_100_video_info.csv by video; empty if the file does not exist."""
     paths = [f"{folder}/{VIDEO_INFO}" if folder else VIDEO_INFO for folder in FOLDERS]
     path = next((path for path in paths if tree.exists(path)), None)
     durations: dict[str, float] = {}
     for line, row in read_table(tree, path, ["video_id", "duration"]) if path else ():
-        try:
-            duration = float(row["duration"])
-        except ValueError:
-            duration = math.nan
-        if not 0 < duration < MAX_BOUND:
-            raise DataError(
-                f"{tree.root}/{path}, line {line}: duration is {shorten(row['duration'])}; it must be a number of "
-                "seconds above 0."
-            )
-        durations[row["video_id"]] = duration
+        durations[row["video_id"]] = _duration(row["duration"], f"{tree.root}/{path}, line {line}")
     return durations
 
 

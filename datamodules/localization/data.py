@@ -2,79 +2,78 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.annotations import shorten, sorted_labels
 from datamodules.loading import derived_number
-from datamodules.localization.segment_table import LabeledSegment, UntrimmedVideo, read_segment_table
+from datamodules.localization.annotations import Faulty, Target, UntrimmedVideo, read_segments, set_durations
+from datamodules.localization.stored_features import FeatureFile, StoredFeatures
 from zoo.command_line import expand_home
-from zoo.errors import ConfigError, DataError, check_int, check_number, check_seed
-from zoo.inference.feature_files import MANIFEST, SUFFIX, FeatureFolder, VideoFeatures
-from zoo.localization.feature_grid import FeatureGrid
+from zoo.errors import DataError, check_int, check_number, check_seed
 from zoo.localization.localizer_spec import FeatureSource
-from zoo.text import listing, printable
+from zoo.text import printable
 
 log = logging.getLogger("datamodules")
 STAGES = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}  # of videos without a split
-EPSILON = 1e-3  # seconds: rounding of times in annotations and features
+MISSING, MISMATCHED = "without features", "with features of another duration"  # reasons of videos left out
 
 
-class VideoCells(NamedTuple):
-    """A video with its features.
+class LabeledVideo(NamedTuple):
+    """A video with its segments.
 
-    features: float32 ``(D, T)``.
+    file: of its features.
     duration: seconds.
     segments: starts and ends in cells, ``(M, 2)``.
     labels: class numbers, ``(M,)``.
-    truth: the annotated segments, in seconds.
+    truth: the annotated segments in seconds: start, end, label.
     """
 
     name: str
-    features: Tensor
+    file: Path
     duration: float
     segments: Tensor
     labels: Tensor
-    truth: list[LabeledSegment]
+    truth: tuple[tuple[float, float, str], ...]
 
 
-class CellDataset(Dataset[VideoCells]):
-    """The videos of a split."""
+class CellDataset(Dataset[tuple[LabeledVideo, Tensor]]):
+    """The videos of a split, with features ``(D, T)`` that are read when a video is requested."""
 
-    def __init__(self, videos: Sequence[VideoCells]) -> None:
-        self.videos = list(videos)
+    def __init__(self, videos: Sequence[LabeledVideo], features: StoredFeatures) -> None:
+        self.videos, self.features = list(videos), features
 
     def __len__(self) -> int:
         return len(self.videos)
 
-    def __getitem__(self, index: int) -> VideoCells:
-        return self.videos[index]
+    def __getitem__(self, index: int) -> tuple[LabeledVideo, Tensor]:
+        return self.videos[index], self.features.read(self.videos[index].file)
 
 
-def collate_cells(videos: Sequence[VideoCells]) -> dict[str, Any]:
+def collate_cells(items: Sequence[tuple[LabeledVideo, Tensor]]) -> dict[str, Any]:
     """Batch videos; shorter ones are padded with 0.
 
     Returns:
         "features" ``(B, D, T)``, "mask" ``(B, T)`` (False for padding), and lists with a value for each video:
         "segments" ``(M, 2)`` in cells, "labels" ``(M,)``, "name", "duration" in seconds, "truth".
     """
-    length = max(video.features.shape[1] for video in videos)
-    features = torch.zeros(len(videos), len(videos[0].features), length)
-    mask = torch.zeros(len(videos), length, dtype=torch.bool)
-    for row, video in enumerate(videos):
-        count = video.features.shape[1]
-        features[row, :, :count], mask[row, :count] = video.features, True
+    length = max(cells.shape[1] for _, cells in items)
+    features = torch.zeros(len(items), len(items[0][1]), length)
+    mask = torch.zeros(len(items), length, dtype=torch.bool)
+    for row, (_, cells) in enumerate(items):
+        count = cells.shape[1]
+        features[row, :, :count], mask[row, :count] = cells, True
+    videos = [video for video, _ in items]
     return {
         "features": features,
         "mask": mask,
@@ -82,7 +81,7 @@ def collate_cells(videos: Sequence[VideoCells]) -> dict[str, Any]:
         "labels": [video.labels for video in videos],
         "name": [video.name for video in videos],
         "duration": [video.duration for video in videos],
-        "truth": [[tuple(segment) for segment in video.truth] for video in videos],
+        "truth": [list(video.truth) for video in videos],
     }
 
 
@@ -90,18 +89,27 @@ class LocalizationData(L.LightningDataModule):
     """Untrimmed videos with labeled segments and the features that ``tempozoo features`` wrote.
 
     Args:
-        annotations: CSV file with the columns ``path,start,end,label``, and optionally ``split`` (train, val or test)
-            and ``duration``. Times are seconds. Without splits, 70 / 15 / 15 % of the videos are assigned to the splits.
+        annotations: a CSV file with the columns ``path,start,end,label``, and optionally ``split`` (train, val or test)
+            and ``duration``; a JSON file in ActivityNet's format (ActivityNet, HACS Segments, THUMOS14); or the folder
+            of EPIC-KITCHENS-100's CSV files. Times are seconds. Without splits, 70 / 15 / 15 % of the videos are
+            assigned to train, val and test.
         features: folder written by ``tempozoo features VIDEOS --window W --stride S --out FOLDER``.
         batch_size: videos per batch and device.
-        min_duration: shorter segments, in seconds, are not used in training; their number is reported. Validation and
+        target: labels of EPIC-KITCHENS-100: "verb", "noun" or "action".
+        train_split: split of the annotations for training: "train", "val" or "test".
+        val_split: split of the annotations for validation.
+        test_split: split of the annotations for testing.
+        faulty: "raise" an error for faulty segments and for videos without matching features, or "drop" them. Their
+            number is logged.
+        multi_label: whether several labels of one interval are allowed.
+        min_duration: shorter segments, in seconds, are not used in training; their number is logged. Validation and
             test use all segments.
-        multi_label: whether a segment may have several labels, as rows with the same start and end.
+        num_workers: processes that read features.
         split_seed: random seed of the automatic splits.
 
     Attributes:
-        datasets: split -> videos; filled by ``setup``.
-        ignored: split -> number of segments that are shorter than ``min_duration``.
+        datasets: split -> videos; filled by ``setup``. The keys are "train", "val" and "test".
+        dropped: number of segments and videos that were left out, by reason.
     """
 
     def __init__(
@@ -109,22 +117,32 @@ class LocalizationData(L.LightningDataModule):
         annotations: str | Path,
         features: str | Path,
         batch_size: int = 4,
-        min_duration: float = 0.0,
+        target: Target = "action",
+        train_split: str = "train",
+        val_split: str = "val",
+        test_split: str = "test",
+        faulty: Faulty = "raise",
         multi_label: bool = False,
+        min_duration: float = 0.0,
+        num_workers: int = 0,
         split_seed: int = 0,
     ) -> None:
         super().__init__()
         check_int("batch_size", batch_size, 1)
+        check_int("num_workers", num_workers, 0)
         check_number("min_duration", min_duration, 0.0, 1e6)
         check_seed("split_seed", split_seed)
         self.annotations, self.features = Path(expand_home(str(annotations))), Path(expand_home(str(features)))
-        self.batch_size, self.min_duration, self.multi_label = batch_size, min_duration, multi_label
-        self.split_seed = split_seed
+        self.batch_size, self.num_workers, self.split_seed = batch_size, num_workers, split_seed
+        self.target: Target = target
+        self.splits = {"train": train_split, "val": val_split, "test": test_split}
+        self.faulty: Faulty = faulty
+        self.multi_label, self.min_duration = multi_label, min_duration
         self.datasets: dict[str, CellDataset] = {}
-        self.ignored: dict[str, int] = {}
+        self.dropped: Counter[str] = Counter()
         self._videos: list[UntrimmedVideo] | None = None
-        self._source: FeatureSource | None = None
-        self._loaded: dict[str, list[VideoCells]] = {}
+        self._stored: StoredFeatures | None = None
+        self._names: dict[Path, str] = {}  # feature file -> video
 
     # annotations ---------------------------------------------------------------------------------------------------
 
@@ -136,55 +154,39 @@ class LocalizationData(L.LightningDataModule):
             DataError: the annotations cannot be read, or a segment is invalid.
         """
         if self._videos is None:
-            videos = read_segment_table(self.annotations)
-            for video in videos:
-                self._check_segments(video)
+            videos = read_segments(self.annotations, target=self.target, faulty=self.faulty, dropped=self.dropped)
+            if not any(video.segments for video in videos):
+                raise DataError(f"{self.annotations} has no segments.")
+            if not self.multi_label:
+                for video in videos:
+                    self._check_labels(video)
             self._videos = self._assign_splits(videos)
         return self._videos
 
     @property
     def class_names(self) -> list[str]:
         """The labels of all segments, sorted."""
-        return sorted_labels({segment.label for video in self.videos for segment in video.segments})
+        return sorted_labels({label for video in self.videos for _, _, label in video.segments})
 
-    def _check_segments(self, video: UntrimmedVideo) -> None:
+    def _check_labels(self, video: UntrimmedVideo) -> None:
         labels: dict[tuple[float, float], str] = {}
-        listed: set[LabeledSegment] = set()
-        for segment in video.segments:
-            where = self._name_segment(video, segment)
-            if segment.start < 0:
-                raise DataError(f"{where} starts before the video; times are seconds from its first frame.")
-            if segment.end <= segment.start:
-                reason = "is reversed" if segment.end < segment.start else "has no length"
-                raise DataError(f"{where} {reason}; its end must be after its start.")
-            if segment in listed:
-                raise DataError(f"{where} is listed twice; remove one of the rows.")
-            listed.add(segment)
-            other = labels.setdefault((segment.start, segment.end), segment.label)
-            if other != segment.label and not self.multi_label:
+        for start, end, label in video.segments:
+            other = labels.setdefault((start, end), label)
+            if other != label:
                 raise DataError(
-                    f"{where} also has the label {shorten(other)}. Correct it, or allow several labels of a segment "
+                    f"{printable(str(self.annotations))}: {shorten(video.name)}, segment {start:g} - {end:g} s has the "
+                    f"labels {shorten(other)} and {shorten(label)}. Correct it, or allow several labels of an interval "
                     "with --data.multi_label true."
                 )
 
-    def _name_segment(self, video: UntrimmedVideo, segment: LabeledSegment) -> str:
-        return (
-            f"{printable(str(self.annotations))}: {shorten(video.name)}, segment {segment.start:g} - {segment.end:g} s "
-            f"({shorten(segment.label)})"
-        )
-
     def _assign_splits(self, videos: list[UntrimmedVideo]) -> list[UntrimmedVideo]:
         """Draw the splits, unless the annotations have them."""
-        given = [video for video in videos if video.split is not None]
-        if given and len(given) < len(videos):
-            other = next(video for video in videos if video.split is None)
-            raise DataError(f"{self.annotations}: {shorten(other.name)} has no split, other videos have one.")
-        if given:
+        if videos[0].split is not None:
             return videos
         if len(videos) < len(FRACTIONS):
             raise DataError(
-                f"{self.annotations} has {len(videos)} videos, too few to split into {', '.join(FRACTIONS)}: add videos, "
-                "or a column split."
+                f"{self.annotations} has {len(videos)} videos, too few to split into {', '.join(FRACTIONS)}: add "
+                "videos, or a column split."
             )
         ranked = sorted(videos, key=lambda video: derived_number(self.split_seed, os.path.splitext(video.name)[0]))
         counts = {part: max(1, round(len(videos) * FRACTIONS[part])) for part in ("val", "test")}
@@ -196,18 +198,23 @@ class LocalizationData(L.LightningDataModule):
     # features ------------------------------------------------------------------------------------------------------
 
     @property
-    def source(self) -> FeatureSource:
-        """Origin of the features, from the manifest of their folder.
+    def stored(self) -> StoredFeatures:
+        """The files of the features.
 
         Raises:
             DataError: the folder has no manifest, no features, or features without windows.
         """
-        if self._source is None:
-            self._source = read_source(self.features)
-        return self._source
+        if self._stored is None:
+            self._stored = StoredFeatures(self.features)
+        return self._stored
+
+    @property
+    def source(self) -> FeatureSource:
+        """Origin of the features, from the manifest of their folder."""
+        return self.stored.source
 
     def check(self, stage: str) -> None:
-        """Read the videos of a stage, so that data errors are reported before a network is built.
+        """Read annotations and windows of a stage, so that data errors are reported before a network is built.
 
         Args:
             stage: "fit", "validate" or "test".
@@ -215,154 +222,112 @@ class LocalizationData(L.LightningDataModule):
         Raises:
             DataError: annotations or features are missing or invalid, or do not fit each other.
         """
-        source = self.source
-        grid = FeatureGrid(source.window, source.stride)
-        names = self.class_names
-        if not names:
-            raise DataError(f"{self.annotations} has no segments.")
-        numbers = {name: number for number, name in enumerate(names)}
-        files = FeatureFiles(self.features)
-        for split in STAGES[stage]:
-            videos = [video for video in self.videos if video.split == split]
-            if not videos:
-                raise DataError(f"{self.annotations} has no videos of the split {split!r}.")
-            self.ignored[split] = 0
-            self._loaded[split] = [self._load(video, files, grid, numbers, split) for video in videos]
-            if self.ignored[split]:
-                log.warning(
-                    "%d segments of the split %s are shorter than min_duration (%g s) and are not used in training",
-                    self.ignored[split], split, self.min_duration,
-                )  # fmt: skip
+        numbers = {name: number for number, name in enumerate(self.class_names)}
+        for part in STAGES[stage]:
+            if part not in self.datasets:
+                self.datasets[part] = CellDataset(self._read_part(part, numbers), self.stored)
 
-    def _load(
-        self, video: UntrimmedVideo, files: FeatureFiles, grid: FeatureGrid, numbers: dict[str, int], split: str
-    ) -> VideoCells:
-        item, file = files.read(video)
-        if item.features.ndim != 2 or item.features.shape[1] != self.source.dim:
+    def _read_part(self, part: str, numbers: dict[str, int]) -> list[LabeledVideo]:
+        split = self.splits[part]
+        videos = [video for video in self.videos if video.split == split]
+        if not any(video.segments for video in videos):
+            others = ", ".join(sorted({str(video.split) for video in self.videos if video.segments}))
+            problem = f"no segments in its {len(videos)} videos" if videos else "no videos"
             raise DataError(
-                f"{file} has features {tuple(item.features.shape)}; other files have {self.source.dim} each."
+                f"{self.annotations} has {problem} of the split {split!r}; segments are in the splits {others}. Choose "
+                f"another split with --data.{part}_split."
             )
-        if not item.features.isfinite().all():
-            raise DataError(f"{file} has features that are NaN or infinite; delete it and compute the features again.")
-        last = float(item.end[-1]) if len(item.end) else 0.0
-        duration = last if video.duration is None else video.duration
-        name = printable(video.name)
-        if last > duration + EPSILON + grid.stride:
-            raise DataError(
-                f"{file} has a window that ends at {last:g} s, after the end of {name} at {duration:g} s in "
-                f"{self.annotations}; the features belong to another video, or the duration is wrong."
-            )
-        for segment in video.segments:
-            if segment.end > duration + EPSILON + grid.stride:
+        files = self._match(videos, split)
+        durations = {name: file.end for name, file in files.items()}
+        videos = [video for video in videos if video.name in files]
+        durations |= {video.name: video.duration for video in videos if video.duration is not None}
+        source = str(self.annotations)
+        videos = set_durations(videos, durations, source, faulty=self.faulty, dropped=self.dropped)
+        if not any(video.segments for video in videos):
+            raise DataError(f"{self.annotations}: all segments of the split {split!r} were left out as faulty.")
+        return self._ignore_short(part, [self._label(video, files[video.name].path, numbers) for video in videos])
+
+    def _match(self, videos: Iterable[UntrimmedVideo], split: str) -> dict[str, FeatureFile]:
+        """Return the features of the videos by name; videos without matching features are errors, or are counted."""
+        files: dict[str, FeatureFile] = {}
+        missing: list[str] = []
+        mismatched = 0
+        for video in videos:
+            path = self.stored.find(video, self.annotations.parent)
+            if path is None:
+                missing.append(video.name)
+                continue
+            other = self._names.setdefault(path, video.name)
+            if other != video.name:
                 raise DataError(
-                    f"{self._name_segment(video, segment)} ends after the video, at {duration:g} s ({file})."
+                    f"{path} fits {shorten(other)} and {shorten(video.name)} in {self.annotations}; compute the "
+                    "features of both in the folder of the annotations, or give them different names."
                 )
-        used = video.segments
-        if split == "train":
-            used = [segment for segment in used if segment.end - segment.start >= self.min_duration]
-            self.ignored[split] += len(video.segments) - len(used)
-        times = torch.tensor([[segment.start, segment.end] for segment in used]).reshape(-1, 2)
-        labels = torch.tensor([numbers[segment.label] for segment in used], dtype=torch.long)
-        cells = grid.arrange(item.features, item.start, str(file))
-        return VideoCells(video.name, cells, duration, grid.to_cells(times), labels, video.segments)
+            try:
+                files[video.name] = self.stored.check(path, video)
+            except DataError:
+                if self.faulty == "raise":
+                    raise
+                mismatched += 1
+        if missing and (self.faulty == "raise" or not files):
+            raise DataError(
+                f"{self.features} has no features of {len(missing)} of {len(files) + len(missing)} videos of the split "
+                f"{split!r}, such as {shorten(missing[0])}; compute them with `tempozoo features VIDEOS --window W "
+                "--stride S --out FOLDER`, or leave these videos out with --data.faulty drop."
+            )
+        counts = Counter({MISSING: len(missing), MISMATCHED: mismatched})
+        for reason, count in (+counts).items():
+            log.warning("%d videos of the split %s left out: %s", count, split, reason)
+        self.dropped.update(+counts)
+        return files
+
+    def _label(self, video: UntrimmedVideo, path: Path, numbers: dict[str, int]) -> LabeledVideo:
+        times = torch.tensor([[start, end] for start, end, _ in video.segments]).reshape(-1, 2)
+        labels = torch.tensor([numbers[label] for _, _, label in video.segments], dtype=torch.long)
+        duration = video.duration or 0.0  # set_durations has set it
+        return LabeledVideo(video.name, path, duration, self.stored.grid.to_cells(times), labels, video.segments)
+
+    def _ignore_short(self, part: str, videos: list[LabeledVideo]) -> list[LabeledVideo]:
+        """Remove segments shorter than ``min_duration`` from the training targets."""
+        if part != "train" or not self.min_duration:
+            return videos
+        results = []
+        short = 0
+        for video in videos:
+            rows = torch.tensor([end - start >= self.min_duration for start, end, _ in video.truth], dtype=torch.bool)
+            short += len(rows) - int(rows.sum())
+            results.append(video._replace(segments=video.segments[rows], labels=video.labels[rows]))
+        if short:
+            log.warning(
+                "%d training segments are shorter than min_duration (%g s) and are not used", short, self.min_duration
+            )
+        return results
 
     # Lightning -----------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
         """Create the datasets of a stage: "fit", "validate", "test", or None for all."""
         for name in STAGES if stage is None else (stage,):
-            if not all(split in self._loaded for split in STAGES[name]):
-                self.check(name)
-            for split in STAGES[name]:
-                self.datasets[split] = CellDataset(self._loaded[split])
+            self.check(name)
 
-    def train_dataloader(self) -> DataLoader[VideoCells]:
+    def train_dataloader(self) -> DataLoader[tuple[LabeledVideo, Tensor]]:
         """Batches of the training videos in random order."""
         return self._loader("train", shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[VideoCells]:
+    def val_dataloader(self) -> DataLoader[tuple[LabeledVideo, Tensor]]:
         """Batches of the validation videos."""
         return self._loader("val")
 
-    def test_dataloader(self) -> DataLoader[VideoCells]:
+    def test_dataloader(self) -> DataLoader[tuple[LabeledVideo, Tensor]]:
         """Batches of the test videos."""
         return self._loader("test")
 
-    def _loader(self, split: str, shuffle: bool = False) -> DataLoader[VideoCells]:
-        return DataLoader(self.datasets[split], self.batch_size, shuffle=shuffle, collate_fn=collate_cells)
-
-
-class FeatureFiles:
-    """The feature files of a folder, by video.
-
-    Videos are found by their path, or by their name without folder and extension if only one file has it. Features
-    can therefore be computed on another machine.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = FeatureFolder(folder)
-        self._by_path: dict[str, Path] = {}
-        self._by_name: dict[str, list[Path]] = {}
-        for path in sorted(folder.glob(f"*{SUFFIX}")):
-            video = _video_of(path)
-            self._by_path[os.path.realpath(video)] = path
-            self._by_name.setdefault(_stem(video), []).append(path)
-
-    def read(self, video: UntrimmedVideo) -> tuple[VideoFeatures, Path]:
-        """Return the features of a video and their file.
-
-        Raises:
-            DataError: there is no file, several files have the name of the video, or the file is damaged.
-        """
-        path = None if video.path is None else self._by_path.get(os.path.realpath(video.path))
-        if path is None:
-            paths = self._by_name.get(_stem(video.name), [])
-            if not paths:
-                raise DataError(
-                    f"{self.folder.folder} has no features of {printable(video.path or video.name)}; compute them with "
-                    "`tempozoo features VIDEOS --window W --stride S --out FOLDER`."
-                )
-            if len(paths) > 1:
-                raise DataError(
-                    f"{self.folder.folder} has features of several videos named {shorten(_stem(video.name))}: "
-                    f"{listing([file.name for file in paths])}; none of them has the path {printable(str(video.path))}."
-                )
-            path = paths[0]
-        return self.folder.read_file(path), path
-
-
-def _video_of(path: Path) -> str:
-    try:
-        with safe_open(path, "pt") as file:
-            return str(json.loads(file.metadata()["video"]))
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it and compute the features again.") from error
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(os.path.basename(name))[0]
-
-
-def read_source(folder: Path) -> FeatureSource:
-    """Read the origin of the features in a folder.
-
-    Raises:
-        DataError: the folder has no manifest, no features, or features without windows.
-    """
-    manifest = FeatureFolder(folder).manifest()
-    path = folder / MANIFEST
-    if manifest.get("window") is None:
-        raise DataError(f"{path}: the features have no windows; compute them with --window and --stride.")
-    first = next(iter(sorted(folder.glob(f"*{SUFFIX}"))), None)
-    if first is None:
-        raise DataError(f"{folder} has no feature files; repeat `tempozoo features`.")
-    try:
-        with safe_open(first, "pt") as file:
-            dim = file.get_slice("features").get_shape()[-1]
-    except (SafetensorError, OSError, IndexError) as error:
-        raise DataError(f"{first} is damaged ({error}); delete it and compute the features again.") from error
-    values = {key: manifest.get(key) for key in ("network", "weights", "window", "stride", "views", "stage")}
-    try:
-        return FeatureSource.from_dict({**values, "dim": dim}, str(path))
-    except ConfigError as error:
-        raise DataError(str(error)) from error
+    def _loader(self, part: str, shuffle: bool = False) -> DataLoader[tuple[LabeledVideo, Tensor]]:
+        return DataLoader(
+            self.datasets[part],
+            self.batch_size,
+            shuffle=shuffle,
+            collate_fn=collate_cells,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )

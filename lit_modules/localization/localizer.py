@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -12,9 +12,15 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from lit_modules.interfaces import data_module
-from lit_modules.localization.average_precision import ACTIVITYNET, THUMOS, Truth, mean_average_precision
+from lit_modules.interfaces import segment_data
 from lit_modules.localization.boundary_matching_loss import boundary_loss, boundary_targets, training_windows
+from lit_modules.localization.metrics import (
+    THRESHOLDS,
+    DetectionMetrics,
+    ProposalMetrics,
+    detection_map,
+    proposal_recall,
+)
 from lit_modules.localization.point_loss import point_loss
 from lit_modules.optim import lr_factor
 from lit_modules.recipe_options import ScheduleOptions
@@ -27,6 +33,9 @@ from zoo.localization.localizer_files import create_localizer, load
 from zoo.localization.localizer_spec import FeatureSource, LocalizerSpec, PointOptions
 from zoo.localization.segments import Segment
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
+
+# name in tables and files -> thresholds of the temporal IoU
+TIOU = {"0.3:0.1:0.7": THRESHOLDS["thumos14"], "0.5:0.05:0.95": THRESHOLDS["activitynet"]}
 
 
 class ActionLocalizer(L.LightningModule):
@@ -90,7 +99,7 @@ class ActionLocalizer(L.LightningModule):
             source = FeatureSource.from_dict(features, "ActionLocalizer")
             self.network = create_localizer(LocalizerSpec(source, tuple(class_names), options))
         self.predictions: dict[str, list[Segment]] = {}  # by video; of all processes after an epoch
-        self.truth: dict[str, list[Truth]] = {}
+        self.truth: dict[str, list[tuple[float, float, str]]] = {}
 
     @property
     def spec(self) -> LocalizerSpec:
@@ -104,12 +113,16 @@ class ActionLocalizer(L.LightningModule):
         return names + (["val_map", "val_map_activitynet"] if validates else [])
 
     def setup(self, stage: str) -> None:
-        """Compare the features of the data with those of the network."""
-        data = data_module(self.trainer)
-        source = getattr(data, "source", None)
-        if isinstance(source, FeatureSource):
-            check_source(self.spec, None, asdict(source), "the localizer")
+        """Compare labels and features of the data with those of the network."""
+        data = segment_data(self.trainer)
+        check_source(self.spec, data.class_names, asdict(data.source), "the localizer")
+        self.label_numbers = torch.tensor([self.spec.labels.index(name) for name in data.class_names])
         self.network.train()
+
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Replace the class numbers of the data by those of the network, which may have more classes."""
+        self.label_numbers = self.label_numbers.to(batch["mask"].device)
+        return {**batch, "labels": [self.label_numbers[numbers] for numbers in batch["labels"]]}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss of a batch."""
@@ -158,13 +171,22 @@ class ActionLocalizer(L.LightningModule):
 
     def _log_metrics(self, prefix: str) -> None:
         self.predictions, self.truth = gather_by_name(self.predictions), gather_by_name(self.truth)
-        values = {"map": average(self.precisions(THUMOS)), "map_activitynet": average(self.precisions(ACTIVITYNET))}
-        self.log(f"{prefix}map", values.pop("map"), prog_bar=True, batch_size=1)
-        self.log_dict({prefix + name: value for name, value in values.items()}, batch_size=1)
+        if self.trainer.sanity_checking:  # the first batches may have no segments
+            return
+        values = {
+            "map": self.detections(TIOU["0.3:0.1:0.7"]),
+            "map_activitynet": self.detections(TIOU["0.5:0.05:0.95"]),
+        }
+        for name, metrics in values.items():
+            self.log(prefix + name, metrics.average, prog_bar=name == "map", batch_size=1)
 
-    def precisions(self, thresholds: tuple[float, ...]) -> dict[float, float]:
-        """Return the mAP of the last validation or test at thresholds of the IoU."""
-        return mean_average_precision(self.predictions, self.truth, thresholds)
+    def detections(self, thresholds: Sequence[float]) -> DetectionMetrics:
+        """Return the average precision of the last validation or test at thresholds of the temporal IoU."""
+        return detection_map(self.truth, self.predictions, thresholds)
+
+    def proposals(self) -> ProposalMetrics:
+        """Return the average recall of the segments of the last validation or test; their labels are not used."""
+        return proposal_recall(self.truth, self.predictions)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with linear warm-up and a cosine, stepped every batch."""
@@ -197,12 +219,9 @@ class ActionLocalizer(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Compare labels and features of a checkpoint with those of the network."""
         spec = LocalizerSpec.from_config(checkpoint.get(CONFIG_KEY), "the checkpoint")
-        check_source(spec, list(self.spec.labels), asdict(self.spec.features), "the checkpoint")
-
-
-def average(values: Mapping[float, float]) -> float:
-    """Return the mean of the values."""
-    return sum(values.values()) / len(values)
+        if spec.labels != self.spec.labels:
+            raise ConfigError("The checkpoint has other labels than the data; start a new run with another --out.")
+        check_source(spec, None, asdict(self.spec.features), "the checkpoint")
 
 
 def check_source(

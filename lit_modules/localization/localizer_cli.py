@@ -29,7 +29,11 @@ from zoo.errors import ConfigError
 from zoo.network_names import resolve_network
 
 COMMANDS = ("fit", "validate", "test")
-WARNINGS = (".*does not have many workers.*", ".*Trying to infer the `batch_size`.*")  # features are in memory
+WARNINGS = (  # features are in files, and are read quickly
+    ".*does not have many workers.*",
+    ".*Trying to infer the `batch_size`.*",
+    ".*You have overridden `on_after_batch_transfer`.*",
+)
 
 
 class LocalizerCLI(TrainerCLI):

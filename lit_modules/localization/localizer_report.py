@@ -11,13 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_modules.interfaces import data_module
-from lit_modules.localization.average_precision import ACTIVITYNET, THUMOS
-from lit_modules.localization.localizer import ActionLocalizer, average
+from lit_modules.interfaces import segment_data
+from lit_modules.localization.localizer import TIOU, ActionLocalizer
 from lit_modules.report import print_line
 from zoo.weights.disk import atomic_path
 
 RESULTS, SEGMENTS = "localization.json", "segments.csv"
+PROPOSALS = (1, 5, 10, 50, 100)  # average numbers of segments per video of AR@AN
 
 
 class LocalizerFitReport(Callback):
@@ -27,11 +27,10 @@ class LocalizerFitReport(Callback):
         """Print videos, segments and parameters."""
         if not trainer.is_global_zero or not isinstance(pl_module, ActionLocalizer):
             return
-        datasets = getattr(data_module(trainer), "datasets", {})
-        for split, dataset in datasets.items():
+        for split, dataset in segment_data(trainer).datasets.items():
             segments = sum(len(video.truth) for video in dataset.videos)
             hours = sum(video.duration for video in dataset.videos) / 3600
-            print_line(f"{split}: {len(dataset)} videos, {segments} segments, {hours:.2f} hours")
+            print_line(f"{split}: {len(dataset.videos)} videos, {segments} segments, {hours:.2f} hours")
         spec = pl_module.spec
         count = sum(parameter.numel() for parameter in pl_module.network.parameters())
         source = f"{spec.features.network}, windows of {spec.features.window:g} s every {spec.features.stride:g} s"
@@ -81,16 +80,24 @@ class LocalizerReport(Callback):
 
 
 def print_metrics(module: ActionLocalizer) -> dict[str, object]:
-    """Print the mAP at the thresholds of THUMOS14 and ActivityNet, with their averages; return them."""
+    """Print the mAP at the thresholds of THUMOS14 and ActivityNet, their averages, and the average recall; return them.
+
+    AR@N is the recall of the best segments, N per video on average, over ActivityNet's thresholds. Labels are not used.
+    """
     videos, segments = len(module.truth), sum(map(len, module.truth.values()))
     print_line(f"{videos} videos, {segments} segments")
     result: dict[str, object] = {"videos": videos, "segments": segments}
-    table = Table("tIoU", "mAP, %")
-    for name, thresholds in (("0.3:0.1:0.7", THUMOS), ("0.5:0.05:0.95", ACTIVITYNET)):
-        values = module.precisions(thresholds)
-        for threshold, value in values.items():
-            table.add_row(f"{threshold:g}", f"{100 * value:.2f}")
-        table.add_row(f"average {name}", f"{100 * average(values):.2f}", end_section=True)
-        result[name] = {"average": average(values), **{f"{threshold:g}": value for threshold, value in values.items()}}
+    table = Table("metric", "tIoU", "%")
+    for name, thresholds in TIOU.items():
+        metrics = module.detections(thresholds)
+        by_threshold = {f"{value:.3g}": score for value, score in zip(thresholds, metrics.by_threshold, strict=True)}
+        for threshold, score in by_threshold.items():
+            table.add_row("mAP", threshold, f"{100 * score:.2f}")
+        table.add_row("average mAP", name, f"{100 * metrics.average:.2f}", end_section=True)
+        result[name] = {"average": metrics.average, **by_threshold}
+    proposals = module.proposals()
+    for number in PROPOSALS:
+        table.add_row(f"AR@{number}", "0.5:0.05:0.95", f"{100 * proposals.at(number):.2f}")
+    result["recall"] = {**{f"AR@{number}": proposals.at(number) for number in PROPOSALS}, "AUC": proposals.auc}
     Console().print(table)
     return result

@@ -1,4 +1,4 @@
-"""convert(): files of the Boundary-Matching Network of the TAdaConv authors (alibaba-mmai-research/TAdaConv, 75b7839)."""
+"""convert(): Boundary-Matching Networks of the TAdaConv authors (alibaba-mmai-research/TAdaConv at 75b7839)."""
 
 from __future__ import annotations
 

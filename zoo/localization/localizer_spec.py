@@ -153,7 +153,7 @@ class LocalizerSpec:
         self.options.check()
         if isinstance(self.options, BoundaryOptions) and self.features.dim % GROUPS:
             raise ConfigError(
-                f"The features have {self.features.dim} values; a Boundary-Matching Network needs a multiple of {GROUPS}."
+                f"features.dim is {self.features.dim}; a Boundary-Matching Network needs a multiple of {GROUPS}."
             )
         check_int("the number of labels", len(self.labels), 1, MAX_CLASSES)
         check_labels("labels", self.labels, len(self.labels), MAX_LABEL)

@@ -7,10 +7,8 @@ import math
 import pytest
 import torch
 
-from lit_modules.localization.average_precision import mean_average_precision
 from lit_modules.localization.point_loss import assign_targets, diou_loss, focal_loss
 from zoo.localization.point_model import make_points
-from zoo.localization.segments import Segment
 
 
 def test_points_near_the_center_of_a_segment_are_positive() -> None:
@@ -41,12 +39,3 @@ def test_focal_and_diou_losses_equal_their_definitions() -> None:
     assert loss.tolist() == pytest.approx([0.25 * 0.25 * math.log(2), 0.75 * 0.25 * math.log(2)])
     predicted, target = torch.tensor([[2.0, 2.0], [1.0, 3.0]]), torch.tensor([[2.0, 2.0], [2.0, 2.0]])
     assert diou_loss(predicted, target).tolist() == pytest.approx([0.0, 1 - 3 / 5 + (1 / 5) ** 2])
-
-
-def test_average_precision_counts_a_duplicate_as_wrong() -> None:
-    truth = {"a": [(0.0, 10.0, "x")], "b": [(5.0, 6.0, "x")]}
-    predictions = {
-        "a": [Segment(0, 10, "x", 0.9), Segment(0, 9, "x", 0.8)],
-        "b": [Segment(5, 6, "x", 0.7)],
-    }
-    assert mean_average_precision(predictions, truth, [0.5])[0.5] == pytest.approx((1 + 2 / 3) / 2)

@@ -136,9 +136,7 @@ def test_published_keys_and_shapes_belong_to_the_network() -> None:
         published = {f"{key}.weight": torch.empty(shape) for key, shape in shapes.items()}
         published |= {f"{key}.bias": torch.empty(shape[0]) for key, shape in shapes.items()}
         published["head.sample_mask"] = torch.empty(200, 32 * 100 * 200)
-        network = BoundaryLocalizer(
-            LocalizerSpec(dataclasses.replace(SOURCE, dim=dim), ("action",), BoundaryOptions())
-        )
+        network = BoundaryLocalizer(LocalizerSpec(dataclasses.replace(SOURCE, dim=dim), ("action",), BoundaryOptions()))
     conversion = apply_rules(RULES, published)
     assert conversion.ignored == ["head.sample_mask"] and not conversion.unknown
     expected = {key: value.shape for key, value in network.state_dict().items()}
@@ -191,7 +189,7 @@ def test_invalid_options_are_reported() -> None:
         build(durations=12)
     with pytest.raises(ConfigError, match="width is 10; it must be a multiple of 4"):
         build(width=10)
-    with pytest.raises(ConfigError, match="The features have 6 values; .* needs a multiple of 4"):
+    with pytest.raises(ConfigError, match=r"features\.dim is 6; .* needs a multiple of 4"):
         build(dim=6)
     with pytest.raises(ConfigError, match="BoundaryLocalizer needs BoundaryOptions"):
         BoundaryLocalizer(LocalizerSpec(SOURCE, ("a",)))
@@ -252,7 +250,7 @@ def test_candidates_of_boundaries() -> None:
 
 
 def test_decoding_by_hand() -> None:
-    """Six cells; starts 0 and 2, ends 3 and 5. The segments 0 to 3, 2 to 3 and 2 to 5 are candidates (0 to 5 is too long)."""
+    """Six cells; starts 0 and 2, ends 3 and 5. Candidates are 0 to 3, 2 to 3 and 2 to 5; 0 to 5 is too long."""
     start = torch.tensor([0.1, 0.2, 0.9, 0.1, 0.1, 0.1])
     end = torch.tensor([0.1, 0.1, 0.2, 0.9, 0.3, 0.1])
     overlap, probability = torch.full((2, 3, 6), 0.5)
