@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,20 @@ def test_padding_does_not_change_predictions() -> None:
     batch, alone = model(features, mask), model(features[1:, :, :13], mask[1:, :13])
     for together, single in ((batch.logits, alone.logits), (batch.distances, alone.distances)):
         torch.testing.assert_close(together[1][batch.mask[1]], single[0][alone.mask[0]])
+
+
+def test_input_dropout_removes_a_feature_from_all_cells() -> None:
+    torch.manual_seed(0)
+    options = replace(SPEC.options, input_dropout=0.5)
+    model = PointLocalizer(replace(SPEC, options=options))
+    inputs: list[torch.Tensor] = []
+    model.embedding[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    features, mask = torch.randn(3, 6, 20), torch.ones(3, 20, dtype=torch.bool)
+    model(features, mask)
+    removed = (inputs[0] == 0)[:, :20]
+    assert torch.equal(removed.any(1), removed.all(1)) and 0 < removed.float().mean() < 1
+    model.eval()(features, mask)
+    assert not (inputs[1] == 0)[:, :20].any()
 
 
 def test_decoding_maps_cells_to_the_centers_of_windows() -> None:
