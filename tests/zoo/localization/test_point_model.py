@@ -66,6 +66,15 @@ def test_decoding_maps_cells_to_the_centers_of_windows() -> None:
     assert (second.label, second.start, second.end) == ("a", 0.5, 5 * 0.25 + 0.5)
 
 
+def test_long_videos_have_more_segments() -> None:
+    points = make_points([1200], torch.device("cpu"))
+    logits, distances = torch.full((1, 1200, 1), 1.0), torch.full((1, 1200, 2), 0.4)
+    output = PointOutput(logits, distances, torch.ones(1, 1200, dtype=torch.bool), points)
+    for duration, options, count in ((100.0, {}, 200), (1200.0, {}, 1200), (1200.0, {"max_segments": 7}, 7)):
+        grid = FeatureGrid(duration / 1200, duration / 1200)
+        assert len(decode_segments(output, grid, [duration], ["a"], **options)[0]) == count
+
+
 def test_saved_localizer_is_loaded_exactly(tmp_path: Path) -> None:
     model = PointLocalizer(SPEC)
     loaded = load(save(model, tmp_path / "model"))
