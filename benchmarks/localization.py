@@ -40,6 +40,12 @@ from zoo.video.transforms import resize_short_side, view_crops
 
 Clips = dict[str, list[Path]]  # label -> videos
 ACTION_SHARE = 0.5  # of the clips of a video
+MODELS: dict[str, tuple[str, ...]] = {  # method -> options of fit
+    "localizer": (),
+    "small localizer with input dropout": (
+        "--model.width=64", "--model.layers=1", "--model.levels=4", "--model.dropout=0.3", "--model.input_dropout=0.5",
+    ),
+}  # fmt: skip
 COLUMNS = ("method", *METRICS, "CPU s per hour of video", "video s", "MiB")
 
 
@@ -135,14 +141,15 @@ def run(*arguments: str) -> float:
     return time.process_time() - start
 
 
-def train(args: argparse.Namespace, table: Path, features: Path, seed: int) -> tuple[Path, dict[str, float], float]:
+def train(args: argparse.Namespace, table: Path, method: str, seed: int) -> tuple[Path, dict[str, float], float]:
     """Train and test a localizer; return its folder, metrics and CPU seconds of the training."""
-    folder, tested = args.out / f"run{seed}", args.out / f"test{seed}"
+    number = list(MODELS).index(method)
+    folder, tested = args.out / f"run{number}_{seed}", args.out / f"test{number}_{seed}"
     for path in (folder, tested):
         shutil.rmtree(path, ignore_errors=True)
-    data = ["--data.annotations", str(table), "--data.features", str(features)]
+    data = ["--data.annotations", str(table), "--data.features", str(args.out / "features")]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-    options = ["--seed_everything", str(seed), "--trainer.max_epochs", str(args.epochs), *args.model, *quiet]
+    options = ["--seed_everything", str(seed), "--trainer.max_epochs", str(args.epochs), *MODELS[method], *quiet]
     seconds = run("fit", "--config", "localize/folder", *data, *options, "--out", str(folder))
     run("test", "--from", str(folder), "--config", str(folder / "config.yaml"), "--out", str(tested), *quiet)
     return folder, read_measured(json.loads((tested / "localization.json").read_text())), seconds
@@ -171,7 +178,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--seeds", type=int, default=3, help="training runs, default 3")
     parser.add_argument("--lengths", type=float, nargs="*", default=(30, 120, 360), help="video seconds, for memory")
-    parser.add_argument("--model", nargs="*", default=[], help="further options of fit, such as --model.width=64")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("runs/localization"), help="output folder")
     parser.add_argument("--csv", type=Path, help="file to write the table to")
@@ -210,11 +216,13 @@ def main() -> None:
         cost = (time.process_time() - start) / trained_hours
         name = f"sliding windows, {context} neighbors on each side" if context else "sliding windows"
         results.add(name, *windows.test(test_items).values(), cost)
-    runs = [train(args, table, features, seed) for seed in range(args.seeds)]
-    for seed, (_, metrics, cost) in enumerate(runs):
-        results.add(f"localizer, seed {seed}", *metrics.values(), cost / trained_hours)
-    means = [statistics.mean(metrics[name] for _, metrics, _ in runs) for name in METRICS]
-    results.add("localizer, mean", *means, statistics.mean(cost for *_, cost in runs) / trained_hours)
+    runs: list[tuple[Path, dict[str, float], float]] = []
+    for method in reversed(MODELS):  # memory is measured with the last one, the default
+        runs = [train(args, table, method, seed) for seed in range(args.seeds)]
+        for seed, (_, metrics, cost) in enumerate(runs):
+            results.add(f"{method}, seed {seed}", *metrics.values(), cost / trained_hours)
+        means = [statistics.mean(metrics[name] for _, metrics, _ in runs) for name in METRICS]
+        results.add(f"{method}, mean", *means, statistics.mean(cost for *_, cost in runs) / trained_hours)
     for length in args.lengths:
         video = args.out / "long" / f"{length:g}.mp4"
         if not video.exists():

@@ -51,6 +51,7 @@ class ActionLocalizer(L.LightningModule):
         levels: levels of the pyramid; each covers segments of twice the length of the level below it.
         attention_window: cells that a cell attends to, odd.
         dropout: dropout in training.
+        input_dropout: probability that a feature is 0 in all cells of a video in training.
         lr: peak learning rate.
         weight_decay: of weights; biases, norms and scales do not decay.
         warmup_epochs: epochs of linear warm-up; half a cosine follows.
@@ -74,6 +75,7 @@ class ActionLocalizer(L.LightningModule):
         levels: int = 5,
         attention_window: int = 19,
         dropout: float = 0.1,
+        input_dropout: float = 0.0,
         lr: float = 1e-3,
         weight_decay: float = 0.05,
         warmup_epochs: float = 3.0,
@@ -94,7 +96,12 @@ class ActionLocalizer(L.LightningModule):
             raise ConfigError("ActionLocalizer needs class_names and features, or the name of a localizer.")
         else:
             options = boundary or PointOptions(
-                width=width, layers=layers, levels=levels, attention_window=attention_window, dropout=dropout
+                width=width,
+                layers=layers,
+                levels=levels,
+                attention_window=attention_window,
+                dropout=dropout,
+                input_dropout=input_dropout,
             )
             source = FeatureSource.from_dict(features, "ActionLocalizer")
             self.network = create_localizer(LocalizerSpec(source, tuple(class_names), options))

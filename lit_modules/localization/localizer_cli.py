@@ -121,6 +121,11 @@ def lightning_options(command: str, parsed: TrainerArguments) -> list[str]:
         )
     if command != "fit" and parsed.network is None and not {"--ckpt_path", "--model.name"} & parsed.names:
         raise ConfigError(f"{command} needs a localizer: --from RUN.")
+    if not (parsed.has_config or {"--data", "--data.annotations"} & parsed.names or parsed.asks_help):
+        raise ConfigError(
+            f"{command} needs data: --data.annotations FILE --data.features FOLDER, or the data of a run: "
+            "--config RUN/config.yaml."
+        )
     before = [] if parsed.has_config or "--model" in parsed.names else ["--model=ActionLocalizer"]
     before += [] if parsed.has_config or "--data" in parsed.names else ["--data=LocalizationData"]
     options = []

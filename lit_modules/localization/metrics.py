@@ -173,7 +173,7 @@ def proposal_recall(
     ratio = max_proposals * float(len(videos)) / total
     overlaps = []
     for video in videos:
-        proposals = _rows([tuple(segment) for segment in predictions.get(video, ())])
+        proposals = _rows(predictions.get(video, ()))
         proposals = proposals[np.argsort(-proposals[:, 2], kind="stable")]
         number = min(int(len(proposals) * ratio), len(proposals))
         overlaps.append(_iou(_rows([(s, e, "", 0.0) for s, e, _ in truth[video]]), proposals[:number]))

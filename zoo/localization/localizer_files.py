@@ -12,6 +12,7 @@ from torch import Tensor
 
 from zoo.arguments import check_path
 from zoo.errors import CheckpointError, ConfigError
+from zoo.index import load_index
 from zoo.localization.boundary_matching import BoundaryLocalizer
 from zoo.localization.boundary_options import BoundaryOptions
 from zoo.localization.localizer_base import Localizer
@@ -49,12 +50,17 @@ def load(name: str | os.PathLike[str]) -> Localizer:
 
     Raises:
         UnknownNameError: there is no such file or folder.
-        ConfigError: the file is not a localizer, or its config is invalid.
+        ConfigError: the file or network is not a localizer, or its config is invalid.
         CheckpointError: a file cannot be read, or its tensors do not fit the network.
     """
     check_path("name", name)
     path = Path(resolve_network(os.fspath(name)))
     if not path.exists():
+        if os.fspath(name) in load_index().entries:
+            raise ConfigError(
+                f"{os.fspath(name)} is a classifier; localize needs a localizer, such as a run of "
+                "`tempozoo fit --config localize/folder`."
+            )
         raise missing_network(os.fspath(name))
     if path.suffix == CHECKPOINT_SUFFIX:
         tensors, config = read_checkpoint(path)

@@ -95,6 +95,7 @@ class PointOptions:
         levels: levels of the pyramid; each has half the points of the level below it.
         attention_window: cells that a cell attends to, odd.
         dropout: dropout in training.
+        input_dropout: probability that a feature is 0 in all cells of a video in training.
     """
 
     width: int = 192
@@ -103,6 +104,7 @@ class PointOptions:
     levels: int = 5
     attention_window: int = 19
     dropout: float = 0.1
+    input_dropout: float = 0.0
 
     def check(self) -> None:
         """Validate every option.
@@ -113,6 +115,7 @@ class PointOptions:
         for name, bounds in COUNTS.items():
             check_int(name, getattr(self, name), *bounds)
         check_number("dropout", self.dropout, 0.0, 0.9)
+        check_number("input_dropout", self.input_dropout, 0.0, 0.9)
         if self.width % self.heads:
             raise ConfigError(f"width is {self.width}; it must be a multiple of heads, {self.heads}.")
         if self.attention_window % 2 == 0:

@@ -5,7 +5,8 @@ this point in time, and the distances to the start and the end of the action.
 
 Differences from ActionFormer, as described in its paper:
 
-- The input features are layer-normalized, because their scale depends on the network that computed them.
+- The input features are layer-normalized, because their scale depends on the network that computed them. Optionally,
+  dropout removes some of them from a video.
 - Distances pass a softplus instead of a ReLU, so that they always have a gradient.
 - The default network is smaller (192 channels, 5 levels; 3 M parameters) and trains on a CPU.
 - Videos are not cropped in training, because attention is local and memory grows linearly with their length.
@@ -184,6 +185,7 @@ class PointLocalizer(Localizer):
             raise ConfigError(f"options is a {type(options).__name__}; PointLocalizer needs PointOptions.")
         width = options.width
         self.input_norm = nn.LayerNorm(spec.features.dim)
+        self.input_dropout = nn.Dropout1d(options.input_dropout)
         self.embedding = nn.ModuleList(
             [MaskedConv(spec.features.dim, width, bias=False), MaskedConv(width, width, bias=False)]
         )
@@ -206,7 +208,7 @@ class PointLocalizer(Localizer):
         step = 2 ** (len(self.level_norms) - 1)
         extra = -features.shape[2] % step
         x, mask = F.pad(features, (0, extra)).transpose(1, 2), F.pad(mask, (0, extra))
-        x = self.input_norm(x)
+        x = self.input_dropout(self.input_norm(x).transpose(1, 2)).transpose(1, 2)
         for conv, norm in zip(self.embedding, self.embedding_norms, strict=True):
             x = F.relu(norm(conv(x, mask)))
         for block in self.stem:

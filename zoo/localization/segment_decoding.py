@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -11,7 +12,8 @@ from zoo.localization.feature_grid import FeatureGrid
 from zoo.localization.point_model import PointOutput
 from zoo.localization.segments import Segment, soft_nms
 
-CANDIDATES = 2000  # of a video, in front of the suppression of duplicates
+MIN_SEGMENTS = 200  # smallest limit on the number of segments of a video
+CANDIDATES = 10  # per segment, in front of the suppression of duplicates
 MIN_SCORE = 0.001
 
 
@@ -23,7 +25,7 @@ def decode_segments(
     *,
     sigma: float = 0.5,
     min_score: float = MIN_SCORE,
-    max_segments: int = 200,
+    max_segments: int | None = None,
 ) -> list[list[Segment]]:
     """Convert the predictions for a batch of videos to segments, the best ones first.
 
@@ -37,7 +39,7 @@ def decode_segments(
         labels: class names in the order of the logits.
         sigma: width of the decay of Soft-NMS.
         min_score: segments with lower scores are left out.
-        max_segments: maximum number of segments of a video.
+        max_segments: maximum number of segments of a video; None: 200, or one per second of longer videos.
     """
     scores = output.logits.sigmoid() * output.mask[..., None]
     position = output.points.position
@@ -45,15 +47,18 @@ def decode_segments(
     seconds = grid.to_seconds(bounds)
     decoded = []
     for index, duration in enumerate(durations):
-        candidates = _candidates(scores[index], seconds[index], duration, min_score)
-        decoded.append(_suppress(*candidates, labels, sigma, min_score, max_segments))
+        limit = max(MIN_SEGMENTS, math.ceil(duration)) if max_segments is None else max_segments
+        candidates = _candidates(scores[index], seconds[index], duration, min_score, CANDIDATES * limit)
+        decoded.append(_suppress(*candidates, labels, sigma, min_score, limit))
     return decoded
 
 
-def _candidates(scores: Tensor, seconds: Tensor, duration: float, min_score: float) -> tuple[Tensor, Tensor, Tensor]:
+def _candidates(
+    scores: Tensor, seconds: Tensor, duration: float, min_score: float, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return segments ``(M, 2)``, scores ``(M,)`` and classes ``(M,)`` of the best candidates of a video."""
     classes = scores.shape[1]
-    best, order = scores.flatten().topk(min(CANDIDATES, scores.numel()))
+    best, order = scores.flatten().topk(min(count, scores.numel()))
     segments, numbers = seconds[order // classes].clamp(0, duration), order % classes
     remaining = (best >= min_score) & (segments[:, 1] > segments[:, 0])
     return segments[remaining], best[remaining], numbers[remaining]

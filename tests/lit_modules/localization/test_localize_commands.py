@@ -58,8 +58,12 @@ def test_commands_find_segments_in_untrimmed_videos(tmp_path: Path, capsys: pyte
 
     assert main(["predict", video, "--from", str(run)]) == 1
     assert "is a localizer, not a classifier" in capsys.readouterr().err
+    assert main(["localize", video, "--from", NETWORK]) == 1
+    assert "is a classifier; localize needs a localizer" in capsys.readouterr().err
+    assert main(["test", "--from", str(run)]) == 1
+    assert "or the data of a run: --config RUN/config.yaml" in capsys.readouterr().err
     assert main(["test", "--from", str(run), "my_videos"]) == 1
-    assert "--config RUN/config.yaml" in capsys.readouterr().err
+    assert "give the data of a localizer with --data.annotations" in capsys.readouterr().err
     assert main(["probe", "--config", "localize/folder"]) == 1
     assert "probe is for classifiers" in capsys.readouterr().err
     other = zoo.create("tanet_r18", num_classes=4, width=8, image_size=32)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,20 @@ def test_padding_does_not_change_predictions() -> None:
         torch.testing.assert_close(together[1][batch.mask[1]], single[0][alone.mask[0]])
 
 
+def test_input_dropout_removes_a_feature_from_all_cells() -> None:
+    torch.manual_seed(0)
+    options = replace(SPEC.options, input_dropout=0.5)
+    model = PointLocalizer(replace(SPEC, options=options))
+    inputs: list[torch.Tensor] = []
+    model.embedding[0].register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    features, mask = torch.randn(3, 6, 20), torch.ones(3, 20, dtype=torch.bool)
+    model(features, mask)
+    removed = (inputs[0] == 0)[:, :20]
+    assert torch.equal(removed.any(1), removed.all(1)) and 0 < removed.float().mean() < 1
+    model.eval()(features, mask)
+    assert not (inputs[1] == 0)[:, :20].any()
+
+
 def test_decoding_maps_cells_to_the_centers_of_windows() -> None:
     points = make_points([8], torch.device("cpu"))
     logits = torch.full((1, 8, 2), -20.0)
@@ -49,6 +64,15 @@ def test_decoding_maps_cells_to_the_centers_of_windows() -> None:
     first, second = decode_segments(output, FeatureGrid(1.0, 0.25), [2.0], ["a", "b"])[0]
     assert (first.label, first.start, first.end) == ("b", 2 * 0.25 + 0.5, 2.0)  # 2.25 s is after the end of the video
     assert (second.label, second.start, second.end) == ("a", 0.5, 5 * 0.25 + 0.5)
+
+
+def test_long_videos_have_more_segments() -> None:
+    points = make_points([1200], torch.device("cpu"))
+    logits, distances = torch.full((1, 1200, 1), 1.0), torch.full((1, 1200, 2), 0.4)
+    output = PointOutput(logits, distances, torch.ones(1, 1200, dtype=torch.bool), points)
+    for duration, options, count in ((100.0, {}, 200), (1200.0, {}, 1200), (1200.0, {"max_segments": 7}, 7)):
+        grid = FeatureGrid(duration / 1200, duration / 1200)
+        assert len(decode_segments(output, grid, [duration], ["a"], **options)[0]) == count
 
 
 def test_saved_localizer_is_loaded_exactly(tmp_path: Path) -> None:
