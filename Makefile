@@ -2,11 +2,15 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test quick lint bench docs clean
+.PHONY: demo localize test quick lint bench docs clean
 
 demo: .venv/installed
 	$(BIN)/python examples/demo.py
 	@echo "To use the command tempozoo: source $(BIN)/activate"
+
+# find actions in generated untrimmed videos, offline; about five minutes on two cores
+localize: .venv/installed
+	$(BIN)/python examples/localize.py
 
 # Two processes with one thread each are faster than one with two. --dist loadfile runs the tests of a file in one process.
 test: .venv/installed

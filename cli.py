@@ -31,6 +31,13 @@ def train(command: str, arguments: Arguments) -> None:
         print(short_help(command), end="")
         return
     import datamodules
+    from lit_modules.localization.localizer_arguments import names_localizer
+
+    if names_localizer(arguments):
+        from lit_modules.localization.localizer_cli import run_localizer  # imports Lightning
+
+        run_localizer(command, arguments, datamodules.LocalizationData)
+        return
     from lit_modules.trainer_cli import run_trainer  # imports Lightning
 
     run_trainer(command, arguments, datamodules, datamodules.VideoDataModule, datamodules.for_dataset)
@@ -69,6 +76,17 @@ def predict(arguments: Arguments) -> None:
     from zoo.inference.predict_command import predict_command  # imports torch
 
     predict_command(args)
+
+
+def localize(arguments: Arguments) -> None:
+    """Find the segments of a video."""
+    from zoo.inference.parsers import localize_parser
+
+    args = localize_parser().parse_args(arguments)
+    check_network(args.localizer)
+    from zoo.localization.localize_command import localize_command  # imports torch
+
+    localize_command(args)
 
 
 def explain(arguments: Arguments) -> None:
@@ -171,6 +189,10 @@ COMMANDS: dict[str, Command] = {
             "classify videos": "tempozoo predict --from runs/mine clip.mp4 more_clips/ --csv rows.csv",
             "classify over time": "tempozoo predict --from runs/mine long.mp4 --window 2 --plot chart.png",
         },
+    ),
+    "localize": Command(
+        localize,
+        {"find actions in a video": "tempozoo localize long.mp4 --from runs/localizer --plot chart.png"},
     ),
     "explain": Command(
         explain,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datamodules.jester import Jester
     from datamodules.kinetics import Kinetics
     from datamodules.list import VideoList
+    from datamodules.localization.data import LocalizationData
     from datamodules.mmaction import MMActionList
     from datamodules.mosi import MoSI
     from datamodules.motionclips import MotionClips
@@ -29,6 +30,7 @@ __all__ = [
     "EpicKitchens100",
     "Jester",
     "Kinetics",
+    "LocalizationData",
     "MMActionList",
     "MoSI",
     "MotionClips",
@@ -49,6 +51,7 @@ _MODULES = {
     "EpicKitchens100": "datamodules.epic",
     "Jester": "datamodules.jester",
     "Kinetics": "datamodules.kinetics",
+    "LocalizationData": "datamodules.localization.data",
     "MMActionList": "datamodules.mmaction",
     "MoSI": "datamodules.mosi",
     "MotionClips": "datamodules.motionclips",

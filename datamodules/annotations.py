@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,20 +88,36 @@ def read_header(tree: Tree, name: str) -> list[str]:
     return header
 
 
-def read_json(tree: Tree, name: str, kind: type) -> Any:
+def read_json(tree: Tree, name: str, kind: type, *, unique_keys: bool = False) -> Any:
     """Return the content of a JSON file, of type ``kind`` (list or dict).
+
+    Args:
+        unique_keys: reject objects with a repeated key, of which only the last value would remain.
 
     Raises:
         DataError: the file is not JSON, or has another type.
     """
     try:
-        content = json.loads(tree.read(name))
+        content = json.loads(tree.read(name), object_pairs_hook=_unique if unique_keys else None)
     except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
         if isinstance(error, DataError):
             raise
         raise DataError(f"{tree.root}/{name} is not JSON: {error}. Unpack it again.") from error
     if not isinstance(content, kind):
         raise DataError(f"{tree.root}/{name} must contain a {kind.__name__}; it contains a {type(content).__name__}.")
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object as a dict.
+
+    Raises:
+        ValueError: a key is repeated.
+    """
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"the key {shorten(repeated)} is repeated in one object")
     return content
 
 

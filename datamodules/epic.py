@@ -64,15 +64,7 @@ class EpicKitchens100(VideoDataModule):
     @functools.cached_property
     def class_names(self) -> list[str]:
         """The 397 names: "verb: take", ..., then "noun: tap", ..."""
-        return [f"{head}: {name}" for head, count in HEADS.items() for name in self._class_names_of(head, count)]
-
-    def _class_names_of(self, head: str, count: int) -> list[str]:
-        file = find_annotations(self._home, [f"EPIC_100_{head}_classes{end}.csv" for end in ("", "_v2")], FOLDERS)
-        names = {row["id"]: row["key"] for _, row in read_table(self._home, file, ["id", "key"])}
-        missing = [number for number in range(count) if str(number) not in names]
-        if missing:
-            raise DataError(f"{self._home.root}/{file} has no class {missing[0]} of the {count} {head} classes.")
-        return [names[str(number)] for number in range(count)]
+        return [f"{head}: {name}" for head in HEADS for name in read_class_names(self._home, head)]
 
     def _find_video(self, video: str) -> str | None:
         if not self.frames:
@@ -113,6 +105,21 @@ class EpicKitchens100(VideoDataModule):
             listed=len(names),
             source=f"{self._home.root}/{file}",
         )
+
+
+def read_class_names(tree: Tree, head: str) -> list[str]:
+    """Return the names of the 97 verbs or 300 nouns in label order, from the official CSV file.
+
+    Raises:
+        DataError: the file is missing or lacks a class.
+    """
+    count = HEADS[head]
+    file = find_annotations(tree, [f"EPIC_100_{head}_classes{end}.csv" for end in ("", "_v2")], FOLDERS)
+    names = {row["id"]: row["key"] for _, row in read_table(tree, file, ["id", "key"])}
+    missing = [number for number in range(count) if str(number) not in names]
+    if missing:
+        raise DataError(f"{tree.root}/{file} has no class {missing[0]} of the {count} {head} classes.")
+    return [names[str(number)] for number in range(count)]
 
 
 def seconds(timestamp: str) -> float:

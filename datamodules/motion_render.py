@@ -328,10 +328,7 @@ def render_clip(label: str, seed: int, *, frames: int = 24, size: int = 64, styl
     video, actors = _draw(pair, rng, frames, size, STYLES[style])
     for actor in actors:
         _paint(video, actor)
-    # Flicker and pixel noise, independent in every frame.
-    video *= rng.normal(1, 0.025, (frames, 1, 1, 1)).astype(np.float32)
-    video += rng.normal(0, 1, video.shape[:3]).astype(np.float32)[..., None] * (1.5 / 255)
-    clip = np.clip(video * 255 + 0.5, 0, 255).astype(np.uint8)
+    clip = finish_frames(video, rng)
     return clip if label == pair[0] else np.ascontiguousarray(clip[::-1])
 
 
@@ -366,9 +363,28 @@ def _draw(
     pair: tuple[str, str], rng: np.random.Generator, frames: int, size: int, style: Style
 ) -> tuple[np.ndarray, list[Sprite]]:
     """Draw the background with distractors, float32 (T, S, S, 3), and the labeled objects, which are not painted."""
-    time = np.linspace(0, 1, frames)
+    video = draw_background(rng, frames, size, style)
+    return video, _actors(rng, style, np.linspace(0, 1, frames), pair[0])
+
+
+def draw_background(rng: np.random.Generator, frames: int, size: int, style: Style, clips: float = 1.0) -> np.ndarray:
+    """Draw the background with distractors, float32 (T, S, S, 3); they oscillate as in ``clips`` clips."""
+    time = np.linspace(0, clips, frames)
     video = _shaking_background(rng, style, frames, size)
     # Distractors are painted first: they must not hide the labeled objects.
     for _ in range(rng.integers(1, 4)):
         _paint(video, _distractor(rng, style, time))
-    return video, _actors(rng, style, time, pair[0])
+    return video
+
+
+def draw_actors(video: np.ndarray, rng: np.random.Generator, style: Style, time: np.ndarray, label: str) -> None:
+    """Paint the objects of the first class of a pair in place; ``time`` (T,) is the progress of their motion."""
+    for actor in _actors(rng, style, time, label):
+        _paint(video, actor)
+
+
+def finish_frames(video: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add flicker and pixel noise, independent in every frame; float32 (T, S, S, 3) in [0, 1] -> uint8."""
+    video *= rng.normal(1, 0.025, (len(video), 1, 1, 1)).astype(np.float32)
+    video += rng.normal(0, 1, video.shape[:3]).astype(np.float32)[..., None] * (1.5 / 255)
+    return np.clip(video * 255 + 0.5, 0, 255).astype(np.uint8)

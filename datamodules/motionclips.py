@@ -107,7 +107,7 @@ def _clip_seed(seed: int, split: str, label: str, index: int) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def _already_written(manifest: Path, arguments: dict[str, object]) -> bool:
+def already_written(manifest: Path, arguments: dict[str, object]) -> bool:
     """Return whether the folder is complete; raise an error if it was written with other arguments."""
     if not manifest.exists():
         return False
@@ -150,7 +150,7 @@ def write_motion_clips(
         seed=seed, frames=frames, size=size, fps=fps, style=style,
     )  # fmt: skip
     manifest = root / MANIFEST
-    if _already_written(manifest, arguments):
+    if already_written(manifest, arguments):
         return root
     jobs = {
         root / split / label / f"{label}_{i:04d}.mp4": (label, _clip_seed(seed, split, label, i))

@@ -9,6 +9,7 @@ from zoo.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from lit_modules.base import VideoClassifier
+    from lit_modules.localization.localizer import ActionLocalizer
     from lit_modules.push_to_hub import PushToHub
     from lit_modules.recipe_options import OptimizerOptions, Recipe, RegularizationOptions, ScheduleOptions
     from lit_modules.recipes import STAM, MoSI, TAda2D, TAdaConvNeXt, TAdaConvNeXtV2, TAdaFormer, TANet
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "STAM",
+    "ActionLocalizer",
     "MoSI",
     "OptimizerOptions",
     "PushToHub",
@@ -33,6 +35,7 @@ __all__ = [
 
 _MODULES = {
     "STAM": "lit_modules.recipes",
+    "ActionLocalizer": "lit_modules.localization.localizer",
     "MoSI": "lit_modules.recipes",
     "OptimizerOptions": "lit_modules.recipe_options",
     "PushToHub": "lit_modules.push_to_hub",

@@ -13,6 +13,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
+from lit_modules.interfaces import NamesMetrics
 from zoo.weights.disk import atomic_path
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class BetweenSteps(ModelCheckpoint):  # checkpoints contain the class names of c
 
 def selection_metric(module: VideoClassifier) -> str:
     """Return the metric that selects the best epoch: mean class accuracy, top-1 for several heads, mAP for labels."""
+    if isinstance(module, NamesMetrics):
+        return module.selection_metric
     if module.multi_label:
         return "val_map"
     return "val_top1" if module.heads else "val_mean_class"

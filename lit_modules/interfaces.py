@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import lightning as L
 import numpy as np
 
 from zoo.errors import ConfigError
+from zoo.localization.localizer_spec import FeatureSource
 from zoo.protocol import Protocol
 from zoo.video.source import Source
 
@@ -144,6 +145,20 @@ class SplitData(EvaluationData, typing.Protocol):
         """Splits with their own videos. Without "test", the validation videos are tested."""
 
 
+@typing.runtime_checkable
+class NamesMetrics(typing.Protocol):
+    """Module that names its metrics; those of a VideoClassifier depend on its classes.
+
+    Attributes:
+        selection_metric: validation metric that selects ``best.ckpt``, higher is better.
+    """
+
+    selection_metric: str
+
+    def logged_metrics(self, validates: bool) -> list[str]:
+        """Names of the metrics that ``fit`` logs."""
+
+
 class CommandData(VideoData, typing.Protocol):
     """Data module that a command builds from its options.
 
@@ -161,9 +176,58 @@ class CommandData(VideoData, typing.Protocol):
         """Find the videos of a stage; raise errors in the data before weights are downloaded."""
 
 
+class AnnotatedVideo(typing.Protocol):
+    """A video of a localizer's data."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+
+    @property
+    def truth(self) -> Sequence[tuple[float, float, str]]:
+        """Segments: start and end in seconds, label."""
+
+
+class AnnotatedSplit(typing.Protocol):
+    """Dataset of a split."""
+
+    @property
+    def videos(self) -> Sequence[AnnotatedVideo]:
+        """Videos of the split."""
+
+
+@typing.runtime_checkable
+class SegmentData(typing.Protocol):
+    """Data module of a localizer; ``datamodules.LocalizationData`` implements it."""
+
+    @property
+    def class_names(self) -> list[str]:
+        """Labels of the segments, in the order of their numbers."""
+
+    @property
+    def source(self) -> FeatureSource:
+        """Origin of the features."""
+
+    @property
+    def datasets(self) -> Mapping[str, AnnotatedSplit]:
+        """Videos by split."""
+
+
 def data_module(trainer: L.Trainer) -> Any:
     """Return the data module of a Trainer, or None. Lightning sets the attribute when ``fit`` and the like start."""
     return getattr(trainer, "datamodule", None)
+
+
+def segment_data(trainer: L.Trainer) -> SegmentData:
+    """Return the data module of a localizer's Trainer.
+
+    Raises:
+        ConfigError: it has no data module, or one of another kind.
+    """
+    data = data_module(trainer)
+    if not isinstance(data, SegmentData):
+        raise ConfigError(f"The data are {type(data).__name__}; a localizer needs LocalizationData.")
+    return data
 
 
 def video_data(trainer: L.Trainer) -> VideoData | None:

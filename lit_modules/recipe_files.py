@@ -14,6 +14,7 @@ from zoo.text import printable
 SUFFIX = ".yaml"
 GROUPS = {  # folder of configs/ -> heading
     "finetune": "Fine-tuning on your own videos",
+    "localize": "Actions in untrimmed videos",
     "k400": "Published results on Kinetics-400",
     "ssv1": "Published results on Something-Something V1",
     "ssv2": "Published results on Something-Something V2",

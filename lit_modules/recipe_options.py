@@ -232,9 +232,14 @@ def nest_old_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nest_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Apply ``nest_old_names`` to the ``model`` section of a configuration file; other dictionaries are unchanged."""
+    """Apply ``nest_old_names`` to the ``model`` section of a configuration file; other dictionaries are unchanged.
+
+    Options of a localizer are not in groups.
+    """
     model = config.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("init_args"), dict):
+        return config
+    if str(model.get("class_path")).endswith("ActionLocalizer"):
         return config
     return {**config, "model": {**model, "init_args": nest_old_names(model["init_args"])}}
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_modules.run_lock import is_first_process, locked_folder
 from zoo.errors import ConfigError
+from zoo.localization.localizer_spec import LocalizerSpec, is_localizer_config
 from zoo.spec import check_config
 from zoo.weights.lightning_checkpoint import read_run
 
@@ -116,7 +117,10 @@ def check_resumable(command: str, path: str) -> dict[str, Any]:
     if not Path(path).is_file():
         raise ConfigError(f"--ckpt_path {path} does not exist; give a .ckpt file on this machine.")
     config, resumable = read_run(Path(path))
-    check_config(config, path)
+    if is_localizer_config(config):
+        LocalizerSpec.from_config(config, path)
+    else:
+        check_config(config, path)
     if command == "fit" and not resumable:
         raise ConfigError(f"{path} contains weights only and cannot be resumed; start from it with --from.")
     return config

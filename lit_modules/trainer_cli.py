@@ -226,6 +226,7 @@ class TrainerCLI(LightningCLI):
 
     model: lit_modules.VideoClassifier
     datamodule: CommandData
+    model_base: type[L.LightningModule] | None = None  # VideoClassifier, unless a subclass trains other modules
 
     def __init__(
         self,
@@ -247,24 +248,29 @@ class TrainerCLI(LightningCLI):
         self.command, self.folder, self.stopper = command, folder, stopper
         self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
-        model_classes = classes_of(lit_modules, L.LightningModule)
+        model_base = self.model_base or lit_modules.VideoClassifier
+        model_classes = {model_base.__name__: model_base, **classes_of(lit_modules, model_base)}
         self.classes = {"data": data_classes, "model": model_classes}
         self.seed_given = any(argument.startswith("--seed_everything") for argument in arguments)
         super().__init__(
-            lit_modules.VideoClassifier,
+            model_base,
             data_base,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveFitConfig,
             save_config_kwargs={"save_to_log_dir": False, "folder": folder},
             trainer_class=RunTrainer,
-            trainer_defaults=default_callbacks(command, folder, probe),
+            trainer_defaults=self.default_options(probe),
             seed_everything_default=DEFAULT_SEED,
             auto_configure_optimizers=False,
             parser_class=ArgumentParser,
             parser_kwargs={"prog": "tempozoo", command: {"usage": usage(command), "description": COMMANDS[command][1]}},
             args=[command, *arguments],
         )
+
+    def default_options(self, probe: bool | None) -> dict[str, Any]:
+        """Return default options of the Trainer, see ``default_callbacks``."""
+        return default_callbacks(self.command, self.folder, probe)
 
     def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
         """Return the command that runs only, because parsers take long to build."""

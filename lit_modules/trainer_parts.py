@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger
 
 from lit_modules.base import VideoClassifier
 from lit_modules.checkpoints import Best, EarlyStop
+from lit_modules.interfaces import NamesMetrics
 from lit_modules.scores import accuracies, compute_metrics
 from zoo.errors import ConfigError
 
@@ -100,6 +101,8 @@ def start_loggers(loggers: Iterable[Logger]) -> None:
 
 def logged_metrics(module: VideoClassifier, validates: bool) -> list[str]:
     """Return the names of the metrics that ``fit`` logs and a callback may monitor."""
+    if isinstance(module, NamesMetrics):
+        return module.logged_metrics(validates)
     classes = sum(module.head_sizes)
     names = ["train_loss_step", "train_loss_epoch"]
     if not module.heads and not module.multi_label and module.mixing.mix is None:

@@ -108,8 +108,8 @@ def test_importing_the_zoo_is_light() -> None:
 
 def test_public_names() -> None:
     assert zoo.__all__ == [
-        "convert", "create", "explain", "features", "info", "list_models", "load", "predict", "profile", "push",
-        "read_clip", "save", "temporalize", "timeline",
+        "convert", "create", "explain", "features", "info", "list_models", "load", "localize", "predict", "profile",
+        "push", "read_clip", "save", "temporalize", "timeline",
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from zoo.lazy import lazy_attributes
 if TYPE_CHECKING:
     from zoo.hub.push import push
     from zoo.index import info, list_models
-    from zoo.inference.api import explain, features, predict, read_clip, timeline
+    from zoo.inference.api import explain, features, localize, predict, read_clip, timeline
     from zoo.loading import create, load, save
     from zoo.models.temporalize import temporalize
     from zoo.profiling import profile
@@ -29,6 +29,7 @@ __all__ = [
     "info",
     "list_models",
     "load",
+    "localize",
     "predict",
     "profile",
     "push",
@@ -48,6 +49,7 @@ _MODULES = {
     "info": "zoo.index",
     "list_models": "zoo.index",
     "load": "zoo.loading",
+    "localize": "zoo.inference.api",
     "predict": "zoo.inference.api",
     "profile": "zoo.profiling",
     "push": "zoo.hub.push",

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import zoo
 from zoo.charts.points import check_chart_path
 from zoo.command_line import expand_home
-from zoo.errors import CheckpointError, DownloadError, ZooError
+from zoo.errors import CheckpointError, ConfigError, DownloadError, ZooError
 from zoo.index import BUNDLED, Entry, info, list_models, load_index
 from zoo.network_names import check_network, resolve_network
 from zoo.settings import cache_folder
@@ -181,10 +181,17 @@ def convert_command(arguments: Sequence[str]) -> None:
     """Convert a published file to safetensors and config.json."""
     parser = argparse.ArgumentParser("tempozoo convert", description="Convert a published checkpoint to safetensors.")
     parser.add_argument("file", help="the published file")
-    parser.add_argument("name", help="its index name, see `tempozoo list`")
+    parser.add_argument("name", help="its index name, see `tempozoo list`; bmn for a Boundary-Matching Network")
     parser.add_argument("--out", help="folder to write to (default: the cache, where zoo.load finds it)")
     args = parser.parse_args(arguments)
     out = None if args.out is None else expand_home(args.out)
+    if args.name == "bmn":
+        from zoo import localization
+
+        if out is None:
+            raise ConfigError("Localizers have no cache; give the folder to write to with --out FOLDER.")
+        print(f"Wrote {printable(str(localization.save(localization.convert(expand_home(args.file)), out)))}")
+        return
     name = _entry(args.name).name
     print(f"Wrote {printable(str(zoo.convert(expand_home(args.file), name, out)))}")
 

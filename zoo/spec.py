@@ -19,6 +19,7 @@ from zoo.protocol import BOUNDS, MAX_CLASSES, MAX_LABEL, Protocol, check_protoco
 from zoo.text import brief, is_printable, printable
 
 FORMAT = 1
+TASK, LOCALIZATION = "task", "localization"  # key and value in the config of a localizer (zoo/localization)
 UNTRAINED = "operator_untrained"  # in the provenance of converted image weights
 
 # Smallest and largest values of integer options.
@@ -167,6 +168,11 @@ def check_config(config: Any, where: str) -> Protocol:
     where = printable(where)
     if not isinstance(config, Mapping) or "tempozoo" not in config:
         raise ConfigError(f"{where}: the config was not written by this package.")
+    if config.get(TASK) == LOCALIZATION:
+        raise ConfigError(
+            f"{where} is a localizer, not a classifier; use it with `tempozoo localize VIDEO --from`, or test it with "
+            "`tempozoo test --from RUN --config RUN/config.yaml`."
+        )
     if type(config["tempozoo"]) is not int or config["tempozoo"] != FORMAT:
         raise ConfigError(
             f"{where}: written in format {brief(config['tempozoo'])}, this version reads {FORMAT}; upgrade tempozoo."

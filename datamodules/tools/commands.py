@@ -18,7 +18,7 @@ DEFAULT = Encoding()
 
 
 def data(arguments: Sequence[str]) -> None:
-    """Run `tempozoo data check|stats|prepare|index`.
+    """Run `tempozoo data check|stats|prepare|index|motionclips`.
 
     Raises:
         ZooError: the command failed.
@@ -168,6 +168,38 @@ def _index(args: Any) -> None:
         print("Folders written by `data prepare --shards` need no index: use them as root directly.")
 
 
+def _motionclips_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--untrimmed", action="store_true", help="several motions per video, for localization")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="output folder")
+    parser.add_argument("--classes", nargs="+", metavar="CLASS", help="classes of the motions (default: all twelve)")
+    parser.add_argument("--style", choices=["a", "b"], default="a", help="shapes and textures (default: a)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    parser.add_argument(
+        "--videos",
+        type=int,
+        nargs=3,
+        metavar="N",
+        help="with --untrimmed: number of videos for training, validation and test (default: 60 15 25)",
+    )
+    parser.add_argument("--seconds", type=float, help="with --untrimmed: length of the videos (default: 30)")
+
+
+def _motionclips(args: Any) -> None:
+    from datamodules.motion_render import MOTION_CLASSES
+    from datamodules.motionclips import write_motion_clips
+    from datamodules.untrimmed_motion import write_untrimmed
+
+    options: dict[str, Any] = {"classes": args.classes or MOTION_CLASSES, "style": args.style, "seed": args.seed}
+    if not args.untrimmed and (args.videos is not None or args.seconds is not None):
+        raise ConfigError("--videos and --seconds are options of untrimmed videos; add --untrimmed.")
+    if args.videos is not None:
+        options["videos"] = dict(zip(("train", "val", "test"), args.videos, strict=True))
+    if args.seconds is not None:
+        options["seconds"] = args.seconds
+    path = write_untrimmed(args.out, **options) if args.untrimmed else write_motion_clips(Path(args.out), **options)
+    print(f"Written to {printable(str(path))}")
+
+
 COMMANDS = (
     ("check", "Decode all frames of all videos and list the unreadable videos.", _check_options, _check),
     ("stats", "Describe the videos, and recommend how to split them and speed up reading.", _stats_options, _stats),
@@ -178,4 +210,5 @@ COMMANDS = (
         _prepare,
     ),
     ("index", "Index WebDataset shards: write the position of each video to shards.json.", _index_options, _index),
+    ("motionclips", "Write MotionClips, generated videos of motions.", _motionclips_options, _motionclips),
 )

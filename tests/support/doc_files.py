@@ -19,7 +19,10 @@ from numbered_videos import numbered_frames, numbered_video
 from safetensors.torch import save_file
 
 import zoo
+from zoo.localization import PointLocalizer
+from zoo.localization.localizer_spec import FeatureSource, LocalizerSpec, PointOptions
 from zoo.models import build, has_option
+from zoo.provenance import fingerprint
 
 SIZE = 32  # pixels
 SMALL_RESNET = {"width": 8}
@@ -89,6 +92,16 @@ def write_files(root: Path, motion_folder: Path) -> None:
     write_table(root / "videos.csv", ("path", "label", "person"), rows)
     write_kinetics(root / "KINETICS400")
     shutil.copytree(root / "KINETICS400", root / "KINETICS")
+    write_localizer(root / "runs" / "localizer", "tanet_r50.k400_8f")
+
+
+def write_localizer(folder: Path, name: str) -> None:
+    """Write a small localizer for the features of a network of the current index."""
+    network = zoo.load(name)
+    weights = fingerprint(network.state_dict())
+    source = FeatureSource(name, weights, window=1.0, stride=0.25, dim=network.num_features)
+    options = PointOptions(width=16, heads=2, layers=1, levels=2)
+    zoo.localization.save(PointLocalizer(LocalizerSpec(source, ("opens a door", "waves"), options)), folder)
 
 
 def write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:

@@ -1,4 +1,4 @@
-"""``zoo.predict``, ``zoo.timeline``, ``zoo.features``, ``zoo.explain`` and ``zoo.read_clip``.
+"""``zoo.predict``, ``zoo.timeline``, ``zoo.features``, ``zoo.localize``, ``zoo.explain`` and ``zoo.read_clip``.
 
 Decoders and torchvision are imported when a function is called, so that ``import zoo`` stays light.
 """
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from zoo.inference.inputs import VideoInput
     from zoo.inference.predictor import Prediction, Predictor
     from zoo.inference.windows import TimedPrediction
+    from zoo.localization.localizer_base import Localizer
+    from zoo.localization.segments import Segment
     from zoo.models.network import VideoNetwork
 
     Model: TypeAlias = VideoNetwork | Predictor | str | os.PathLike[str]
@@ -130,6 +132,39 @@ def window_features(
         yield from embeddings.window_features(
             predictor, video, window=window, stride=stride, start=start, stage=stage, fps=fps
         )
+
+
+def localize(
+    model: Localizer | str | os.PathLike[str],
+    video: VideoInput,
+    *,
+    threshold: float = 0.2,
+    feature_network: Model | None = None,
+    fps: float = 30.0,
+    **options: Any,
+) -> list[Segment]:
+    """Find the actions in an untrimmed video.
+
+    The video is decoded once, and few of its frames are in memory at a time.
+
+    Args:
+        model: localizer of ``zoo.localization.load``, or its path.
+        video: one video, as of ``predict``.
+        threshold: lowest score of a segment.
+        feature_network: the network of the features; default: the one named in ``model.spec.features``.
+        fps: frames per second of frames in memory or in image files.
+        options: of ``Predictor`` for the features: ``device``, ``precision``, ``batch_size``, ...
+
+    Returns:
+        Segments with start and end in seconds, label and score, the best ones first.
+
+    Raises:
+        DataError: the video cannot be read.
+        ConfigError: an argument with a wrong type or value, or the network has other weights than in training.
+    """
+    from zoo.localization.localizing import localize_video
+
+    return localize_video(model, video, threshold, feature_network, fps, options).segments
 
 
 def explain(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from zoo.errors import ConfigError
 from zoo.inference.inputs import VideoInput, open_input
 from zoo.inference.windows import TimedPrediction
+from zoo.localization.segments import Segment
 from zoo.weights.disk import atomic_path, disk_errors
 
 BAR = (70, 130, 220)
@@ -44,6 +45,30 @@ def annotate_video(
     if not windows:
         raise ConfigError(f"{path} is not written: there are no predictions.")
     centers = np.array([(window.start + window.end) / 2 for window in windows])
+    _write_annotated(video, path, lambda time: windows[int(np.abs(centers - time).argmin())].top(top), top)
+
+
+def annotate_segments(video: VideoInput, segments: Sequence[Segment], path: Path, top: int = 3) -> None:
+    """Write a copy of a video (H.264, MP4) that shows the labels and scores of the segments of every moment.
+
+    A frame at time t shows the segments with start <= t < end, the best ones first.
+
+    Raises:
+        DataError, ConfigError, StorageError: as of ``annotate_video``.
+    """
+    check_video_path(path)
+    ranked = sorted(segments, key=lambda segment: -segment.score)
+
+    def labels_at(time: float) -> list[tuple[str, float]]:
+        return [(one.label, one.score) for one in ranked if one.start <= time < one.end][:top]
+
+    _write_annotated(video, path, labels_at, top)
+
+
+def _write_annotated(
+    video: VideoInput, path: Path, labels_at: Callable[[float], Sequence[tuple[str, float]]], top: int
+) -> None:
+    """Write a video whose frames show labels and scores, which ``labels_at`` returns for a time in seconds."""
     with (
         disk_errors(path.parent),
         atomic_path(path) as temporary,
@@ -57,8 +82,7 @@ def annotate_video(
         stream.options = {"crf": "20", "preset": "veryfast"}
         previous = -1
         for time, frame in zip(times.tolist(), reader.iterate(np.arange(len(reader))), strict=True):
-            window = windows[int(np.abs(centers - time).argmin())]
-            picture = _annotate(frame.permute(1, 2, 0).numpy(), window, time, top)
+            picture = _annotate(frame.permute(1, 2, 0).numpy(), labels_at(time), time, top)
             if not stream.width or previous < 0:
                 stream.height, stream.width = picture.shape[:2]
             output = av.VideoFrame.from_ndarray(picture, format="rgb24")
@@ -68,7 +92,7 @@ def annotate_video(
         container.mux(stream.encode())
 
 
-def _annotate(frame: np.ndarray, window: TimedPrediction, time: float, top: int) -> np.ndarray:
+def _annotate(frame: np.ndarray, labels: Sequence[tuple[str, float]], time: float, top: int) -> np.ndarray:
     """A frame ``(H, W, 3)`` with a panel of bars and labels; both sides become even."""
     height, width = frame.shape[:2]
     scale = max(1, -(-MIN_HEIGHT // height))
@@ -80,7 +104,7 @@ def _annotate(frame: np.ndarray, window: TimedPrediction, time: float, top: int)
     panel = min(picture.width, size * 20)
     draw.rectangle((0, 0, panel, line * (top + 1) + margin), fill=(0, 0, 0, 150))
     draw.text((margin, margin // 2), f"{time:.1f} s", font=font, fill="white")
-    for row, (label, score) in enumerate(window.top(top), 1):
+    for row, (label, score) in enumerate(labels, 1):
         y = row * line
         draw.rectangle((0, y, score * panel, y + line - 2), fill=(*BAR, 200))
         draw.text((margin, y + margin // 3), f"{100 * score:3.0f} % {label}", font=font, fill="white")
@@ -157,6 +181,40 @@ def _film_strip(video: VideoInput, start: float, end: float, fps: float) -> np.n
     gap = max(1, frames.shape[2] // 40)
     frames[:, :, :gap] = 255
     return np.concatenate(list(frames), 1)
+
+
+def plot_segments(segments: Sequence[Segment], duration: float, path: Path, title: str = "") -> None:
+    """Write a chart of segments: one row for each label, bars colored by score.
+
+    Args:
+        segments: of one video.
+        duration: of the video, in seconds.
+        path: an image file that matplotlib can write, such as PNG, PDF or SVG.
+        title: title of the chart.
+
+    Raises:
+        ConfigError: another file name extension.
+        StorageError: the file cannot be written.
+    """
+    from matplotlib import cm, colormaps, colors
+    from matplotlib.figure import Figure
+
+    check_chart_path(path)
+    labels = sorted({segment.label for segment in segments})
+    figure = Figure(figsize=(10, 1.2 + 0.4 * max(len(labels), 1)), layout="constrained")
+    axes = figure.subplots()
+    palette, scale = colormaps["Blues"], colors.Normalize(0, 1)
+    for one in sorted(segments, key=lambda segment: segment.score):  # the best ones are drawn last
+        bar = [(one.start, one.end - one.start)]
+        axes.broken_barh(bar, (labels.index(one.label) - 0.4, 0.8), color=palette(scale(one.score)), edgecolor="gray")
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_ylim(max(len(labels), 1) - 0.5, -0.5)
+    axes.set_xlim(0, duration)
+    axes.set_xlabel("seconds")
+    axes.set_title(title, fontsize=9, parse_math=False)
+    figure.colorbar(cm.ScalarMappable(scale, palette), ax=axes, label="score")
+    with disk_errors(path.parent), atomic_path(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=120)
 
 
 def _cell_edges(windows: Sequence[TimedPrediction]) -> np.ndarray:

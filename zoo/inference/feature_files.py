@@ -117,7 +117,7 @@ class FeatureFolder:
             DataError: a file is damaged.
         """
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-            yield self._read_file(path)
+            yield self.read_file(path)
 
     def read_video(self, video: str) -> VideoFeatures:
         """Features of one video, for which ``has`` is true.
@@ -125,9 +125,14 @@ class FeatureFolder:
         Raises:
             DataError: the file is damaged.
         """
-        return self._read_file(self.path(video))
+        return self.read_file(self.path(video))
 
-    def _read_file(self, path: Path) -> VideoFeatures:
+    def read_file(self, path: Path) -> VideoFeatures:
+        """Features in a file of the folder.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         try:
             with safe_open(path, "pt") as file:
                 video = json.loads(file.metadata()["video"])

@@ -1,4 +1,4 @@
-"""Parsers of ``explain``, ``features``, ``search`` and ``export``. Importing this module does not import torch."""
+"""Parsers of ``localize``, ``explain``, ``features``, ``search`` and ``export``. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,6 +24,35 @@ def features_parser() -> argparse.ArgumentParser:
     parser.add_argument("--stride", type=float, metavar="SECONDS", help="between two windows (default: the window)")
     parser.add_argument("--stage", type=int, help="stage, whose feature maps are averaged (default: classifier input)")
     parser.add_argument("--parquet", metavar="FILE", help="also combine all features into one Parquet file")
+    return parser
+
+
+def localize_parser() -> argparse.ArgumentParser:
+    """Create the parser of ``tempozoo localize``."""
+    parser = argparse.ArgumentParser(
+        "tempozoo localize",
+        description="Find the actions in an untrimmed video, with start, end, label and score. The features of the "
+        "video are computed with the network that the localizer was trained with.",
+    )
+    parser.add_argument("video", help="video file, folder or pattern of frames, or URL")
+    parser.add_argument(
+        "--from", dest="localizer", metavar="LOCALIZER", required=True,
+        help="run of `tempozoo fit --config localize/...`, its .ckpt file, or a folder of zoo.localization.save",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threshold", type=float, default=0.2, metavar="SCORE", help="lowest score of a segment (default: 0.2)"
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the segments to a JSON file")
+    parser.add_argument("--plot", metavar="FILE", help="write a chart of the segments (.png, .pdf, .svg)")
+    parser.add_argument("--save", metavar="FILE", help="write a labeled copy of the video (.mp4)")
+    parser.add_argument(
+        "--feature_network",
+        metavar="NETWORK",
+        help="the network of the features, if its path has changed since training",
+    )
+    parser.add_argument("--fps", type=float, default=30.0, help="frames per second of image files (default: 30)")
+    parser.add_argument("--batch_size", type=int, default=8, metavar="N", help="clips per forward pass (default: 8)")
+    parser.add_argument("--device", help="such as cuda:0 (default: a GPU, otherwise the CPU)")
     return parser
 
 

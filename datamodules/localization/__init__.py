@@ -1,0 +1,1 @@
+"""Untrimmed videos with labeled segments, for temporal action localization."""
