@@ -45,13 +45,18 @@ def annotate_video(
     if not windows:
         raise ConfigError(f"{path} is not written: there are no predictions.")
     centers = np.array([(window.start + window.end) / 2 for window in windows])
-    _write_annotated(video, path, lambda time: windows[int(np.abs(centers - time).argmin())].top(top), top)
+    _write_annotated(video, path, lambda time: windows[int(np.abs(centers - time).argmin())].top(top), top, fps)
 
 
-def annotate_segments(video: VideoInput, segments: Sequence[Segment], path: Path, top: int = 3) -> None:
+def annotate_segments(
+    video: VideoInput, segments: Sequence[Segment], path: Path, top: int = 3, fps: float = 30.0
+) -> None:
     """Write a copy of a video (H.264, MP4) that shows the labels and scores of the segments of every moment.
 
     A frame at time t shows the segments with start <= t < end, the best ones first.
+
+    Args:
+        fps: frames per second of image files.
 
     Raises:
         DataError, ConfigError, StorageError: as of ``annotate_video``.
@@ -62,11 +67,11 @@ def annotate_segments(video: VideoInput, segments: Sequence[Segment], path: Path
     def labels_at(time: float) -> list[tuple[str, float]]:
         return [(one.label, one.score) for one in ranked if one.start <= time < one.end][:top]
 
-    _write_annotated(video, path, labels_at, top)
+    _write_annotated(video, path, labels_at, top, fps)
 
 
 def _write_annotated(
-    video: VideoInput, path: Path, labels_at: Callable[[float], Sequence[tuple[str, float]]], top: int
+    video: VideoInput, path: Path, labels_at: Callable[[float], Sequence[tuple[str, float]]], top: int, fps: float
 ) -> None:
     """Write a video whose frames show labels and scores, which ``labels_at`` returns for a time in seconds."""
     with (

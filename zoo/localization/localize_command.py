@@ -54,7 +54,7 @@ def localize_command(args: argparse.Namespace) -> None:
     if labeled is not None:
         from zoo.inference.drawing import annotate_segments
 
-        annotate_segments(video, result.segments, labeled)
+        annotate_segments(video, result.segments, labeled, fps=args.fps)
         print(f"Written to {args.save}")
 
 
