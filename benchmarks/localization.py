@@ -222,7 +222,8 @@ def main() -> None:
         for seed, (_, metrics, cost) in enumerate(runs):
             results.add(f"{method}, seed {seed}", args.videos[0], *metrics.values(), cost / trained_hours)
         means = [statistics.mean(metrics[name] for _, metrics, _ in runs) for name in METRICS]
-        results.add(f"{method}, mean", args.videos[0], *means, statistics.mean(cost for *_, cost in runs) / trained_hours)
+        cost = statistics.mean(seconds for *_, seconds in runs) / trained_hours
+        results.add(f"{method}, mean", args.videos[0], *means, cost)
     for length in args.lengths:
         video = args.out / "long" / f"{length:g}.mp4"
         if not video.exists():
