@@ -46,7 +46,7 @@ MODELS: dict[str, tuple[str, ...]] = {  # method -> options of fit
         "--model.width=64", "--model.layers=1", "--model.levels=4", "--model.dropout=0.3", "--model.input_dropout=0.5",
     ),
 }  # fmt: skip
-COLUMNS = ("method", *METRICS, "CPU s per hour of video", "video s", "MiB")
+COLUMNS = ("method", "training videos", *METRICS, "CPU s per hour of video", "video s", "MiB")
 
 
 def read_clips(root: Path, name: str) -> Clips:
@@ -215,14 +215,15 @@ def main() -> None:
         windows = SlidingWindows(train_items, FeatureGrid(data.source.window, data.source.stride), context)
         cost = (time.process_time() - start) / trained_hours
         name = f"sliding windows, {context} neighbors on each side" if context else "sliding windows"
-        results.add(name, *windows.test(test_items).values(), cost)
+        results.add(name, args.videos[0], *windows.test(test_items).values(), cost)
     runs: list[tuple[Path, dict[str, float], float]] = []
     for method in reversed(MODELS):  # memory is measured with the last one, the default
         runs = [train(args, table, method, seed) for seed in range(args.seeds)]
         for seed, (_, metrics, cost) in enumerate(runs):
-            results.add(f"{method}, seed {seed}", *metrics.values(), cost / trained_hours)
+            results.add(f"{method}, seed {seed}", args.videos[0], *metrics.values(), cost / trained_hours)
         means = [statistics.mean(metrics[name] for _, metrics, _ in runs) for name in METRICS]
-        results.add(f"{method}, mean", *means, statistics.mean(cost for *_, cost in runs) / trained_hours)
+        cost = statistics.mean(seconds for *_, seconds in runs) / trained_hours
+        results.add(f"{method}, mean", args.videos[0], *means, cost)
     for length in args.lengths:
         video = args.out / "long" / f"{length:g}.mp4"
         if not video.exists():
