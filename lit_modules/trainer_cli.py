@@ -249,7 +249,7 @@ class TrainerCLI(LightningCLI):
         self.single_view, self.allow_untrained = single_view, allow_untrained
         self.parts = PartFactory(folder)
         model_base = self.model_base or lit_modules.VideoClassifier
-        model_classes = {model_base.__name__: model_base, **classes_of(lit_modules, model_base)}
+        model_classes = {**classes_of(lit_modules, model_base), model_base.__name__: model_base}
         self.classes = {"data": data_classes, "model": model_classes}
         self.seed_given = any(argument.startswith("--seed_everything") for argument in arguments)
         super().__init__(

@@ -19,7 +19,7 @@ def test_every_option_has_help(cls: type) -> None:
     parser.add_class_arguments(cls, "x")
     actions = [action for action in parser._actions if action.dest.startswith("x.")]
     options = {action.dest for action in actions}
-    options_of_base_classes = {"x.batch_size", "x.clips"}, {"x.optimizer.lr", "x.schedule.gamma"}
+    options_of_base_classes = {"x.batch_size", "x.num_workers"}, {"x.optimizer.lr", "x.schedule.gamma"}
     assert any(inherited < options for inherited in options_of_base_classes)
     assert [action.dest for action in actions if not (action.help and action.help.strip())] == []
 
