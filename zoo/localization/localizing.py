@@ -50,7 +50,8 @@ def localize_video(
     with contextlib.ExitStack() as stack:
         if isinstance(feature_network, Predictor):
             predictor = feature_network
-            check_weights(predictor.model, source, "feature_network") if not predictor.model.fused else None
+            if not predictor.model.fused:  # fused weights have another fingerprint
+                check_weights(predictor.model, source, "feature_network")
         else:
             network = open_feature_network(source, feature_network)
             predictor = stack.enter_context(Predictor(network, **{"views": source.views, **options}))
