@@ -32,6 +32,7 @@ from zoo.video.source import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
 from zoo.video.time_limit import within
 
 MAX_SPEED = 2
+FRAMES = 16  # published length of a clip, in which the fastest crop crosses the image
 # Speeds of the crop on x and y, in the order of the published classifiers: motions along x, motions along y, no motion.
 MOTIONS = ((-2, 0), (-1, 0), (1, 0), (2, 0), (0, -2), (0, -1), (0, 1), (0, 2), (0, 0))
 MOTION_NAMES = ("x-2", "x-1", "x+1", "x+2", "y-2", "y-1", "y+1", "y+2", "still")
@@ -44,8 +45,8 @@ class MoSI(VideoDataModule):
     """Clips of pseudo motions from all images and videos below a folder, for pretraining without labels.
 
     A crop moves over a square image. The class is its motion: one of two speeds in one of four directions, or none
-    (``MOTION_NAMES``; "x+2" is a crop that crosses the image to the right, "x+1" one that moves half as far). Only a
-    random box of the clip moves, the rest is a still frame ("static mask"). Of a video, one frame is used: a random one
+    (``MOTION_NAMES``; "x+2" is a crop that crosses the image to the right in 16 frames, "x+1" one that moves half as
+    fast). Only a random box of the clip moves, the rest is a still frame ("static mask"). Of a video, one frame is used: a random one
     for training, the middle one for validation.
 
     With folders ``train`` and ``val`` below ``root``, their files are the training and validation images. Otherwise,
@@ -199,11 +200,11 @@ def crop_positions(speed: int, space: int, num_frames: int, generator: Generator
     """Return the positions of a moving crop along one axis, int64 ``(num_frames,)``, from 0 to ``space``.
 
     Args:
-        speed: from -2 to 2; at 2, the crop crosses the space.
+        speed: from -2 to 2; at 2, the crop crosses the space in ``FRAMES`` frames, or in all frames if there are more.
         space: length of the image minus that of the crop.
         generator: draws the position of the path; None centers it.
     """
-    distance = round(space * speed / MAX_SPEED)
+    distance = round(space * speed / MAX_SPEED * min(1, (num_frames - 1) / (FRAMES - 1)))
     start = max(0, -distance) + _integer(space - abs(distance), generator)
     return torch.linspace(start, start + distance, num_frames).round().long()
 

@@ -40,29 +40,38 @@ def position_image(height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("speed", "expected"),
-    [(2, [0, 20, 40, 60]), (-2, [60, 40, 20, 0]), (1, [15, 25, 35, 45]), (-1, [45, 35, 25, 15]), (0, [30, 30, 30, 30])],
+    [(2, [24, 28, 32, 36]), (-2, [36, 32, 28, 24]), (1, [27, 29, 31, 33]), (-1, [33, 31, 29, 27]), (0, [30, 30, 30, 30])],
 )
-def test_centered_path_crosses_the_share_of_the_space_of_its_speed(speed: int, expected: list[int]) -> None:
+def test_centered_path_has_the_steps_of_its_speed(speed: int, expected: list[int]) -> None:
     assert crop_positions(speed, 60, 4, None).tolist() == expected
+
+
+@pytest.mark.parametrize(("speed", "first", "last"), [(2, 0, 60), (-2, 60, 0), (1, 15, 45), (-1, 45, 15), (0, 30, 30)])
+@pytest.mark.parametrize("num_frames", [16, 31])
+def test_fastest_crop_crosses_the_image_in_16_frames_or_more(
+    speed: int, first: int, last: int, num_frames: int
+) -> None:
+    positions = crop_positions(speed, 60, num_frames, None)
+    assert (len(positions), int(positions[0]), int(positions[-1])) == (num_frames, first, last)
 
 
 @pytest.mark.parametrize("speed", [-2, -1, 0, 1, 2])
 def test_random_path_has_the_same_steps_at_any_position_inside_the_space(speed: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    paths = torch.stack([crop_positions(speed, 60, 4, generator) for _ in range(200)])
-    assert (paths.diff() == 10 * speed).all()
+    paths = torch.stack([crop_positions(speed, 60, 16, generator) for _ in range(200)])
+    assert (paths.diff() == 2 * speed).all()
     assert paths.min() == 0 and paths.max() == 60  # both ends are reached
 
 
 @pytest.mark.parametrize(("name", "motion"), [*zip(MOTION_NAMES, MOTIONS, strict=True)])
 def test_class_name_is_the_motion_of_the_crop(name: str, motion: tuple[int, int]) -> None:
-    clip = move_crop(position_image(80, 80), motion, 4, 20, None)
-    assert clip.shape == (4, 3, 20, 20)
+    clip = move_crop(position_image(80, 80), motion, 16, 20, None)
+    assert clip.shape == (16, 3, 20, 20)
     x, y = (clip[:, channel, 0, 0].int() for channel in (0, 1))
     speeds = {"x": x.diff().unique().tolist(), "y": y.diff().unique().tolist()}
     expected = {"x": [0], "y": [0]}
     if name != "still":
-        expected[name[0]] = [10 * int(name[1:])]  # the space of 60 pixels at speed 2 in 3 steps
+        expected[name[0]] = [2 * int(name[1:])]  # the space of 60 pixels at speed 2 in 15 steps
     assert speeds == expected
     row, column = y[0] + torch.arange(20)[:, None], x[0] + torch.arange(20)
     assert torch.equal(clip[0, 0].int(), column.expand(20, 20)) and torch.equal(clip[0, 1].int(), row.expand(20, 20))
