@@ -40,7 +40,7 @@ def position_image(height: int, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("speed", "expected"),
-    [(2, [24, 28, 32, 36]), (-2, [36, 32, 28, 24]), (1, [27, 29, 31, 33]), (-1, [33, 31, 29, 27]), (0, [30, 30, 30, 30])],
+    [(2, [24, 28, 32, 36]), (-2, [36, 32, 28, 24]), (1, [27, 29, 31, 33]), (-1, [33, 31, 29, 27]), (0, [30] * 4)],
 )
 def test_centered_path_has_the_steps_of_its_speed(speed: int, expected: list[int]) -> None:
     assert crop_positions(speed, 60, 4, None).tolist() == expected
