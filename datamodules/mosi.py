@@ -45,9 +45,9 @@ class MoSI(VideoDataModule):
     """Clips of pseudo motions from all images and videos below a folder, for pretraining without labels.
 
     A crop moves over a square image. The class is its motion: one of two speeds in one of four directions, or none
-    (``MOTION_NAMES``; "x+2" is a crop that crosses the image to the right in 16 frames, "x+1" one that moves half as
-    fast). Only a random box of the clip moves, the rest is a still frame ("static mask"). Of a video, one frame is used: a random one
-    for training, the middle one for validation.
+    (``MOTION_NAMES``; "x+2" is a crop that crosses the image to the right in 16 frames, "x+1" one of half its speed).
+    Only a random box of the clip moves, the rest is a still frame ("static mask"). Of a video, one frame is used: a
+    random one for training, the middle one for validation.
 
     With folders ``train`` and ``val`` below ``root``, their files are the training and validation images. Otherwise,
     ``val_fraction`` of the files is used for validation. The subfolders have no meaning. A validation image is scored
