@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,9 +61,7 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loopback]:
         monkeypatch.setenv("TEMPOZOO_INDEX", str(write_index(tmp_path / "index.yaml")))
         monkeypatch.setattr(download, "BACKOFF", 0.01)
         monkeypatch.setattr(transfer, "TIMEOUTS", (2.0, 1.0))
-        urllib.request.install_opener(None)  # urllib reads the proxies only once
         yield loopback
-        urllib.request.install_opener(None)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import html
 import re
 import tempfile
 import threading
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,7 @@ class Loopback:
         self.address = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
+        urllib.request.install_opener(None)  # urllib reads the proxies of ``environment`` only once
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -66,6 +68,7 @@ class Loopback:
         self._thread.join()
         self._server.server_close()
         self._folder.cleanup()
+        urllib.request.install_opener(None)
 
     def environment(self) -> dict[str, str]:
         """Return variables that direct clients here. They reach 127.0.0.1 directly, so other servers can run there."""
