@@ -1,6 +1,6 @@
 """Train a small TAdaFormer on rendered MotionClips, for ``explanations.py --transformer``.
 
-    python benchmarks/motion_transformer.py /tmp/transformer --minutes 7
+    python benchmarks/motion_transformer.py runs/transformer --minutes 7
 
 It has the classes and the protocol of the bundled network. Clips are mirrored, rotated, reversed and shifted at random,
 and their labels change accordingly.

@@ -55,7 +55,7 @@ class MoSI(VideoDataModule):
 
     Args:
         root: folder of images and videos, or shards of videos.
-        val_fraction: fraction of the files for validation, if there is no folder ``val``.
+        val_fraction: fraction of the files used for validation if ``root`` has no ``train`` and ``val`` folders.
         split_seed: random seed of this split.
         batch_size: clips per batch and device.
         repeats: motions of a training image in a batch; 9 are all of them, as published.

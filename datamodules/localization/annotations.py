@@ -183,12 +183,12 @@ def read_segment_list(
         duration = _duration(row["duration"], where) if row.get("duration") else None
         if durations.setdefault(path, duration) != duration:
             raise DataError(f"{where}: {shorten(path)} has another duration in an earlier line.")
-        known = path in segments
+        repeated = path in segments
         rows = segments.setdefault(path, [])
         values = [row["start"], row["end"], row["label"]]
         if any(values):
             checks.add(rows, _bounds(values, where), row["label"], duration, where, path)
-        if path in empty or (known and not any(values)):
+        if path in empty or (repeated and not any(values)):
             raise DataError(
                 f"{where}: {shorten(path)} has a row without a segment and another row. Only a video without segments "
                 "has such a row, once."

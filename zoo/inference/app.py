@@ -130,7 +130,8 @@ def uploaded(video: str | None, folder: Path) -> Source:
     """Return an uploaded file as a video. Its name in messages has no folder.
 
     Raises:
-        DataError: there is no file in the folder of uploads, for example because it was removed after ``KEEP_SECONDS``.
+        DataError: no upload was selected, the file is outside the folder of uploads, or it was removed after
+            ``KEEP_SECONDS``.
     """
     if video is None:
         raise DataError("No video is selected. Upload or record one.")
@@ -291,7 +292,7 @@ def build_page(networks: AppNetworks, folder: Path) -> gr.Blocks:
             table = app.over_time(video, name)
             if table is None:
                 return gr.Column(visible=False), None, ""
-            colors = dict(zip(table["class"].unique(), COLORS, strict=False))
+            colors = dict(zip(table["class"].unique(), COLORS, strict=False))  # a chart may have fewer classes
             plot = gr.LinePlot(value=table, color_map=colors, x_lim=[0, float(table["end"].max())])
             return gr.Column(visible=True), plot, legend_html(colors)
 
