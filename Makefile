@@ -35,7 +35,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/training.py --csv docs/training.csv
 	$(BIN)/python benchmarks/training.py --layers tada2d_r50 --depth 2 --csv docs/layers.csv
 	$(BIN)/python benchmarks/scaling.py --csv docs/scaling.csv
-	$(BIN)/python benchmarks/floor.py --csv docs/floor.csv
+	$(BIN)/python benchmarks/floor.py --twins --csv docs/floor.csv
 	$(BIN)/python benchmarks/performance_page.py
 
 # the web site of the documentation; a link to a missing page or heading is an error

@@ -4,8 +4,8 @@
 
 For each type of operation in a forward pass and a training step (forward and backward), the table lists floating-point
 operations, bytes and time. The floor of an operation is the larger of two times: its floating-point operations at the
-speed of a large matrix product, and its bytes at the speed of a large copy. Both speeds are measured in the same rounds
-as the networks. "floor %" is the floor relative to the measured time: 100 is the limit of unfused operations. Data that
+speed of a large matrix product or convolution, whichever is faster, and its bytes at the speed of a large copy. These
+speeds are measured in the same rounds as the networks. "floor %" is the floor relative to the measured time: 100 is the limit of unfused operations. Data that
 stays in a cache can move faster than the copy, so single operations can exceed 100.
 
 Bytes are those of all input and output tensors, as if each operation read and wrote the memory. Copies inside of an
@@ -30,8 +30,9 @@ from benchmarks.cases import ADAPTIVE, NETWORKS, TWIN, Case, select
 from benchmarks.timing import Budget, Results, Timing, benchmark_parser, interleave
 
 COLUMNS = ["network", "pass", "operation", "calls", "GFLOP", "MB", "ms", "floor ms", "floor %", "GFLOP/s", "GB/s"]
-REFERENCES, COPY, PRODUCT, TOTAL = "reference", "large copy", "large matrix product", "total"
-SMALLEST_SHARE = 0.01  # of the time; operations below are added up as "other"
+REFERENCES, TOTAL = "reference", "total"
+COPY, PRODUCT, CONVOLUTION = "large copy", "large matrix product", "large convolution"
+SMALLEST_SHARE = 0.002  # of the time; operations below are added up as "other"
 OTHER = "other"
 CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"  # not in PyTorch's flop_registry
 METADATA = ("aten.detach", "aten.empty", "aten.new_empty", "aten.sym_", "aten._unsafe_view")  # these move no data
@@ -129,13 +130,24 @@ def operation_name(func: Any, args: Any) -> str:
     return f"{name}, 1x1" if weight[0, 0].numel() == 1 else name
 
 
-def reference_steps(quick: bool) -> tuple[dict[str, Callable[[], object]], float, float]:
-    """Return a copy and a matrix product that exceed all caches, with the bytes and the operations of one call."""
-    side, count = (64, 2**12) if quick else (2048, 2**26)
+def reference_steps(quick: bool) -> tuple[dict[str, Callable[[], object]], dict[str, Cost]]:
+    """Return a copy and a matrix product that exceed all caches and a convolution, and the cost of one call of each."""
+    side, count, channels, size = (64, 2**12, 8, 8) if quick else (2048, 2**26, 512, 28)
     source, target = torch.ones(count), torch.empty(count)
     a, b, c = torch.randn(side, side), torch.randn(side, side), torch.empty(side, side)
-    steps = {COPY: lambda: target.copy_(source), PRODUCT: lambda: torch.mm(a, b, out=c)}
-    return steps, 2.0 * 4 * count, 2.0 * side**3
+    maps = torch.randn(16, channels, size, size).to(memory_format=torch.channels_last)
+    kernel = torch.randn(channels, channels, 3, 3).to(memory_format=torch.channels_last)
+    steps: dict[str, Callable[[], object]] = {
+        COPY: lambda: target.copy_(source),
+        PRODUCT: lambda: torch.mm(a, b, out=c),
+        CONVOLUTION: lambda: torch.conv2d(maps, kernel),
+    }
+    costs = {
+        COPY: Cost(1, bytes=2.0 * 4 * count),
+        PRODUCT: Cost(1, flops=2.0 * side**3),
+        CONVOLUTION: Cost(1, flops=2.0 * 9 * channels**2 * len(maps) * (size - 2) ** 2),
+    }
+    return steps, costs
 
 
 def passes(network: nn.Module, clips: Tensor) -> dict[str, Callable[[], object]]:
@@ -172,18 +184,21 @@ def add_row(results: Results, title: str, step: str, name: str, cost: Cost) -> N
 
 
 def measure(results: Results, case: Case, form: str, rounds: int, seconds: float, quick: bool) -> None:
-    """Add the rows of both passes of a network, and of the copy and the matrix product."""
-    references, copied, flops = reference_steps(quick)
+    """Add the rows of both passes of a network, and of the references."""
+    references, reference_costs = reference_steps(quick)
     steps = passes(case.build(form), case.clips())
     times = interleave(references | steps, rounds, seconds)
-    speeds = Speeds(flops / times[PRODUCT].median, copied / times[COPY].median)
+    for name, cost in reference_costs.items():
+        cost.seconds = cost.floor = times[name].median
+    compute = max(cost.flops / cost.seconds for cost in reference_costs.values())
+    speeds = Speeds(compute, reference_costs[COPY].bytes / times[COPY].median)
     title = case.title if form != TWIN else f"{case.title}, {TWIN}"
     for name, step in steps.items():
         with OperationCosts(speeds) as counter:
             step()
         add_rows(results, title, name, counter.costs, times[name])
-    add_row(results, title, REFERENCES, COPY, Cost(1, 0.0, copied, times[COPY].median, times[COPY].median))
-    add_row(results, title, REFERENCES, PRODUCT, Cost(1, flops, 0.0, times[PRODUCT].median, times[PRODUCT].median))
+    for name, cost in reference_costs.items():
+        add_row(results, title, REFERENCES, name, cost)
 
 
 def main(args: list[str] | None = None) -> None:

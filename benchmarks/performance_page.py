@@ -54,12 +54,15 @@ def every_column(name: str, folder: Path) -> str:
     return with_machine(rows, table(rows, columns)) if "machine" in rows[0] else table(rows, columns)
 
 
+TWIN = "static twin"
+NO_COST = {"calls": "0", "ms": "0.000"}  # of an operation that a network does not have, or only as part of "other"
+LARGEST = 5  # listed differences of a pass
 TIMES = {"ms": "ms", "other, ms": "other ms", "ratio": "ratio", "spread, %": "spread %"}
 
 
 def twins(folder: Path) -> str:
     """Compare the networks with their static twins."""
-    rows = [row for row in read("networks.csv", folder) if row["compared with"] == "static twin"]
+    rows = [row for row in read("networks.csv", folder) if row["compared with"] == TWIN]
     columns = {"network": "network", "clips": "batch", "clip": "clip", "form": "form"}
     columns |= {"ms": "ms", "twin, ms": "other ms", "ratio": "ratio", "spread, %": "spread %", "MiB": "MiB"}
     return with_machine(rows, table(rows, columns | {"twin, MiB": "other MiB"}))
@@ -120,7 +123,7 @@ def scaling(folder: Path) -> str:
 
 def floor(folder: Path) -> str:
     """List the floor of each pass, and the speeds of the machine."""
-    rows = read("floor.csv", folder)
+    rows = [row for row in read("floor.csv", folder) if not row["network"].endswith(TWIN)]
     columns = {"network": "network", "pass": "pass", "GFLOP": "GFLOP", "MB moved": "MB", "ms": "ms"}
     columns |= {"floor, ms": "floor ms", "floor, % of the time": "floor %"}
     totals = table((row for row in rows if row["operation"] == "total"), columns)
@@ -131,6 +134,35 @@ def floor(folder: Path) -> str:
     return with_machine(rows, f"{totals}\n\n{references}")
 
 
+def profile(folder: Path) -> str:
+    """List the operations that take the time above the static twin."""
+    rows = read("floor.csv", folder)
+    networks = [row["network"] for row in rows if f"{row['network']}, {TWIN}" in {other["network"] for other in rows}]
+    lines = []
+    for network in dict.fromkeys(networks):
+        for step in ("forward", "forward + backward"):
+            ours, theirs = (
+                {row["operation"]: row for row in rows if (row["network"], row["pass"]) == (title, step)}
+                for title in (network, f"{network}, {TWIN}")
+            )
+            lines += differences(network, step, ours, theirs)
+    columns = ["network", "pass", "operation", "calls", "twin, calls", "ms", "twin, ms", "difference, ms"]
+    return with_machine(rows, table(lines, columns))
+
+
+def differences(network: str, step: str, ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> list[Row]:
+    """Return rows of the operations with the largest difference of time between a network and its twin."""
+    lines = []
+    for name in ours | theirs:
+        pair = ours.get(name, NO_COST), theirs.get(name, NO_COST)
+        difference = float(pair[0]["ms"]) - float(pair[1]["ms"])
+        cells = {"network": network, "pass": step, "operation": name, "calls": pair[0]["calls"], "ms": pair[0]["ms"]}
+        cells |= {"twin, calls": pair[1]["calls"], "twin, ms": pair[1]["ms"], "difference, ms": f"{difference:+.1f}"}
+        lines.append((name == "total", -abs(difference), cells))
+    lines.sort(key=lambda line: line[:2])
+    return [cells for *_, cells in (*lines[:LARGEST], lines[-1])]
+
+
 BLOCKS: dict[str, Callable[[Path], str]] = {
     "twins": twins,
     "compiled": compiled,
@@ -139,6 +171,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "layers": layers,
     "scaling": scaling,
     "floor": floor,
+    "profile": profile,
     "operators": lambda folder: every_column("operators.csv", folder),
     "loading": lambda folder: every_column("loading.csv", folder),
     "weights": lambda folder: every_column("weights.csv", folder),
