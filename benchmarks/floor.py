@@ -5,8 +5,9 @@
 For each type of operation in a forward pass and a training step (forward and backward), the table lists floating-point
 operations, bytes and time. The floor of an operation is the larger of two times: its floating-point operations at the
 speed of a large matrix product or convolution, whichever is faster, and its bytes at the speed of a large copy. These
-speeds are measured in the same rounds as the networks. "floor %" is the floor relative to the measured time: 100 is the limit of unfused operations. Data that
-stays in a cache can move faster than the copy, so single operations can exceed 100.
+speeds are measured in the same rounds as the networks. "floor %" is the floor relative to the measured time: 100 is the
+limit of unfused operations. Data that stays in a cache can move faster than the copy, so single operations can exceed
+100.
 
 Bytes are those of all input and output tensors, as if each operation read and wrote the memory. Copies inside of an
 operation, such as a change of layout, do not count, but their time does. Times of operations come from a pass in which

@@ -19,6 +19,7 @@ from zoo.ops import TAdaConv2d, TAdaConv2dV2
 from zoo.ops.activation import quick_gelu
 from zoo.ops.frame_norm import norm_with_average
 from zoo.ops.frames import fold_frames
+from zoo.ops.linear import Linear
 
 EPS = 1e-6
 
@@ -55,9 +56,9 @@ class ConvNeXtBlock(nn.Module):
         self.conv = conv(channels)
         self.norm = nn.LayerNorm(channels, EPS)
         self.pool_norm = nn.LayerNorm(channels, EPS) if aggregate else None
-        self.fc1 = nn.Linear(channels, 4 * channels)
+        self.fc1 = Linear(channels, 4 * channels)
         self.activation = activation
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc2 = Linear(4 * channels, channels)
         self.gamma = nn.Parameter(torch.full((channels,), layer_scale))
         self.drop_path = DropPath(drop_path)
         if self.pool_norm is not None:

@@ -20,6 +20,7 @@ from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifie
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
 from zoo.ops.activation import quick_gelu
 from zoo.ops.frames import compiles_for_cpu, is_traced
+from zoo.ops.linear import Linear, linear
 
 
 class TemporalLinear(nn.Module):
@@ -38,7 +39,7 @@ class TemporalLinear(nn.Module):
             y = F.conv1d(tokens, self.weight, self.bias, padding=1)
             return y.unflatten(0, (-1, x.shape[1])).permute(0, 3, 1, 2).flatten(0, 1)
         # one matrix product for the three taps, then shifts of the outputs, which are narrower than the inputs
-        taps = F.linear(x, self.weight.permute(2, 0, 1).flatten(0, 1)).unflatten(0, (-1, num_frames))
+        taps = linear(x, self.weight.permute(2, 0, 1).flatten(0, 1)).unflatten(0, (-1, num_frames))
         previous, current, following = taps.chunk(3, dim=-1)  # (B, T, L, C_out)
         y = current + self.bias
         y = y + F.pad(previous[:, :-1], (0, 0, 0, 0, 1, 0)) + F.pad(following[:, 1:], (0, 0, 0, 0, 0, 1))
@@ -55,11 +56,11 @@ class TAdaBlock(nn.Module):
     def __init__(self, channels: int, temporal_projection: bool) -> None:
         super().__init__()
         inner = channels // 2
-        self.pre: nn.Module = TemporalLinear(channels, inner) if temporal_projection else nn.Linear(channels, inner)
+        self.pre: nn.Module = TemporalLinear(channels, inner) if temporal_projection else Linear(channels, inner)
         # not zero-initialized: alpha is the output of the routing function, without the usual addition of one
         self.conv = TAdaConv2dV2(inner, inner, 3, padding=1, groups=inner, zero_init=False)
         self.aggregation = TAdaAggregation(inner)
-        self.proj = nn.Linear(inner, channels)
+        self.proj = Linear(inner, channels)
         for module in (self.pre, self.conv):
             if isinstance(module, (nn.Linear, nn.Conv2d)):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -83,8 +84,8 @@ class Attention(nn.Module):
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.proj = nn.Linear(channels, channels)
+        self.qkv = Linear(channels, 3 * channels)
+        self.proj = Linear(channels, channels)
 
     def forward(self, x: Tensor, queries: int) -> Tensor:
         """``(N, L, C)`` -> ``(N, queries, C)``: the attention of the first ``queries`` tokens to all."""
@@ -93,8 +94,8 @@ class Attention(nn.Module):
             q, k, v = self.qkv(x).chunk(3, dim=2)
         else:
             weight, bias = effective_weight(self.qkv), self.qkv.bias
-            q = F.linear(x[:, :queries], weight[:channels], bias[:channels])
-            k, v = F.linear(x, weight[channels:], bias[channels:]).chunk(2, dim=2)
+            q = linear(x[:, :queries], weight[:channels], bias[:channels])
+            k, v = linear(x, weight[channels:], bias[channels:]).chunk(2, dim=2)
         q, k, v = (y.unflatten(2, (self.heads, -1)).transpose(1, 2) for y in (q, k, v))
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
@@ -114,8 +115,8 @@ class TAdaFormerBlock(nn.Module):
         self.attn = Attention(channels, heads)
         self.tada2 = TAdaBlock(channels, temporal_projection) if double_tada else None
         self.norm2 = nn.LayerNorm(channels)
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc1 = Linear(channels, 4 * channels)
+        self.fc2 = Linear(4 * channels, channels)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, num_frames: int, grid: int, class_only: bool = False) -> Tensor:

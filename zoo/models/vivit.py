@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.network import DropPath, Feature, FixedSizeNetwork, linear_classifier
 from zoo.models.vit import Attention
+from zoo.ops.linear import Linear
 
 TUBELET = 2  # frames of a patch
 
@@ -27,8 +28,8 @@ class TransformerBlock(nn.Module):
         self.norm1 = nn.LayerNorm(channels, eps=1e-6)
         self.attn = Attention(channels, heads)
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
+        self.fc1 = Linear(channels, 4 * channels)
+        self.fc2 = Linear(4 * channels, channels)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, class_only: bool = False) -> Tensor:
