@@ -153,7 +153,7 @@ def profile(folder: Path) -> str:
 def differences(network: str, step: str, ours: Mapping[str, Row], theirs: Mapping[str, Row]) -> list[Row]:
     """Return rows of the operations with the largest difference of time between a network and its twin."""
     lines = []
-    for name in ours | theirs:
+    for name in dict.fromkeys([*ours, *theirs]):
         pair = ours.get(name, NO_COST), theirs.get(name, NO_COST)
         difference = float(pair[0]["ms"]) - float(pair[1]["ms"])
         cells = {"network": network, "pass": step, "operation": name, "calls": pair[0]["calls"], "ms": pair[0]["ms"]}
