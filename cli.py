@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import zoo
 from zoo import commands as zoo_commands
+from zoo.allocation import reuse_freed_memory
 from zoo.command_line import suggest
 from zoo.errors import DownloadError, UnknownNameError, WeightsNotFoundError, ZooError
 from zoo.network_names import check_network
@@ -278,6 +279,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return the exit status. Errors of the package are printed as one line."""
     arguments, debug = take_debug(sys.argv[1:] if args is None else args)
     name, rest = (arguments[0], arguments[1:]) if arguments else ("--help", [])
+    reuse_freed_memory()
     try:
         run_command(name, rest)
     except ValueError as error:
