@@ -26,7 +26,7 @@ class VideoList(typing.Protocol):
     Attributes:
         ids: names of the videos.
         listed: number of videos in the annotations, including missing and excluded ones.
-        labels: int64 ``(N,)``, or ``(N, heads)``.
+        labels: int64 ``(N,)``, or ``(N, heads)``; for several labels per video ``(N, classes)``, int64 or uint8.
     """
 
     ids: Iterable[str]
