@@ -65,7 +65,7 @@ def test_listed_ids_that_kinetics_400_lacks_are_missing(tmp_path: Path) -> None:
 def test_omnisource_lists_define_labels_and_class_order(tmp_path: Path) -> None:
     write_omnisource_lists(tmp_path)
     numbered_video(tmp_path / "kinetics_200_val" / "aaaaaaaaaaa.mp4", 12)
-    numbered_video(tmp_path / "kinetics_200_val" / "-bbbbbbbbb_.webm", 13)
+    numbered_video(tmp_path / "kinetics_200_val" / "-bbbbbbbbb_.mkv", 13)
     touch_files(tmp_path, "kinetics_200_train/ccccccccccc.mp4")
     data = MiniKinetics(tmp_path, num_workers=0)
     assert data.class_names == list(reversed(MINI))
