@@ -169,6 +169,20 @@ def test_a_run_is_not_resumed_with_other_labels_or_features(tmp_path: Path) -> N
         module.on_load_checkpoint(checkpoint)
 
 
+def test_help_describes_the_options_of_localizers(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, text in (
+        (["--help"], "--config localize/folder"),
+        (["--model.help", "ActionLocalizer"], "--model.attention_window"),
+        (["--data.help", "LocalizationData"], "--data.min_duration"),
+    ):
+        assert main(["fit", *arguments]) == 0
+        assert text in capsys.readouterr().out
+    assert main(["fit", "--config", "localize/folder", "--help_all"]) == 0
+    printed = capsys.readouterr().out
+    assert "--from RUN" in printed and "--trainer.max_epochs" in printed
+    assert "--views" not in printed and "--folds" not in printed
+
+
 def test_options_of_untrimmed_videos_need_untrimmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "motionclips", "--seconds", "8", "--out", str(tmp_path / "videos")]) == 1
     assert "add --untrimmed" in capsys.readouterr().err
