@@ -80,7 +80,7 @@ def test_epic_kitchens_is_tested_with_its_thresholds(
 ) -> None:
     write_epic_files(tmp_path)
     features = FeatureFolder(tmp_path / "features")
-    features.start({"network": "n", "weights": "0", "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None})
+    features.start({"network": "n", "weights": "a" * 64, "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None})
     for video, count in (("P01_01.MP4", 12), ("P02_102.MP4", 5)):
         start = torch.arange(count) * 0.25
         features.write(VideoFeatures(video, torch.randn(count, 8), start, start + 1))
