@@ -83,7 +83,7 @@ class VideoDataset(Dataset[dict[str, Any]]):
         for attempt in range(MAX_ATTEMPTS if self.split == "train" else 1):
             # replaced by a random video, as neighbors of an unreadable video are often unreadable too
             index = derived_seed(number, attempt) % len(self) if attempt else number
-            source, label = self.records.source(index), torch.as_tensor(self.records.labels[index])
+            source, label = self.records.source(index), torch.as_tensor(self.records.labels[index]).long()
             if seed is not None:  # anew, so that a failed attempt does not change the next one
                 torch.manual_seed(derived_seed(seed, attempt))
             accesses, reason = self._failed.get(index, (0, ""))

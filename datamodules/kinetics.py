@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,17 +110,30 @@ class Kinetics(VideoDataModule):
         starts = ("", "kinetics_", f"kinetics-{tag}_", f"kinetics_{tag}_")
         return find_annotations(self._home, [f"{s}{word}.csv" for s in starts for word in SPLITS[split]], folders)
 
+    def _rows(self, version: str, split: str) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the rows of a CSV file, each with its file and line."""
+        file = self._file(version, split)
+        for line, row in read_table(self._home, file, COLUMNS):
+            yield f"{self._home.root}/{file}, line {line}", row
+
+    def _find_video(self, row: Mapping[str, str], at: str) -> str | None:
+        """Return the relative path of the video of a row, or None if it is missing."""
+        key, stems = row["youtube_id"], self.tree.stems
+        try:
+            start, end = int(float(row["time_start"])), int(float(row["time_end"]))
+        except (ValueError, OverflowError):  # of "inf"
+            raise DataError(f"{at}: time_start or time_end is not a number of seconds.") from None
+        names = (f"{key}_{start:06d}_{end:06d}", f"{key}_{start}_{end}", key)
+        return next((stems[name] for name in names if name in stems), None)
+
     def _videos(self, split: str) -> list[tuple[str, int, str | None]]:
-        """YouTube id, label and relative path (None: missing) of each video listed."""
+        """Return YouTube id, label and relative path (None: missing) of each listed video."""
         numbers = {plain(name): number for number, name in enumerate(self.class_names)}
         if self.version in PARTS:
             numbers |= {plain(old): numbers[plain(new)] for old, new in RENAMED.items()}
-        stems = self.tree.stems
         videos = []
         for version in PARTS.get(self.version, (self.version,)):
-            file = self._file(version, split)
-            for line, row in read_table(self._home, file, COLUMNS):
-                at, key = f"{self._home.root}/{file}, line {line}", row["youtube_id"]
+            for at, row in self._rows(version, split):
                 label = numbers.get(plain(row["label"]))
                 if label is None:
                     own = self.version in ("400", "710")
@@ -128,13 +142,13 @@ class Kinetics(VideoDataModule):
                     raise DataError(
                         f"{at}: {label_name} is not a class of Kinetics-{self.version}{origin}. Check version."
                     )
-                try:
-                    start, end = int(float(row["time_start"])), int(float(row["time_end"]))
-                except (ValueError, OverflowError):  # of "inf"
-                    raise DataError(f"{at}: time_start or time_end is not a number of seconds.") from None
-                names = (f"{key}_{start:06d}_{end:06d}", f"{key}_{start}_{end}", key)
-                videos.append((key, label, next((stems[name] for name in names if name in stems), None)))
+                videos.append((row["youtube_id"], label, self._find_video(row, at)))
         return videos
+
+    def _source(self, split: str) -> str:
+        """Return a description of the list of a split, for messages."""
+        source = f"Kinetics-{self.version} {split}"
+        return source if self.version in PARTS else f"{source} ({self._home.root}/{self._file(self.version, split)})"
 
     def split_records(self, split: str) -> VideoRecords:
         """See the class; "test" and "predict" are the validation split."""
@@ -149,9 +163,7 @@ class Kinetics(VideoDataModule):
                     once[key] = video
             videos = list(once.values())
         names = [name for _, _, name in videos]
-        source = f"Kinetics-{self.version} {split}"
-        if self.version not in PARTS:
-            source += f" ({self._home.root}/{self._file(self.version, split)})"
+        source = self._source(split)
         present = find_present(names, self.max_missing, source, self.tree.root)
         labels = [videos[i][1] for i in present]
         return self.tree.records([names[i] for i in present], labels, listed=len(videos), source=source)

@@ -53,7 +53,8 @@ class VideoRecords:
     """The videos of a split, in arrays that forked workers share.
 
     paths: ``Source.path`` of each video.
-    labels: int64, ``(n,)``, or ``(n, heads)`` for several classifier heads; -1 if unknown.
+    labels: int64, ``(n,)``, or ``(n, heads)`` for several classifier heads; -1 if unknown. For several labels per
+        video, 0 or 1 for each class, ``(n, classes)``, int64 or uint8.
     ids: unique name of each video in the split: the path, except for segments and videos in shards.
     listed: number of videos in the annotations, including missing ones, which are not in the arrays.
     spans: ``Source.span`` of each video, ``(n, 2)``, or None.
@@ -98,7 +99,7 @@ class VideoRecords:
         packed_names = PackedStrings(names)
         return cls(
             packed_names if ids is None else PackedStrings(map(str, paths)),
-            label_array.astype(np.int64),
+            label_array if label_array.dtype == np.uint8 else label_array.astype(np.int64),
             packed_names,
             len(paths) if listed is None else listed,
             None if spans is None else np.asarray(spans, dtype=np.float64).reshape(len(paths), 2),

@@ -92,6 +92,41 @@ GROUPS: Mapping[str, Mapping[str, str]] = {
         "--data.clips N, --data.crops N": "temporal and spatial views of a test video (default: as published)",
     },
 }
+LOCALIZER_OPTIONS: Mapping[str, str] = {  # options of tempozoo for localizers
+    "--from RUN": "a localizer to start from or to test: a run's folder, a .ckpt file, or an exported folder",
+    "--out FOLDER": OWN_OPTIONS["--out FOLDER"],
+    "--early_stop N": OWN_OPTIONS["--early_stop N"],
+}
+LOCALIZATION: Mapping[str, Mapping[str, str]] = {  # options of localizers by command
+    "fit": {
+        "--data.annotations FILE": "labeled segments: a CSV file, JSON as of ActivityNet, or the folder of "
+        "EPIC-KITCHENS-100",
+        "--data.features FOLDER": "features of the videos, from `tempozoo features VIDEOS --window W --stride S`",
+        "--model.width N, --model.levels N": "size of the network (default: 192 and 5)",
+        "--model.help ActionLocalizer": "all options of the network and its training",
+        "--data.help LocalizationData": "all options of the data",
+    },
+    "test": {
+        "--data.annotations FILE": "labeled segments, see `tempozoo fit --help`",
+        "--data.features FOLDER": "features from `tempozoo features`",
+        "--data.test_split val": "split of the annotations, if test videos have no labels",
+    },
+    "validate": {
+        "--data.annotations FILE": "labeled segments, see `tempozoo fit --help`",
+        "--data.features FOLDER": "features from `tempozoo features`",
+    },
+}
+LOCALIZATION_TITLES = {
+    "fit": "localization of actions in untrimmed videos, with --config localize/folder",
+    "test": "localizers, with --from RUN",
+    "validate": "localizers, with --from RUN",
+}
+PRETRAINING: Mapping[str, str] = {
+    "--data.root IMAGES": "folder of images and videos; labels are not used",
+    "--model.name NETWORK": "network to train (default: r2d3d_r18)",
+    "--data.val_fraction SHARE": "fraction of the files for validation (default: 0.1)",
+    "--data.help MoSI": "all options of these data",
+}
 OUTPUT: Mapping[str, str] = {
     "--config FILE": "options from a YAML file: a recipe of `tempozoo recipes`, or config.yaml of a run",
     "--print_config": "print the options as a YAML file and exit",
@@ -155,6 +190,10 @@ def short_help(command: str) -> str:
         groups["training"] = {**TRAINING, **{name: OWN_OPTIONS[name] for name in switches}}
     if command not in ("probe", "calibrate"):
         network["--compile"] = OWN_OPTIONS["--compile"]
+    if command in LOCALIZATION:
+        groups[LOCALIZATION_TITLES[command]] = LOCALIZATION[command]
+    if command == "fit":
+        groups["pretraining without labels (MoSI), with --config mosi/folder"] = PRETRAINING
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     names = {"fit": ["--report false", "--log tensorboard"], "test": ["--report false"]}.get(command, [])
     output = {name: OWN_OPTIONS[name] for name in ("--out FOLDER", *names)}

@@ -96,7 +96,7 @@ def compute_samples(
     return VideoSamples(
         [names[number] for number in numbers],
         torch.stack([features[names[number]] for number in numbers]),
-        dataset.records.labels[numbers],
+        dataset.records.labels[numbers].astype("int64"),
         None if groups is None else [groups[number] for number in numbers],
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -26,7 +26,7 @@ class VideoList(typing.Protocol):
     Attributes:
         ids: names of the videos.
         listed: number of videos in the annotations, including missing and excluded ones.
-        labels: int64 ``(N,)``, or ``(N, heads)``.
+        labels: int64 ``(N,)``, or ``(N, heads)``; for several labels per video ``(N, classes)``, int64 or uint8.
     """
 
     ids: Iterable[str]
@@ -198,7 +198,17 @@ class AnnotatedSplit(typing.Protocol):
 
 @typing.runtime_checkable
 class SegmentData(typing.Protocol):
-    """Data module of a localizer; ``datamodules.LocalizationData`` implements it."""
+    """Data module of a localizer; ``datamodules.LocalizationData`` implements it.
+
+    Attributes:
+        target: labels of EPIC-KITCHENS-100: "verb", "noun" or "action". Not used by other data sets.
+    """
+
+    target: Literal["verb", "noun", "action"]
+
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks whose metrics are reported, keys of ``THRESHOLDS``; the first one selects the best epoch."""
 
     @property
     def class_names(self) -> list[str]:

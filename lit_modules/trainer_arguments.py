@@ -73,7 +73,8 @@ def expand_entry(
         raise ConfigError(f"No data module has the classes of {entry.dataset}; choose one with --data CLASS.")
     data_class, fixed = dataset
     shorthand = [f"--data={data_class.__name__}", f"--data.root={data}"]
-    shorthand += [f"--data.{name}={value}" for name, value in fixed.items()]
+    for name, value in {**fixed, **entry.data_options}.items():
+        shorthand.append(f"--data.{name}={str(value).lower() if isinstance(value, bool) else value}")
     return replace(arguments, options=[*shorthand, *arguments.options])
 
 

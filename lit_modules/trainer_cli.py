@@ -82,11 +82,13 @@ class ArgumentParser(LightningArgumentParser):
         classes: "data" and "model" -> name -> class that the option accepts.
         command: name of the command; None for the parser above the commands.
         option_names: options of the command, for suggestions.
+        own_options: options of tempozoo with their help.
     """
 
     classes: Mapping[str, Mapping[str, type]] = {}
     command: str | None = None
     option_names: Sequence[str] = ()
+    own_options: Mapping[str, str] = OWN_OPTIONS
 
     def format_help(self, *args: Any, **kwargs: Any) -> str:
         """Return the help of all options. The options of tempozoo come first."""
@@ -94,7 +96,7 @@ class ArgumentParser(LightningArgumentParser):
         if self.command is None:
             return text
         start, title, options = text.partition("\noptions:\n")
-        return start + "\n" + format_options("tempozoo options", OWN_OPTIONS) + title + options
+        return start + "\n" + format_options("tempozoo options", self.own_options) + title + options
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a ConfigError."""
@@ -227,6 +229,7 @@ class TrainerCLI(LightningCLI):
     model: lit_modules.VideoClassifier
     datamodule: CommandData
     model_base: type[L.LightningModule] | None = None  # VideoClassifier, unless a subclass trains other modules
+    own_options: Mapping[str, str] = OWN_OPTIONS  # options of tempozoo with their help
 
     def __init__(
         self,
@@ -302,9 +305,10 @@ class TrainerCLI(LightningCLI):
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser._action_groups[-1].title = f"Options of Trainer.{subcommand}"  # instead of its docstring
-        own = [option.split()[0] for option in OWN_OPTIONS]
+        own = [option.split()[0] for option in self.own_options]
         options = [*own, *parser._option_string_actions]
         parser.command, parser.option_names = subcommand, options  # type: ignore[attr-defined]
+        parser.own_options = self.own_options  # type: ignore[attr-defined]
         self.parser.option_names = options  # type: ignore[attr-defined]  # which reports unknown options
         return parser
 

@@ -121,6 +121,7 @@ class Entry:
     paper: Paper
     stated: Stated | None = None
     init: bool = False
+    data_options: Mapping[str, str | bool] = field(default_factory=dict)
     notes: str | None = None
 
     @property
@@ -199,6 +200,7 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
     if not isinstance(options, Mapping) or not {"num_classes", "num_frames"} <= set(options):
         raise ConfigError(f"{at}.options: expected a block with num_classes and num_frames, got {brief(options)}.")
     _check_field(labels, "str | None", f"{at}.labels")
+    _check_data_options(values.get("data_options", {}), f"{at}.data_options")
     try:
         options = values["options"] = rename_options(options)
         check_description(arch, options, protocol, read_labels(labels) if labels else None)
@@ -211,6 +213,16 @@ def parse_entry(name: str, block: Mapping[str, Any], papers: Mapping[str, Paper]
     for source in values["sources"]:
         _check_source(source, f"{at}.sources")
     return _parse(Entry, values, at)
+
+
+def _check_data_options(options: Any, at: str) -> None:
+    """Check that options are a block of names and texts or flags; the data module checks their values."""
+    if not isinstance(options, Mapping):
+        raise ConfigError(f"{at}: expected a block of options of the data module, got {brief(options)}.")
+    for name, value in options.items():
+        if not re.fullmatch(r"\w+", name):
+            raise ConfigError(f"{at}: {brief(name)} is not the name of an option.")
+        _check_field(value, "str | bool", f"{at}.{name}")
 
 
 def _check_source(source: Source, at: str) -> None:

@@ -87,11 +87,38 @@ def read_activitynet(
     """
     file = Path(file)
     content = read_json(open_tree(file.parent), file.name, dict, unique_keys=True)
-    database = content.get("database")
+    return parse_activitynet(
+        content.get("database"),
+        str(file),
+        classes=classes,
+        excluded_labels=excluded_labels,
+        faulty=faulty,
+        dropped=dropped,
+    )
+
+
+def parse_activitynet(
+    database: object,
+    source: str,
+    *,
+    classes: Collection[str] | None = None,
+    excluded_labels: Collection[str] = (AMBIGUOUS,),
+    faulty: Faulty = "raise",
+    dropped: Counter[str] | None = None,
+) -> list[UntrimmedVideo]:
+    """Return the videos in "database" of ActivityNet's JSON format; see ``read_activitynet``.
+
+    Args:
+        database: value of the key "database".
+        source: the file, for messages.
+
+    Raises:
+        DataError: a video or a segment is invalid; the message names it.
+    """
     if not isinstance(database, dict):
-        raise DataError(f"{file} has no object 'database'; it must have the format of ActivityNet's JSON files.")
-    checks = _Checks(str(file), faulty, classes, excluded_labels)
-    videos = [_activitynet_video(checks, file, name, entry) for name, entry in database.items()]
+        raise DataError(f"{source} has no object 'database'; it must have the format of ActivityNet's JSON files.")
+    checks = _Checks(source, faulty, classes, excluded_labels)
+    videos = [_activitynet_video(checks, name, entry) for name, entry in database.items()]
     checks.report(dropped)
     return videos
 
@@ -335,9 +362,9 @@ def _problem(start: float, end: float, duration: float | None) -> tuple[str, str
     return None
 
 
-def _activitynet_video(checks: _Checks, file: Path, name: str, entry: Any) -> UntrimmedVideo:
+def _activitynet_video(checks: _Checks, name: str, entry: Any) -> UntrimmedVideo:
     """Return one video of ``database``."""
-    where = f"{file}, video {shorten(name)}"
+    where = f"{checks.source}, video {shorten(name)}"
     if not isinstance(entry, dict):
         raise DataError(f"{where}: expected an object with 'subset' and 'annotations', got {shorten(entry)}.")
     split = _split(entry.get("subset"), where)

@@ -164,6 +164,15 @@ class LocalizationData(L.LightningDataModule):
         return self._videos
 
     @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """Benchmarks whose metrics are reported; the first one also selects the best epoch.
+
+        "epic" for the folder of EPIC-KITCHENS-100. The other formats do not name their data set: "thumos14" and
+        "activitynet", whose thresholds are those of HACS as well.
+        """
+        return ("epic",) if self.annotations.is_dir() else ("thumos14", "activitynet")
+
+    @property
     def class_names(self) -> list[str]:
         """The labels of all segments, sorted."""
         return sorted_labels({label for video in self.videos for _, _, label in video.segments})

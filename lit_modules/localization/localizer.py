@@ -19,6 +19,7 @@ from lit_modules.localization.metrics import (
     DetectionMetrics,
     ProposalMetrics,
     detection_map,
+    epic_map,
     proposal_recall,
 )
 from lit_modules.localization.point_loss import point_loss
@@ -34,8 +35,8 @@ from zoo.localization.localizer_spec import FeatureSource, LocalizerSpec, PointO
 from zoo.localization.segments import Segment
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
-# name in tables and files -> thresholds of the temporal IoU
-TIOU = {"0.3:0.1:0.7": THRESHOLDS["thumos14"], "0.5:0.05:0.95": THRESHOLDS["activitynet"]}
+# benchmark -> its thresholds of the temporal IoU in tables and files
+TIOU = {"epic": "0.1:0.1:0.5", "thumos14": "0.3:0.1:0.7", "activitynet": "0.5:0.05:0.95", "hacs": "0.5:0.05:0.95"}
 
 
 class ActionLocalizer(L.LightningModule):
@@ -180,16 +181,21 @@ class ActionLocalizer(L.LightningModule):
         self.predictions, self.truth = gather_by_name(self.predictions), gather_by_name(self.truth)
         if self.trainer.sanity_checking:  # the first batches may have no segments
             return
-        values = {
-            "map": self.detections(TIOU["0.3:0.1:0.7"]),
-            "map_activitynet": self.detections(TIOU["0.5:0.05:0.95"]),
-        }
-        for name, metrics in values.items():
-            self.log(prefix + name, metrics.average, prog_bar=name == "map", batch_size=1)
+        benchmarks = {"map": segment_data(self.trainer).benchmarks[0], "map_activitynet": "activitynet"}
+        for name, benchmark in benchmarks.items():
+            average = self.detections(THRESHOLDS[benchmark]).average
+            self.log(prefix + name, average, prog_bar=name == "map", batch_size=1)
 
     def detections(self, thresholds: Sequence[float]) -> DetectionMetrics:
         """Return the average precision of the last validation or test at thresholds of the temporal IoU."""
         return detection_map(self.truth, self.predictions, thresholds)
+
+    def epic_detections(self) -> dict[str, DetectionMetrics]:
+        """Return the average precision of verbs, nouns and actions of the last validation or test.
+
+        Labels must be actions of EPIC-KITCHENS-100.
+        """
+        return epic_map(self.truth, self.predictions)
 
     def proposals(self) -> ProposalMetrics:
         """Return the average recall of the segments of the last validation or test; their labels are not used."""

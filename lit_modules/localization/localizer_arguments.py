@@ -14,9 +14,13 @@ RUN_CONFIG = "config.yaml"  # of a run
 
 
 def names_localizer(arguments: Sequence[str]) -> bool:
-    """Whether the options, their YAML files or the run of ``--from`` select ``ActionLocalizer`` or its data."""
+    """Whether the options, their YAML files or the run of ``--from`` select ``ActionLocalizer`` or its data.
+
+    ``--model.help`` and ``--data.help`` select them as well.
+    """
     parsed = parse(arguments)
-    values = [parsed.value_of(name) for name in ("--model", "--data", "--model.class_path", "--data.class_path")]
+    names = ("--model", "--data", "--model.class_path", "--data.class_path", "--model.help", "--data.help")
+    values = [parsed.value_of(name) for name in names]
     values += _configured(parsed)
     if not any(values) and parsed.network is not None:
         values += _classes_in(os.path.join(parsed.network, RUN_CONFIG))

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 import lit_modules
 from lit_modules.checkpoints import run_checkpoints
+from lit_modules.command_help import LOCALIZER_OPTIONS
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.localization.localizer_report import LocalizerFitReport, LocalizerReport
 from lit_modules.progress import EpochProgressBar, RunEstimate
@@ -38,6 +39,8 @@ WARNINGS = (  # features are in files, and are read quickly
 
 class LocalizerCLI(TrainerCLI):
     """Parses the arguments of one command for a localizer, and runs it."""
+
+    own_options = LOCALIZER_OPTIONS
 
     def default_options(self, probe: bool | None) -> dict[str, Any]:
         """Return default options of the Trainer: callbacks, and the length of a training run."""

@@ -11,8 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
-from lit_modules.interfaces import segment_data
+from lit_modules.interfaces import SegmentData, segment_data
 from lit_modules.localization.localizer import TIOU, ActionLocalizer
+from lit_modules.localization.metrics import THRESHOLDS, DetectionMetrics
 from lit_modules.report import print_line
 from zoo.weights.disk import atomic_path
 
@@ -38,11 +39,13 @@ class LocalizerFitReport(Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the score of the best checkpoint and its path."""
+        thresholds = THRESHOLDS[segment_data(trainer).benchmarks[0]]
+        bounds = f"tIoU {thresholds[0]:g} to {thresholds[-1]:g}"
         for callback in trainer.checkpoint_callbacks if trainer.is_global_zero else ():
             score = getattr(callback, "best_model_score", None)
             if getattr(callback, "monitor", None) == ActionLocalizer.selection_metric and score is not None:
                 path = callback.best_model_path  # type: ignore[attr-defined]
-                print_line(f"Best validation average mAP (tIoU 0.3 to 0.7) {100 * float(score):.2f} %: {path}")
+                print_line(f"Best validation average mAP ({bounds}) {100 * float(score):.2f} %: {path}")
 
 
 class LocalizerReport(Callback):
@@ -57,13 +60,13 @@ class LocalizerReport(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table of ``validate``."""
         if trainer.state.fn == "validate" and trainer.is_global_zero and isinstance(pl_module, ActionLocalizer):
-            print_metrics(pl_module)
+            print_metrics(pl_module, segment_data(trainer))
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the table and write the files."""
         if not trainer.is_global_zero or not isinstance(pl_module, ActionLocalizer):
             return
-        metrics = print_metrics(pl_module)
+        metrics = print_metrics(pl_module, segment_data(trainer))
         with atomic_path(self.folder / RESULTS) as temporary:
             temporary.write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
         with (
@@ -79,8 +82,26 @@ class LocalizerReport(Callback):
         print_line(f"Metrics and segments: {self.folder}")
 
 
-def print_metrics(module: ActionLocalizer) -> dict[str, object]:
-    """Print the mAP at the thresholds of THUMOS14 and ActivityNet, their averages, and the average recall; return them.
+def benchmark_metrics(module: ActionLocalizer, data: SegmentData) -> dict[str, tuple[str, DetectionMetrics]]:
+    """Return the metrics of the last validation or test for the benchmarks of the data.
+
+    Returns:
+        By name: the thresholds, as in tables, and the average precision. The name is that of the thresholds, or for
+        EPIC-KITCHENS-100 "verb", "noun" and "action", or only the target of the data if that is "verb" or "noun".
+    """
+    results: dict[str, tuple[str, DetectionMetrics]] = {}
+    for benchmark in data.benchmarks:
+        tiou = TIOU[benchmark]
+        if benchmark == "epic" and data.target == "action":
+            results |= {name: (tiou, metrics) for name, metrics in module.epic_detections().items()}
+        else:
+            name = data.target if benchmark == "epic" else tiou
+            results[name] = tiou, module.detections(THRESHOLDS[benchmark])
+    return results
+
+
+def print_metrics(module: ActionLocalizer, data: SegmentData) -> dict[str, object]:
+    """Print the mAP at the thresholds of the data's benchmarks, their averages, and the average recall; return them.
 
     AR@N is the recall of the best segments, N per video on average, over ActivityNet's thresholds. Labels are not used.
     """
@@ -88,12 +109,13 @@ def print_metrics(module: ActionLocalizer) -> dict[str, object]:
     print_line(f"{videos} videos, {segments} segments")
     result: dict[str, object] = {"videos": videos, "segments": segments}
     table = Table("metric", "tIoU", "%")
-    for name, thresholds in TIOU.items():
-        metrics = module.detections(thresholds)
-        by_threshold = {f"{value:.3g}": score for value, score in zip(thresholds, metrics.by_threshold, strict=True)}
+    for name, (tiou, metrics) in benchmark_metrics(module, data).items():
+        scores = zip(metrics.thresholds, metrics.by_threshold, strict=True)
+        by_threshold = {f"{threshold:.3g}": score for threshold, score in scores}
+        title = "mAP" if name == tiou else f"{name} mAP"
         for threshold, score in by_threshold.items():
-            table.add_row("mAP", threshold, f"{100 * score:.2f}")
-        table.add_row("average mAP", name, f"{100 * metrics.average:.2f}", end_section=True)
+            table.add_row(title, threshold, f"{100 * score:.2f}")
+        table.add_row(f"average {title}", tiou, f"{100 * metrics.average:.2f}", end_section=True)
         result[name] = {"average": metrics.average, **by_threshold}
     proposals = module.proposals()
     for number in PROPOSALS:

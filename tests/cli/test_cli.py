@@ -212,6 +212,8 @@ def test_list_info_and_help(capsys: pytest.CaptureFixture) -> None:
         assert text in printed
     assert main([]) == 0
     assert main(["fit", "--help"]) == 0
-    assert "--model" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for text in ("--model", "--config localize/folder", "--data.annotations FILE", "--config mosi/folder"):
+        assert text in printed
     assert main(["fit", "--model.help", "TANet"]) == 0
     assert "head_lr_scale" in capsys.readouterr().out

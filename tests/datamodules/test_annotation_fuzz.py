@@ -20,12 +20,17 @@ from annotation_files import UCF_CLASSES, touch_files, write_epic_files, write_l
 from cli import main
 from datamodules import (
     HMDB51,
+    HVU,
     UCF101,
+    ActivityNet,
     Diving48,
     EpicKitchens100,
     Jester,
     Kinetics,
+    MiniKinetics,
     MMActionList,
+    MomentsInTime,
+    MultiMomentsInTime,
     ShardList,
     SomethingV1,
     SomethingV2,
@@ -90,6 +95,74 @@ def kinetics_700(root: Path) -> Case:
         for part in ("train", "val")
     ]
     return Case(files, lambda: Kinetics(root, "700", max_missing=1.0, num_workers=0))
+
+
+def mini_kinetics(root: Path) -> Case:
+    classes = read_labels("kinetics400")
+    header = "label,youtube_id,time_start,time_end"
+    ids = [f"v{number // 2}" for number in range(0, 400, 2)]
+    files = []
+    for part in ("train", "val"):
+        files.append(write_lines(root / f"{part}_ytid_list.txt", ids))
+        write_lines(root / f"{part}.csv", [header, *(f"{classes[2 * n]},{one},0,9" for n, one in enumerate(ids))])
+    return Case([*files, root / "train.csv"], lambda: MiniKinetics(root, max_missing=1.0, num_workers=0))
+
+
+def omnisource(root: Path) -> Case:
+    files = [write_lines(root / f"k200_{part}.txt", [f"v{n}.mp4 {n}" for n in range(6)]) for part in ("train", "val")]
+    files.append(write_lines(root / "k200_actions.txt", [f"class {number}" for number in range(200)]))
+    return Case(files, lambda: MiniKinetics(root, max_missing=1.0, num_workers=0))
+
+
+def moments(root: Path) -> Case:
+    files = [
+        write_lines(root / f"{part}Set.csv", [f"v{n}.mp4,class {n % 3},3,1" for n in range(6)])
+        for part in ("training", "validation")
+    ]
+    files.append(write_lines(root / "moments_categories.txt", [f"class {number},{number}" for number in range(3)]))
+    return Case(files, lambda: MomentsInTime(root, max_missing=1.0, num_workers=0))
+
+
+def multi_moments(root: Path) -> Case:
+    rows = ["v0.mp4,0", "v1.mp4,1,2", "v2.mp4,0,1,2", "v3.mp4,2"]
+    files = [write_lines(root / f"{part}Set.csv", rows) for part in ("training", "validation")]
+    files.append(write_lines(root / "moments_categories.txt", [f"class {number},{number}" for number in range(3)]))
+    return Case(files, lambda: MultiMomentsInTime(root, max_missing=1.0, num_workers=0))
+
+
+def hvu(root: Path) -> Case:
+    touch_files(root, *(f"v{number}_000000_000100.mp4" for number in range(4)))
+    rows = [
+        "Tags,youtube_id,time_start,time_end",
+        "yoga|zumba,v0,0,10",
+        "zumba,v1,0,10",
+        "beach,v2,0,10",
+        "yoga,v3,0,10",
+    ]
+    files = [write_lines(root / f"hvu_{part}.csv", rows) for part in ("train", "val")]
+    tags = write_lines(root / "hvu_categories.csv", ["Tag,Category", "yoga,action", "beach,scene", "zumba,action"])
+    return Case([*files, tags], lambda: HVU(root, max_missing=1.0, num_workers=0))
+
+
+def hvu_json(root: Path) -> Case:
+    entries = [{"filename": f"v{n}.mp4", "label": {"action": [n % 2], "scene": [0]}} for n in range(5)]
+    files = [write_lines(root / f"hvu_{part}_video.json", [json.dumps(entries)]) for part in ("train", "val")]
+    files.append(write_lines(root / "hvu_tags.json", [json.dumps({"action": ["yoga", "zumba"], "scene": ["beach"]})]))
+    return Case(files, lambda: HVU(root, max_missing=1.0, num_workers=0))
+
+
+def activitynet(root: Path, segments: bool = False) -> Case:
+    subsets = ["training", "training", "validation", "validation", "testing"]
+    entries = {}
+    for number, subset in enumerate(subsets):
+        annotations = [{"segment": [n, n + 1.5], "label": label} for n, label in enumerate(["Zumba", "Tango"])]
+        entries[f"v{number}"] = {"subset": subset, "duration": 9.5, "annotations": annotations}
+    file = write_lines(root / "activity_net.v1-3.min.json", [json.dumps({"database": entries})])
+    return Case([file], lambda: ActivityNet(root, segments=segments, max_missing=1.0, num_workers=0))
+
+
+def activitynet_segments(root: Path) -> Case:
+    return activitynet(root, segments=True)
 
 
 def something_v1(root: Path) -> Case:
@@ -175,8 +248,9 @@ def shard_folder(root: Path) -> Case:
     return Case([manifest(root)], lambda: VideoFolder(root, num_workers=0))
 
 
-CASES = [video_list, own_classes, mmaction_videos, mmaction_frames, kinetics, kinetics_700, something_v1, something_v2,
-         jester, diving, epic, epic_frames, ucf, hmdb, shard_list, shard_folder]  # fmt: skip
+CASES = [video_list, own_classes, mmaction_videos, mmaction_frames, kinetics, kinetics_700, mini_kinetics, omnisource,
+         moments, multi_moments, hvu, hvu_json, activitynet, activitynet_segments, something_v1, something_v2, jester,
+         diving, epic, epic_frames, ucf, hmdb, shard_list, shard_folder]  # fmt: skip
 
 # damage ----------------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import QUIET, flags, video_folder
+from annotation_files import write_lines
+from runs import QUIET, flags, read_rows, video_folder
 from small_models import SMALL
 from tiny_zoo import NAMES, write_index
 
+import datamodules
 import zoo
 from cli import main
+from lit_modules.trainer_arguments import expand_entry
+from lit_modules.trainer_parsing import parse
 from zoo.index import read_labels
 
 QUIET_IN_PROCESS = [*QUIET, *flags("data", num_workers=0)]
@@ -73,6 +77,68 @@ def test_entry_is_tested_with_published_views_and_compared_with_the_published_ac
 
     assert main([*arguments, *flags("data", crops=1), "--out", str(tmp_path / "one-crop")]) == 0
     assert "The published results use crops 3, this test 1." in capsys.readouterr().out
+
+
+def test_entry_selects_the_options_of_its_data_module(
+    motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SMALL | {"num_classes": 2}
+    protocol = zoo.info("c2d_r18.mma0_hvu_scene_8f").protocol.to_dict()
+    protocol |= {"num_frames": 4, "clips": 1, "crops": 1, "resize": 32, "crop": 32, "train_crop": 32}
+    index = write_index(
+        tmp_path / "index.yaml", options=options, dataset="hvu", labels=None, protocol=protocol,
+        data_options={"category": "scene"},
+    )  # fmt: skip
+    monkeypatch.setenv("TEMPOZOO_INDEX", str(index))
+    torch.save({"state_dict": zoo.create("tanet_r18", **options).state_dict()}, tmp_path / "file.pth")
+    zoo.convert(tmp_path / "file.pth", NAMES["web"])
+    root = tmp_path / "hvu"
+    tags = {"yoga": "action", "zumba": "action", "beach": "scene", "arena": "scene"}
+    lines = ["Tags,youtube_id,time_start,time_end"]
+    for number, video in enumerate(sorted((motion_folder / "val").rglob("*.mp4"))[:4]):
+        path = root / "videos_val" / f"video{number}_{10 * number:06d}_{10 * number + 100:06d}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(video, path)
+        lines.append(f"{list(tags)[number % 2]}|{list(tags)[2 + number % 2]},video{number},{number},{number + 10}")
+    write_lines(root / "annotations" / "hvu_val.csv", lines)
+    rows = [f"{tag},{category}" for tag, category in tags.items()]
+    write_lines(root / "annotations" / "hvu_categories.csv", ["Tag,Category", *rows])
+    arguments = [
+        "test",
+        "--entry",
+        NAMES["web"],
+        "--data",
+        str(root),
+        *QUIET_IN_PROCESS,
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(arguments) == 0
+    summary = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert (summary["data"], summary["videos"], summary["published"]["dataset"]) == ("HVU", 4, "hvu")
+    assert 0 <= summary["metrics"]["test_map"] <= 1
+    assert {row["class"] for row in read_rows(tmp_path / "out" / "classes.csv")} == {"arena", "beach"}
+
+
+@pytest.mark.parametrize(
+    ("name", "cls", "options"),
+    [
+        ("c2d_r50.mma0_minik200_8f", "MiniKinetics", {}),
+        ("c2d_r50.mma0_mit_6f", "MomentsInTime", {}),
+        ("c2d_r101.mma0_mmit_5f", "MultiMomentsInTime", {}),
+        ("c2d_r50.mma0_anet_video_8f", "ActivityNet", {}),
+        ("c2d_r50.mma0_anet_clip_8f", "ActivityNet", {"segments": "true"}),
+        ("c2d_r18.mma0_hvu_object_8f", "HVU", {"category": "object"}),
+    ],
+)
+def test_entry_selects_the_data_module_of_its_data_set(
+    name: str, cls: str, options: dict[str, str], tmp_path: Path
+) -> None:
+    classes = {class_name: getattr(datamodules, class_name) for class_name in datamodules.__all__}
+    parsed = expand_entry("test", parse(["--entry", name, "--data", str(tmp_path)]), classes, datamodules.for_dataset)
+    given = {"--data": cls, "--data.root": str(tmp_path), **{f"--data.{key}": value for key, value in options.items()}}
+    assert parsed.network == name
+    assert parsed.options == [f"{option}={value}" for option, value in given.items()]
 
 
 def test_data_with_other_classes_than_the_entry_is_refused(

@@ -128,6 +128,7 @@ def test_label_sets_have_the_published_order() -> None:
     for name, first, last, count in (
         ("kinetics400", "abseiling", "zumba", 400),
         ("ssv2", "Approaching something with your camera", "Wiping something off of something", 174),
+        ("activitynet", "Applying sunscreen", "Playing badminton", 200),
         ("imagenet1k", "tench", "toilet tissue", 1000),
     ):
         labels = read_labels(name)

@@ -25,6 +25,9 @@ ENTRY = "tanet_r50.k400_8f"
         ("labels", 3, "labels is 3; its type must be str or None"),
         ("options", {"num_classes": 400, "num_frames": 8, "width": 10**9}, "width is 1000000000; it must be"),
         ("options", {"num_classes": 400, "num_frames": 8, "in_channels": 1}, "mean and std have 3 values for 1 input"),
+        ("data_options", ["category"], "data_options: expected a block of options of the data module"),
+        ("data_options", {"category": 3}, "data_options.category is 3; its type must be str or bool"),
+        ("data_options", {"root/x": "scene"}, "data_options: 'root/x' is not the name of an option"),
         ("sha256", 10**2000, "sha256 is an integer of .* bits"),
     ],
 )

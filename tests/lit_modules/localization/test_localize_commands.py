@@ -9,17 +9,20 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from annotation_files import write_epic_files
 
 import zoo
 from cli import main
 from datamodules import LocalizationData
 from lit_modules import ActionLocalizer
+from lit_modules.localization.localizer_report import benchmark_metrics
 from lit_modules.localization.metrics import THRESHOLDS, detection_map
 from zoo.inference.feature_files import FeatureFolder, VideoFeatures
 from zoo.localization import PointLocalizer, load, save
 from zoo.localization.feature_grid import FeatureGrid
 from zoo.localization.localizer_spec import FeatureSource, LocalizerSpec, PointOptions
 from zoo.localization.segment_decoding import decode_segments
+from zoo.localization.segments import Segment
 from zoo.weights.lightning_checkpoint import CONFIG_KEY
 
 NETWORK = "tanet_r18.motionclips8"
@@ -69,6 +72,41 @@ def test_commands_find_segments_in_untrimmed_videos(tmp_path: Path, capsys: pyte
     other = zoo.create("tanet_r18", num_classes=4, width=8, image_size=32)
     with pytest.raises(zoo.errors.ConfigError, match="has other weights than"):
         zoo.localize(load(run), video, feature_network=other)
+
+
+@pytest.mark.parametrize(("target", "names"), [("action", ["verb", "noun", "action"]), ("noun", ["noun"])])
+def test_epic_kitchens_is_tested_with_its_thresholds(
+    target: str, names: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_epic_files(tmp_path)
+    features = FeatureFolder(tmp_path / "features")
+    features.start({"network": "n", "weights": "a" * 64, "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None})
+    for video, count in (("P01_01.MP4", 12), ("P02_102.MP4", 5)):
+        start = torch.arange(count) * 0.25
+        features.write(VideoFeatures(video, torch.randn(count, 8), start, start + 1))
+    data = [*("--data.annotations", str(tmp_path), "--data.features", str(tmp_path / "features")),
+            *("--data.target", target, "--data.test_split", "val")]  # fmt: skip
+    run = tmp_path / "run"
+    assert main(["fit", "--config", "localize/folder", *data, *SMALL, "--out", str(run)]) == 0
+    assert "Best validation average mAP (tIoU 0.1 to 0.5)" in capsys.readouterr().out
+    assert main(["test", "--from", str(run), *data, "--out", str(tmp_path / "test")]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"average {name} mAP" in printed for name in names)
+    results = json.loads((tmp_path / "test" / "localization.json").read_text())
+    assert list(results) == ["videos", "segments", *names, "recall"]
+    assert list(results["noun"]) == ["average", "0.1", "0.2", "0.3", "0.4", "0.5"]
+
+
+def test_benchmark_metrics_of_actions_are_those_of_epic(tmp_path: Path) -> None:
+    write_epic_files(tmp_path)
+    module = ActionLocalizer(str(save(small_localizer(("open door", "take knife")), tmp_path / "localizer")))
+    module.truth = {"a": [(0.0, 1.0, "open door")], "b": [(1.0, 2.0, "take knife")]}
+    module.predictions = {"a": [Segment(0.0, 1.0, "open knife", 0.9)], "b": [Segment(1.0, 1.35, "take knife", 0.5)]}
+    results = benchmark_metrics(module, LocalizationData(tmp_path, tmp_path))
+    averages = {name: metrics.average for name, (tiou, metrics) in results.items() if tiou == "0.1:0.1:0.5"}
+    # The second segment overlaps by 0.35 and is correct at three of five thresholds. Of the first one, which has a
+    # higher score, only the verb is correct, so the precision of the noun "knife" is 0.5.
+    assert averages == pytest.approx({"verb": (1 + 0.6) / 2, "noun": (0 + 0.6 * 0.5) / 2, "action": (0 + 0.6) / 2})
 
 
 def write_features(folder: Path, labels: tuple[str, ...]) -> LocalizationData:
@@ -129,6 +167,20 @@ def test_a_run_is_not_resumed_with_other_labels_or_features(tmp_path: Path) -> N
     checkpoint = {CONFIG_KEY: small_localizer(("a", "b"), stride=0.25).spec.to_config()}
     with pytest.raises(zoo.errors.ConfigError, match="those of the checkpoint from 0.25"):
         module.on_load_checkpoint(checkpoint)
+
+
+def test_help_describes_the_options_of_localizers(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, text in (
+        (["--help"], "--config localize/folder"),
+        (["--model.help", "ActionLocalizer"], "--model.attention_window"),
+        (["--data.help", "LocalizationData"], "--data.min_duration"),
+    ):
+        assert main(["fit", *arguments]) == 0
+        assert text in capsys.readouterr().out
+    assert main(["fit", "--config", "localize/folder", "--help_all"]) == 0
+    printed = capsys.readouterr().out
+    assert "--from RUN" in printed and "--trainer.max_epochs" in printed
+    assert "--views" not in printed and "--folds" not in printed
 
 
 def test_options_of_untrimmed_videos_need_untrimmed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
