@@ -79,6 +79,10 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+# PyTorch 2.6 cannot tell an export from a compilation, so both use the operations of an export
+is_exported = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def compiles_for_cpu(x: Tensor) -> bool:
     """Whether the caller is being compiled or exported for a CPU and must use ``neighbor_frames`` or ``temporal_product``.
 

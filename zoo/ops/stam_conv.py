@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError
-from zoo.ops.frames import compiles_for_cpu, is_traced
+from zoo.ops.frames import compiles_for_cpu, is_exported, is_traced
 from zoo.ops.tadaconv import Size2
 
 Pair = tuple[int, int]
@@ -65,7 +65,7 @@ def stha_conv2d(
         rows = x.reshape(1, -1, *x.shape[2:])
         y = F.conv2d(rows, kernels.flatten(0, 2), None, pairs[0], pairs[1], pairs[2], frames * groups)
         return y.unflatten(1, (frames, -1))[0]
-    if compiles_for_cpu(x) and not torch.compiler.is_exporting():
+    if compiles_for_cpu(x) and not is_exported():
         return _compiled_conv(x, calibration, weight, *map(list, pairs))
     if is_traced():  # the loop over chunks would fix the batch
         return _gathered_conv(x, calibration, weight, *pairs)
