@@ -84,7 +84,7 @@ is_exported = getattr(torch.compiler, "is_exporting", torch.compiler.is_compilin
 
 
 def compiles_for_cpu(x: Tensor) -> bool:
-    """Whether the caller is being compiled or exported for a CPU and must use ``neighbor_frames`` or ``temporal_product``.
+    """Whether the caller is being compiled or exported for a CPU and must shift frames with ``neighbor_frames``.
 
     For frames that are shifted by slicing or padding, inductor generates C++ loops with masked strided loads. The SLP
     vectorizer of GCC 12 miscompiles some of them at -O3: results are silently wrong.
