@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from zoo.ops.frames import is_traced
+from zoo.ops.frames import compiles_for_cpu, is_traced, neighbor_frames
 
 
 def temporal_average(y: Tensor, num_frames: int) -> Tensor:
@@ -17,6 +17,9 @@ def temporal_average(y: Tensor, num_frames: int) -> Tensor:
 
     As in the published networks, the sum is divided by three at the ends too (count_include_pad).
     """
+    if compiles_for_cpu(y):
+        previous, following = (neighbor_frames(y, num_frames, offset) for offset in (-1, 1))
+        return (y + previous + following) / 3
     frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
     total = frames.clone()
     total[:, 1:] += frames[:, :-1]

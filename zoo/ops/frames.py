@@ -79,8 +79,12 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+# PyTorch 2.6 cannot tell an export from a compilation, so both use the operations of an export
+is_exported = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+
+
 def compiles_for_cpu(x: Tensor) -> bool:
-    """Whether the caller is being compiled or exported for a CPU and must use ``temporal_product``.
+    """Whether the caller is being compiled or exported for a CPU and must shift frames with ``neighbor_frames``.
 
     For frames that are shifted by slicing or padding, inductor generates C++ loops with masked strided loads. The SLP
     vectorizer of GCC 12 miscompiles some of them at -O3: results are silently wrong.
@@ -88,20 +92,35 @@ def compiles_for_cpu(x: Tensor) -> bool:
     return torch.compiler.is_compiling() and x.device.type == "cpu"
 
 
-def temporal_product(frames: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve over time with zero padding, as the product with a T x T band matrix for each clip and channel.
+def neighbor_frames(x: Tensor, num_frames: int, offset: int) -> Tensor:
+    """Replace every frame of a clip by the frame ``offset`` steps later, with zeros beyond the ends of the clip.
 
-    Slower than shifts in eager mode, but without slices; see ``compiles_for_cpu``.
+    For compilers: a rotation and a mask become part of the loop that reads the result, and so do their gradients, which
+    have the same form. The frames remain folded, so that this loop follows the memory of convolutions, channels last.
 
     Args:
-        frames: ``(B, T, C, H, W)``. kernel: ``(B, C, K)``, K odd; B and C may be 1.
+        x: ``(B*T, C, H, W)``.
     """
-    steps = torch.arange(frames.shape[1], device=frames.device)
-    taps = torch.arange(kernel.shape[2], device=frames.device)
-    offset = steps - steps[:, None]  # from the output frame (rows) to the input frame (columns)
-    bands = (offset[..., None] + kernel.shape[2] // 2 == taps).to(kernel.dtype)  # (T, T, K)
-    matrix = torch.einsum("bck,tsk->bcts", kernel, bands)
-    return torch.einsum("bcts,bschw->btchw", matrix, frames)
+    if offset == 0:
+        return x
+    source = torch.arange(x.shape[0], device=x.device) % num_frames + offset
+    inside = (source >= 0) & (source < num_frames)
+    return torch.where(inside[:, None, None, None], x.roll(-offset, 0), 0)
+
+
+def temporal_product(x: Tensor, kernel: Tensor, num_frames: int) -> Tensor:
+    """Convolve over time with zero padding, as a sum of ``neighbor_frames``.
+
+    Slower than in-place operations in eager mode; see ``compiles_for_cpu``.
+
+    Args:
+        x: ``(B*T, C, H, W)``.
+        kernel: ``(B, C, K)``, K odd; B may be 1.
+    """
+    frames = x.shape[0] // kernel.shape[0]  # that share a kernel
+    factors = kernel[:, None].expand(-1, frames, -1, -1).flatten(0, 1)[..., None, None].unbind(2)
+    terms = [neighbor_frames(x, num_frames, tap - len(factors) // 2) * factor for tap, factor in enumerate(factors)]
+    return sum(terms[1:], start=terms[0])
 
 
 def inflate(weight: Tensor, frames: int, how: str = "mean") -> Tensor:

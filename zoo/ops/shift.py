@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts
-from zoo.ops.frames import check_frames, compiles_for_cpu, temporal_product
+from zoo.ops.frames import check_frames, compiles_for_cpu, neighbor_frames
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import insert_before
 
@@ -44,10 +44,9 @@ class TemporalShift(nn.Module):
         """``(B*T, C, H, W)`` -> same shape."""
         check_frames(x, num_frames)
         fold = x.shape[1] // self.divisor
-        frames = x.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
         if compiles_for_cpu(x):
-            kernel = shift_kernel(x.shape[1], self.divisor).to(x)
-            return temporal_product(frames, kernel.transpose(0, 1)).flatten(0, 1)
+            return _shift_folded(x, fold, num_frames)
+        frames = x.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
         if frames.requires_grad and torch.is_grad_enabled():
             return _ChannelShift.apply(frames, fold, 1).flatten(0, 1)
         return _shift_channels(frames, fold, 1).flatten(0, 1)
@@ -69,6 +68,13 @@ def _shift_channels(frames: Tensor, fold: int, step: int) -> Tensor:
             target[:, 1:] = source[:, :-1]
             target[:, 0] = 0
     return shifted
+
+
+def _shift_folded(x: Tensor, fold: int, num_frames: int) -> Tensor:
+    """``_shift_channels`` of folded frames by one step, for compilers."""
+    following, previous = (neighbor_frames(x, num_frames, offset) for offset in (1, -1))
+    channel = torch.arange(x.shape[1], device=x.device)[:, None, None]
+    return torch.where(channel < fold, following, torch.where(channel < 2 * fold, previous, x))
 
 
 class _ChannelShift(torch.autograd.Function):

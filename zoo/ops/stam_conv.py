@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError
+from zoo.ops.frames import compiles_for_cpu, is_exported, is_traced
 from zoo.ops.tadaconv import Size2
 
 Pair = tuple[int, int]
@@ -55,7 +56,7 @@ def stha_conv2d(
         )
     if isinstance(padding, str):
         raise ConfigError(f"padding is {padding!r}; STAM's convolution requires numbers, such as kernel_size // 2.")
-    pairs: Any = tuple((v, v) if isinstance(v, int) else tuple(v) for v in (stride, padding, dilation))
+    pairs = _pairs(stride, padding, dilation)
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, calibration, weight = x.to(dtype), calibration.to(dtype), weight.to(dtype)
@@ -64,11 +65,19 @@ def stha_conv2d(
         rows = x.reshape(1, -1, *x.shape[2:])
         y = F.conv2d(rows, kernels.flatten(0, 2), None, pairs[0], pairs[1], pairs[2], frames * groups)
         return y.unflatten(1, (frames, -1))[0]
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():  # the loop over chunks would fix the batch
+    if compiles_for_cpu(x) and not is_exported():
+        return _compiled_conv(x, calibration, weight, *map(list, pairs))
+    if is_traced():  # the loop over chunks would fix the batch
         return _gathered_conv(x, calibration, weight, *pairs)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, calibration, weight)):
         return _ScaledConv.apply(x, calibration, weight, *pairs)
     return _scaled_conv(x, calibration, weight, *pairs)
+
+
+def _pairs(*values: Any) -> tuple[Pair, Pair, Pair]:
+    """Stride, padding and dilation, numbers or pairs, as pairs."""
+    stride, padding, dilation = ((v, v) if isinstance(v, int) else tuple(v) for v in values)
+    return stride, padding, dilation
 
 
 def _output_size(x: Tensor, taps: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
@@ -163,12 +172,16 @@ class _ScaledConv(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, calibration, weight = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        if _scales_kernels(x, weight, *ctx.geometry):
-            gradients = _kernel_gradients(grad, x, calibration, weight, *ctx.geometry)
-        else:
-            gradients = _window_gradients(grad, x, calibration, weight, *ctx.geometry)
-        return *gradients, None, None, None
+        return *_gradients(grad, x, calibration, weight, *ctx.geometry), None, None, None
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, calibration: Tensor, weight: Tensor, *geometry: Pair
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    if _scales_kernels(x, weight, *geometry):
+        return _kernel_gradients(grad, x, calibration, weight, *geometry)
+    return _window_gradients(grad, x, calibration, weight, *geometry)
 
 
 def _convolution_gradients(grad: Tensor, x: Tensor, weight: Tensor, *geometry: Pair) -> tuple[Tensor, Tensor]:
@@ -219,3 +232,60 @@ def _window_gradients(
     to_x = to_padded[:, padding[0] : bottom, padding[1] : right].permute(0, 3, 1, 2)
     to_weight = to_pointwise.view(weight.shape[0], kh, kw, -1).permute(0, 3, 1, 2)
     return to_x, to_scale.permute(0, 3, 1, 2), to_weight
+
+
+@torch.library.custom_op("tempozoo::scaled_conv", mutates_args=())
+def _compiled_conv(
+    x: Tensor, calibration: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> Tensor:
+    """``_scaled_conv`` as a single operation for compilers, which cannot trace its loops for any batch."""
+    return _scaled_conv(x, calibration, weight, *_pairs(stride, padding, dilation))
+
+
+@_compiled_conv.register_fake
+def _(
+    x: Tensor, calibration: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
+) -> Tensor:
+    size = _output_size(x, (weight.shape[2], weight.shape[3]), *_pairs(stride, padding, dilation))
+    return x.new_empty((x.shape[0], weight.shape[0], *size)).contiguous(memory_format=torch.channels_last)
+
+
+@torch.library.custom_op("tempozoo::scaled_conv_gradients", mutates_args=())
+def _compiled_gradients(
+    grad: Tensor,
+    x: Tensor,
+    calibration: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``_compiled_conv``, in the memory formats that the function below declares."""
+    to_x, *others = _gradients(grad, x, calibration, weight, *_pairs(stride, padding, dilation))
+    return to_x.contiguous(memory_format=torch.channels_last), others[0].contiguous(), others[1].contiguous()
+
+
+@_compiled_gradients.register_fake
+def _(
+    grad: Tensor,
+    x: Tensor,
+    calibration: Tensor,
+    weight: Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    to_x, *others = (v.new_empty(v.shape) for v in (x, calibration, weight))
+    return to_x.contiguous(memory_format=torch.channels_last), others[0], others[1]
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:3])
+    ctx.geometry = inputs[3:]
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    return *_compiled_gradients(grad, *ctx.saved_tensors, *ctx.geometry), None, None, None
+
+
+_compiled_conv.register_autograd(_backward, setup_context=_save_inputs)

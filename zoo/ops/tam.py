@@ -128,9 +128,11 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
     taps = kernel.shape[2]
     frames = x.unflatten(0, (gate.shape[0], gate.shape[2]))  # (B, T, C, H, W)
     if compiles_for_cpu(x):
-        scale = gate.transpose(1, 2)[..., None, None]
-        y = temporal_product(frames * scale, kernel) if local_first else temporal_product(frames, kernel) * scale
-        return y.flatten(0, 1)
+        scale = gate.transpose(1, 2).flatten(0, 1)[..., None, None]  # (B*T, C, 1, 1)
+        num_frames = gate.shape[2]
+        if local_first:
+            return temporal_product(x * scale, kernel, num_frames)
+        return temporal_product(x, kernel, num_frames) * scale
     if local_first:
         gates = F.pad(gate, (taps // 2, taps // 2)).unfold(2, taps, 1)  # (B, C, T, K)
     else:

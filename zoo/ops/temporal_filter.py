@@ -26,7 +26,7 @@ class TemporalFilter(nn.Module):
         frames = y.unflatten(0, (-1, num_frames))  # (B, T, C, H, W)
         taps, bias = self.taps.to(y.dtype), self.bias.to(y.dtype)[:, None, None]  # autocast would widen the maps
         if compiles_for_cpu(y):
-            return (temporal_product(frames, taps[None]) + bias).flatten(0, 1)
+            return temporal_product(y, taps[None], num_frames) + bias
         previous, current, following = taps.T[..., None, None]  # (C, 1, 1) each
         z = torch.addcmul(bias, frames, current)
         z[:, 1:].addcmul_(frames[:, :-1], previous)

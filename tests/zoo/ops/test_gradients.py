@@ -13,7 +13,7 @@ from torch import Tensor
 import zoo
 from zoo.ops import TemporalShift, stha_conv2d
 from zoo.ops import stam_conv as module
-from zoo.ops.frames import temporal_product, with_spatial_mean
+from zoo.ops.frames import neighbor_frames, temporal_product, with_spatial_mean
 from zoo.ops.shift import shift_kernel
 from zoo.ops.stam_aggregation import OmniAggregation
 from zoo.ops.tam import adaptive_temporal_conv
@@ -40,10 +40,11 @@ def assert_same(actual: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_shift_equals_its_kernel_and_preserves_the_memory_format(shape: Any, memory_format: Any) -> None:
+    frames = shape[1]
     x = random_maps(shape, memory_format)
-    y = TemporalShift(8)(x, shape[1])
+    y = TemporalShift(8)(x, frames)
     kernel = shift_kernel(shape[2]).double().transpose(0, 1)
-    assert_same(y, temporal_product(x.unflatten(0, shape[:2]), kernel).flatten(0, 1), [x])
+    assert_same(y, temporal_product(x, kernel, frames), [x])
     (gradient,) = torch.autograd.grad(y, x, torch.randn_like(y))
     assert all(v.is_contiguous(memory_format=memory_format) for v in (y, gradient))
     with torch.no_grad():
@@ -62,17 +63,17 @@ def test_shift_saves_no_tensors() -> None:
 @pytest.mark.parametrize("taps", [3, 5])
 @pytest.mark.parametrize("memory_format", FORMATS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_adaptive_temporal_convolution_equals_band_matrices(
+def test_adaptive_temporal_convolution_equals_its_compiled_form(
     shape: Any, memory_format: Any, taps: int, local_first: bool
 ) -> None:
     clips, frames, channels = shape[:3]
     x = random_maps(shape, memory_format)
     gate = torch.rand(clips, channels, frames, dtype=torch.double, requires_grad=True)
     kernel = torch.rand(clips, channels, taps, dtype=torch.double, requires_grad=True)
-    clip, scale = x.unflatten(0, shape[:2]), gate.transpose(1, 2)[..., None, None]
-    plain = temporal_product(clip * scale, kernel) if local_first else temporal_product(clip, kernel) * scale
+    scale = gate.transpose(1, 2).flatten(0, 1)[..., None, None]
+    plain = temporal_product(x * scale, kernel, frames) if local_first else temporal_product(x, kernel, frames) * scale
     y = adaptive_temporal_conv(x, gate, kernel, local_first)
-    assert_same(y, plain.flatten(0, 1), [x, gate, kernel])
+    assert_same(y, plain, [x, gate, kernel])
     (gradient,) = torch.autograd.grad(y, x, torch.randn_like(y))
     assert all(v.is_contiguous(memory_format=memory_format) for v in (y, gradient))
 
@@ -130,3 +131,21 @@ def test_networks_train_in_autocast(arch: str, dtype: torch.dtype) -> None:
     loss.backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
     assert network.stem.conv.weight.grad.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("offset", [-9, -2, -1, 0, 1, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_neighbor_frames_are_zero_beyond_the_clip(shape: Any, offset: int) -> None:
+    clips, frames = shape[:2]
+    x = random_maps(shape, torch.channels_last)
+    clip, expected = x.unflatten(0, (clips, frames)), (0 * x).unflatten(0, (clips, frames))
+    for step in range(frames):
+        if 0 <= step + offset < frames:
+            expected[:, step] = clip[:, step + offset]
+    assert_same(neighbor_frames(x, frames, offset), expected.flatten(0, 1), [x])
+
+
+def test_neighbor_frames_do_not_spread_infinite_values_to_other_clips() -> None:
+    x = torch.zeros(4, 1, 1, 1)
+    x[2] = torch.inf
+    assert neighbor_frames(x, 2, 1).flatten().tolist() == [0, 0, 0, 0]
