@@ -26,6 +26,7 @@ from lit_modules.scores import Scores, compute_metrics
 from zoo.errors import ConfigError
 from zoo.inference.predictor import parse_views
 from zoo.loading import export
+from zoo.text import pluralize
 from zoo.training_state import describe_untrained, has_random_backbone, is_untrained, untrained_error
 from zoo.weights.model_folder import write_model
 
@@ -108,8 +109,8 @@ def _features(
     before = len(list(cache.glob("*.safetensors")))
     print_line(f"Features of {len(data.datasets[split])} {split} videos" + f" ({before} are in {cache})" * bool(before))
     samples = compute_samples(trainer, module, data, split, counts, cache)
-    print_line(f"  {len(samples.names)} videos, {samples.features.shape[1]} views each: "
-               f"{time.perf_counter() - start:.0f} s")  # fmt: skip
+    views_each = pluralize(samples.features.shape[1], "view")
+    print_line(f"  {pluralize(len(samples.names), 'video')}, {views_each} each: {time.perf_counter() - start:.0f} s")
     return samples
 
 

@@ -39,7 +39,7 @@ from zoo.errors import ConfigError
 from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
-from zoo.text import printable
+from zoo.text import pluralize, printable
 from zoo.weights.disk import atomic_path
 from zoo.wrappers import state_of
 
@@ -436,7 +436,8 @@ def _describe_monitor(monitor: str | None, labels: np.ndarray | None, network: V
         return "validation mean class accuracy"
     counts = np.unique(labels, return_counts=True)[1]
     if counts.min() == counts.max():
-        return f"validation mean class accuracy, which equals top-1 as each class has {counts[0]} validation videos"
+        videos = pluralize(counts[0], "validation video")
+        return f"validation mean class accuracy, which equals top-1 as each class has {videos}"
     return (
         f"validation mean class accuracy: classes have {counts.min()} to {counts.max()} validation videos, and top-1 "
         "would favor the larger ones"

@@ -49,6 +49,11 @@ def one_line(text: str, max_length: int = 80) -> str:
     return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
+def pluralize(count: int, noun: str) -> str:
+    """Return a number and its noun, such as "1 clip" or "3 clips"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def listing(keys: Iterable[Any], most: int = 4) -> str:
     """Join the first ``most`` keys to printable text, with the number of the others."""
     keys = list(keys)
