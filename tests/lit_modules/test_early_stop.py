@@ -61,12 +61,10 @@ def test_early_stop_without_validation_is_refused(
 # estimate --------------------------------------------------------------------------------------------------------
 
 
-def test_estimate_is_printed_once(
-    motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_estimate_of_a_run_of_few_steps_is_printed_once(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(RunEstimate, "FIRST", 1)
-    monkeypatch.setattr(RunEstimate, "LAST", 3)
-    assert main(fit_arguments(motion_folder, tmp_path / "run", watch=False)) == 0
+    assert main(fit_arguments(motion_folder, tmp_path / "run", watch=False)) == 0  # eight steps
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Estimate: about ")]
     assert len(lines) == 1
     assert " for 2 epochs, " in lines[0]
@@ -82,6 +80,12 @@ def test_estimate_counts_steps_and_validation() -> None:
     )  # fmt: skip
     assert estimate._remaining(trainer) == 100 + 0.5 * 2 * 10
     assert estimate._length(trainer) == "2 epochs"
+
+
+@pytest.mark.parametrize(("steps", "last"), [(1000, 20), (60, 20), (15, 5), (3, 2)])
+def test_estimate_of_a_short_run_measures_its_first_third(steps: int, last: int) -> None:
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, global_step=0, accumulate_grad_batches=1)
+    assert RunEstimate()._last_measured(trainer) == last
 
 
 def test_durations_and_memory_have_units() -> None:

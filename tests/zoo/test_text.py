@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from zoo.protocol import DEFAULT_PROTOCOL
-from zoo.text import MAX_JSON, brief, is_printable, parse_json, pluralize, printable, read_json
+from zoo.text import MAX_JSON, brief, is_printable, parse_json, pluralize, pluralize_range, printable, read_json
 
 
 @pytest.mark.parametrize(
@@ -81,4 +81,5 @@ def test_parse_json_rejects_invalid_text(text: str, message: str, tmp_path: Path
 
 def test_pluralize_distinguishes_one_from_several() -> None:
     assert [pluralize(count, "clip") for count in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+    assert [pluralize_range(1, high, "clip") for high in (1, 2)] == ["1 clip", "1 to 2 clips"]
     assert "1 clip x 3 crops" in str(replace(DEFAULT_PROTOCOL, clips=1, crops=3))
