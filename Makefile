@@ -41,6 +41,7 @@ bench: .venv/installed
 # the web site of the documentation; a link to a missing page or heading is an error
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html. The search needs a web server: python3 -m http.server --directory site"
 
 clean:
 	rm -rf .venv runs data site
