@@ -62,7 +62,8 @@ class Scale:
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return round values that cover a range: multiples of 1, 2 or 5 times a power of ten."""
     if not high > low:
-        low, high = low - 0.5, high + 0.5
+        margin = min(0.5, abs(low) / 2) or 0.5  # a constant learning rate is small
+        low, high = low - margin, high + margin
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step *= next(factor for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * step) <= most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

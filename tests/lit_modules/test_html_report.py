@@ -338,14 +338,14 @@ def test_removed_and_damaged_videos_have_placeholders(copy: Path, tmp_path: Path
         (0, 100, [0, 20, 40, 60, 80, 100]),
         (0.13, 0.58, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
         (3, 3, [2.4, 2.6, 2.8, 3.0, 3.2, 3.4, 3.6]),
+        (1e-4, 1e-4, [4e-5, 6e-5, 8e-5, 1e-4, 1.2e-4, 1.4e-4, 1.6e-4]),
         (1e-5, 9e-4, [0, 0.0002, 0.0004, 0.0006, 0.0008, 0.001]),
     ],
 )
 def test_ticks_are_round_and_cover_the_range(low: float, high: float, expected: list[float]) -> None:
     values = ticks(low, high)
     assert values[0] <= low and values[-1] >= high
-    if low < high:
-        assert values == pytest.approx(expected)
+    assert values == pytest.approx(expected)
 
 
 def test_chart_ignores_values_that_are_not_finite() -> None:
