@@ -15,9 +15,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lit_modules.base import VideoClassifier
+from lit_modules.console import print_line
 from lit_modules.interfaces import require_video_data
 from lit_modules.mistakes import PATH_ERRORS
-from lit_modules.report import classifier, list_heads, print_line, top_classes, top_columns, write_csv
+from lit_modules.report import classifier, list_heads, top_classes, top_columns, write_csv
 from lit_modules.scores import gather_by_name
 from zoo.errors import DataError
 from zoo.models import VideoNetwork

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lit_modules.base import VideoClassifier
 from lit_modules.class_results import detailed_metrics
+from lit_modules.console import print_line
 from lit_modules.fit_probe import describe_probe, probe_scores, to_scores
 from lit_modules.frozen_features import check_trainer, compute_samples
 from lit_modules.head_init import set_classifier
@@ -20,7 +21,7 @@ from lit_modules.interfaces import EvaluationData
 from lit_modules.linear_probe import LinearProbe, VideoSamples, fit_logistic_regression, fit_nearest_neighbors
 from lit_modules.metric_table import metric_table
 from lit_modules.probe_file import describe_result, write_probe
-from lit_modules.report import list_heads, print_line, write_predictions, write_test_report
+from lit_modules.report import list_heads, write_predictions, write_test_report
 from lit_modules.run_folder import CHECKPOINTS
 from lit_modules.scores import Scores, compute_metrics
 from zoo.errors import ConfigError

@@ -11,7 +11,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from lit_modules.report import classifier, print_line
+from lit_modules.console import describe_duration, print_line
+from lit_modules.report import classifier
 from lit_modules.trained_parts import describe_parts, trained_parameters
 from zoo.models import VideoNetwork
 from zoo.text import pluralize
@@ -91,7 +92,9 @@ class RunEstimate(Callback):
             measured = self._last - self._first + self.VALIDATION * self._validation_batches
             seconds = (time.perf_counter() - self._start) / measured
             memory = peak_memory(pl_module.device)
-            line = f"Estimate: about {_duration(seconds * self._remaining(trainer))} for {self._length(trainer)}"
+            line = (
+                f"Estimate: about {describe_duration(seconds * self._remaining(trainer))} for {self._length(trainer)}"
+            )
             print_line(line + (f", {memory / 1e9:.1f} GB" if memory else ""))
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -126,14 +129,6 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _short(count: int) -> str:

@@ -11,9 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.table import Table
 
+from lit_modules.console import print_line
 from lit_modules.interfaces import segment_data
 from lit_modules.localization.localizer import TIOU, ActionLocalizer
-from lit_modules.report import print_line
 from zoo.weights.disk import atomic_path
 
 RESULTS, SEGMENTS = "localization.json", "segments.csv"

@@ -11,7 +11,8 @@ import torch
 from runs import fit_arguments, flags, resume, validated_epochs
 
 from cli import main
-from lit_modules.progress import RunEstimate, _duration, peak_memory
+from lit_modules.console import describe_duration
+from lit_modules.progress import RunEstimate, peak_memory
 
 STUCK = flags("model.optimizer", lr=1e-12)  # the validation metrics never change
 
@@ -89,6 +90,6 @@ def test_estimate_of_a_short_run_measures_its_first_third(steps: int, last: int)
 
 
 def test_durations_and_memory_have_units() -> None:
-    assert [_duration(seconds) for seconds in (42, 1440, 9000)] == ["42 s", "24 min", "2.5 h"]
+    assert [describe_duration(seconds) for seconds in (42, 1440, 9000)] == ["42 s", "24 min", "2.5 h"]
     memory = peak_memory(torch.device("cpu"))
     assert memory is None or 1e7 < memory < 1e13
