@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from lit_modules.console import print_line
 from lit_modules.interfaces import segment_data
@@ -87,7 +87,7 @@ def print_metrics(module: ActionLocalizer) -> dict[str, object]:
     videos, segments = len(module.truth), sum(map(len, module.truth.values()))
     print_line(f"{videos} videos, {segments} segments")
     result: dict[str, object] = {"videos": videos, "segments": segments}
-    table = Table("metric", "tIoU", "%")
+    table = Table("metric", "tIoU", Column("%", justify="right"))
     for name, thresholds in TIOU.items():
         metrics = module.detections(thresholds)
         by_threshold = {f"{value:.3g}": score for value, score in zip(thresholds, metrics.by_threshold, strict=True)}
