@@ -41,12 +41,14 @@ bench: .venv/installed
 # the web site of the documentation; a link to a missing page or heading is an error
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html. The search needs a web server: python3 -m http.server --directory site"
 
 clean:
 	rm -rf .venv runs data site
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	@echo "Installing tempozoo and its dependencies, about 7 GB; this takes minutes and prints nothing"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 

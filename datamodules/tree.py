@@ -125,9 +125,9 @@ def warn_unread(where: str, names: Iterable[str]) -> None:
         most = sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]
         listing = ", ".join(f"{count} {ending}" for ending, count in most)
         more = f" and {len(counts) - 5} more extensions" if len(counts) > 5 else ""
-        log.warning(
-            "%s: %d files are not read as videos: %s%s", printable(where), counts.total(), printable(listing), more
-        )
+        total = counts.total()
+        subject = "1 file is not read as a video" if total == 1 else f"{total} files are not read as videos"
+        log.warning("%s: %s: %s%s", printable(where), subject, printable(listing), more)
 
 
 def walk(root: str | Path) -> Iterator[tuple[str, list[str]]]:

@@ -67,7 +67,8 @@ def main() -> None:
     for name, values in results.items():
         print(f"{name:45}" + "".join(f" {value:26.1f}" for value in values.values()))
     (out / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    print(f"{sum(args.videos)} videos, {time.perf_counter() - start:.0f} s")
+    print(f"Chart: {out / 'chart.png'}")
+    print(f"The example took {time.perf_counter() - start:.0f} seconds for {sum(args.videos)} videos.")
 
 
 if __name__ == "__main__":

@@ -437,7 +437,7 @@ class VideoClassifier(L.LightningModule):
             log.warning("%d videos were scored, %d could not be read", len(self.scores), len(skipped))
         if skipped or f"{prefix}left_out" in self.trainer.callback_metrics:  # from an earlier epoch
             metrics[f"{prefix}left_out"] = float(len(skipped))
-        in_progress_bar = [prefix + key for key in ("top1", "majority_class", "map") if prefix + key in metrics]
+        in_progress_bar = [prefix + key for key in ("top1", "map") if prefix + key in metrics]
         self.log_dict({name: metrics.pop(name) for name in in_progress_bar}, prog_bar=True)
         self.log_dict(metrics)
 

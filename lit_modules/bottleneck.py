@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from lit_modules.console import print_line
 from lit_modules.interfaces import TimedLoader
-from lit_modules.report import print_line
 from zoo.cores import available_cores
 
 # Workers load clips during computation, so waiting for more than this share of the time means that they are too slow.

@@ -23,18 +23,19 @@ from torch import Tensor
 
 from lit_modules.base import VideoClassifier
 from lit_modules.class_results import detailed_metrics
+from lit_modules.console import print_line
 from lit_modules.fit_probe import to_scores
 from lit_modules.frozen_features import check_trainer, compute_samples
 from lit_modules.interfaces import SplitData
 from lit_modules.linear_probe import VideoSamples
 from lit_modules.network import check_trained
-from lit_modules.report import print_line
 from lit_modules.run_folder import CHECKPOINTS
 from zoo.errors import ConfigError
 from zoo.inference.predictor import parse_views
 from zoo.inference.scores import average_views, split_heads
 from zoo.loading import export
 from zoo.protocol import TEMPERATURES, Protocol
+from zoo.text import pluralize
 from zoo.weights.model_folder import write_model
 
 GRID = 41  # temperatures from the lowest to the highest; the search is then refined around the best one
@@ -64,6 +65,7 @@ def run_calibrate(trainer: L.Trainer, module: VideoClassifier, data: Any, views:
     trainer.datamodule = data  # type: ignore[attr-defined]
     data.setup("calibrate")
     protocol = parse_views(views, network.protocol)
+    print_line(f"Features of {pluralize(len(data.datasets['val']), 'validation video')}, {protocol.view_counts}")
     samples = compute_samples(trainer, module, data, "val", (protocol.clips, protocol.crops))
     with torch.no_grad():
         logits = copy.deepcopy(network.get_classifier()).cpu().float()(samples.features)
@@ -84,7 +86,8 @@ def run_calibrate(trainer: L.Trainer, module: VideoClassifier, data: Any, views:
         provenance={**spec.provenance, "calibration": calibration},
     )
     write_model(folder, tensors, spec.to_config())
-    print_line(f"Temperature {temperature:.4g}, fitted to {len(samples.names)} validation videos ({used_views} views):")
+    videos = pluralize(len(samples.names), "validation video")
+    print_line(f"Temperature {temperature:.4g}, fitted to {videos} ({used_views} views):")
     Console().print(_table(before, after))
     print_line("The values after calibration are those of the same videos; `test` measures them on test videos.")
     print_line(f"Calibrated network: {folder}")

@@ -7,7 +7,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 
-from lit_modules.report import classifier, print_line
+from lit_modules.console import print_line
+from lit_modules.report import classifier
 from lit_modules.sharded import is_sharded
 from zoo.compiling import CompileTimer, compile_network
 from zoo.errors import ConfigError

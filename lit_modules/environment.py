@@ -11,6 +11,7 @@ import torch
 
 import zoo
 from zoo.cores import available_cores
+from zoo.text import pluralize
 
 
 def describe_environment(trainer: L.Trainer) -> dict[str, str]:
@@ -25,7 +26,7 @@ def describe_environment(trainer: L.Trainer) -> dict[str, str]:
         "Lightning": L.__version__,
         "device": name if processes == 1 else f"{processes} x {name}",
         "precision": str(trainer.precision),
-        "CPU": f"{processor_name()}, {available_cores()} cores",
+        "CPU": f"{processor_name()}, {pluralize(available_cores(), 'core')}",
         "threads": str(torch.get_num_threads()),
         "system": platform.platform(),
         "working folder": os.getcwd(),

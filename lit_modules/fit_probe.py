@@ -15,16 +15,18 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from lit_modules.base import VideoClassifier
+from lit_modules.console import print_line
 from lit_modules.frozen_features import compute_samples
 from lit_modules.head_init import fit_probe, is_resumed, reason_without_probe
 from lit_modules.interfaces import evaluation_data
 from lit_modules.linear_probe import LinearProbe, VideoSamples
 from lit_modules.probe_file import describe_result, probe_line, read_probe, write_probe
-from lit_modules.report import classifier, print_line
+from lit_modules.report import classifier
 from lit_modules.scores import Scores, compute_metrics
 from zoo.errors import ConfigError
 from zoo.inference.scores import average_views
 from zoo.protocol import Protocol
+from zoo.text import pluralize
 
 log = logging.getLogger("lit_modules")
 MAX_VIDEOS = 5000  # more training videos would take long, so the baseline must be requested
@@ -75,6 +77,9 @@ class FitProbe(Callback):
         start = time.perf_counter()
         data = evaluation_data(trainer)
         assert data is not None
+        if trainer.is_global_zero and module.probe is None:
+            videos = len(data.datasets["train"]) + len(data.datasets["val"])
+            print_line(f"Baselines: features of {pluralize(videos, 'video')}")
         probe = fit_probe(trainer, module)
         samples = compute_samples(trainer, module, data, "val")
         if not trainer.is_global_zero:

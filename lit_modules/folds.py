@@ -18,8 +18,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from lit_modules.console import print_line
 from lit_modules.metric_table import ACCURACIES
-from lit_modules.report import print_line, write_csv
+from lit_modules.report import write_csv
 from lit_modules.run_folder import CHECKPOINTS, LAST, names_checkpoint
 from lit_modules.run_lock import is_first_process, locked_folder
 from lit_modules.trainer_parsing import TrainerArguments

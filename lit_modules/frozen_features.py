@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +12,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from lit_modules.console import describe_duration, print_line
 from lit_modules.interfaces import EvaluationData
 from lit_modules.linear_probe import VideoSamples
 from lit_modules.scores import gather_by_name
@@ -18,6 +21,7 @@ from zoo.inference.feature_files import FeatureFolder, VideoFeatures
 from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint
+from zoo.text import pluralize
 from zoo.video.transforms import normalize
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 
 # fields of a protocol that do not change the features of a video
 UNUSED_FIELDS = ("average", "train_crop", "augment", "flip", "flip_pairs", "heads", "temperature")
+
+PROGRESS_SECONDS = 30.0  # between two lines of progress
 
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed")
 
@@ -79,7 +85,10 @@ def compute_samples(
     modes = {part: part.training for part in module.network.modules()}
     module.network.eval()
     try:
-        for batch in data.evaluation_batches(split, protocol, cached):
+        batches = data.evaluation_batches(split, protocol, cached)
+        if trainer.is_global_zero:
+            batches = print_progress(batches, (len(names) - len(cached)) // trainer.world_size)
+        for batch in batches:
             values = _batch_features(trainer, module, batch["video"], protocol)
             for name, value in zip(batch["path"], values, strict=True):
                 features[name] = value.clone()  # a view would keep the entire batch in memory
@@ -99,6 +108,25 @@ def compute_samples(
         dataset.records.labels[numbers].astype("int64"),
         None if groups is None else [groups[number] for number in numbers],
     )
+
+
+def print_progress(batches: Iterable[dict[str, Any]], videos: int) -> Iterator[dict[str, Any]]:
+    """Yield the batches, and print the number of their videos and the remaining time every half minute.
+
+    Args:
+        batches: batches with ``path``.
+        videos: expected number of videos.
+    """
+    start = printed = time.perf_counter()
+    count = 0
+    for batch in batches:
+        yield batch
+        count += len(batch["path"])
+        now = time.perf_counter()
+        if now - printed >= PROGRESS_SECONDS and 0 < count < videos:
+            printed = now
+            remaining = describe_duration((now - start) * (videos - count) / count)
+            print_line(f"  features of {count} of {pluralize(videos, 'video')}, about {remaining} left")
 
 
 def describe_features(network: VideoNetwork, protocol: Protocol, precision: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from lit_modules.base import VideoClassifier
+from lit_modules.console import print_line
 from lit_modules.interfaces import require_video_data
 from lit_modules.mistakes import PATH_ERRORS
-from lit_modules.report import classifier, list_heads, print_line, top_classes, top_columns, write_csv
+from lit_modules.report import classifier, list_heads, top_classes, top_columns, write_csv
 from lit_modules.scores import gather_by_name
 from zoo.errors import DataError
 from zoo.models import VideoNetwork
@@ -204,16 +205,11 @@ def merge_parts(parts: Sequence[Path], ids: Iterable[str], file: RowFile) -> Non
 # printed lines -----------------------------------------------------------------------------------------------------
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
 def describe_run(trainer: L.Trainer, module: VideoClassifier) -> list[str]:
     """Return lines that name the weights and the views."""
     own, protocol = module.network.protocol, require_video_data(trainer).datasets["predict"].protocol
     weights = f"weights from {trainer.ckpt_path}." if trainer.ckpt_path else str(module.network.report)
-    views = f"Views: {_count(protocol.clips, 'clip')} x {_count(protocol.crops, 'crop')}"
-    views += f" of {protocol.num_frames} frames, {protocol.crop} pixels"
+    views = f"Views: {protocol.view_counts} of {protocol.num_frames} frames, {protocol.crop} pixels"
     if (own.clips, own.crops) != (protocol.clips, protocol.crops):
         views += f"; the network's test protocol has {own.clips} x {own.crops} (--views published)"
     return [f"Network: {weights}", views]

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from lit_modules.base import VideoClassifier
 from lit_modules.class_results import detailed_metrics
+from lit_modules.console import print_line
 from lit_modules.fit_probe import describe_probe, probe_scores, to_scores
 from lit_modules.frozen_features import check_trainer, compute_samples
 from lit_modules.head_init import set_classifier
@@ -20,12 +21,13 @@ from lit_modules.interfaces import EvaluationData
 from lit_modules.linear_probe import LinearProbe, VideoSamples, fit_logistic_regression, fit_nearest_neighbors
 from lit_modules.metric_table import metric_table
 from lit_modules.probe_file import describe_result, write_probe
-from lit_modules.report import list_heads, print_line, write_predictions, write_test_report
+from lit_modules.report import list_heads, write_predictions, write_test_report
 from lit_modules.run_folder import CHECKPOINTS
 from lit_modules.scores import Scores, compute_metrics
 from zoo.errors import ConfigError
 from zoo.inference.predictor import parse_views
 from zoo.loading import export
+from zoo.text import pluralize
 from zoo.training_state import describe_untrained, has_random_backbone, is_untrained, untrained_error
 from zoo.weights.model_folder import write_model
 
@@ -108,8 +110,8 @@ def _features(
     before = len(list(cache.glob("*.safetensors")))
     print_line(f"Features of {len(data.datasets[split])} {split} videos" + f" ({before} are in {cache})" * bool(before))
     samples = compute_samples(trainer, module, data, split, counts, cache)
-    print_line(f"  {len(samples.names)} videos, {samples.features.shape[1]} views each: "
-               f"{time.perf_counter() - start:.0f} s")  # fmt: skip
+    views_each = pluralize(samples.features.shape[1], "view")
+    print_line(f"  {pluralize(len(samples.names), 'video')}, {views_each} each: {time.perf_counter() - start:.0f} s")
     return samples
 
 

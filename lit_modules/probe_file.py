@@ -10,7 +10,7 @@ from typing import Any
 
 from lit_modules.run_folder import CHECKPOINTS
 from lit_modules.scores import Scores, compute_metrics
-from zoo.text import read_json
+from zoo.text import pluralize, read_json
 from zoo.weights.disk import atomic_path
 
 PROBE_FILE = "probe.json"
@@ -76,8 +76,9 @@ def probe_line(result: dict[str, Any]) -> str:
     """Return a line with the accuracy of the probe and the baselines."""
     top1 = result["logistic_regression"]["top1"]
     split = {"val": "validation"}.get(result["split"], result["split"])
+    videos = pluralize(result["videos"], f"{split} video")
     return (
-        f"Baselines on the {result['videos']} {split} videos, {result['views']} views: logistic regression of frozen "
+        f"Baselines on the {videos}, {result['views']} views: logistic regression of frozen "
         f"features {100 * top1:.2f} % top-1, majority class {100 * result['majority_class']:.2f} %, chance "
         f"{100 * result['chance']:.2f} %"
     )

@@ -11,9 +11,11 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
-from lit_modules.report import classifier, print_line
+from lit_modules.console import describe_duration, print_line
+from lit_modules.report import classifier
 from lit_modules.trained_parts import describe_parts, trained_parameters
 from zoo.models import VideoNetwork
+from zoo.text import pluralize
 
 
 class EpochProgressBar(RichProgressBar):
@@ -67,11 +69,13 @@ class ParameterSummary(Callback):
 class RunEstimate(Callback):
     """Prints the estimated time of the run and the peak memory of the process, once, after the first steps."""
 
-    FIRST, LAST = 5, 20  # training batches between which the time is measured
+    FIRST, LAST = 5, 20  # training batches between which the time is measured; earlier ones in short runs
     VALIDATION = 0.5  # time of a validation batch; 1/3 if the network takes most of it, 1 if decoding does
 
     def __init__(self) -> None:
         self._batches, self._start, self._first_epoch = 0, 0.0, 0
+        self._first, self._last = self.FIRST, self.LAST
+        self._validation_batches = 0  # while the time is measured
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -79,14 +83,28 @@ class RunEstimate(Callback):
         """Measure the time; print the line after the last measured batch."""
         if not self._batches:
             self._first_epoch = trainer.current_epoch
+            self._last = self._last_measured(trainer)
+            self._first = max(1, self._last * self.FIRST // self.LAST)
         self._batches += 1
-        if self._batches == self.FIRST:
+        if self._batches == self._first:
             self._start = time.perf_counter()
-        elif self._batches == self.LAST and trainer.is_global_zero:
-            seconds = (time.perf_counter() - self._start) / (self.LAST - self.FIRST)
+        elif self._batches == self._last and trainer.is_global_zero:
+            measured = self._last - self._first + self.VALIDATION * self._validation_batches
+            seconds = (time.perf_counter() - self._start) / measured
             memory = peak_memory(pl_module.device)
-            line = f"Estimate: about {_duration(seconds * self._remaining(trainer))} for {self._length(trainer)}"
+            line = (
+                f"Estimate: about {describe_duration(seconds * self._remaining(trainer))} for {self._length(trainer)}"
+            )
             print_line(line + (f", {memory / 1e9:.1f} GB" if memory else ""))
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        """Count the batches that are validated while the time is measured."""
+        self._validation_batches += self._first <= self._batches < self._last
+
+    def _last_measured(self, trainer: L.Trainer) -> int:
+        """Return the number of the last measured batch, in the first third of a short run."""
+        steps = trainer.estimated_stepping_batches - trainer.global_step
+        return int(min(self.LAST, max(2, steps * trainer.accumulate_grad_batches / 3)))
 
     def _remaining(self, trainer: L.Trainer) -> float:
         """Return the number of batches from the start of this process on; validation batches count as a share."""
@@ -98,8 +116,7 @@ class RunEstimate(Callback):
     def _length(self, trainer: L.Trainer) -> str:
         steps = trainer.estimated_stepping_batches * trainer.accumulate_grad_batches
         last = math.ceil(steps / trainer.num_training_batches)
-        epochs = last - self._first_epoch
-        return f"{epochs} epoch{'s' if epochs != 1 else ''}"
+        return pluralize(last - self._first_epoch, "epoch")
 
 
 def peak_memory(device: torch.device) -> int | None:
@@ -112,14 +129,6 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def _short(count: int) -> str:

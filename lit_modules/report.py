@@ -27,6 +27,7 @@ from lit_modules.class_results import (
     results_table,
 )
 from lit_modules.class_table import class_table
+from lit_modules.console import print_line
 from lit_modules.environment import describe_environment
 from lit_modules.interfaces import VideoData, video_data
 from lit_modules.metric_table import ACCURACIES, interval_text, metric_table
@@ -39,7 +40,7 @@ from zoo.errors import ConfigError
 from zoo.models import VideoNetwork
 from zoo.protocol import Protocol
 from zoo.provenance import fingerprint, provenance_now
-from zoo.text import printable
+from zoo.text import pluralize
 from zoo.weights.disk import atomic_path
 from zoo.wrappers import state_of
 
@@ -124,11 +125,6 @@ def classifier(module: L.LightningModule) -> VideoClassifier:
     if not isinstance(module, VideoClassifier):
         raise ConfigError(f"The reports need a VideoClassifier; the module is a {type(module).__name__}.")
     return module
-
-
-def print_line(line: str) -> None:
-    """Print a line without wrapping it or interpreting markup."""
-    Console().print(printable(line), highlight=False, markup=False, soft_wrap=True)
 
 
 def published(network: VideoNetwork, protocol: Protocol) -> dict[str, Any] | None:
@@ -436,7 +432,8 @@ def _describe_monitor(monitor: str | None, labels: np.ndarray | None, network: V
         return "validation mean class accuracy"
     counts = np.unique(labels, return_counts=True)[1]
     if counts.min() == counts.max():
-        return f"validation mean class accuracy, which equals top-1 as each class has {counts[0]} validation videos"
+        videos = pluralize(counts[0], "validation video")
+        return f"validation mean class accuracy, which equals top-1 as each class has {videos}"
     return (
         f"validation mean class accuracy: classes have {counts.min()} to {counts.max()} validation videos, and top-1 "
         "would favor the larger ones"

@@ -98,6 +98,15 @@ class MetricsLogger(CSVLogger):
         self.experiment.drop_from(step)
 
 
+class LogShortEpochs(Callback):
+    """Logs loss and learning rate at least once per epoch: epochs of few videos are shorter than the usual interval."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Reduce ``log_every_n_steps`` to the steps of an epoch."""
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # infinite if the data has no length
+        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, max(1, steps)))
+
+
 class ResumeMetrics(Callback):
     """Removes the lines of ``metrics.csv`` that a resumed run logs again."""
 

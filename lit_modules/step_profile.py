@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from lit_modules.report import print_line
+from lit_modules.console import print_line
 from zoo.weights.disk import atomic_path
 
 

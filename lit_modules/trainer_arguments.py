@@ -278,7 +278,12 @@ def _check_complete(command: str, arguments: TrainerArguments, given: set[str]) 
         )
     if "--data" not in given:
         data = "files or folders of videos" if command == "predict" else "data"
-        raise ConfigError(f"{command} needs {data}: {example.command_line(command)}")
+        message = f"{command} needs {data}: {example.command_line(command)}"
+        config = Path(arguments.network or "") / "config.yaml"
+        if command != "predict" and config.is_file():
+            same = replace(arguments, options=[f"--config={config}", *arguments.options])
+            message += f", or the data of the run: {same.command_line(command)}"
+        raise ConfigError(message)
 
 
 def offline_advice(command: str, arguments: Sequence[str]) -> dict[str, str]:

@@ -47,7 +47,7 @@ from lit_modules.run_folder import (
     names_checkpoint,
     output_folder,
 )
-from lit_modules.run_metrics import MetricsLogger, ResumeMetrics
+from lit_modules.run_metrics import LogShortEpochs, MetricsLogger, ResumeMetrics
 from lit_modules.run_record import RunRecord
 from lit_modules.step_profile import StepProfile
 from lit_modules.trainer_arguments import classes_of, expand_data, expand_entry, lightning_arguments
@@ -187,6 +187,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
     if command == "fit":
         others = [
             ResumeMetrics(),
+            LogShortEpochs(),
             LearningRateMonitor(),
             FitReport(),
             RunRecord(folder),

@@ -6,8 +6,9 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
+from lit_modules.console import print_line
 from lit_modules.metric_table import metric_table
-from lit_modules.report import classifier, print_line
+from lit_modules.report import classifier
 
 PREFIX = "val_"
 

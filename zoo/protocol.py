@@ -10,7 +10,7 @@ from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ConfigError, check_int, check_number
-from zoo.text import brief, is_printable, printable
+from zoo.text import brief, is_printable, pluralize, printable
 
 if TYPE_CHECKING:
     from zoo.video.views import ClipTransform
@@ -195,13 +195,18 @@ class Protocol:
             return "raw"
         return "sigmoid" if self.multi_label else "softmax"
 
+    @property
+    def view_counts(self) -> str:
+        """Text with the numbers of clips and crops, such as "10 clips x 1 crop"."""
+        return f"{pluralize(self.clips, 'clip')} x {pluralize(self.crops, 'crop')}"
+
     def __str__(self) -> str:
         step = f", interval {self.interval}" if self.interval else ""
         pixels = "" if self.pixels == "plain" else f" ({self.pixels} pixels)"
         temperature = "" if self.temperature == 1 else f", temperature {self.temperature:.3g}"
         return (
             f"{self.num_frames} frames ({self.sampling}{step}), short side {self.resize}, crop {self.crop}{pixels}, "
-            f"{self.clips} clips x {self.crops} crops, {self.score_kind} scores averaged{temperature}"
+            f"{self.view_counts}, {self.score_kind} scores averaged{temperature}"
         )
 
 

@@ -49,6 +49,16 @@ def one_line(text: str, max_length: int = 80) -> str:
     return text if len(text) <= max_length else f"{text[:max_length]}..."
 
 
+def pluralize(count: int, noun: str) -> str:
+    """Return a number and its noun, such as "1 clip" or "3 clips"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def pluralize_range(low: int, high: int, noun: str) -> str:
+    """Return a range of numbers and their noun, such as "2 to 5 clips", or "5 clips" if both numbers are equal."""
+    return pluralize(high, noun) if low == high else f"{low} to {pluralize(high, noun)}"
+
+
 def listing(keys: Iterable[Any], most: int = 4) -> str:
     """Join the first ``most`` keys to printable text, with the number of the others."""
     keys = list(keys)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from datamodules.groups import LikelyGroups, find_likely_groups, shared_groups
 from datamodules.overlap import EXAMPLES, WORDS
 from datamodules.tree import split_of
-from zoo.text import printable
+from zoo.text import pluralize, pluralize_range, printable
 
 Pairs = Sequence[tuple[str, str]]
 
@@ -39,9 +39,9 @@ def _describe_groups(names: Sequence[str], groups: LikelyGroups, has_splits: boo
     example = printable(next(iter(sizes)))
     option = f"--data.group '{groups.pattern}'"
     if not has_splits:
-        low, high = min(sizes.values()), max(sizes.values())
+        videos = pluralize_range(min(sizes.values()), max(sizes.values()), "video")
         return [
-            f"The names suggest {len(sizes)} groups of {low} to {high} videos, such as {example}. If these are videos "
+            f"The names suggest {pluralize(len(sizes), 'group')} of {videos}, such as {example}. If these are videos "
             f"of one recording, person or camera, keep each group in one split: {option}"
         ]
     by_split: dict[str, list[str | None]] = {}

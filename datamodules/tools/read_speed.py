@@ -11,6 +11,7 @@ import numpy as np
 
 from datamodules.tree import open_tree
 from zoo.errors import DataError
+from zoo.text import pluralize
 from zoo.video.decoding import VideoReader
 from zoo.video.source import Source
 
@@ -38,7 +39,7 @@ class ReadingGain(NamedTuple):
         return (
             f"Reading {SEGMENTS} frames spread over a video is {self.segments:.1f} times as fast as before, and "
             f"{FRAMES} frames with interval {INTERVAL} {self.clip:.1f} times, with {self.size:.1f} times the size "
-            f"(measured on {self.videos} video{'s' if self.videos != 1 else ''})."
+            f"(measured on {pluralize(self.videos, 'video')})."
         )
 
 

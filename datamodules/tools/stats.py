@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from datamodules.records import Source
@@ -22,7 +22,7 @@ from datamodules.tools.parallel import each
 from datamodules.tools.read_speed import video_bytes
 from datamodules.tree import open_tree, split_of
 from zoo.errors import DataError, ZooError
-from zoo.text import printable
+from zoo.text import pluralize, pluralize_range, printable
 from zoo.video.decoding import VideoReader
 
 SHOWN = 20  # number of folders in the table
@@ -158,8 +158,10 @@ def _classes(names: Sequence[str]) -> list[str | Table]:
     if set(counts) == {()}:
         return []
     sizes = sorted(counts.values())
-    caption = f"{len(counts)} folders of {sizes[0]} to {sizes[-1]} videos, median {statistics.median(sizes):g}"
-    table = Table("folder", "videos")
+    caption = f"{pluralize(len(counts), 'folder')} of {pluralize_range(sizes[0], sizes[-1], 'video')}"
+    if sizes[0] < sizes[-1]:
+        caption += f", median {statistics.median(sizes):g}"
+    table = Table("folder", Column("videos", justify="right"))
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     for number, (folders, count) in enumerate(ordered):
         if len(ordered) <= SHOWN or number < SHOWN // 2 or number >= len(ordered) - SHOWN // 2:

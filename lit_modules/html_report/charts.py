@@ -32,6 +32,11 @@ class Line:
     color: int = 0
     style: str = "solid"
 
+    @property
+    def has_markers(self) -> bool:
+        """Whether each point has a marker. A single point is invisible without one."""
+        return self.style == "points" or len(self.points) == 1
+
 
 @dataclass(frozen=True)
 class Scale:
@@ -57,7 +62,8 @@ class Scale:
 def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return round values that cover a range: multiples of 1, 2 or 5 times a power of ten."""
     if not high > low:
-        low, high = low - 0.5, high + 0.5
+        margin = min(0.5, abs(low) / 2) or 0.5  # a constant learning rate is small
+        low, high = low - margin, high + margin
     step = 10.0 ** math.floor(math.log10((high - low) / most))
     step *= next(factor for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * step) <= most)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
@@ -99,7 +105,7 @@ def line_chart(
         parts.append(_path([(x.low, y.low), (x.high, y.high)], x, y, "diagonal"))
     for line in lines:
         parts.append(_path(line.points, x, y, f"{line.style} series-{line.color % COLORS}"))
-        if line.style == "points":
+        if line.has_markers:
             parts += [
                 Markup('<circle class="series-{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(
                     line.color % COLORS, x(a), y(b)
@@ -158,5 +164,5 @@ def _legend_item(line: Line) -> Markup:
     swatch = Markup(
         '<svg viewBox="0 0 26 10" aria-hidden="true"><polyline class="{} series-{}" points="1,5 25,5"/>{}</svg>'
     )
-    dot = Markup('<circle class="series-{}" cx="13" cy="5" r="3"/>').format(color) if line.style == "points" else ""
+    dot = Markup('<circle class="series-{}" cx="13" cy="5" r="3"/>').format(color) if line.has_markers else ""
     return Markup("<li>{}{}</li>").format(swatch.format(line.style, color, dot), printable(line.label))

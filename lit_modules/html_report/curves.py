@@ -66,6 +66,9 @@ def _lines_of_run(metrics: Metrics) -> tuple[list[Line], list[Line], list[Line]]
     columns |= {name: f"validation {name[4:].removesuffix(HEAD_SUFFIX)} top-1" for name in heads}
     if heads:
         columns.pop("val_top1")  # that of actions, which has its own column
+    elif curve(metrics, "val_mean_class") == curve(metrics, "val_top1"):  # one line would hide the other
+        columns.pop("val_mean_class")
+        columns["val_top1"] += " and mean class accuracy"
     lines = [(label, curve(metrics, column, 100)) for column, label in columns.items()]
     accuracy = [Line(label, points, number, "points") for number, (label, points) in enumerate(lines) if points]
     rates = _distinct_rates(metrics)

@@ -34,7 +34,7 @@ from lit_modules.html_report.results import (
 from lit_modules.html_report.run_files import VALUE_ERRORS, Result, RunFiles, read_run
 from lit_modules.mistakes import Mistake, find_mistakes, parse_source
 from zoo.protocol import Protocol
-from zoo.text import printable
+from zoo.text import pluralize, printable
 from zoo.weights.disk import atomic_path
 
 MAIN_OPTIONS = (
@@ -238,7 +238,7 @@ def speed(run: RunFiles) -> dict[str, str]:
     if record.get("seconds"):
         minutes, seconds = divmod(round(float(record["seconds"])), 60)
         hours, minutes = divmod(minutes, 60)
-        values["duration"] = f"{hours}:{minutes:02d}:{seconds:02d} h for {record.get('epochs')} epochs"
+        values["duration"] = f"{hours}:{minutes:02d}:{seconds:02d} h for {pluralize(record.get('epochs', 0), 'epoch')}"
     if record.get("clips_per_second"):
         values["training speed"] = f"{float(record['clips_per_second']):.1f} clips per second, without validation"
     if record.get("parameters"):

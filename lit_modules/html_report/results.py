@@ -18,6 +18,7 @@ from lit_modules.metric_table import ACCURACIES, DETAILS
 from lit_modules.mistakes import answer_of, heads_of
 from lit_modules.run_record import FAILED, FINISHED, STOPPED
 from lit_modules.scores import majority_key, wilson_interval
+from zoo.text import pluralize
 
 MISSING = "-"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -78,7 +79,7 @@ def title_sentence(run: RunFiles) -> str:
     videos = run.record.get("data") or {}
     count = (videos.get("videos") or {}).get("train")
     if run.training is not None:
-        name += f", trained on {count} videos," if count else ", after training,"
+        name += f", trained on {pluralize(count, 'video')}," if count else ", after training,"
     if run.is_probe:
         name = f"A logistic regression of the frozen features of {name}"
     metric_text = "mean average precision" if result.multi_label else "top-1 accuracy"
@@ -88,7 +89,7 @@ def title_sentence(run: RunFiles) -> str:
     if interval := result.interval(metric):
         text += f" (95 % interval {percent_range(interval)})"
     data = result.summary.get("data") or videos.get("class")
-    text += f" on {result.summary.get('videos')} {result.split} videos" + (f" of {data}" if data else "")
+    text += f" on {pluralize(result.summary.get('videos'), f'{result.split} video')}" + (f" of {data}" if data else "")
     references = [f"{percent(row.value)} for {row.label}" for row in baselines(run, result)]
     return text + (f", compared with {_join(references)}." if references else ".")
 

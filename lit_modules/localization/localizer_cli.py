@@ -22,7 +22,7 @@ from lit_modules.progress import EpochProgressBar, RunEstimate
 from lit_modules.recipe_files import resolve_config
 from lit_modules.run_errors import run_errors
 from lit_modules.run_folder import CHECKPOINTS, auto_resume_args, output_folder
-from lit_modules.run_metrics import ResumeMetrics
+from lit_modules.run_metrics import LogShortEpochs, ResumeMetrics
 from lit_modules.trainer_arguments import EARLY_STOP
 from lit_modules.trainer_cli import IGNORED_WARNINGS, TrainerCLI
 from lit_modules.trainer_parsing import HELP_ALL, TrainerArguments, parse
@@ -46,7 +46,14 @@ class LocalizerCLI(TrainerCLI):
         """Return default options of the Trainer: callbacks, and the length of a training run."""
         if self.command != "fit":
             return {"callbacks": [LocalizerReport(self.folder)]}
-        others = [ResumeMetrics(), LearningRateMonitor(), LocalizerFitReport(), RunEstimate(), EpochProgressBar()]
+        others = [
+            ResumeMetrics(),
+            LogShortEpochs(),
+            LearningRateMonitor(),
+            LocalizerFitReport(),
+            RunEstimate(),
+            EpochProgressBar(),
+        ]
         return {
             "callbacks": [*run_checkpoints(self.folder / CHECKPOINTS), *others],
             "max_epochs": 40,

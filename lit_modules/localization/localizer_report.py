@@ -9,12 +9,12 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from lit_modules.console import print_line
 from lit_modules.interfaces import SegmentData, segment_data
 from lit_modules.localization.localizer import TIOU, ActionLocalizer
 from lit_modules.localization.metrics import THRESHOLDS, DetectionMetrics
-from lit_modules.report import print_line
 from zoo.weights.disk import atomic_path
 
 RESULTS, SEGMENTS = "localization.json", "segments.csv"
@@ -108,7 +108,7 @@ def print_metrics(module: ActionLocalizer, data: SegmentData) -> dict[str, objec
     videos, segments = len(module.truth), sum(map(len, module.truth.values()))
     print_line(f"{videos} videos, {segments} segments")
     result: dict[str, object] = {"videos": videos, "segments": segments}
-    table = Table("metric", "tIoU", "%")
+    table = Table("metric", "tIoU", Column("%", justify="right"))
     for name, (tiou, metrics) in benchmark_metrics(module, data).items():
         scores = zip(metrics.thresholds, metrics.by_threshold, strict=True)
         by_threshold = {f"{threshold:.3g}": score for threshold, score in scores}

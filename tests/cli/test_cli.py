@@ -177,6 +177,15 @@ def test_error_is_one_line(arguments: list[str], message: str, capsys: pytest.Ca
     assert error.count("\n") == 1
 
 
+def test_test_without_data_suggests_the_data_of_the_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("checkpoints/best.ckpt", "config.yaml"):
+        (tmp_path / name).touch()
+    assert main(["test", "--from", str(tmp_path)]) == 1
+    suggestion = f"or the data of the run: tempozoo test --from {tmp_path} --config {tmp_path}/config.yaml"
+    assert suggestion in capsys.readouterr().err
+
+
 def test_missing_weights_and_data_are_reported(
     tmp_path: Path, motion_folder: Path, capsys: pytest.CaptureFixture
 ) -> None:

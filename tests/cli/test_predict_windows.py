@@ -126,9 +126,10 @@ def test_chart_shows_frames_of_the_video_at_their_times(network: str, tmp_path: 
     assert predict(network, tmp_path / "frames" / "*.png", "--fps", "12", "--plot", path) == 0
     with Image.open(path) as picture:
         chart = np.asarray(picture.convert("RGB")).astype(int)
-    red, blue = ((chart == color).all(2).nonzero()[1] for color in ((255, 0, 0), (0, 0, 255)))
+    (rows, red), (_, blue) = ((chart == color).all(2).nonzero() for color in ((255, 0, 0), (0, 0, 255)))
     assert len(red) > 1000 and len(red) == pytest.approx(len(blue), rel=0.1)
     assert red.max() < blue.min()
+    assert (blue.max() - red.min()) / (rows.max() - rows.min()) == pytest.approx(10, rel=0.06)  # ten square frames
 
 
 def test_annotated_images_have_the_given_frame_rate(network: str, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_stats_print_near_duplicates_across_splits(tmp_path: Path, capsys: pytes
 def test_groups_of_names_are_reported_with_the_option_that_keeps_them_together() -> None:
     names = [f"{c}/v_{c}_g{g:02}_c{n:02}.avi" for c in "ab" for g in range(5) for n in range(3)]
     (line,) = describe_leaks(names, [])
-    assert line.startswith("The names suggest 5 groups of 6 to 6 videos, such as g00.")
+    assert line.startswith("The names suggest 5 groups of 6 videos, such as g00.")
     assert line.endswith(r"--data.group '_(g\d+)_'")
     same, other = (names[0], names[1]), (names[0], names[4])
     assert "all of these pairs are in one of the groups" in describe_leaks(names, [same])[1]

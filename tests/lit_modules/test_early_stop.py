@@ -11,7 +11,8 @@ import torch
 from runs import fit_arguments, flags, resume, validated_epochs
 
 from cli import main
-from lit_modules.progress import RunEstimate, _duration, peak_memory
+from lit_modules.console import describe_duration
+from lit_modules.progress import RunEstimate, peak_memory
 
 STUCK = flags("model.optimizer", lr=1e-12)  # the validation metrics never change
 
@@ -61,12 +62,10 @@ def test_early_stop_without_validation_is_refused(
 # estimate --------------------------------------------------------------------------------------------------------
 
 
-def test_estimate_is_printed_once(
-    motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_estimate_of_a_run_of_few_steps_is_printed_once(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(RunEstimate, "FIRST", 1)
-    monkeypatch.setattr(RunEstimate, "LAST", 3)
-    assert main(fit_arguments(motion_folder, tmp_path / "run", watch=False)) == 0
+    assert main(fit_arguments(motion_folder, tmp_path / "run", watch=False)) == 0  # eight steps
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Estimate: about ")]
     assert len(lines) == 1
     assert " for 2 epochs, " in lines[0]
@@ -84,7 +83,13 @@ def test_estimate_counts_steps_and_validation() -> None:
     assert estimate._length(trainer) == "2 epochs"
 
 
+@pytest.mark.parametrize(("steps", "last"), [(1000, 20), (60, 20), (15, 5), (3, 2)])
+def test_estimate_of_a_short_run_measures_its_first_third(steps: int, last: int) -> None:
+    trainer: Any = SimpleNamespace(estimated_stepping_batches=steps, global_step=0, accumulate_grad_batches=1)
+    assert RunEstimate()._last_measured(trainer) == last
+
+
 def test_durations_and_memory_have_units() -> None:
-    assert [_duration(seconds) for seconds in (42, 1440, 9000)] == ["42 s", "24 min", "2.5 h"]
+    assert [describe_duration(seconds) for seconds in (42, 1440, 9000)] == ["42 s", "24 min", "2.5 h"]
     memory = peak_memory(torch.device("cpu"))
     assert memory is None or 1e7 < memory < 1e13

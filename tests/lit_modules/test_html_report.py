@@ -18,7 +18,9 @@ from runs import NO_SANITY_CHECK, ON_CPU, QUIET, TINY, fit_arguments, flags, rea
 
 from cli import main
 from lit_modules.html_report.charts import Line, line_chart, ticks
+from lit_modules.html_report.curves import learning_curves
 from lit_modules.html_report.page import write_report
+from lit_modules.html_report.run_files import RunFiles
 from lit_modules.mistakes import find_mistakes
 from lit_modules.run_file_names import REPORT_FILE
 
@@ -52,6 +54,12 @@ def report_text(folder: Path) -> str:
     """Write the report of a run with the command and return its text."""
     assert main(["report", str(folder)]) == 0
     return text_of(folder / REPORT_FILE)
+
+
+def accuracy_chart(metrics: list[dict[str, float]]) -> str:
+    """Return the chart of the accuracies of a run with these metrics."""
+    (chart,) = learning_curves([RunFiles(Path(), "run", metrics=metrics)])
+    return chart
 
 
 def percent(value: str | float) -> str:
@@ -330,14 +338,14 @@ def test_removed_and_damaged_videos_have_placeholders(copy: Path, tmp_path: Path
         (0, 100, [0, 20, 40, 60, 80, 100]),
         (0.13, 0.58, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]),
         (3, 3, [2.4, 2.6, 2.8, 3.0, 3.2, 3.4, 3.6]),
+        (1e-4, 1e-4, [4e-5, 6e-5, 8e-5, 1e-4, 1.2e-4, 1.4e-4, 1.6e-4]),
         (1e-5, 9e-4, [0, 0.0002, 0.0004, 0.0006, 0.0008, 0.001]),
     ],
 )
 def test_ticks_are_round_and_cover_the_range(low: float, high: float, expected: list[float]) -> None:
     values = ticks(low, high)
     assert values[0] <= low and values[-1] >= high
-    if low < high:
-        assert values == pytest.approx(expected)
+    assert values == pytest.approx(expected)
 
 
 def test_chart_ignores_values_that_are_not_finite() -> None:
@@ -346,6 +354,21 @@ def test_chart_ignores_values_that_are_not_finite() -> None:
     assert chart is not None
     assert "nan" not in chart and "inf" not in chart and "run &lt;b&gt;" in chart
     assert line_chart("Loss", "epoch", "loss", [Line("run", [(1, nan)])]) is None
+
+
+@pytest.mark.parametrize("style", ["solid", "dashed", "faint", "points"])
+def test_chart_marks_a_single_point(style: str) -> None:
+    chart = line_chart("Learning rate", "epoch", "learning rate", [Line("run", [(1, 0.1)], style=style)])
+    assert chart is not None
+    assert chart.count("<circle") == 2  # in the chart and in its legend
+
+
+def test_equal_validation_accuracies_are_one_line() -> None:
+    rows = [{"step": 1.0, "epoch": 0.0, "val_top1": 0.5, "val_mean_class": 0.5}]
+    assert "validation top-1 and mean class accuracy" in accuracy_chart(rows)
+    rows.append({"step": 3.0, "epoch": 1.0, "val_top1": 0.75, "val_mean_class": 0.5})
+    assert "</svg>validation top-1</li>" in accuracy_chart(rows)
+    assert "</svg>validation mean class accuracy</li>" in accuracy_chart(rows)
 
 
 def test_mistakes_of_several_labels_are_wrong_labels_above_one_half() -> None:

@@ -29,6 +29,7 @@ from two_processes import two_processes
 import zoo
 from cli import main
 from lit_modules import probe_command
+from lit_modules.frozen_features import print_progress
 from zoo.inference.feature_files import FeatureFolder
 from zoo.inference.predictor import Predictor
 
@@ -249,7 +250,9 @@ def test_fit_measures_the_baseline_and_test_shows_it_for_the_same_videos(
         r"Baselines on the 9 validation videos, 1x1 views: logistic regression of frozen features 100.00 % top-1, "
         r"majority class 33.33 %, chance 33.33 %"
     )
-    assert len(re.findall(line, capsys.readouterr().out)) == 2
+    printed = capsys.readouterr().out
+    assert printed.index("Baselines: features of 27 videos") < printed.index("Baselines on the 9 validation videos")
+    assert len(re.findall(line, printed)) == 2
     result = read_json(tmp_path / "run/probe.json")
     assert result["split"] == "val" and result["logistic_regression"]["top1"] == 1
     test = ["test", "--from", str(tmp_path / "run"), *QUIET, *ON_CPU]
@@ -259,6 +262,18 @@ def test_fit_measures_the_baseline_and_test_shows_it_for_the_same_videos(
     assert main([*test, *video_folder(colors), "--out", str(tmp_path / "other")]) == 0
     assert "Baselines" not in capsys.readouterr().out
     assert read_json(tmp_path / "other/test.json")["probe"] is None
+
+
+def test_long_computations_of_features_print_their_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    batches = [{"path": ["a", "b"]}, {"path": ["c"]}]
+    monkeypatch.setattr("lit_modules.frozen_features.PROGRESS_SECONDS", 3600.0)
+    assert list(print_progress(batches, 3)) == batches
+    assert capsys.readouterr().out == ""
+    monkeypatch.setattr("lit_modules.frozen_features.PROGRESS_SECONDS", 0.0)
+    assert list(print_progress(batches, 3)) == batches
+    assert capsys.readouterr().out == "  features of 2 of 3 videos, about 0 s left\n"
 
 
 def test_baseline_does_not_change_the_training(start: Path, colors: Path, tmp_path: Path) -> None:

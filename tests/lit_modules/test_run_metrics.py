@@ -36,6 +36,12 @@ def test_resume_from_an_earlier_checkpoint_replaces_later_lines(motion_folder: P
         assert validated_epochs(tmp_path) == ["0", "1"]
 
 
+def test_learning_rate_is_logged_in_every_epoch_of_few_steps(run: Path) -> None:
+    rows = read_rows(run / "metrics.csv")
+    rates = {row["epoch"] or row["step"] for row in rows if any(row[key] for key in row if key.startswith("lr-"))}
+    assert len(rates) == 3  # an epoch has four steps, fewer than the logging interval
+
+
 def test_new_metrics_become_columns(tmp_path: Path) -> None:
     for step, metrics in enumerate(({"loss": 1.0}, {"loss": 2.0, "accuracy": 0.5}, {"loss": 3.0})):
         logger = MetricsLogger(tmp_path)

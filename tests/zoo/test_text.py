@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from zoo.text import MAX_JSON, brief, is_printable, parse_json, printable, read_json
+from zoo.protocol import DEFAULT_PROTOCOL
+from zoo.text import MAX_JSON, brief, is_printable, parse_json, pluralize, pluralize_range, printable, read_json
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,9 @@ def test_parse_json_rejects_invalid_text(text: str, message: str, tmp_path: Path
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(ValueError, match=message):
         read_json(tmp_path / "a.json")
+
+
+def test_pluralize_distinguishes_one_from_several() -> None:
+    assert [pluralize(count, "clip") for count in (0, 1, 2)] == ["0 clips", "1 clip", "2 clips"]
+    assert [pluralize_range(1, high, "clip") for high in (1, 2)] == ["1 clip", "1 to 2 clips"]
+    assert "1 clip x 3 crops" in str(replace(DEFAULT_PROTOCOL, clips=1, crops=3))

@@ -200,7 +200,7 @@ def _usage(config: Mapping[str, Any], repo: str, revision: str | None) -> list[s
         + (f", interval {protocol.interval}" if protocol.interval else ""),
         "size": f"short side {protocol.resize}, crop {protocol.crop}",
         "mean, std": f"{list(protocol.mean)}, {list(protocol.std)} of RGB in 0 to 1",
-        "test views": f"{protocol.clips} clips x {protocol.crops} crops, {protocol.score_kind} scores averaged",
+        "test views": f"{protocol.view_counts}, {protocol.score_kind} scores averaged",
     }
     return [f"## Use\n\n{code}", _table(rows, ("clips", ""))]
 

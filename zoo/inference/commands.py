@@ -24,7 +24,7 @@ from zoo.inference.windows import check_window
 from zoo.loading import load
 from zoo.network_names import resolve_network
 from zoo.provenance import fingerprint
-from zoo.text import printable
+from zoo.text import pluralize, printable
 from zoo.training_state import is_untrained, untrained_error
 
 
@@ -50,7 +50,8 @@ def features_command(args: argparse.Namespace) -> None:
     )
     videos = list_videos(args.sources)
     own = [video for video in videos[rank::processes] if not folder.has(video)]
-    print(f"{len(videos)} videos; {len(videos[rank::processes]) - len(own)} of this process are complete", flush=True)
+    complete = len(videos[rank::processes]) - len(own)
+    print(pluralize(len(videos), "video") + (f", {complete} complete" if complete else ""), flush=True)
     failures = 0
     with open_predictor(network, args) as predictor:
         for number, video in enumerate(own, 1):

@@ -161,7 +161,9 @@ def plot_timeline(
         strip_height = FRAME_WIDTH * CHART_FRAMES * strip.shape[0] / strip.shape[1]
         figure = Figure(figsize=(10, 1.3 + height + strip_height), layout="constrained")
         above, axes = figure.subplots(2, 1, sharex=True, height_ratios=[strip_height, height])
-        above.imshow(strip, extent=(start, end, 0, 1), aspect="auto")
+        square = (end - start) * strip.shape[0] / strip.shape[1]  # of a pixel, in units of the axes
+        above.imshow(strip, extent=(start, end, 0, 1), aspect=square)
+        above.set_anchor("S")
         above.axis("off")
         strip_axes = [above]
     palette, scale = colormaps["Blues"], colors.Normalize(0, 1)
