@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.ops.frames import is_traced
+from zoo.ops.frames import is_exported
 
 
 def mkl_is_slow() -> bool:
@@ -54,7 +54,7 @@ def convolves_faster(x: Tensor, weight: Tensor) -> bool:
         and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not is_traced()  # exported files contain matrix products
+        and not (is_exported() or torch.jit.is_tracing())  # exported files contain matrix products
     )
 
 
