@@ -104,7 +104,7 @@ class LogShortEpochs(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Reduce ``log_every_n_steps`` to the steps of an epoch."""
         steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # infinite if the data has no length
-        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, max(1, steps)))
+        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, max(1, steps)))  # type: ignore[attr-defined]
 
 
 class ResumeMetrics(Callback):

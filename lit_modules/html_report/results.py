@@ -89,7 +89,8 @@ def title_sentence(run: RunFiles) -> str:
     if interval := result.interval(metric):
         text += f" (95 % interval {percent_range(interval)})"
     data = result.summary.get("data") or videos.get("class")
-    text += f" on {pluralize(result.summary.get('videos'), f'{result.split} video')}" + (f" of {data}" if data else "")
+    text += f" on {pluralize(result.summary.get('videos', 0), f'{result.split} video')}"
+    text += f" of {data}" if data else ""
     references = [f"{percent(row.value)} for {row.label}" for row in baselines(run, result)]
     return text + (f", compared with {_join(references)}." if references else ".")
 
