@@ -81,8 +81,11 @@ def test_printed_command_resumes_the_run(
     command = capsys.readouterr().err.rpartition("To resume it: tempozoo ")[2]
     assert main(shlex.split(command)) == 0
     assert_same_last_weights(out, uninterrupted_run)
-    steps = [(row["epoch"], row["step"]) for row in read_rows(out / "metrics.csv")]
-    assert steps == [("0", "3"), ("0", "3"), ("1", "7"), ("1", "7")]
+    steps, expected = (
+        [(row["epoch"], row["step"]) for row in read_rows(run / "metrics.csv")] for run in (out, uninterrupted_run)
+    )
+    assert steps == expected
+    assert [step for _, step in steps] == 4 * ["3"] + 4 * ["7"]  # rate, loss of a step, validation, epoch
 
 
 def test_averaged_weights_survive_an_interrupt_during_validation(motion_folder: Path, tmp_path: Path) -> None:
