@@ -59,7 +59,11 @@ def convolves_faster(x: Tensor, weight: Tensor) -> bool:
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute ``F.linear`` of ``(N, ..., C_in)`` as a convolution of a channels-last map ``(N, C_in, L, 1)``."""
-    maps = x.flatten(1, -2).unsqueeze(2).permute(0, 3, 1, 2)
-    y = F.conv2d(maps, weight[:, :, None, None], bias)
+    """Compute ``F.linear`` as a 1x1 convolution of a channels-last map.
+
+    Args:
+        x: maps ``(N, H, W, C_in)``, or other rows, ``(N, ..., C_in)``, which become a map of one column.
+    """
+    maps = x if x.ndim == 4 else x.flatten(1, -2).unsqueeze(2)
+    y = F.conv2d(maps.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))

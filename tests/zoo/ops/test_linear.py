@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from zoo.ops import linear as linear_module
 from zoo.ops.linear import Linear, convolve, linear
 
-SHAPES = [(2, 5, 8), (1, 1, 8), (3, 1, 8), (2, 3, 4, 8), (0, 5, 8)]
+SHAPES = [(2, 5, 8), (1, 1, 8), (3, 1, 8), (2, 3, 4, 8), (2, 1, 3, 4, 8), (0, 5, 8)]
 
 
 @pytest.fixture(autouse=True)
