@@ -97,35 +97,20 @@ LOCALIZER_OPTIONS: Mapping[str, str] = {  # options of tempozoo for localizers
     "--out FOLDER": OWN_OPTIONS["--out FOLDER"],
     "--early_stop N": OWN_OPTIONS["--early_stop N"],
 }
-LOCALIZATION: Mapping[str, Mapping[str, str]] = {  # options of localizers by command
-    "fit": {
-        "--data.annotations FILE": "labeled segments: a CSV file, JSON as of ActivityNet, or the folder of "
-        "EPIC-KITCHENS-100",
-        "--data.features FOLDER": "features of the videos, from `tempozoo features VIDEOS --window W --stride S`",
-        "--model.width N, --model.levels N": "size of the network (default: 192 and 5)",
-        "--model.help ActionLocalizer": "all options of the network and its training",
-        "--data.help LocalizationData": "all options of the data",
-    },
+LOCALIZATION: Mapping[str, Mapping[str, str]] = {  # options for localizers, by command
     "test": {
-        "--data.annotations FILE": "labeled segments, see `tempozoo fit --help`",
+        "--data.annotations FILE": "labeled segments",
         "--data.features FOLDER": "features from `tempozoo features`",
         "--data.test_split val": "split of the annotations, if test videos have no labels",
     },
     "validate": {
-        "--data.annotations FILE": "labeled segments, see `tempozoo fit --help`",
+        "--data.annotations FILE": "labeled segments",
         "--data.features FOLDER": "features from `tempozoo features`",
     },
 }
-LOCALIZATION_TITLES = {
-    "fit": "localization of actions in untrimmed videos, with --config localize/folder",
-    "test": "localizers, with --from RUN",
-    "validate": "localizers, with --from RUN",
-}
-PRETRAINING: Mapping[str, str] = {
-    "--data.root IMAGES": "folder of images and videos; labels are not used",
-    "--model.name NETWORK": "network to train (default: r2d3d_r18)",
-    "--data.val_fraction SHARE": "fraction of the files for validation (default: 0.1)",
-    "--data.help MoSI": "all options of these data",
+OTHER_TASKS: Mapping[str, str] = {
+    "--data.help LocalizationData": "options of --config localize/folder",
+    "--data.help MoSI": "options of --config mosi/folder",
 }
 OUTPUT: Mapping[str, str] = {
     "--config FILE": "options from a YAML file: a recipe of `tempozoo recipes`, or config.yaml of a run",
@@ -146,7 +131,7 @@ CHECKPOINT = {
 MORE: Mapping[str, str] = {
     "--model.help CLASS": "all options of a training recipe",
     "--data.help CLASS": "all options of a data set",
-    "--help_all": "all options, also those of Lightning's Trainer",
+    "--help_all": "all options, including the Trainer's",
 }
 
 
@@ -191,14 +176,12 @@ def short_help(command: str) -> str:
     if command not in ("probe", "calibrate"):
         network["--compile"] = OWN_OPTIONS["--compile"]
     if command in LOCALIZATION:
-        groups[LOCALIZATION_TITLES[command]] = LOCALIZATION[command]
-    if command == "fit":
-        groups["pretraining without labels (MoSI), with --config mosi/folder"] = PRETRAINING
+        groups["localization of actions, with a localizer as RUN of --from"] = LOCALIZATION[command]
     checkpoint = {"--ckpt_path FILE": CHECKPOINT[command]} if command in CHECKPOINT else {}
     names = {"fit": ["--report false", "--log tensorboard"], "test": ["--report false"]}.get(command, [])
     output = {name: OWN_OPTIONS[name] for name in ("--out FOLDER", *names)}
     groups["output and configuration"] = {**output, **checkpoint, **OUTPUT}
-    groups["more help"] = MORE
+    groups["more help"] = {**MORE, **OTHER_TASKS} if command == "fit" else MORE
     parts = [f"usage: {usage(command)}\n", "\n".join(textwrap.wrap(COMMANDS[command][1], _width())) + "\n"]
     parts += [format_options(title, options) for title, options in groups.items()]
     return "\n".join(parts)

@@ -38,7 +38,7 @@ LIMITS = {
 }  # fmt: skip
 QUIET = ("--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--data.num_workers", "0")
 RUN = ("list", "info", "recipes", "predict", "features", "search")
-NO_CHECK = ("cd", "curl", "git", "hf", "source", "pre-commit")  # programs that are not part of this package
+NO_CHECK = ("cd", "curl", "export", "git", "hf", "source", "pre-commit")  # programs that are not part of this package
 
 
 @pytest.fixture(scope="session")
