@@ -87,14 +87,10 @@ class ActivityNet(VideoDataModule):
                 spans.append((start, end))
         source = f"{self._home.root}/{file}"
         present = find_present(names, self.max_missing, source, str(self.root))
-        of_segments: dict[str, Any] = {}
+        options: dict[str, Any] = {"listed": len(names), "source": source}
         if self.segments:
-            of_segments = {
-                "ids": [ids[i] for i in present], "spans": [spans[i] for i in present], "open_end": True
-            }  # fmt: skip
-        return self.tree.records(
-            [names[i] for i in present], [labels[i] for i in present], listed=len(names), source=source, **of_segments
-        )
+            options |= {"ids": [ids[i] for i in present], "spans": [spans[i] for i in present], "open_end": True}
+        return self.tree.records([names[i] for i in present], [labels[i] for i in present], **options)
 
 
 def _official_entry(entry: Any, split: str) -> Any:
@@ -105,4 +101,5 @@ def _official_entry(entry: Any, split: str) -> Any:
 
 
 def _without_duration(entry: Any) -> Any:
+    """Return a video whose segments are not compared with its duration."""
     return {**entry, "duration": None} if isinstance(entry, dict) else entry

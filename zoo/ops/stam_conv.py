@@ -56,7 +56,7 @@ def stha_conv2d(
         )
     if isinstance(padding, str):
         raise ConfigError(f"padding is {padding!r}; STAM's convolution requires numbers, such as kernel_size // 2.")
-    pairs = _pairs(stride, padding, dilation)
+    pairs: Any = tuple((v, v) if isinstance(v, int) else tuple(v) for v in (stride, padding, dilation))
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, calibration, weight = x.to(dtype), calibration.to(dtype), weight.to(dtype)
@@ -66,18 +66,12 @@ def stha_conv2d(
         y = F.conv2d(rows, kernels.flatten(0, 2), None, pairs[0], pairs[1], pairs[2], frames * groups)
         return y.unflatten(1, (frames, -1))[0]
     if compiles_for_cpu(x) and not is_exported():
-        return _compiled_conv(x, calibration, weight, *map(list, pairs))
+        return _compiled_conv(x, calibration, weight, [value for pair in pairs for value in pair])
     if is_traced():  # the loop over chunks would fix the batch
         return _gathered_conv(x, calibration, weight, *pairs)
     if torch.is_grad_enabled() and any(v.requires_grad for v in (x, calibration, weight)):
         return _ScaledConv.apply(x, calibration, weight, *pairs)
     return _scaled_conv(x, calibration, weight, *pairs)
-
-
-def _pairs(*values: Any) -> tuple[Pair, Pair, Pair]:
-    """Stride, padding and dilation, numbers or pairs, as pairs."""
-    stride, padding, dilation = ((v, v) if isinstance(v, int) else tuple(v) for v in values)
-    return stride, padding, dilation
 
 
 def _output_size(x: Tensor, taps: Pair, stride: Pair, padding: Pair, dilation: Pair) -> Pair:
@@ -234,58 +228,50 @@ def _window_gradients(
     return to_x, to_scale.permute(0, 3, 1, 2), to_weight
 
 
+# custom operations accept no pairs in lists, so geometry has six numbers: stride, padding and dilation
+
+
 @torch.library.custom_op("tempozoo::scaled_conv", mutates_args=())
-def _compiled_conv(
-    x: Tensor, calibration: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-) -> Tensor:
+def _compiled_conv(x: Tensor, calibration: Tensor, weight: Tensor, geometry: list[int]) -> Tensor:
     """``_scaled_conv`` as a single operation for compilers, which cannot trace its loops for any batch."""
-    return _scaled_conv(x, calibration, weight, *_pairs(stride, padding, dilation))
+    return _scaled_conv(x, calibration, weight, *_split(geometry))
 
 
 @_compiled_conv.register_fake
-def _(
-    x: Tensor, calibration: Tensor, weight: Tensor, stride: list[int], padding: list[int], dilation: list[int]
-) -> Tensor:
-    size = _output_size(x, (weight.shape[2], weight.shape[3]), *_pairs(stride, padding, dilation))
+def _(x: Tensor, calibration: Tensor, weight: Tensor, geometry: list[int]) -> Tensor:
+    size = _output_size(x, (weight.shape[2], weight.shape[3]), *_split(geometry))
     return x.new_empty((x.shape[0], weight.shape[0], *size)).contiguous(memory_format=torch.channels_last)
 
 
 @torch.library.custom_op("tempozoo::scaled_conv_gradients", mutates_args=())
 def _compiled_gradients(
-    grad: Tensor,
-    x: Tensor,
-    calibration: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    grad: Tensor, x: Tensor, calibration: Tensor, weight: Tensor, geometry: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``_compiled_conv``, in the memory formats that the function below declares."""
-    to_x, *others = _gradients(grad, x, calibration, weight, *_pairs(stride, padding, dilation))
-    return to_x.contiguous(memory_format=torch.channels_last), others[0].contiguous(), others[1].contiguous()
+    to_x, to_scale, to_weight = _gradients(grad, x, calibration, weight, *_split(geometry))
+    return to_x.contiguous(memory_format=torch.channels_last), to_scale.contiguous(), to_weight.contiguous()
 
 
 @_compiled_gradients.register_fake
 def _(
-    grad: Tensor,
-    x: Tensor,
-    calibration: Tensor,
-    weight: Tensor,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    grad: Tensor, x: Tensor, calibration: Tensor, weight: Tensor, geometry: list[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    to_x, *others = (v.new_empty(v.shape) for v in (x, calibration, weight))
-    return to_x.contiguous(memory_format=torch.channels_last), others[0], others[1]
+    to_x, to_scale, to_weight = (v.new_empty(v.shape) for v in (x, calibration, weight))
+    return to_x.contiguous(memory_format=torch.channels_last), to_scale, to_weight
+
+
+def _split(geometry: list[int]) -> tuple[Pair, Pair, Pair]:
+    stride, padding, dilation = zip(geometry[::2], geometry[1::2], strict=True)
+    return stride, padding, dilation
 
 
 def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:3])
-    ctx.geometry = inputs[3:]
+    *tensors, ctx.geometry = inputs
+    ctx.save_for_backward(*tensors)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_compiled_gradients(grad, *ctx.saved_tensors, *ctx.geometry), None, None, None
+    return *_compiled_gradients(grad, *ctx.saved_tensors, ctx.geometry), None
 
 
 _compiled_conv.register_autograd(_backward, setup_context=_save_inputs)

@@ -78,6 +78,7 @@ def assert_compiled_is_as_accurate_as_eager(network: nn.Module, run: Any, *batch
 
 
 QUICK = [("tanet", infer), ("tanet", train), ("host tam", infer), ("tada2d", infer), ("tadaformer ssv2", infer)]
+OTHERS = [(family, run) for family in FAMILIES for run in (infer, train) if (family, run) not in QUICK]
 
 
 @pytest.mark.parametrize(("family", "run"), QUICK)
@@ -86,11 +87,8 @@ def test_network_compiles(family: str, run: Any, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("run", [infer, train])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "run"), OTHERS)
 def test_every_family_compiles(family: str, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if (family, run) in QUICK:
-        pytest.skip("part of test_network_compiles")
     assert_compiled_is_as_accurate_as_eager(build(family, monkeypatch), run, clips_for(family))
 
 

@@ -82,7 +82,7 @@ def test_operation_of_compilers_declares_its_results(stride: int) -> None:
     x = torch.randn(2, 3, 9, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     calibration = torch.randn(2, 3, 3, 3, requires_grad=True)
     weight = torch.randn(40, 3, 3, 3, requires_grad=True)
-    arguments = (x, calibration, weight, [stride, stride], [1, 1], [1, 1])
+    arguments = (x, calibration, weight, [stride, stride, 1, 1, 1, 1])
     torch.library.opcheck(_compiled_conv, arguments)
 
 
