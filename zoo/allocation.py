@@ -12,7 +12,7 @@ def reuse_freed_memory() -> None:
     """Let this process reuse the memory of freed tensors, instead of returning it to the operating system.
 
     The GNU C library maps every block above 32 MiB anew, and the kernel fills it with zeros. For feature maps, this
-    takes up to a third of the time of a forward pass on a CPU. With this setting, blocks up to 1 GiB are reused, and up
+    takes up to a third of the CPU time of a forward pass. With this setting, blocks up to 1 GiB are reused, and up
     to 1 GiB of freed memory is retained. Other C libraries ignore it.
     """
     try:

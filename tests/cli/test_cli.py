@@ -222,7 +222,7 @@ def test_list_info_and_help(capsys: pytest.CaptureFixture) -> None:
     assert main([]) == 0
     assert main(["fit", "--help"]) == 0
     printed = capsys.readouterr().out
-    for text in ("--model", "--config localize/folder", "--data.annotations FILE", "--config mosi/folder"):
+    for text in ("--model", "--config localize/folder", "--data.help LocalizationData", "--config mosi/folder"):
         assert text in printed
     assert main(["fit", "--model.help", "TANet"]) == 0
     assert "head_lr_scale" in capsys.readouterr().out

@@ -15,7 +15,8 @@ from zoo.allocation import reuse_freed_memory
 
 if {reuse}:
     reuse_freed_memory()
-torch.ones(2**24)
+for _ in range(30):  # small blocks split the first ones, until one of sufficient size remains
+    torch.ones(2**24)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 torch.ones(2**24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
