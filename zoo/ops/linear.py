@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,9 +43,11 @@ class Linear(nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Compute ``F.linear``: ``(..., C_in)`` -> ``(..., C_out)``."""
-    if MKL_IS_SLOW and convolves_faster(x, weight):
-        return convolve(x, weight, bias)
-    return F.linear(x, weight, bias)
+    if not (MKL_IS_SLOW and convolves_faster(x, weight)):
+        return F.linear(x, weight, bias)
+    if x.ndim != 4 and torch.compiler.is_compiling():
+        return _convolve_rows(x, weight, bias)
+    return convolve(x, weight, bias)
 
 
 def convolves_faster(x: Tensor, weight: Tensor) -> bool:
@@ -64,6 +67,52 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Args:
         x: maps ``(N, H, W, C_in)``, or other rows, ``(N, ..., C_in)``, which become a map of one column.
     """
-    maps = x if x.ndim == 4 else x.flatten(1, -2).unsqueeze(2)
-    y = F.conv2d(maps.permute(0, 3, 1, 2), weight[:, :, None, None], bias)
+    y = F.conv2d(_maps(x), weight[:, :, None, None], bias)
     return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def _maps(x: Tensor) -> Tensor:
+    """``(N, ..., C)`` -> ``(N, C, H, W)`` in channels-last format."""
+    maps = x if x.ndim == 4 else x.flatten(1, -2).unsqueeze(2)
+    return maps.permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("tempozoo::linear", mutates_args=())
+def _convolve_rows(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """``convolve`` as a single operation for compilers, which copy the input of a convolution of rows."""
+    return convolve(x, weight, bias)
+
+
+@_convolve_rows.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(*x.shape[:-1], len(weight))
+
+
+@torch.library.custom_op("tempozoo::linear_gradients", mutates_args=())
+def _gradients(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the input, weight and bias of ``_convolve_rows``."""
+    maps, kernel = _maps(x), weight[:, :, None, None]
+    to_maps, to_kernel, to_bias = torch.ops.aten.convolution_backward(
+        _maps(grad), maps, kernel, [len(weight)], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, [True, True, True]
+    )
+    to_x = to_maps.permute(0, 2, 3, 1).reshape(x.shape).contiguous()
+    return to_x, to_kernel.flatten(1).contiguous(), to_bias
+
+
+@_gradients.register_fake
+def _(grad: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), weight.new_empty(len(weight))
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+    x, weight, bias = inputs
+    ctx.save_for_backward(x, weight)
+    ctx.has_bias = bias is not None
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    to_x, to_weight, to_bias = _gradients(grad, *ctx.saved_tensors)
+    return to_x, to_weight, to_bias if ctx.has_bias else None
+
+
+_convolve_rows.register_autograd(_backward, setup_context=_save_inputs)

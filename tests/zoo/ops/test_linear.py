@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -98,3 +100,28 @@ def test_networks_have_the_same_logits_and_gradients(arch: str, monkeypatch: pyt
     assert calls
     monkeypatch.setattr(linear_module, "MKL_IS_SLOW", False)
     torch.testing.assert_close(ours, results(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 5, 8), (2, 1, 3, 4, 8)])
+def test_operation_of_compilers_declares_its_results(shape: tuple[int, ...], with_bias: bool) -> None:
+    bias = torch.randn(6, requires_grad=True) if with_bias else None
+    arguments = (torch.randn(shape, requires_grad=True), torch.randn(6, 8, requires_grad=True), bias)
+    torch.library.opcheck(linear_module._convolve_rows, arguments)
+
+
+def test_compiled_rows_are_convolved_in_one_operation() -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(8, 6), torch.randn(2, 5, 8, requires_grad=True)
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep_graph(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(layer, fullgraph=True, backend=keep_graph)
+    ours, expected = compiled(x), F.linear(x, layer.weight, layer.bias)
+    torch.testing.assert_close(ours, expected)
+    assert "tempozoo.linear" in graphs[0].code
+    inputs, to_y = [x, layer.weight, layer.bias], torch.randn_like(expected)
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs, to_y), torch.autograd.grad(expected, inputs, to_y))
