@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ def test_commands_find_segments_in_untrimmed_videos(tmp_path: Path, capsys: pyte
     assert main(["features", str(tmp_path / "videos"), "--from", NETWORK, *source]) == 0
     data = ["--data.annotations", str(table), "--data.features", str(features)]
     assert main(["fit", "--config", "localize/folder", *data, *SMALL, "--out", str(run)]) == 0
+    assert re.search(r"Epoch 1/1: train loss \d+\.\d{4}; validation mAP \d+\.\d\d %; \d+ s\n", capsys.readouterr().out)
     config = ["--config", str(run / "config.yaml")]
     assert main(["test", "--from", str(run), *config, "--out", str(tmp_path / "test")]) == 0
     assert "average mAP" in capsys.readouterr().out
