@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def test_epic_kitchens_is_tested_with_its_thresholds(
 ) -> None:
     write_epic_files(tmp_path)
     features = FeatureFolder(tmp_path / "features")
-    features.start({"network": "n", "weights": "a" * 64, "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None})
+    # texts of digits, which must not become numbers
+    source = {"network": "1", "weights": "2" * 64, "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None}
+    features.start(source)
     for video, count in (("P01_01.MP4", 12), ("P02_102.MP4", 5)):
         start = torch.arange(count) * 0.25
         features.write(VideoFeatures(video, torch.randn(count, 8), start, start + 1))
@@ -91,6 +94,7 @@ def test_epic_kitchens_is_tested_with_its_thresholds(
     run = tmp_path / "run"
     assert main(["fit", "--config", "localize/folder", *data, *SMALL, "--out", str(run)]) == 0
     assert "Best validation average mAP (tIoU 0.1 to 0.5)" in capsys.readouterr().out
+    assert asdict(load(run).spec.features) == source | {"dim": 8}
     assert main(["test", "--from", str(run), *data, "--out", str(tmp_path / "test")]) == 0
     printed = capsys.readouterr().out
     assert all(f"average {name} mAP" in printed for name in names)
