@@ -68,7 +68,9 @@ class EpochLines(Callback):
         loss = metrics.get("train_loss")
         if isinstance(pl_module, VideoClassifier) and pl_module.train_loss.update_called:
             loss = pl_module.train_loss.compute()  # the module logs it after this hook
-        if not trainer.is_global_zero or (trainer.progress_bar_callback is not None and _can_draw()):
+        bar = trainer.progress_bar_callback
+        bar_is_visible = bar is not None and (_can_draw() or not isinstance(bar, RichProgressBar))
+        if bar_is_visible or not trainer.is_global_zero:
             return
         results = [] if loss is None else [f"train loss {loss:.4f}"]
         duration = describe_duration(time.perf_counter() - self._start)

@@ -54,9 +54,12 @@ def test_fit_prints_a_line_per_epoch_without_a_terminal(
     assert "it/s" not in printed  # the progress bar
 
 
-def test_progress_bar_of_the_user_replaces_the_default(motion_folder: Path, tmp_path: Path) -> None:
+def test_progress_bar_of_the_user_replaces_the_default(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     progress_bar = [*flags("trainer", enable_progress_bar=True), *callback("TQDMProgressBar")]
     assert main(fit_arguments(motion_folder, tmp_path, *progress_bar, epochs=1)) == 0
+    assert "Epoch 1/1" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
