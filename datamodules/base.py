@@ -83,6 +83,7 @@ class VideoDataModule(L.LightningDataModule):
             videos; None unless ``balance`` is "loss". Set by ``setup``.
         group_counts: split -> number of its groups, if the data set has groups; set for ``fit``.
         reading: the options of ``VideoDataset`` that determine how clips are decoded and augmented, as given.
+        generates_clips: whether clips are generated from the videos, so that frames of a video do not show its clip.
 
     A classifier (``lit_modules.VideoClassifier`` and its reports) uses these attributes, ``batch_size``, ``clips``,
     ``crops``, ``class_names``, ``heads``, ``check`` and ``check_bad``. In turn, the data module uses the classifier's
@@ -93,6 +94,7 @@ class VideoDataModule(L.LightningDataModule):
     allow_zero_length_dataloader_with_multiple_devices = True
     root: str | Path | None = None  # folder of the data set, if there is a single one
     frame_rate = 30.0  # frames per second of folders of frames
+    generates_clips = False
 
     def __init__(
         self,
@@ -203,7 +205,7 @@ class VideoDataModule(L.LightningDataModule):
         check_decoder(self.reading["decoder"])
         if self.root is not None:
             _ = self.tree
-        self._stage_records = self._list_stage(stage)
+        self._stage_records |= self._list_stage(stage)  # `probe` checks two stages before `setup`
 
     def _list_stage(self, stage: str) -> dict[str, VideoRecords]:
         """List the videos of each split of a stage, and compare them with the other splits."""

@@ -64,6 +64,8 @@ class MoSI(VideoDataModule):
         num_workers, decoder, time_limit, exclude, max_bad_fraction: see ``VideoDataModule``.
     """
 
+    generates_clips = True
+
     def __init__(
         self,
         root: str | Path,

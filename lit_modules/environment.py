@@ -29,7 +29,7 @@ def describe_environment(trainer: L.Trainer) -> dict[str, str]:
         "CPU": f"{processor_name()}, {pluralize(available_cores(), 'core')}",
         "threads": str(torch.get_num_threads()),
         "system": platform.platform(),
-        "working folder": os.getcwd(),
+        "working folder": os.getcwd(),  # reports written in another folder find videos and weights by relative paths
     }
 
 

@@ -97,6 +97,7 @@ class VideoData(typing.Protocol):
         clips: temporal views per test video; None for those of the protocol.
         crops: spatial views per clip; None for those of the protocol.
         reading: options of decoding and augmentation.
+        generates_clips: whether clips are generated from the videos, so that frames of a video do not show its clip.
     """
 
     datasets: Mapping[str, VideoSplit]
@@ -108,6 +109,7 @@ class VideoData(typing.Protocol):
     clips: int | None
     crops: int | None
     reading: Mapping[str, Any]
+    generates_clips: bool
 
     @property
     def multi_label(self) -> bool:

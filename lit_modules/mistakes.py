@@ -113,10 +113,11 @@ def find_mistakes(
     return heapq.nlargest(most, mistakes, key=lambda mistake: mistake.confidence), len(mistakes)
 
 
-def mistake_sources(folder: Path, data: VideoData | None, split: str, multi_label: bool) -> dict[str, Any]:
+def mistake_sources(folder: Path, data: VideoData | None, split: str, multi_label: bool) -> dict[str, Any] | None:
     """Return where the most confident mistakes are stored if their names are not paths: name -> values of a ``Source``.
 
-    Segments of long videos and videos in shards have names that are not paths.
+    Segments of long videos and videos in shards have names that are not paths. The result is None if the clips are
+    generated, so that no stored video shows what the network saw.
 
     Args:
         folder: folder of ``predictions.csv``.
@@ -124,6 +125,8 @@ def mistake_sources(folder: Path, data: VideoData | None, split: str, multi_labe
         split: their split.
         multi_label: whether videos have several labels.
     """
+    if data is not None and data.generates_clips:
+        return None
     mistakes, _ = find_mistakes(read_predictions(folder), multi_label)
     names = {mistake.name for mistake in mistakes}
     if data is None or not names:

@@ -1,16 +1,18 @@
-"""Output of ``fit`` during training: parameters, time and memory, and a progress bar that counts epochs from 1."""
+"""Output of ``fit`` during training: parameters, time and memory, and the progress in epochs counted from 1."""
 
 from __future__ import annotations
 
 import math
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from rich.console import Console
 
+from lit_modules.base import VideoClassifier
 from lit_modules.console import describe_duration, print_line
 from lit_modules.report import classifier
 from lit_modules.trained_parts import describe_parts, trained_parameters
@@ -19,12 +21,61 @@ from zoo.text import pluralize
 
 
 class EpochProgressBar(RichProgressBar):
-    """Lightning's progress bar with "Epoch 1/8" instead of "Epoch 0/7" for the first of eight epochs."""
+    """Lightning's progress bar with "Epoch 1/8" instead of "Epoch 0/7" for the first of eight epochs.
+
+    It is off without a terminal, where only its last state would be printed.
+    """
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether the bar is drawn."""
+        return super().is_enabled and _can_draw()
 
     def _get_train_description(self, current_epoch: int) -> str:
-        last = self.trainer.max_epochs
-        total = f"/{last}" if last is not None and last > 0 else ""
-        return f"{f'Epoch {current_epoch + 1}{total}':{len(self.validation_description)}}"
+        return f"{_epoch_of(self.trainer, current_epoch):{len(self.validation_description)}}"
+
+
+class EpochLines(Callback):
+    """Prints a line after each training epoch if no progress bar is visible: in a file, or if it is turned off."""
+
+    METRICS: ClassVar = {"val_map": "mAP", "val_top1": "top-1"}  # the first that was logged is printed
+
+    def __init__(self) -> None:
+        self._start = 0.0
+        self._validation: list[str] = []  # results of the last validation in this epoch
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock of an epoch that is resumed at a later batch, for which the next hook is not called."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._start, self._validation = time.perf_counter(), []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the loss and the main metric."""
+        if trainer.sanity_checking:
+            return
+        metrics = trainer.callback_metrics
+        values = [f"loss {metrics['val_loss']:.4f}"] if "val_loss" in metrics else []
+        names = [name for name in self.METRICS if name in metrics]
+        values += [f"{self.METRICS[name]} {100 * metrics[name]:.2f} %" for name in names[:1]]
+        self._validation = [f"validation {', '.join(values)}"] if values else []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line in the first process. All processes compute the loss."""
+        metrics = trainer.callback_metrics
+        loss = metrics.get("train_loss")
+        if isinstance(pl_module, VideoClassifier) and pl_module.train_loss.update_called:
+            loss = pl_module.train_loss.compute()  # the module logs it after this hook
+        bar = trainer.progress_bar_callback
+        bar_is_visible = bar is not None and (_can_draw() or not isinstance(bar, RichProgressBar))
+        if bar_is_visible or not trainer.is_global_zero:
+            return
+        results = [] if loss is None else [f"train loss {loss:.4f}"]
+        duration = describe_duration(time.perf_counter() - self._start)
+        epoch = _epoch_of(trainer, trainer.current_epoch)
+        print_line(f"{epoch}: {'; '.join([*results, *self._validation, duration])}")
 
 
 class ParameterSummary(Callback):
@@ -129,6 +180,18 @@ def peak_memory(device: torch.device) -> int | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _can_draw() -> bool:
+    """Whether progress bars are drawn, rather than written to a file."""
+    console = Console()
+    return console.is_terminal or console.is_jupyter
+
+
+def _epoch_of(trainer: L.Trainer, epoch: int) -> str:
+    """Return "Epoch 1/8" for epoch 0 of 8."""
+    last = trainer.max_epochs
+    return f"Epoch {epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
 
 
 def _short(count: int) -> str:

@@ -204,7 +204,8 @@ def write_test_report(trainer: L.Trainer, module: VideoClassifier, metrics: dict
     _print_summary(summary, tables, folder)  # before the files, in case the disk is full
     _write_summary(folder, summary)
     write_score_files(folder, module)
-    if sources := mistake_sources(folder, video_data(trainer), "test", module.multi_label):
+    sources = mistake_sources(folder, video_data(trainer), "test", module.multi_label)
+    if sources != {}:
         _write_summary(folder, summary | {"sources": sources})
 
 

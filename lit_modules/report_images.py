@@ -61,10 +61,13 @@ def report_images(folder: Path, heads: list[Head]) -> Images:
         if not path.exists():  # several labels per video
             continue
         images[path.stem] = (figure_pixels(confusion_figure(parse_confusion(path), names)), "rows: true classes")
+    sources = record["validation"]["sources"]
+    if sources is None:  # generated clips, whose videos would mislead
+        return images
     mistakes, _ = find_mistakes(rows, bool(record.get("multi_label")))
     for number, mistake in enumerate(mistakes, start=1):
         answer = next(answer for answer in mistake.answers if not answer.correct)
-        source = parse_source(mistake.name, record["validation"]["sources"].get(mistake.name))
+        source = parse_source(mistake.name, sources.get(mistake.name))
         strip = film_strip(source, answer.predicted)
         if strip.image is not None:
             caption = f"{answer.true} predicted as {answer.predicted} ({100 * answer.score:.1f} %)"

@@ -34,7 +34,7 @@ from lit_modules.options import format_parser_error
 from lit_modules.precision import AUTO, Precision, resolve_precision
 from lit_modules.prediction_report import PredictionReport
 from lit_modules.probe_command import run_probe
-from lit_modules.progress import EpochProgressBar, ParameterSummary, RunEstimate
+from lit_modules.progress import EpochLines, EpochProgressBar, ParameterSummary, RunEstimate
 from lit_modules.report import FitReport, TestReport
 from lit_modules.report_images import ReportImages
 from lit_modules.restore import RestoringConnector
@@ -196,6 +196,7 @@ def default_callbacks(command: str, folder: Path, probe: bool | None = None) -> 
             ParameterSummary(),
             RunEstimate(),
             Bottleneck(),
+            EpochLines(),
             EpochProgressBar(),
         ]
         return {

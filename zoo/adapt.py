@@ -104,7 +104,7 @@ class LoadReport:
     def __str__(self) -> str:
         parts = [self._describe_source()]
         if self.published is not None:
-            parts.append("SHA-256 verified" if self.published else "SHA-256 DIFFERS FROM THE INDEX")
+            parts.append("SHA-256 verified" if self.published else "SHA-256 differs from the index")
         if self.source and self.start_only:
             parts.append("a start for fine-tuning")
         if self.source and self.untrained_parts:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
@@ -18,6 +20,7 @@ ACCURACY_COLUMNS = {  # -> label; the first that exist are drawn
     "val_map": "validation mAP",
 }
 HEAD_SUFFIX = "_top1"
+MARGIN = 5.0  # percentage points above and below a constant accuracy
 
 
 def steps_per_epoch(metrics: Metrics) -> float | None:
@@ -48,7 +51,7 @@ def learning_curves(runs: Sequence[RunFiles]) -> list[Markup]:
     title, y_label = ("Mean average precision", "mAP, %") if is_map else ("Accuracy", "accuracy, %")
     charts = (
         line_chart("Loss", unit, "loss", loss),
-        line_chart(title, unit, y_label, accuracy),
+        line_chart(title, unit, y_label, accuracy, y_range=_percent_range(accuracy)),
         line_chart("Learning rate", unit, "learning rate", rates),
     )
     return [chart for chart in charts if chart is not None]
@@ -88,15 +91,32 @@ def _lines_of_runs(trained: Sequence[tuple[int, RunFiles]]) -> tuple[list[Line],
     return _present(loss), _present(accuracy), _present(rates)
 
 
+def _percent_range(lines: Sequence[Line]) -> tuple[float, float] | None:
+    """Return the range of the points, wider if they are constant but within 0 to 100; None without points."""
+    values = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    if not values:
+        return None
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (max(0.0, low - MARGIN), min(100.0, high + MARGIN))
+
+
 def _present(lines: Sequence[Line]) -> list[Line]:
     return [line for line in lines if line.points]
 
 
 def _distinct_rates(metrics: Metrics) -> dict[str, list[tuple[float, float]]]:
-    """Return the learning rates of parameter groups; groups with equal rates are merged."""
+    """Return the learning rates of parameter groups by their multiple of the base rate; equal rates are merged."""
     distinct: dict[str, list[tuple[float, float]]] = {}
     for column in dict.fromkeys(name for row in metrics for name in row if name.startswith(RATE)):
         points = curve(metrics, column)
         if points and points not in distinct.values():
-            distinct[column.removeprefix(RATE).partition(" decay")[0]] = points
+            distinct[_rate_label(column)] = points
     return distinct
+
+
+def _rate_label(column: str) -> str:
+    """Return the label of a learning rate. The column "lr-AdamW/x10 decay 0.01" is of ``optim.parameter_groups``."""
+    match = re.search(r"/x(\S+) decay ", column)
+    if match is None:  # of another optimizer
+        return column.removeprefix(RATE)
+    return "base rate" if match[1] == "1" else f"base rate x {match[1]}"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.video.decoding import Reader, open_video, read_with
-from zoo.video.source import IMAGE_EXTENSIONS, Source
+from zoo.video.source import Source
 
 FRAMES, FRAME_HEIGHT = 8, 96
 TIME_LIMIT = 10.0  # seconds per video
@@ -52,8 +52,6 @@ def film_strip(source: Source, label: str, explain: ExplainVideo | None = None, 
     source = locate(source, folder)
     if "://" not in source.path and not os.path.lexists(source.path):
         return FilmStrip(problem=f"The video does not exist any more: {source.path}")
-    if source.byte_span is None and source.path.lower().endswith(IMAGE_EXTENSIONS):
-        return FilmStrip(problem="A still image, whose clip was generated.")
 
     def read(reader: Reader) -> Tensor:
         numbers = np.linspace(0, len(reader) - 1, FRAMES).round().astype(int)

@@ -176,8 +176,9 @@ def run_section(run: RunFiles, explain: ExplainVideo | None) -> dict[str, Any]:
 
 def result_section(run: RunFiles, result: Result, explain: ExplainVideo | None) -> dict[str, Any]:
     """Return the parts of the report for the videos of a split."""
-    mistakes, count = find_mistakes(result.predictions, result.multi_label)
-    sources = result.summary.get("sources") or {}
+    sources = result.summary.get("sources", {})
+    shows_mistakes = sources is not None  # clips of MoSI are generated, and their images would mislead
+    mistakes, count = find_mistakes(result.predictions if shows_mistakes else [], result.multi_label)
     folder = str(run.environment.get("working folder", ""))
     views = []
     for mistake in mistakes:
@@ -199,7 +200,7 @@ def result_section(run: RunFiles, result: Result, explain: ExplainVideo | None) 
         "videos": len(result.predictions),
         "heads": heads,
         "calibration": calibration_view(result),
-        "mistakes": views,
+        "mistakes": views if shows_mistakes else None,
         "explained": sum(view.strip.explanation is not None for view in views),
         "mistake_count": count,
     }

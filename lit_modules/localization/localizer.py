@@ -70,7 +70,7 @@ class ActionLocalizer(L.LightningModule):
         name: str | None = None,
         *,
         class_names: list[str] | None = None,
-        features: dict[str, Any] | None = None,
+        features: dict[str, str | int | float | None] | None = None,
         width: int = 192,
         layers: int = 2,
         levels: int = 5,

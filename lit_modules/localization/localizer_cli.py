@@ -18,7 +18,7 @@ from lit_modules.checkpoints import run_checkpoints
 from lit_modules.command_help import LOCALIZER_OPTIONS
 from lit_modules.interrupts import StopOnSignal, exit_on_sigterm
 from lit_modules.localization.localizer_report import LocalizerFitReport, LocalizerReport
-from lit_modules.progress import EpochProgressBar, RunEstimate
+from lit_modules.progress import EpochLines, EpochProgressBar, RunEstimate
 from lit_modules.recipe_files import resolve_config
 from lit_modules.run_errors import run_errors
 from lit_modules.run_folder import CHECKPOINTS, auto_resume_args, output_folder
@@ -52,6 +52,7 @@ class LocalizerCLI(TrainerCLI):
             LearningRateMonitor(),
             LocalizerFitReport(),
             RunEstimate(),
+            EpochLines(),
             EpochProgressBar(),
         ]
         return {

@@ -184,6 +184,21 @@ def test_ignored_files_are_logged_once(tmp_path: Path, caplog: pytest.LogCapture
     ]
 
 
+def test_warning_about_a_missing_test_folder_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """``tempozoo probe`` checks the test videos and the training videos before it loads any of them."""
+    touch_files(
+        tmp_path, *(f"{split}/{c}/{split}{i}.mp4" for split in ("train", "val") for c in "ab" for i in range(3))
+    )
+    data = VideoFolder(tmp_path)
+    for stage in ("test", "fit"):
+        data.check(stage)
+    for stage in ("fit", "test"):
+        set_up(data, stage)
+    assert {split: len(dataset) for split, dataset in data.datasets.items()} == {"train": 6, "val": 6, "test": 6}
+    warning = f"{tmp_path} has no test folder: using the validation videos"
+    assert [message for message in logged_messages(caplog) if "test folder" in message] == [warning]
+
+
 @pytest.mark.parametrize("name", ["val", "validation", "valid", "validate"])
 def test_validation_folder_is_recognized_by_usual_names(tmp_path: Path, name: str) -> None:
     touch_files(tmp_path, *(f"train/{c}/{i}.mp4" for c in "ab" for i in range(3)), f"{name}/a/7.mp4", f"{name}/b/8.mp4")

@@ -16,12 +16,15 @@ from annotation_files import write_csv
 from numbered_videos import numbered_video
 from runs import NO_SANITY_CHECK, ON_CPU, QUIET, TINY, fit_arguments, flags, read_rows
 
+import zoo
 from cli import main
 from lit_modules.html_report.charts import Line, line_chart, ticks
 from lit_modules.html_report.curves import learning_curves
 from lit_modules.html_report.page import write_report
 from lit_modules.html_report.run_files import RunFiles
 from lit_modules.mistakes import find_mistakes
+from lit_modules.optim import parameter_groups
+from lit_modules.recipe_options import OptimizerOptions
 from lit_modules.run_file_names import REPORT_FILE
 
 SCRIPT = "<script>alert('x')</script>"
@@ -369,6 +372,23 @@ def test_equal_validation_accuracies_are_one_line() -> None:
     rows.append({"step": 3.0, "epoch": 1.0, "val_top1": 0.75, "val_mean_class": 0.5})
     assert "</svg>validation top-1</li>" in accuracy_chart(rows)
     assert "</svg>validation mean class accuracy</li>" in accuracy_chart(rows)
+
+
+@pytest.mark.parametrize(("accuracy", "low", "high"), [(1.0, 95, 100), (0.0, 0, 5), (0.5, 44, 56)])
+def test_axis_of_a_constant_accuracy_stays_within_0_and_100(accuracy: float, low: int, high: int) -> None:
+    rows = [{"step": 1.0, "epoch": 0.0, "val_top1": accuracy}, {"step": 3.0, "epoch": 1.0, "val_top1": accuracy}]
+    numbers = [float(text) for text in re.findall(r'class="end">([^<]+)<', accuracy_chart(rows))]
+    assert (min(numbers), max(numbers)) == (low, high)
+
+
+def test_learning_rates_are_labeled_by_their_multiple_of_the_base_rate() -> None:
+    network = zoo.create("tanet_r18", width=8, num_classes=4)
+    groups = parameter_groups(network, OptimizerOptions(weight_decay=0.1, head_lr_scale=10.0))
+    row = {f"lr-AdamW/{group['name']}": 0.01 * group["lr"] for group in groups}
+    metrics = [{"step": 1.0, "epoch": 0.0, **row, "lr-Other": 0.5}]
+    (chart,) = learning_curves([RunFiles(Path(), "run", metrics=metrics)])
+    labels = re.findall(r"</svg>([^<]+)</li>", chart)
+    assert set(labels) == {"base rate", "base rate x 10", "Other"}
 
 
 def test_mistakes_of_several_labels_are_wrong_labels_above_one_half() -> None:

@@ -15,6 +15,7 @@ from small_models import small
 from cli import main
 from datamodules.mosi import MOTION_NAMES, MOTIONS, mask_static, move_crop
 from lit_modules.recipes import axis_metrics
+from lit_modules.report_images import report_images
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,15 @@ def test_run_logs_the_accuracies_of_both_axes_beside_chance(run: Path) -> None:
     assert {"val_top1", "val_x_top1", "val_y_top1"} <= metrics.keys()
     record = json.loads((run / "run.json").read_text())
     assert (record["status"], record["data"]["videos"]) == ("finished", {"train": 4, "val": 9})
+
+
+def test_report_of_generated_clips_has_no_mistakes(run: Path) -> None:
+    """The images would not show what the network saw."""
+    assert json.loads((run / "run.json").read_text())["validation"]["sources"] is None
     report = (run / "report.html").read_text()
-    assert "A still image, whose clip was generated." in report
+    assert "Learning rate" in report and "mistake" not in report.partition("<body>")[2]
+    images = report_images(run, [("", list(MOTION_NAMES), slice(None))])
+    assert list(images) == ["confusion"]
 
 
 def test_fine_tuning_from_a_run_starts_with_its_features_and_a_new_classifier(

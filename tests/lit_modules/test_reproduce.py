@@ -18,7 +18,7 @@ import zoo
 from cli import main
 from lit_modules.trainer_arguments import expand_entry
 from lit_modules.trainer_parsing import parse
-from zoo.index import read_labels
+from zoo.index import load_index, read_labels
 
 QUIET_IN_PROCESS = [*QUIET, *flags("data", num_workers=0)]
 REPORTED = {"top1": 76.3, "top5": 92.5, "views": "2x3", "size": 32, "source": "its paper"}
@@ -129,6 +129,13 @@ def test_entry_selects_the_options_of_its_data_module(
         ("c2d_r50.mma0_anet_video_8f", "ActivityNet", {}),
         ("c2d_r50.mma0_anet_clip_8f", "ActivityNet", {"segments": "true"}),
         ("c2d_r18.mma0_hvu_object_8f", "HVU", {"category": "object"}),
+        ("c2d_r50.mma0_k600_8f", "Kinetics", {"version": "600"}),
+        ("c2d_r50.mma0_k700_8f", "Kinetics", {"version": "700"}),
+        ("tsm_r50.mma0_jester_8f", "Jester", {}),
+        ("tsm_r50.mma0_diving48_8f", "Diving48", {}),
+        ("tsm_r50.mma0_k400_ucf101_8f", "UCF101", {}),
+        ("tsm_r50.mma0_k400_hmdb51_8f", "HMDB51", {}),
+        ("csn_r152.ek100_32x2", "EpicKitchens100", {}),
     ],
 )
 def test_entry_selects_the_data_module_of_its_data_set(
@@ -139,6 +146,23 @@ def test_entry_selects_the_data_module_of_its_data_set(
     given = {"--data": cls, "--data.root": str(tmp_path), **{f"--data.{key}": value for key, value in options.items()}}
     assert parsed.network == name
     assert parsed.options == [f"{option}={value}" for option, value in given.items()]
+
+
+def test_every_trained_entry_has_a_data_module() -> None:
+    """Entries without one are starts for fine-tuning, about which the error of ``--entry`` says so."""
+    index = load_index().entries.values()
+    assert not {entry.dataset for entry in index if not entry.init and datamodules.for_dataset(entry.dataset) is None}
+
+
+def test_bundled_entry_is_tested_with_its_classes(tmp_path: Path) -> None:
+    name = "tanet_r18.motionclips8"
+    few = flags("data", train_clips=1, val_clips=1, test_clips=2, num_workers=0)
+    arguments = ["test", "--entry", name, "--data", str(tmp_path / "clips"), *few, *QUIET_IN_PROCESS]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    summary = json.loads((tmp_path / "out" / "test.json").read_text())
+    assert (summary["data"], summary["videos"]) == ("MotionClips", 16)
+    assert summary["metrics"]["test_top1"] == 1
+    assert {row["class"] for row in read_rows(tmp_path / "out" / "classes.csv")} == set(zoo.load(name).labels)
 
 
 def test_data_with_other_classes_than_the_entry_is_refused(

@@ -94,6 +94,7 @@ def two_process_run(motion_folder: Path, tmp_path_factory: pytest.TempPathFactor
     out = tmp_path_factory.mktemp("two-processes") / "run"
     completed = two_processes(fit_arguments(motion_folder, out, batch_size=4))
     assert completed.returncode == 0, completed.stderr[-3000:]
+    assert completed.stdout.count("Epoch 1/2:") == 1  # the first process prints it
     return out
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import callback, fit_arguments, flags, model, video_folder
+from runs import callback, fit_arguments, flags, model, read_rows, video_folder
 
 import zoo
 from cli import main
@@ -21,20 +21,45 @@ def run(motion_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_epochs_are_counted_from_one(
+def test_progress_bar_of_a_terminal_counts_epochs_from_one(
     motion_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich draws as in a terminal
     progress_bar = flags("trainer", enable_progress_bar=True)
     assert main(fit_arguments(motion_folder, tmp_path, *progress_bar, epochs=3)) == 0
     printed = capsys.readouterr().out
     assert "Epoch 3/3" in printed
     assert "Epoch 2/2" not in printed and "Epoch 0" not in printed
+    assert "Epoch 3/3:" not in printed
 
 
-def test_progress_bar_of_the_user_replaces_the_default(motion_folder: Path, tmp_path: Path) -> None:
+def test_fit_prints_a_line_per_epoch_without_a_terminal(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    options = flags("trainer", enable_progress_bar=True, check_val_every_n_epoch=2)
+    assert main(fit_arguments(motion_folder, tmp_path, *options, network="c2d_r18")) == 0
+    printed = capsys.readouterr().out
+    rows = read_rows(tmp_path / "metrics.csv")
+    losses = [float(row["train_loss_epoch"]) for row in rows if row["train_loss_epoch"]]
+    (validated,) = [row for row in rows if row["val_loss"]]
+    loss, top1 = (float(validated[name]) for name in ("val_loss", "val_top1"))
+    validation = f"; validation loss {loss:.4f}, top-1 {100 * top1:.2f} %"
+    lines = [line.rpartition("; ") for line in printed.splitlines() if line.startswith("Epoch ")]
+    assert [line[0] for line in lines] == [
+        f"Epoch {number}/2: train loss {loss:.4f}{validation if number == 2 else ''}"
+        for number, loss in enumerate(losses, start=1)
+    ]
+    assert all(duration.endswith(" s") for *_, duration in lines)
+    assert "it/s" not in printed  # the progress bar
+
+
+def test_progress_bar_of_the_user_replaces_the_default(
+    motion_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     progress_bar = [*flags("trainer", enable_progress_bar=True), *callback("TQDMProgressBar")]
     assert main(fit_arguments(motion_folder, tmp_path, *progress_bar, epochs=1)) == 0
+    assert "Epoch 1/1" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

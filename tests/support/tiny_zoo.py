@@ -42,7 +42,7 @@ def write_index(path: Path, **changes: Any) -> Path:
     """Write an index with the five entries; ``changes`` apply to each of them."""
     content = yaml.safe_load(Path(zoo.__file__).parent.parent.joinpath("checkpoints_index.yaml").read_text())
     block = content["models"]["tanet_r18.motionclips8"]
-    block |= {"options": dict(SMALL), "sha256": None, "params": 1, "notes": None}
+    block |= {"options": dict(SMALL), "sha256": None, "params": 1, "notes": None, "data_options": {}}
     block["protocol"] |= {"num_frames": SMALL["num_frames"]}
     sources = {
         "web": [{"kind": "https", "url": WEB}],

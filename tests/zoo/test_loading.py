@@ -355,5 +355,5 @@ def test_report_is_one_line() -> None:
     )
     assert (
         str(report)
-        == "n: weights from f.pth; SHA-256 DIFFERS FROM THE INDEX; untrained: classifier; a, b halved; not used: c."
+        == "n: weights from f.pth; SHA-256 differs from the index; untrained: classifier; a, b halved; not used: c."
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ def test_commands_find_segments_in_untrimmed_videos(tmp_path: Path, capsys: pyte
     assert main(["features", str(tmp_path / "videos"), "--from", NETWORK, *source]) == 0
     data = ["--data.annotations", str(table), "--data.features", str(features)]
     assert main(["fit", "--config", "localize/folder", *data, *SMALL, "--out", str(run)]) == 0
+    assert re.search(r"Epoch 1/1: train loss \d+\.\d{4}; validation mAP \d+\.\d\d %; \d+ s\n", capsys.readouterr().out)
     config = ["--config", str(run / "config.yaml")]
     assert main(["test", "--from", str(run), *config, "--out", str(tmp_path / "test")]) == 0
     assert "average mAP" in capsys.readouterr().out
@@ -80,7 +83,9 @@ def test_epic_kitchens_is_tested_with_its_thresholds(
 ) -> None:
     write_epic_files(tmp_path)
     features = FeatureFolder(tmp_path / "features")
-    features.start({"network": "n", "weights": "a" * 64, "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None})
+    # texts of digits, which must not become numbers
+    source = {"network": "1", "weights": "2" * 64, "window": 1.0, "stride": 0.25, "views": "1x1", "stage": None}
+    features.start(source)
     for video, count in (("P01_01.MP4", 12), ("P02_102.MP4", 5)):
         start = torch.arange(count) * 0.25
         features.write(VideoFeatures(video, torch.randn(count, 8), start, start + 1))
@@ -89,6 +94,7 @@ def test_epic_kitchens_is_tested_with_its_thresholds(
     run = tmp_path / "run"
     assert main(["fit", "--config", "localize/folder", *data, *SMALL, "--out", str(run)]) == 0
     assert "Best validation average mAP (tIoU 0.1 to 0.5)" in capsys.readouterr().out
+    assert asdict(load(run).spec.features) == source | {"dim": 8}
     assert main(["test", "--from", str(run), *data, "--out", str(tmp_path / "test")]) == 0
     printed = capsys.readouterr().out
     assert all(f"average {name} mAP" in printed for name in names)
