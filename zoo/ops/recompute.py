@@ -83,7 +83,8 @@ def save(ctx: Any, x: Tensor, *tensors: Tensor) -> None:
 
 def load(ctx: Any) -> tuple[Tensor, ...]:
     """Return the tensors that were passed to ``save``. They may be shared, so they must not be modified."""
-    inputs, tensors = ctx.saved_tensors[: ctx.num_inputs], ctx.saved_tensors[ctx.num_inputs :]
+    saved = ctx.saved_tensors  # may be read only once, with gradient checkpointing
+    inputs, tensors = saved[: ctx.num_inputs], saved[ctx.num_inputs :]
     return inputs[0] if ctx.function is None else ctx.function(inputs), *tensors
 
 
@@ -112,6 +113,7 @@ class _ReLU(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        z = ctx.function(ctx.saved_tensors)
+        tensors = ctx.saved_tensors
+        z = ctx.function(tensors)
         ctx.function.value = None  # the operations after the ReLU no longer need it
-        return torch.ops.aten.threshold_backward(grad, z, 0), *[None] * (1 + len(ctx.saved_tensors))
+        return torch.ops.aten.threshold_backward(grad, z, 0), *[None] * (1 + len(tensors))
