@@ -60,8 +60,11 @@ def has_recipe(x: Tensor) -> bool:
 
 
 def record(x: Tensor, compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Note that ``compute(*tensors)`` is ``x``; returns ``x``. The tensors should be kept anyway, or be small."""
-    if torch.is_grad_enabled() and x.requires_grad:
+    """Note that ``compute(*tensors)`` is ``x``; returns ``x``.
+
+    Only on a CPU. The tensors should be kept anyway, or be small.
+    """
+    if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
         _recipes[x] = _Recipe(_Function(compute), tuple(v.detach() for v in tensors), x._version)
     return x
 
