@@ -71,7 +71,7 @@ class SavedTensors:
 
     Args:
         network: the network; use this object as a context manager around its forward pass.
-        depth: levels of submodules, such as 2 for "stages.0".
+        depth: levels of submodules, such as 2 for "stages.0". Convolutions and batch norms count for their parent.
         inputs: the tensors passed to the network.
 
     Attributes:
@@ -80,7 +80,9 @@ class SavedTensors:
 
     def __init__(self, network: nn.Module, depth: int, *inputs: Tensor) -> None:
         self.network, self.by_module = network, dict[str, int]()
-        self.modules = {module: name for name, module in network.named_modules() if name and name.count(".") < depth}
+        modules = {module: name for name, module in network.named_modules() if name and name.count(".") < depth}
+        # functions with manual gradients do not replace convolutions and norms with hooks
+        self.modules = {m: name for m, name in modules.items() if not isinstance(m, (nn.Conv2d, nn.BatchNorm2d))}
         own = (*network.parameters(), *network.buffers(), *inputs)
         self.seen = {tensor.untyped_storage().data_ptr() for tensor in own}
         self.active: list[str] = []

@@ -121,7 +121,7 @@ def test_saved_tensors_are_counted_by_part() -> None:
 def test_gradient_checkpointing_saves_less() -> None:
     case = NETWORKS[0].small()
     plain, checkpointed = (training.saved_bytes(case, form, 1) for form in (ADAPTIVE, CHECKPOINTED))
-    assert sum(checkpointed.values()) < sum(plain.values()) / 2
+    assert sum(checkpointed.values()) < 0.7 * sum(plain.values())
 
 
 def test_costs_of_operations() -> None:

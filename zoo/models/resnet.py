@@ -19,6 +19,7 @@ from zoo.models.network import Feature, VideoNetwork, linear_classifier
 from zoo.ops.conv_unit import ConvBN
 from zoo.ops.non_local import non_local_at
 from zoo.ops.operator import OPERATORS, BlockModules, BlockPosition
+from zoo.ops.recompute import relu
 
 DEPTHS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {  # depth -> (bottleneck?, blocks per stage)
     18: (False, (2, 2, 2, 2)),
@@ -71,12 +72,12 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
         y = self._at("before_conv1", x, num_frames)
-        y = self._at("after_conv1", F.relu(self.conv1(y, num_frames), inplace=True), num_frames)
+        y = self._at("after_conv1", relu(self.conv1(y, num_frames)), num_frames)
         y = self.conv2(y, num_frames)
         if self.conv3 is None:
             y = self._at("after_conv2", y, num_frames)
         else:
-            y = self._at("after_conv2", F.relu(y, inplace=True), num_frames)
+            y = self._at("after_conv2", relu(y), num_frames)
             y = self._at("after_conv3", self.conv3(y, num_frames), num_frames)
         shortcut = x if self.downsample is None else self.downsample(x, num_frames)
         y = F.relu(y.add_(shortcut), inplace=True)
@@ -167,9 +168,11 @@ class VideoResNet(VideoNetwork):
         num_frames = x.shape[2]
         x = x.transpose(1, 2).flatten(0, 1)  # (B*T, C, H, W)
         x = x.contiguous(memory_format=torch.channels_last)  # preserved by every layer; 10 to 25 % faster on a CPU
-        x = F.relu(self.stem(x, num_frames), inplace=True)
+        x = self.stem(x, num_frames)
         if self.stem_pool:
-            x = F.max_pool2d(x, 3, stride=2, padding=1)
+            x = F.max_pool2d(F.relu(x, inplace=True), 3, stride=2, padding=1)
+        else:
+            x = relu(x)
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             for block in cast(nn.ModuleList, stage):
                 x = self.run_block(block, x, num_frames)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.ops.frames import compiles_for_cpu, is_traced, neighbor_frames
+from zoo.ops.recompute import record
 
 
 def temporal_average(y: Tensor, num_frames: int) -> Tensor:
@@ -72,7 +74,9 @@ def average_norm(y: Tensor, num_frames: int, bn: nn.BatchNorm2d, pool_bn: nn.Bat
         bn: a norm that passes ``can_inline``, in training or evaluation mode.
         pool_bn: the same; its mode may differ.
     """
-    return _AverageNorm.apply(y, bn.weight, bn.bias, pool_bn.weight, pool_bn.bias, bn, pool_bn, num_frames)
+    parameters = (bn.weight, bn.bias, pool_bn.weight, pool_bn.bias)
+    out, *filters = _AverageNorm.apply(y, *parameters, bn, pool_bn, num_frames)
+    return record(out, functools.partial(_filter, num_frames), y, *filters)
 
 
 class _AverageNorm(torch.autograd.Function):
@@ -89,7 +93,7 @@ class _AverageNorm(torch.autograd.Function):
         bn: nn.BatchNorm2d,
         pool_bn: nn.BatchNorm2d,
         num_frames: int,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         mean, var = batch_statistics(bn, y) if bn.training else _running_statistics(bn)
         if pool_bn.training:
             pool_mean, pool_var = batch_statistics(pool_bn, _average(y, num_frames))
@@ -101,14 +105,12 @@ class _AverageNorm(torch.autograd.Function):
         scale, pool_scale = weight / (var + bn.eps).sqrt(), pool_weight / (pool_var + pool_bn.eps).sqrt()
         side = pool_scale / 3
         offset = bias + pool_bias - mean * scale - pool_mean * pool_scale
-        # this kernel multiplies and adds in float32, also for frames of lower precision
-        out = F.batch_norm(y, torch.zeros_like(mean), torch.ones_like(var), scale + side, offset, False, 0.0, 0.0)
-        _add_neighbors(out, y, side, num_frames)
-        return out
+        ctx.mark_non_differentiable(center := scale + side, side, offset)
+        return _filter(num_frames, y, center, side, offset), center, side, offset
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         y, weight, pool_weight, mean, var, pool_mean, pool_var = ctx.saved_tensors
         needs_y, *needs = ctx.needs_input_grad[:5]
         (training, pool_training), (eps, pool_eps) = ctx.modes, ctx.eps
@@ -121,6 +123,15 @@ class _AverageNorm(torch.autograd.Function):
             grads[0].add_(pool_grads[0], alpha=1 / 3)
             _add_neighbors(grads[0], pool_grads[0], 1 / 3, ctx.num_frames)
         return *grads, *pool_grads[1:], None, None, None
+
+
+def _filter(num_frames: int, y: Tensor, center: Tensor, side: Tensor, offset: Tensor) -> Tensor:
+    """Compute ``center * y_t + side * (y_{t-1} + y_{t+1}) + offset``; all factors are ``(C,)``."""
+    # this kernel multiplies and adds in float32, also for frames of lower precision
+    zeros, ones = torch.zeros_like(center), torch.ones_like(center)
+    out = F.batch_norm(y, zeros, ones, center, offset, False, 0.0, 0.0)
+    _add_neighbors(out, y, side, num_frames)
+    return out
 
 
 def batch_statistics(norm: nn.BatchNorm2d, y: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from typing import Any
 
-from zoo.ops.average_norm import TemporalAverage, average_norm, can_inline
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from zoo.ops.average_norm import TemporalAverage, average_norm, can_inline, has_hooks
 from zoo.ops.pointwise_norm import can_recompute, pointwise_norm
+from zoo.ops.recompute import has_recipe, load, record, save
 from zoo.ops.temporal_filter import TemporalFilter
 
 
@@ -21,7 +27,54 @@ class ConvBN(nn.Module):
         """``(N, C_in, H, W)`` -> ``(N, C_out, H', W')``."""
         if can_recompute(x, self.conv, self.bn):
             return pointwise_norm(x, self.conv, self.bn)
-        return self.bn(self.conv(x))
+        return _batch_norm(_convolve(x, self.conv), self.bn)
+
+
+def _batch_norm(y: Tensor, bn: nn.Module) -> Tensor:
+    """Compute ``bn(y)``, recorded for ``zoo.ops.recompute`` in training on a CPU."""
+    if not (bn.training and torch.is_grad_enabled() and y.device.type == "cpu" and can_inline(y, bn)):
+        return bn(y)
+    assert isinstance(bn, nn.BatchNorm2d) and bn.momentum is not None
+    if bn.num_batches_tracked is not None:
+        bn.num_batches_tracked.add_(1)
+    out, mean, invstd = torch.native_batch_norm(
+        y, bn.weight, bn.bias, bn.running_mean, bn.running_var, True, bn.momentum, bn.eps
+    )
+    return record(out, _normalize, y, mean, bn.weight * invstd, bn.bias)
+
+
+def _normalize(y: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    return F.batch_norm(y, mean, torch.ones_like(mean), scale, bias, False, 0.0, 0.0)
+
+
+def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """Compute ``conv(x)``; ``x`` is not kept if it can be computed again."""
+    if not has_recipe(x) or type(conv) is not nn.Conv2d or has_hooks(conv):
+        return conv(x)
+    if conv.bias is not None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return conv(x)
+    return _Conv.apply(x, conv.weight, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+class _Conv(torch.autograd.Function):
+    """``F.conv2d`` of a tensor with a recipe."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
+        save(ctx, x, weight)
+        ctx.geometry = geometry
+        return F.conv2d(x, weight.to(x.dtype), None, *geometry)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = load(ctx)
+        stride, padding, dilation, groups = ctx.geometry
+        to_x, to_weight, _ = torch.ops.aten.convolution_backward(
+            grad, x.to(grad.dtype), weight.to(grad.dtype), None, stride, padding, dilation, False, (0, 0), groups,
+            (*ctx.needs_input_grad[:2], False),
+        )  # fmt: skip
+        return to_x, to_weight, None, None, None, None
 
 
 class AggregationBN(nn.Module):
@@ -52,7 +105,7 @@ class AggregationBN(nn.Module):
         if self.filter is not None:
             return self.filter(y, num_frames)
         if self.aggregation is None or self.pool_bn is None:
-            return self.bn(y)
+            return _batch_norm(y, self.bn)
         bn, pool_bn = self.bn, self.pool_bn
         if (
             isinstance(self.aggregation, TemporalAverage)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from zoo.errors import ConfigError
+from zoo.ops.recompute import record_alias
 
 
 def check_frames(x: Tensor, num_frames: int) -> None:
@@ -44,8 +45,8 @@ def with_spatial_mean(x: Tensor, num_frames: int) -> tuple[Tensor, Tensor]:
     if is_traced() or not (torch.is_grad_enabled() and x.requires_grad):
         return x, spatial_mean(x, num_frames)
     check_frames(x, num_frames)
-    x, mean = _WithSpatialMean.apply(x)
-    return x, mean.unflatten(0, (-1, num_frames)).transpose(1, 2)
+    alias, mean = _WithSpatialMean.apply(x)
+    return record_alias(alias, x), mean.unflatten(0, (-1, num_frames)).transpose(1, 2)
 
 
 class _WithSpatialMean(torch.autograd.Function):

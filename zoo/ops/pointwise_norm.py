@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from zoo.ops.average_norm import batch_statistics, can_inline, has_hooks
+from zoo.ops.recompute import load, save
 
 
 def can_recompute(x: Tensor, conv: nn.Conv2d, bn: nn.BatchNorm2d) -> bool:
@@ -56,7 +57,7 @@ class _PointwiseNorm(torch.autograd.Function):
     ) -> Tensor:
         y = F.conv2d(x, kernel, None, stride)
         mean, var = batch_statistics(bn, y)
-        ctx.save_for_backward(x, kernel, weight, mean, (var + bn.eps).rsqrt())
+        save(ctx, x, kernel, weight, mean, (var + bn.eps).rsqrt())
         ctx.stride = stride
         scale = weight / (var + bn.eps).sqrt()
         offset = bias - mean * scale
@@ -65,7 +66,7 @@ class _PointwiseNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, kernel, weight, mean, invstd = ctx.saved_tensors
+        x, kernel, weight, mean, invstd = load(ctx)
         rows, columns = ctx.stride
         scaled_kernel = kernel * (weight * invstd)[:, None, None, None]
         geometry = ((0, 0), (1, 1), False, (0, 0), 1)  # padding, dilation, not transposed, output padding, groups

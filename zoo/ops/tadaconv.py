@@ -26,6 +26,7 @@ from zoo.ops.average_norm import temporal_average as temporal_average
 from zoo.ops.conv_unit import AggregationBN, TemporalConvBN
 from zoo.ops.frames import is_traced, with_spatial_mean
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
+from zoo.ops.recompute import load, save
 from zoo.ops.stand_in import CalibratedConv2d, replace_conv
 
 CalDim = Literal["cin", "cout"]
@@ -111,14 +112,14 @@ class _ScaledConv(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, alpha: Tensor, weight: Tensor, *geometry: tuple[int, int]) -> Tensor:
-        ctx.save_for_backward(x, alpha, weight)
+        save(ctx, x, alpha, weight)
         ctx.geometry = geometry
         return _convolve_parts(x, alpha, weight, *geometry)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, alpha, weight = ctx.saved_tensors
+        x, alpha, weight = load(ctx)
         needs_x, needs_alpha, needs_weight = ctx.needs_input_grad[:3]
         to_x = torch.empty_like(x) if needs_x else None
         to_alpha = torch.empty_like(alpha) if needs_alpha else None

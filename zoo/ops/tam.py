@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from zoo.errors import ConfigError, check_counts, check_odd
 from zoo.ops.frames import compiles_for_cpu, temporal_product, with_spatial_mean
 from zoo.ops.operator import POSITIONS, BlockModules, BlockPosition, Operator, register_operator
+from zoo.ops.recompute import load, save
 from zoo.ops.stand_in import insert_before
 
 BRANCHES = ("both", "global", "local", "global_se")
@@ -140,7 +141,7 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
     # coefficient[k, b, t, c, 0, 0] multiplies x_{t+k-K//2} in y_t; products are vectorized if channels are contiguous
     coefficient = (gates * kernel.unsqueeze(2)).permute(3, 0, 2, 1).contiguous()[..., None, None]
     if torch.is_grad_enabled() and (frames.requires_grad or coefficient.requires_grad):
-        return _ShiftedSum.apply(frames, coefficient).flatten(0, 1)
+        return _ShiftedSum.apply(x, coefficient)
     return _shifted_sum(frames, coefficient).flatten(0, 1)
 
 
@@ -175,14 +176,15 @@ class _ShiftedSum(torch.autograd.Function):
     """``_shifted_sum`` with a manual backward pass: autograd copies the clip for each in-place write to a slice."""
 
     @staticmethod
-    def forward(ctx: Any, frames: Tensor, coefficient: Tensor) -> Tensor:
-        ctx.save_for_backward(frames, coefficient)
-        return _shifted_sum(frames, coefficient)
+    def forward(ctx: Any, x: Tensor, coefficient: Tensor) -> Tensor:
+        save(ctx, x, coefficient)
+        return _shifted_sum(x.unflatten(0, coefficient.shape[1:3]), coefficient).flatten(0, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        frames, coefficient = ctx.saved_tensors
+        x, coefficient = load(ctx)
+        frames, grad = (v.unflatten(0, coefficient.shape[1:3]) for v in (x, grad))
         taps = len(coefficient)
         to_frames, to_coefficient = torch.empty_like(grad), torch.zeros_like(coefficient)
         for tap, output, source in _overlaps(frames, taps):
@@ -194,7 +196,7 @@ class _ShiftedSum(torch.autograd.Function):
                 torch.mul(grad[:, source], mirrored, out=to_frames[:, output])
             else:
                 to_frames[:, output].addcmul_(grad[:, source], mirrored)
-        return to_frames.to(frames.dtype), to_coefficient
+        return to_frames.flatten(0, 1).to(x.dtype), to_coefficient
 
 
 def resample_frames(weight: Tensor, num_frames: int) -> Tensor:
