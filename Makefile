@@ -34,6 +34,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/networks.py --compile --csv docs/networks_compiled.csv
 	$(BIN)/python benchmarks/training.py --csv docs/training.csv
 	$(BIN)/python benchmarks/training.py --layers tada2d_r50 --depth 2 --csv docs/layers.csv
+	$(BIN)/python benchmarks/allocators.py --csv docs/allocators.csv
 	$(BIN)/python benchmarks/scaling.py --csv docs/scaling.csv
 	$(BIN)/python benchmarks/floor.py --twins --csv docs/floor.csv
 	$(BIN)/python benchmarks/performance_page.py

@@ -53,12 +53,12 @@ def _measure(prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...]
     if hasattr(libc, "malloc_trim"):
         libc.malloc_trim(0)  # returns freed memory to the system
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
+    before = status("VmRSS")
     step()
-    return (_status("VmHWM") - before) / MIB
+    return (status("VmHWM") - before) / MIB
 
 
-def _status(key: str) -> int:
+def status(key: str) -> int:
     """Return a value of ``/proc/self/status`` in bytes."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) * 1024

@@ -172,6 +172,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "scaling": scaling,
     "floor": floor,
     "profile": profile,
+    "allocators": lambda folder: every_column("allocators.csv", folder),
     "operators": lambda folder: every_column("operators.csv", folder),
     "loading": lambda folder: every_column("loading.csv", folder),
     "weights": lambda folder: every_column("weights.csv", folder),

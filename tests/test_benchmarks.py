@@ -13,7 +13,7 @@ import torch
 from small_models import small_trained
 from torch import Tensor, nn
 
-from benchmarks import cases, floor, loading, networks, operators, scaling, training
+from benchmarks import allocators, cases, floor, loading, networks, operators, scaling, training
 from benchmarks.cases import ADAPTIVE, CHECKPOINTED, NETWORKS, PUBLISHED, TWIN
 from benchmarks.memory import MIB, SavedTensors, peak_memory
 from benchmarks.timing import Budget, Results, Timing, figure, interleave
@@ -200,3 +200,15 @@ def test_scripts_write_their_table(script: Any, args: list[str], columns: list[s
         rows = list(csv.DictReader(file))
     assert len(rows) > 1
     assert all(row[column] for row in rows for column in [*columns, "machine"])
+
+
+def test_allocators_are_compared_with_that_of_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    missing = {"LD_PRELOAD": "libdoes_not_exist.so.9"}
+    monkeypatch.setattr(allocators, "SETTINGS", {allocators.GLIBC: {}, "missing": missing})
+    allocators.main(["--quick", "--rounds", "1", "--threads", "1", "--csv", str(tmp_path / "table.csv")])
+    with (tmp_path / "table.csv").open() as file:
+        ours, literal_form = csv.DictReader(file)
+    assert (ours["form"], literal_form["form"]) == (ADAPTIVE, cases.LITERAL)
+    assert ours["allocator"] == literal_form["allocator"] == allocators.GLIBC
+    assert float(ours["forward ratio"]) == float(ours["step ratio"]) == 1
+    assert 100 < float(ours["forward peak MiB"]) <= float(ours["peak MiB"]) < 2000
