@@ -7,7 +7,8 @@ Every round starts a process per allocator, which runs three forward passes with
 The peak is that of the whole process, with all libraries, and of the process that stops before the training.
 
 For Linux. Allocators that are not installed are skipped. On Debian and Ubuntu, their packages are
-libtcmalloc-minimal4, libjemalloc2 and libmimalloc2.0. The literal form has one kernel per frame, as in the released code.
+libtcmalloc-minimal4, libjemalloc2 and libmimalloc2.0. The literal form has one kernel per frame, as in the released
+code.
 """
 
 from __future__ import annotations
