@@ -17,6 +17,7 @@ from zoo.errors import ConfigError, check_counts, check_num_classes, check_rate
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaConv2d, TAdaConv2dV2
 from zoo.ops.activation import quick_gelu
+from zoo.ops.conv3d import Conv3d
 from zoo.ops.frame_norm import norm_with_average
 from zoo.ops.frames import fold_frames
 from zoo.ops.linear import Linear
@@ -80,7 +81,7 @@ class Stem(nn.Module):
 
     def __init__(self, in_channels: int, channels: int, kernel: tuple[int, int, int], padding: int) -> None:
         super().__init__()
-        self.conv = nn.Conv3d(in_channels, channels, kernel, (2, 4, 4), (padding, 0, 0))
+        self.conv = Conv3d(in_channels, channels, kernel, (2, 4, 4), (padding, 0, 0))
         self.norm = ChannelNorm(channels, EPS)
 
     def forward(self, x: Tensor) -> Tensor:

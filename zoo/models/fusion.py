@@ -16,6 +16,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from zoo.ops.conv3d import Conv3d
 from zoo.ops.conv_unit import AggregationBN
 from zoo.ops.inflated import InflatedConv2d, InflatedStandIn
 from zoo.ops.stam import STHAConv2d
@@ -27,7 +28,7 @@ log = logging.getLogger("zoo")
 
 # Scaling the kernel and the bias of these layers scales their output. A subclass could normalize its kernel, for
 # instance, so only the exact classes count.
-PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d, Conv3d, nn.Linear)
 # classes of this package with the same property, including subclasses
 TEMPORAL = (AdaptiveConv2d, TAdaConv3d, STHAConv2d, InflatedConv2d, InflatedStandIn, OperatorConv2d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)

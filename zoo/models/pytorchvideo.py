@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from zoo.errors import ConfigError, check_counts, check_num_classes, check_odd, check_rate
 from zoo.models.network import Feature, VideoNetwork
+from zoo.ops.conv3d import use_conv3d
 
 SIDE = 7  # pooling window of the heads: the feature map of a 224-pixel training crop
 
@@ -90,6 +91,7 @@ class PTVNet(VideoNetwork):
         sizes = self.sizes(in_channels, width) | {"model_num_class": num_classes or 1}
         # the head's dropout is disabled: `dropout` below replaces it
         net = getattr(builders(module), builder)(**arguments, **sizes, dropout_rate=0, head_activation=None)
+        use_conv3d(net)
         self.net: Any = net
         self.head_prefix = f"net.blocks.{len(net.blocks) - 1}.proj."
         self.num_features = net.blocks[-1].proj.in_features

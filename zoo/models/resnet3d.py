@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from zoo.errors import check_counts, check_num_classes, check_rate
 from zoo.models.network import Feature, VideoNetwork, linear_classifier
+from zoo.ops.conv3d import Conv3d
 
 Size = tuple[int, int, int]  # frames, height, width
 POINT: Size = (1, 1, 1)
@@ -36,7 +37,7 @@ class ConvNorm(nn.Module):
     ) -> None:
         super().__init__()
         padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
-        self.conv = nn.Conv3d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = Conv3d(in_channels, out_channels, kernel, stride, padding, groups=groups, bias=False)
         self.bn = nn.BatchNorm3d(out_channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:

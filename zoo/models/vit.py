@@ -19,6 +19,7 @@ from zoo.models.lora import effective_weight
 from zoo.models.network import DropPath, Feature, VideoNetwork, linear_classifier
 from zoo.ops import TAdaAggregation, TAdaConv2dV2
 from zoo.ops.activation import quick_gelu
+from zoo.ops.conv3d import Conv3d
 from zoo.ops.frames import compiles_for_cpu, is_traced
 from zoo.ops.linear import Linear, linear
 
@@ -213,7 +214,7 @@ class TAdaFormer(VideoNetwork):
             raise ConfigError(f"width is {width}; it must be a multiple of 4 and of the number of heads, {heads}.")
         self.num_frames, self.in_channels, self.image_size = num_frames, in_channels, image_size
         self.grid, self.num_features = image_size // patch, width
-        self.stem = nn.Conv3d(in_channels, width, (3, patch, patch), (2, patch, patch), (1, 0, 0), bias=False)
+        self.stem = Conv3d(in_channels, width, (3, patch, patch), (2, patch, patch), (1, 0, 0), bias=False)
         self.class_embedding = nn.Parameter(nn.init.normal_(torch.empty(width), std=width**-0.5))
         self.pos_embed = nn.Parameter(nn.init.normal_(torch.empty(1 + self.grid**2, width), std=width**-0.5))
         self.norm_pre = nn.LayerNorm(width)

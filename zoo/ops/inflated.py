@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.errors import check_odd
+from zoo.ops.conv3d import Conv3d, conv3d
 from zoo.ops.conv_unit import TemporalConvBN
 from zoo.ops.frames import fold_frames, inflate, unfold_frames
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import StandIn, pad_frames, replace_conv
 
 
-class InflatedConv2d(nn.Conv3d):
+class InflatedConv2d(Conv3d):
     """A 2D convolution inflated to ``frames`` frames, on folded frames; ``inflate`` converts the 2D kernel."""
 
     def __init__(
@@ -68,7 +68,7 @@ class InflatedStandIn(StandIn, nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """``(B*T, C_in, H, W)`` -> ``(B*T, C_out, H', W')``."""
         x, padding = pad_frames(self, x)  # time is always padded with zeros
-        y = F.conv3d(
+        y = conv3d(
             unfold_frames(x, self.num_frames),
             self.weight,
             self.bias,

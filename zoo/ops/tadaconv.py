@@ -23,6 +23,7 @@ from torch.nn.modules.utils import _pair
 from zoo.errors import ConfigError, check_counts, check_odd
 from zoo.ops.average_norm import TemporalAverage
 from zoo.ops.average_norm import temporal_average as temporal_average
+from zoo.ops.conv3d import conv3d
 from zoo.ops.conv_unit import AggregationBN, TemporalConvBN
 from zoo.ops.frames import is_traced, with_spatial_mean
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
@@ -170,7 +171,7 @@ def tada_conv3d(
     check_odd("the temporal kernel size", taps)
     alpha = alpha[:, :, ::temporal_stride]
     if cal_dim == "cout":
-        y = F.conv3d(x, weight, None, (temporal_stride, sh, sw), (taps // 2, ph, pw)) * alpha[..., None, None]
+        y = conv3d(x, weight, None, (temporal_stride, sh, sw), (taps // 2, ph, pw)) * alpha[..., None, None]
         return y if bias is None else y + bias[:, None, None, None]
     if taps == 1:
         y = x[:, :, ::temporal_stride] * alpha[..., None, None]

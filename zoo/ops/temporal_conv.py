@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from zoo.errors import check_odd
+from zoo.ops.conv3d import Conv3d
 from zoo.ops.frames import fold_frames, unfold_frames
 from zoo.ops.operator import BlockModules, BlockPosition, Operator, register_operator
 from zoo.ops.stand_in import insert_before
@@ -19,7 +20,7 @@ class TemporalConv(nn.Module):
     def __init__(self, channels: int, kernel_size: int = 3) -> None:
         super().__init__()
         check_odd("kernel_size", kernel_size)
-        self.conv = nn.Conv3d(channels, channels, (kernel_size, 1, 1), padding=(kernel_size // 2, 0, 0), bias=False)
+        self.conv = Conv3d(channels, channels, (kernel_size, 1, 1), padding=(kernel_size // 2, 0, 0), bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, num_frames: int) -> Tensor:
