@@ -25,8 +25,7 @@ def conv3d(
     arbitrary values, and can crash the process (PyTorch 2.14 with oneDNN). Frames of zeros prevent this.
     """
     if x.device.type == "cpu" and torch.is_grad_enabled() and 1 < x.shape[2] < weight.shape[2]:
-        frames, *space = padding
-        x, padding = F.pad(x, (0, 0, 0, 0, frames, frames)), (0, space[0], space[1])
+        x, padding = F.pad(x, (0, 0, 0, 0, padding[0], padding[0])), (0, *padding[1:])
     return F.conv3d(x, weight, bias, stride, padding, dilation, groups)
 
 
@@ -36,9 +35,7 @@ class Conv3d(nn.Conv3d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return super()._conv_forward(input, weight, bias)
-        rows, columns = self.padding[1:]
-        padding = (self.padding[0], rows, columns)
-        return conv3d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return conv3d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
 
 
 def use_conv3d(network: nn.Module) -> None:
