@@ -127,7 +127,6 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
         x: ``(B*T, C, H, W)``. gate: ``(B, C, T)``. kernel: ``(B, C, K)``.
     """
     taps = kernel.shape[2]
-    frames = x.unflatten(0, (gate.shape[0], gate.shape[2]))  # (B, T, C, H, W)
     if compiles_for_cpu(x):
         scale = gate.transpose(1, 2).flatten(0, 1)[..., None, None]  # (B*T, C, 1, 1)
         num_frames = gate.shape[2]
@@ -140,9 +139,9 @@ def adaptive_temporal_conv(x: Tensor, gate: Tensor, kernel: Tensor, local_first:
         gates = gate.unsqueeze(3)
     # coefficient[k, b, t, c, 0, 0] multiplies x_{t+k-K//2} in y_t; products are vectorized if channels are contiguous
     coefficient = (gates * kernel.unsqueeze(2)).permute(3, 0, 2, 1).contiguous()[..., None, None]
-    if torch.is_grad_enabled() and (frames.requires_grad or coefficient.requires_grad):
+    if torch.is_grad_enabled() and (x.requires_grad or coefficient.requires_grad):
         return _ShiftedSum.apply(x, coefficient)
-    return _shifted_sum(frames, coefficient).flatten(0, 1)
+    return _shifted_sum(x, coefficient)
 
 
 def _overlaps(frames: Tensor, taps: int) -> Iterator[tuple[int, slice, slice]]:
@@ -161,14 +160,15 @@ def _overlaps(frames: Tensor, taps: int) -> Iterator[tuple[int, slice, slice]]:
                 yield tap, slice(start, stop), slice(start + offset, stop + offset)
 
 
-def _shifted_sum(frames: Tensor, coefficient: Tensor) -> Tensor:
+def _shifted_sum(x: Tensor, coefficient: Tensor) -> Tensor:
     taps = len(coefficient)
-    y = torch.empty_like(frames, dtype=torch.result_type(frames, coefficient))
+    y = torch.empty_like(x, dtype=torch.result_type(x, coefficient))
+    frames, sums = (v.unflatten(0, coefficient.shape[1:3]) for v in (x, y))
     for tap, output, source in _overlaps(frames, taps):
         if tap == taps // 2:
-            torch.mul(frames[:, source], coefficient[tap, :, output], out=y[:, output])
+            torch.mul(frames[:, source], coefficient[tap, :, output], out=sums[:, output])
         else:
-            y[:, output].addcmul_(frames[:, source], coefficient[tap, :, output])
+            sums[:, output].addcmul_(frames[:, source], coefficient[tap, :, output])
     return y
 
 
@@ -178,7 +178,7 @@ class _ShiftedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, coefficient: Tensor) -> Tensor:
         save(ctx, x, coefficient)
-        return _shifted_sum(x.unflatten(0, coefficient.shape[1:3]), coefficient).flatten(0, 1)
+        return _shifted_sum(x, coefficient)
 
     @staticmethod
     @once_differentiable
