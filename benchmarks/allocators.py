@@ -7,8 +7,7 @@ Every round starts a process per allocator, which runs three forward passes with
 The peak is that of the whole process, with all libraries, and of the process that stops before the training.
 
 For Linux. Allocators that are not installed are skipped. On Debian and Ubuntu, their packages are
-libtcmalloc-minimal4, libjemalloc2 and libmimalloc2.0. The literal form has one kernel per frame, as in the released
-code.
+libtcmalloc-minimal4 and libmimalloc2.0. The literal form has one kernel per frame, as in the released code.
 """
 
 from __future__ import annotations
@@ -38,7 +37,6 @@ SETTINGS: dict[str, dict[str, str]] = {  # allocator -> variables of its process
     f"{GLIBC}, memory reused": {"MALLOC_MMAP_THRESHOLD_": RETAINED, "MALLOC_TRIM_THRESHOLD_": RETAINED},
     f"{GLIBC}, memory returned": {"MALLOC_MMAP_THRESHOLD_": "1048576"},
     "tcmalloc": {"LD_PRELOAD": "libtcmalloc_minimal.so.4"},
-    "jemalloc": {"LD_PRELOAD": "libjemalloc.so.2"},
     "mimalloc": {"LD_PRELOAD": "libmimalloc.so.2"},
 }
 COLUMNS = ["network", "form", "allocator", "forward ms", "forward ratio", "forward spread %", "forward peak MiB"]
