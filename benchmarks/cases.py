@@ -93,7 +93,7 @@ NETWORKS = (
     Case("TAdaConvNeXtV2-T", "tadaconvnextv2_tiny", 16, 224),
     Case("TAdaFormer-B/16", "tadaformer_b16", 16, 224),
 )
-LITERAL_ARCHS = ("tada2d_r50", "tanet_r50", "tsm_r50")  # whose operators take a visible part of the time
+LITERAL_ARCHS = ("tada2d_r50", "tanet_r50", "tsm_r50", "tadaconvnextv2_tiny", "tadaformer_b16")  # all but STAM
 # inputs of the published tests on Kinetics-400
 PUBLISHED = (
     Case("TAda2D-50", "tada2d_r50", 8, 256, entry="tada2d_r50.k400_8x8"),

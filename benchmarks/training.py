@@ -5,8 +5,9 @@
 
 A step is forward, backward and optimizer (SGD with momentum for ResNets, otherwise AdamW), in float32 and with bfloat16
 autocast: 16 frames of 224 x 224 pixels in total. Compared forms take turns; the table has medians, and the median and
-spread of the ratio of each round. The literal form has one kernel per frame (TAda2D), a grouped temporal convolution
-(TANet) or slices (TSM), as in the released code. "gradient checkpointing" recomputes every block in the backward pass.
+spread of the ratio of each round. The literal form has one kernel per frame (TAda networks), a grouped temporal
+convolution (TANet) or slices (TSM), as in the released code. "gradient checkpointing" recomputes every block in the
+backward pass.
 
 MiB is the peak of a step above the memory used before it, in a new process: the resident set on a CPU. The first step,
 which creates the state of the optimizer, is not measured. The peak includes activations, gradients and buffers.
