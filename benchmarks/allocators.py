@@ -4,7 +4,7 @@
 
 Every round starts a process per allocator, which runs three forward passes without gradients and four training steps
 (forward and backward, float32, no optimizer) of two clips. The times are the least of these, without the first one.
-The peak is that of the whole process, with all libraries, and of the process that stops before the training.
+The peaks are those of the whole process, including libraries, after the forward passes and after the training steps.
 
 For Linux. Allocators that are not installed are skipped. On Debian and Ubuntu, their packages are
 libtcmalloc-minimal4 and libmimalloc2.0. The literal form has one kernel per frame, as in the released code.
@@ -12,6 +12,7 @@ libtcmalloc-minimal4 and libmimalloc2.0. The literal form has one kernel per fra
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import json
 import os
@@ -27,14 +28,14 @@ import torch
 from benchmarks.cases import ADAPTIVE, LITERAL, LITERAL_ARCHS, NETWORKS, Case, forward_step, select
 from benchmarks.memory import MIB, status
 from benchmarks.timing import Budget, Results, Timing, benchmark_parser, relative_spread
+from zoo.allocation import RETAINED
 
 ROOT = Path(__file__).parent.parent
 FORWARD_PASSES, TRAINING_STEPS = 3, 4
 GLIBC = "GNU C library"
-RETAINED = "1073741824"  # bytes
 SETTINGS: dict[str, dict[str, str]] = {  # allocator -> variables of its processes
     GLIBC: {},
-    f"{GLIBC}, memory reused": {"MALLOC_MMAP_THRESHOLD_": RETAINED, "MALLOC_TRIM_THRESHOLD_": RETAINED},
+    f"{GLIBC}, memory reused": {"MALLOC_MMAP_THRESHOLD_": str(RETAINED), "MALLOC_TRIM_THRESHOLD_": str(RETAINED)},
     f"{GLIBC}, memory returned": {"MALLOC_MMAP_THRESHOLD_": "1048576"},
     "tcmalloc": {"LD_PRELOAD": "libtcmalloc_minimal.so.4"},
     "mimalloc": {"LD_PRELOAD": "libmimalloc.so.2"},
@@ -124,7 +125,7 @@ def compare(results: Results, case: Case, rounds: int, seconds: float, threads: 
 def main(args: list[str] | None = None) -> None:
     parser = benchmark_parser(__doc__ or "", rounds=5)
     parser.add_argument("--networks", nargs="+", metavar="NAME", default=["tada2d"], help="parts of architectures")
-    parser.add_argument("--child", nargs=2, metavar=("NETWORK", "FORM"), help="measure this process, for the script")
+    parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)  # measure this process
     options = parser.parse_args(args)
     torch.set_num_threads(options.threads)
     if options.child:

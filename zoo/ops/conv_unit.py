@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from zoo.ops.average_norm import TemporalAverage, average_norm, can_inline, has_hooks
 from zoo.ops.pointwise_norm import can_recompute, pointwise_norm
-from zoo.ops.recompute import has_recipe, load, record, save
+from zoo.ops.recompute import is_recomputable, load, record, save
 from zoo.ops.temporal_filter import TemporalFilter
 
 
@@ -49,7 +49,7 @@ def _normalize(y: Tensor, mean: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
     """Compute ``conv(x)``; ``x`` is not kept if it can be computed again."""
-    if not has_recipe(x) or type(conv) is not nn.Conv2d or has_hooks(conv):
+    if not is_recomputable(x) or type(conv) is not nn.Conv2d or has_hooks(conv):
         return conv(x)
     if conv.bias is not None or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return conv(x)
@@ -57,7 +57,7 @@ def _convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 class _Conv(torch.autograd.Function):
-    """``F.conv2d`` of a tensor with a recipe."""
+    """``F.conv2d`` of a tensor with a computation."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:

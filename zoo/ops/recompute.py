@@ -2,10 +2,9 @@
 
 After ``relu(norm(y))``, autograd keeps ``y`` for the norm, and the output of the ReLU for the ReLU and for the next
 convolution. Both have the same size, and the output follows from ``y`` and two values per channel in one pass.
-``record`` notes for the output of a norm how to compute it again, and ``relu`` does so for its own output. Operations
-with a manual backward pass then call ``save`` and ``load``, which keep ``y`` and compute the output when it is needed.
-Other operations keep the output as before. The values are computed by the kernels of the forward pass, so they are
-identical.
+``record`` stores how to compute the output of a norm again, and ``relu`` does so for its own output. Operations with a
+manual backward pass call ``save`` and ``load``, which keep ``y`` and compute the output when it is needed.
+Other operations keep the output. The kernels are those of the forward pass, so the values are identical.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from torch.autograd.function import once_differentiable
 from torch.utils.weak import WeakTensorKeyDictionary
 
 
-class _Function:
+class _ComputeOnce:
     """Computes a tensor again, once for all operations that need it in a backward pass.
 
-    The graph refers to this object, which therefore must not refer to the tensors of the recipe.
+    The graph refers to this object, which therefore must not refer to the tensors of the computation.
     """
 
     def __init__(self, compute: Callable[..., Tensor]) -> None:
@@ -36,50 +35,50 @@ class _Function:
         return value
 
 
-class _Recipe(NamedTuple):
+class _Computation(NamedTuple):
     """How to compute a tensor again, as long as its version is ``version``."""
 
-    function: _Function
+    function: _ComputeOnce
     tensors: tuple[Tensor, ...]
     version: int
 
 
-_recipes = WeakTensorKeyDictionary()
+_computations = WeakTensorKeyDictionary()
 
 
-def _recipe(x: Tensor) -> _Recipe | None:
+def _computation(x: Tensor) -> _Computation | None:
     if torch.compiler.is_compiling():
         return None
-    recipe = _recipes.get(x)
-    return recipe if recipe is not None and recipe.version == x._version else None
+    computation = _computations.get(x)
+    return computation if computation is not None and computation.version == x._version else None
 
 
-def has_recipe(x: Tensor) -> bool:
+def is_recomputable(x: Tensor) -> bool:
     """Whether ``x`` can be computed again."""
-    return _recipe(x) is not None
+    return _computation(x) is not None
 
 
 def record(x: Tensor, compute: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """Note that ``compute(*tensors)`` is ``x``; returns ``x``.
+    """Store that ``compute(*tensors)`` equals ``x``, on a CPU; returns ``x``.
 
-    Only on a CPU. The tensors should be kept anyway, or be small.
+    The tensors should be kept for the backward pass anyway, or be small.
     """
     if x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad:
-        _recipes[x] = _Recipe(_Function(compute), tuple(v.detach() for v in tensors), x._version)
+        _computations[x] = _Computation(_ComputeOnce(compute), tuple(v.detach() for v in tensors), x._version)
     return x
 
 
 def record_alias(alias: Tensor, x: Tensor) -> Tensor:
-    """Note that ``alias`` is a view of all of ``x``, in the same shape; returns ``alias``."""
-    if (recipe := _recipe(x)) is not None:
-        _recipes[alias] = recipe
+    """Store that ``alias`` is a view of ``x`` with the same shape, so that it is computed alike; returns ``alias``."""
+    if (computation := _computation(x)) is not None:
+        _computations[alias] = computation
     return alias
 
 
 def save(ctx: Any, x: Tensor, *tensors: Tensor) -> None:
-    """Call ``ctx.save_for_backward``, with the tensors of the recipe of ``x`` instead of ``x`` if it has one."""
-    recipe = _recipe(x)
-    ctx.function, inputs = (None, (x,)) if recipe is None else (recipe.function, recipe.tensors)
+    """Call ``ctx.save_for_backward``, with the tensors of the computation of ``x`` instead of ``x`` if it has one."""
+    computation = _computation(x)
+    ctx.function, inputs = (None, (x,)) if computation is None else (computation.function, computation.tensors)
     ctx.num_inputs = len(inputs)
     ctx.save_for_backward(*inputs, *tensors)
 
@@ -93,21 +92,21 @@ def load(ctx: Any) -> tuple[Tensor, ...]:
 
 def relu(y: Tensor) -> Tensor:
     """Compute the ReLU of ``y`` in place."""
-    recipe = _recipe(y)
-    if recipe is None:
+    computation = _computation(y)
+    if computation is None:
         return F.relu(y, inplace=True)
-    compute, tensors = recipe.function.compute, recipe.tensors
-    function = _Function(lambda *inputs: compute(*inputs).relu_())
+    compute, tensors = computation.function.compute, computation.tensors
+    function = _ComputeOnce(lambda *inputs: compute(*inputs).relu_())
     z = _ReLU.apply(y, function, *tensors)
-    _recipes[z] = _Recipe(function, tensors, z._version)
+    _computations[z] = _Computation(function, tensors, z._version)
     return z
 
 
 class _ReLU(torch.autograd.Function):
-    """``relu`` of a tensor with a recipe."""
+    """``relu`` of a tensor with a computation."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, function: _Function, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, y: Tensor, function: _ComputeOnce, *tensors: Tensor) -> Tensor:
         ctx.mark_dirty(y)
         ctx.save_for_backward(*tensors)
         ctx.function = function

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.small_models import small
+from small_models import small
 from torch import Tensor, nn
 
 from zoo.ops import linear as linear_module

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from support.small_models import small
+from small_models import small
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -18,7 +18,7 @@ from zoo.models.resnet import ResidualBlock
 from zoo.ops import average_norm, conv_unit
 from zoo.ops.conv_unit import ConvBN
 from zoo.ops.operator import OPERATORS, BlockModules, BlockPosition
-from zoo.ops.recompute import has_recipe, record, relu
+from zoo.ops.recompute import is_recomputable, record, relu
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]
 
@@ -66,7 +66,7 @@ def test_convolutions_around_a_relu_equal_plain_modules(kernel_size: int, channe
     plain = copy.deepcopy(units)
     x = torch.randn(4, 5, 7, channels + 1, dtype=torch.double).contiguous(memory_format=layout).requires_grad_()
     z = relu(unit(x, 4))
-    assert has_recipe(z)
+    assert is_recomputable(z)
     y, expected = following(z, 4), plain_relus(plain[0], plain[1], x)  # type: ignore[arg-type]
     torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
     for actual, exact in zip(gradients(units, x, y), gradients(plain, x, expected), strict=True):
@@ -127,12 +127,12 @@ def test_frozen_norms_keep_relus() -> None:
     unit = ConvBN(4, 4, 3)
     unit.bn.eval()
     y = unit(torch.randn(2, 4, 5, 5), 2)
-    assert y.requires_grad and not has_recipe(y)
+    assert y.requires_grad and not is_recomputable(y)
 
 
 def test_hooks_of_the_next_convolution_are_called() -> None:
     unit, following, calls = ConvBN(4, 4, 3), ConvBN(4, 4, 3), []
-    following.conv.register_forward_hook(lambda module, args, output: calls.append(has_recipe(args[0])))
+    following.conv.register_forward_hook(lambda module, args, output: calls.append(is_recomputable(args[0])))
     following(relu(unit(torch.randn(2, 4, 5, 5), 2)), 2)
     assert calls == [True]
 
